@@ -1,0 +1,43 @@
+# Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
+.DEFAULT_GOAL := help
+.PHONY: help test check fmt lock schema clean
+
+# Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "knock-exporter needs Python 3.11 or newer; none was found on PATH (or name one: make PYTHON=/path/to/python3 …)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: .venv/ready ## run all tests; says what it skipped for want of a tool
+	$(BIN)/pytest
+
+check: .venv/ready ## format, lint, types, layers, lock files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_layers.py
+
+fmt: .venv/ready ## format the code and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Locks name packages, versions and hashes; never where they were fetched from.
+COMPILE = env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet --strip-extras --generate-hashes \
+	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header
+
+lock: .venv/ready ## renew requirements/*.txt from pyproject.toml
+	$(COMPILE) --upgrade --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) --upgrade --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+
+clean: ## remove what the other targets made
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -1,0 +1,157 @@
+"""Every error of this package, and who acts on it.
+
+    ExporterError
+    ├── ConfigError     the configuration: each problem with file, line and path; exit 1, or the old one stays
+    ├── StartError      the machine: an address in use, …; exit 1
+    └── KnockError      one request to Knock brought no operation
+        ├── Unreachable   no answer (timeout, connect, tls): the operation is asked again later
+        ├── KeyRefused    the lane is suspended until the key is good
+        ├── NotFound      Knock's own 404: asked ever more rarely, lost in the end
+        ├── RateLimited   the lane waits `retry_after` and slows down
+        ├── BadAnswer     not what Knock documents: names the `field`
+        ├── TooLarge      body over the bound: asked once a minute at most
+        └── Refused       any other 4xx or 5xx
+
+Foreign exceptions (requests, urllib3, yaml, pydantic) become one of these at the edge that meets them.
+No message holds an API key: what could carry one goes through `redact`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+
+_KEY = re.compile(r"\b(sk|pk)_[^\s\"',;}\]]+")
+
+
+def redact(text: str) -> str:
+    """Mask whatever looks like a Knock key (`sk_…`, `pk_…`)."""
+    return _KEY.sub(r"\1_***", text)
+
+
+class Reason(StrEnum):
+    """Why a poll failed: the closed set of the label `reason`."""
+
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    TLS = "tls"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    RATE_LIMITED = "rate_limited"
+    CLIENT_ERROR = "client_error"
+    SERVER_ERROR = "server_error"
+    BAD_RESPONSE = "bad_response"
+    TOO_LARGE = "too_large"
+
+
+class ExporterError(Exception):
+    """The root: whatever this package raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a configuration: what, where, and what to do."""
+
+    path: str  # as in `environments[0].operations[2].id`; empty for the file as a whole
+    message: str
+    line: int | None = None  # counted from 1
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+
+
+class ConfigError(ExporterError):
+    """A configuration that cannot be used, with all its problems in the order of the file."""
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+class StartError(ExporterError):
+    """The process cannot start on this machine as asked."""
+
+
+class KnockError(ExporterError):
+    """One request to Knock that brought no operation.
+
+    `code` is the HTTP status (None: no answer), `request_id` Knock's `X-Request-ID`, `accepted_key` whether the
+    answer shows that Knock took the key.
+    """
+
+    reason: Reason
+
+    def __init__(
+        self, message: str, *, code: int | None = None, request_id: str | None = None, accepted_key: bool = False
+    ) -> None:
+        self.code = code
+        self.request_id = request_id
+        self.accepted_key = accepted_key
+        text = f"{message} (request {request_id})" if request_id else message
+        super().__init__(redact(text))
+
+
+class Unreachable(KnockError):
+    """No answer: the time ran out, no connection, or no trust."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class KeyRefused(KnockError):
+    """Knock does not take the key."""
+
+    reason = Reason.UNAUTHORIZED
+
+
+class NotFound(KnockError):
+    """Knock itself says that there is no such operation for this key."""
+
+    reason = Reason.NOT_FOUND
+
+
+class RateLimited(KnockError):
+    """A 429; `retry_after` in seconds, None where Knock named no time."""
+
+    reason = Reason.RATE_LIMITED
+
+    def __init__(self, message: str, *, retry_after: float | None, request_id: str | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message, code=429, request_id=request_id, accepted_key=True)
+
+
+class BadAnswer(KnockError):
+    """An answer that is not what Knock documents; `field` names what is wrong with it."""
+
+    reason = Reason.BAD_RESPONSE
+
+    def __init__(
+        self,
+        field: str,
+        message: str,
+        *,
+        code: int | None = None,
+        request_id: str | None = None,
+        accepted_key: bool = False,
+    ) -> None:
+        self.field = field
+        super().__init__(f"{field}: {message}", code=code, request_id=request_id, accepted_key=accepted_key)
+
+
+class TooLarge(KnockError):
+    """A body past the bound of 16 MiB."""
+
+    reason = Reason.TOO_LARGE
+
+
+class Refused(KnockError):
+    """Any other 4xx (`client_error`) or 5xx (`server_error`)."""
+
+    def __init__(self, message: str, *, code: int, request_id: str | None = None, accepted_key: bool = False) -> None:
+        self.reason = Reason.SERVER_ERROR if code >= HTTPStatus.INTERNAL_SERVER_ERROR else Reason.CLIENT_ERROR
+        super().__init__(message, code=code, request_id=request_id, accepted_key=accepted_key)
