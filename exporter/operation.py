@@ -49,7 +49,7 @@ class OperationKey(NamedTuple):
     id: str
 
 
-class Invalid(ValueError):  # noqa: N818 - it never leaves this module's callers: the client turns it into BadAnswer
+class Invalid(ValueError):
     """A record that contradicts the documentation; `field` names where."""
 
     def __init__(self, field: str, message: str) -> None:
