@@ -1,7 +1,7 @@
 """API keys: where they come from, and how they stay out of sight.
 
-A Knock secret key can do everything in its environment, so its value lives in a `Secret` and leaves it in one place only: the
-client's header set.
+A Knock secret key can do everything in its environment, so its value lives in a `Secret` and leaves it in one place
+only: the client's header set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# Anything else would break, or be smuggled into, the Authorization header; http.client prints the value when it refuses one.
+# Anything else would break, or be smuggled into, the Authorization header (http.client prints what it refuses).
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 MASK = "***"
 SETTLED_SECONDS = 1.0  # a file not written to for this long is taken as whole
@@ -58,7 +58,7 @@ def parse_key(text: str) -> Secret:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where an environment's key comes from: exactly one of a file, a variable of the environment, or the value itself."""
+    """Where a key comes from: exactly one of a file, an environment variable, or the value itself."""
 
     file: Path | None = None
     variable: str | None = None
@@ -106,6 +106,11 @@ class KeyWatch:
         self._current = current
         self._candidate: Secret | None = None
         self.problem: str | None = None  # of the last look, for the log
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the last look saw another content that may not be whole yet."""
+        return self._candidate is not None
 
     def look(self, wall: float, environ: Mapping[str, str]) -> Secret | None:
         """Read the source at the wall-clock time `wall` (Unix seconds); return the key if it is a new one."""

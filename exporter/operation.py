@@ -18,8 +18,10 @@ NIL_ID = "00000000-0000-0000-0000-000000000000"  # no operation has it: asking f
 UNKNOWN_NAME = "unknown"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _RFC3339 = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-5][0-9]):([0-5][0-9]|60)(\.[0-9]+)?"
+    r"([Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 
 
@@ -156,6 +158,8 @@ def _name(value: Any) -> str:
         return UNKNOWN_NAME
     if not isinstance(value, str):
         raise Invalid("name", f"expected a string, got {_kind(value)}")
+    if not value.isascii() and _SURROGATE.search(value):  # no UTF-8 can hold it: it would break each scrape
+        raise Invalid("name", "holds a lone surrogate")
     return value
 
 

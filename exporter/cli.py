@@ -1,0 +1,151 @@
+"""The front door: the commands and their flags, named as Prometheus names its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter import __version__
+from exporter.errors import ExporterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., Any]
+
+MAX_PORT = 65535
+_URL_PATH = re.compile(r"/[A-Za-z0-9._~/-]*")
+
+
+def _flag(name: str, **settings: Any) -> Callable[[Command], Command]:
+    variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
+    parameter = name.replace(".", "_").replace("-", "_")
+    return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+class _RunByDefault(click.Group):
+    """A group whose command may be left out: `knock-exporter --config.file=…` runs the exporter.
+
+    Our own errors end in their message and exit code 1.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ExporterError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(1)
+
+
+class _Address(click.ParamType):
+    """`HOST:PORT`, `:PORT` (all addresses) or `[IPV6]:PORT`, read as (host, port)."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = value.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+            self.fail(f"{value!r}: expected HOST:PORT or :PORT, as in :10187 or 127.0.0.1:10187", param, ctx)
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            self.fail(f"{value!r}: an IPv6 address stands in brackets, as in [::1]:10187", param, ctx)
+        return host, int(port)
+
+
+class _Path(click.ParamType):
+    """The path of an URL."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not _URL_PATH.fullmatch(text) or text.startswith("/-/"):
+            self.fail(f"{text!r}: expected a path as in /metrics, and not below /-/", param, ctx)
+        return text
+
+
+@click.group(cls=_RunByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="knock-exporter %(version)s")
+def main() -> None:
+    """Prometheus exporter for Knock bulk operations.
+
+    Without a command it runs the exporter. Every flag can also be set by the environment variable beside it.
+    """
+
+
+@main.command(name="run")
+@_flag("config.file", default="config.yaml", type=click.Path(path_type=Path), help="Configuration file.")
+@_flag(
+    "web.listen-address",
+    default=[":10187"],
+    multiple=True,
+    type=_Address(),
+    help="Address to listen on, HOST:PORT or :PORT. Repeatable; in the variable, separated by spaces.",
+)
+@_flag("web.telemetry-path", default="/metrics", type=_Path(), help="Path under which metrics are served.")
+@_flag("log.level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Lines to log.")
+@_flag("log.format", default="logfmt", type=click.Choice(["logfmt", "json"]), help="How lines are written.")
+def run_command(
+    config_file: Path,
+    web_listen_address: tuple[tuple[str, int], ...],
+    web_telemetry_path: str,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run the exporter (the default command)."""
+    from exporter import config, daemon, logs  # noqa: PLC0415 - the other commands start without these
+
+    settings = config.load(config_file, os.environ)
+    flush = logs.set_up(log_level, log_format)
+    try:
+        flags = daemon.Flags(web_listen_address, web_telemetry_path)
+        code = daemon.Daemon(settings, flags, os.environ).run()
+    finally:
+        flush()
+    sys.exit(code)
+
+
+@main.command(name="check-config")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_config(file: Path) -> None:
+    """Check a configuration FILE: all problems at once (exit 1), or the settings in force (exit 0)."""
+    from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
+
+    click.echo(config.effective_yaml(config.load(file, os.environ)), nl=False)
+
+
+@main.command()
+@_flag("web.listen-address", default="127.0.0.1:10188", type=_Address(), help="Address to listen on.")
+@_flag("speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Times real time; limits scale with it.")
+@_flag("seed", default=None, type=int, help="Seed of all chance; drawn and told without it.")
+@_flag("api-key", default=None, help="The only key that is accepted; without it, any that begins with sk_.")
+def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None, api_key: str | None) -> None:
+    """Simulate Knock: bulk operations that queue, run and fail, over HTTP."""
+    from exporter.knock.simulator import LIFELIKE, Simulator, World  # noqa: PLC0415 - only this command needs them
+
+    world = World(seed, speed, shares=LIFELIKE)
+    ends: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: ends.put(received))
+    with Simulator(*web_listen_address, world=world, api_key=api_key) as simulator:
+        accepted = "the key given" if api_key else "any key that begins with sk_"
+        click.echo(f"Knock is simulated at {simulator.url} (speed {speed:g}, seed {world.seed}), with {accepted}.")
+        click.echo(
+            f"Faults and operations on demand: {simulator.url}/_simulator, see docs/simulator.md. Ctrl-C ends it."
+        )
+        ends.get()

@@ -1,0 +1,58 @@
+"""The configuration: from a YAML file to a frozen Config, or to a ConfigError with everything that is wrong.
+
+yaml_source   the file as plain values that remember their lines
+models        the keys, one by one (pydantic); `values` says what a single value may look like
+wording       pydantic's errors in our words
+checks        what concerns several keys, or files
+resolve       keys → `settings`, with the defaults
+effective     `settings` → YAML, secrets masked
+schema        `models` → JSON Schema (`python -m exporter.config`)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from exporter.config.checks import check
+from exporter.config.effective import effective_yaml
+from exporter.config.models import ConfigKeys
+from exporter.config.resolve import resolve
+from exporter.config.settings import Config, Environment, ListedOperation, PerOperation, Polling
+from exporter.config.wording import reworded
+from exporter.config.yaml_source import Document, Found, read_document
+from exporter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Config", "Environment", "ListedOperation", "PerOperation", "Polling", "effective_yaml", "load"]
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read a configuration file and the files that it names; relative paths start at its folder.
+
+    Raises ConfigError with all problems at once, in the order of the file.
+    """
+    document = read_document(path)
+    keys, found = _validate(document.data)
+    places = {problem.loc for problem in found}
+    found += [problem for problem in check(document, path.parent, environ) if problem.loc not in places]
+    found += document.found
+    if keys is None or found:
+        raise _config_error(str(path), document, found)
+    return resolve(keys, path.parent)
+
+
+def _validate(data: object) -> tuple[ConfigKeys | None, list[Found]]:
+    try:
+        return ConfigKeys.model_validate(data), []
+    except ValidationError as error:
+        return None, reworded(error)
+
+
+def _config_error(source: str, document: Document, found: list[Found]) -> ConfigError:
+    problems = [document.problem(one) for one in found]
+    return ConfigError(source, tuple(sorted(problems, key=lambda problem: problem.line or 0)))

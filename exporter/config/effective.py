@@ -1,0 +1,66 @@
+"""The settings in force, written as a configuration file."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from exporter.config.settings import GROUP, Config, Environment, ListedOperation, Polling
+from exporter.config.values import mask_proxy, show_duration
+from exporter.keys import MASK
+
+if TYPE_CHECKING:
+    from exporter.keys import KeySource
+
+try:
+    from yaml import CSafeDumper as _SafeDumper
+except ImportError:  # PyYAML built without libyaml: slower, otherwise the same
+    from yaml import SafeDumper as _SafeDumper  # type: ignore[assignment]
+
+
+def effective_yaml(config: Config) -> str:
+    """Write all settings with the defaults that apply; keys and the proxy's user are masked as ***."""
+    document = {
+        "environments": [_environment(environment) for environment in config.environments],
+        "labels": list(config.labels),
+    }
+    return yaml.dump(document, Dumper=_SafeDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _environment(environment: Environment) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "name": environment.name,
+        **_key(environment.key),
+        "base_url": environment.base_url,
+        "insecure_http": environment.base_url.startswith("http:"),
+        "branch": environment.branch,
+        "ca_file": str(environment.ca_file) if environment.ca_file else None,
+        "proxy": mask_proxy(environment.proxy.reveal()) if environment.proxy else None,
+        "proxy_from_environment": environment.proxy_from_environment,
+        "rate_limit": environment.rate_limit,
+        "max_in_flight": environment.max_in_flight,
+        "timeout": show_duration(environment.timeout),
+        "polling": _polling(environment.polling),
+        "per_operation": environment.per_operation,
+        "per_operation_limit": environment.per_operation_limit,
+        "operations": [_operation(operation) for operation in environment.operations],
+    }
+    return {key: value for key, value in written.items() if value is not None}
+
+
+def _key(source: KeySource) -> dict[str, str]:
+    if source.file is not None:
+        return {"api_key_file": str(source.file)}
+    return {"api_key_env": source.variable} if source.variable is not None else {"api_key": MASK}
+
+
+def _polling(polling: Polling) -> dict[str, str]:
+    return {field.name: show_duration(getattr(polling, field.name)) for field in fields(polling)}
+
+
+def _operation(operation: ListedOperation) -> Any:
+    if operation.group == GROUP and not operation.labels:
+        return operation.id
+    return {"id": operation.id, "group": operation.group, "labels": dict(operation.labels)}

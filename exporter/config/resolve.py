@@ -1,0 +1,64 @@
+"""From the keys of the file to the settings: defaults filled in, the top level's values handed to each environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exporter.config import settings
+from exporter.config.checks import key_source
+from exporter.config.models import KEY_SOURCES, ConfigKeys, EnvironmentKeys, Keys, OperationKeys, PollingKeys
+from exporter.config.settings import Config, Environment, ListedOperation, Polling
+from exporter.keys import Secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.keys import KeySource
+
+
+def resolve(keys: ConfigKeys, folder: Path) -> Config:
+    """Make the settings of checked keys; relative paths start at `folder`."""
+    environments = tuple(_environment(own, keys, folder) for own in keys.environments)
+    return Config(environments=environments, labels=tuple(keys.labels))
+
+
+def _chosen(key: str, own: Keys, shared: Keys) -> Any:
+    return getattr(own if key in own.model_fields_set else shared, key)
+
+
+def _environment(own: EnvironmentKeys, shared: ConfigKeys, folder: Path) -> Environment:
+    rate_limit: float = _chosen("rate_limit", own, shared)
+    return Environment(
+        name=own.name,
+        key=_key(own, folder),
+        base_url=own.base_url,
+        branch=own.branch or None,
+        ca_file=folder / own.ca_file if own.ca_file else None,
+        proxy=Secret(own.proxy) if own.proxy else None,
+        proxy_from_environment=own.proxy_from_environment,
+        operations=tuple(_operation(operation) for operation in own.operations),
+        rate_limit=rate_limit,
+        max_in_flight=_chosen("max_in_flight", own, shared) or _in_flight(rate_limit),
+        timeout=_chosen("timeout", own, shared),
+        polling=_polling(own.polling, shared.polling),
+        per_operation=_chosen("per_operation", own, shared),
+        per_operation_limit=_chosen("per_operation_limit", own, shared),
+    )
+
+
+def _key(own: EnvironmentKeys, folder: Path) -> KeySource:
+    key = next(key for key in KEY_SOURCES if key in own.model_fields_set)
+    return key_source(key, getattr(own, key), folder)
+
+
+def _in_flight(rate_limit: float) -> int:
+    wanted = round(rate_limit * settings.IN_FLIGHT_SECONDS)
+    return min(max(wanted, settings.IN_FLIGHT_LEAST), settings.IN_FLIGHT_MOST)
+
+
+def _polling(own: PollingKeys, shared: PollingKeys) -> Polling:
+    return Polling(**{key: _chosen(key, own, shared) for key in PollingKeys.model_fields})
+
+
+def _operation(keys: OperationKeys) -> ListedOperation:
+    return ListedOperation(id=keys.id, group=keys.group, labels=tuple(sorted(keys.labels.items())))

@@ -1,0 +1,193 @@
+"""What a single value may look like: text in, value out, or Unfit.
+
+The messages name what was expected; what was found they show only where it can be no secret.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import SplitResult, urlsplit
+
+from exporter.errors import redact
+from exporter.operation import is_operation_id
+
+NAME = r"[a-z0-9_-]{1,63}"
+BRANCH = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"  # Prometheus' data model
+DURATION = "".join(f"([0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms"))  # Prometheus' configuration
+LONGEST = 100 * 365 * 86400.0  # seconds; beyond it clocks and calendars overflow
+LABEL_BYTES = 128
+# Labels that the metrics have themselves, or that Prometheus sets for each target.
+REFUSED_LABELS = frozenset({"knock_environment", "group", "name", "operation_id", "status", "le", "job", "instance"})
+
+_UNITS = {"y": 365 * 86_400_000, "w": 7 * 86_400_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_SHOWN_UNITS = ("d", "h", "m", "s", "ms")
+_PART = re.compile(r"([0-9]+)([a-z]+)")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_URL_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+_DURATION_CHARACTERS = 60  # Python refuses to read numbers of thousands of digits
+_SHOWN = 60  # characters of a found value
+_DURATION_HINT = "a duration such as 5s, 1m30s, 1h, 7d or 500ms"
+
+
+class Unfit(ValueError):
+    """A value that cannot be used; the message says what was expected."""
+
+
+def quoted(text: str) -> str:
+    """Show a value that was found: in quotes, one line, not too long, keys masked."""
+    shown = "".join(sign if sign.isprintable() else "�" for sign in redact(text[:1000]))
+    return f'"{shown[:_SHOWN]}…"' if len(shown) > _SHOWN else f'"{shown}"'
+
+
+def parse_duration(value: object) -> float:
+    """Turn Prometheus' way to write durations into seconds; more than zero. Raises Unfit."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise Unfit(f"a number needs its unit (expected {_DURATION_HINT})")
+    if not isinstance(value, str):
+        raise Unfit(f"expected {_DURATION_HINT}")
+    if not 0 < len(value) <= _DURATION_CHARACTERS or re.fullmatch(DURATION, value) is None:
+        raise Unfit(f"{quoted(value)} is no duration (expected {_DURATION_HINT})")
+    seconds = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(value)) / 1000
+    if seconds == 0:
+        raise Unfit("must be more than zero")
+    if seconds > LONGEST:
+        raise Unfit("is too long (expected at most 100y)")
+    return seconds
+
+
+def show_duration(seconds: float) -> str:
+    """Write seconds as Prometheus does, to the millisecond."""
+    rest, text = round(seconds * 1000), ""
+    for unit in _SHOWN_UNITS:
+        count, rest = divmod(rest, _UNITS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def check_name(text: str) -> str:
+    """Take an environment's name. Raises Unfit."""
+    if re.fullmatch(NAME, text) is None:
+        raise Unfit(f"{quoted(text)} is no name (expected 1 to 63 of a-z, 0-9, _ and -)")
+    return text
+
+
+def check_operation_id(text: str) -> str:
+    """Take an operation's id, in lower case. Raises Unfit."""
+    if not is_operation_id(text):
+        raise Unfit(f"{quoted(text)} is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
+    return text.lower()
+
+
+def check_branch(text: str) -> str:
+    """Take a branch's slug, which must be fit for a header. Raises Unfit."""
+    if re.fullmatch(BRANCH, text) is None:
+        raise Unfit(f"{quoted(text)} is no branch (expected its slug: letters, digits, . _ / and -)")
+    return text
+
+
+def check_variable(text: str) -> str:
+    """Take the name of an environment variable. Raises Unfit, without the text: it may be a misplaced key."""
+    if re.fullmatch(VARIABLE, text) is None:
+        raise Unfit("is no name of an environment variable (expected e.g. KNOCK_API_KEY)")
+    return text
+
+
+def check_path(text: str) -> str:
+    """Take a path of a file. Raises Unfit."""
+    if not text or not text.isprintable():
+        raise Unfit("is no path of a file (expected visible characters)")
+    return text
+
+
+def check_label_name(text: str) -> str:
+    """Take a label's name that the metrics do not use themselves. Raises Unfit."""
+    if re.fullmatch(LABEL_NAME, text) is None:
+        raise Unfit(f"{quoted(text)} is no label name (expected letters, digits and _, no digit first)")
+    if text in REFUSED_LABELS or text.startswith("__"):
+        raise Unfit(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
+    return text
+
+
+def check_label_value(text: str) -> str:
+    """Take a label's value or a group. Raises Unfit."""
+    if not text:
+        raise Unfit("is empty (give a value, or remove the key)")
+    if not text.isprintable():
+        raise Unfit("holds characters that cannot be shown (expected printable text)")
+    if len(text.encode()) > LABEL_BYTES:
+        raise Unfit(f"is too long (expected at most {LABEL_BYTES} bytes of UTF-8)")
+    return text
+
+
+def check_base_url(text: str) -> str:
+    """Take Knock's address, without the slash at its end. Raises Unfit."""
+    parts = _split(text, "https://api.knock.app")
+    if parts.scheme not in ("http", "https"):
+        raise Unfit("is no absolute URL (expected https:// and a host, e.g. https://api.knock.app)")
+    if "@" in parts.netloc:
+        raise Unfit("must not hold a user or password (expected e.g. https://api.knock.app)")
+    if "?" in text or "#" in text:
+        raise Unfit("must not hold a query (?) or a fragment (#)")
+    if _URL_PATH.fullmatch(parts.path) is None:
+        raise Unfit("holds characters that no path of a URL has (percent-encode them)")
+    return f"{parts.scheme}://{_authority(parts)}{parts.path.rstrip('/')}"
+
+
+def check_proxy(text: str) -> str:
+    """Take a proxy's URL, which may hold user and password. Raises Unfit, without the text."""
+    parts = _split(text, "http://proxy.example:3128")
+    if parts.scheme not in ("http", "https"):
+        found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is no URL of a proxy"
+        raise Unfit(f"{found} (expected http:// or https://, e.g. http://proxy.example:3128)")
+    if parts.path not in ("", "/") or "?" in text or "#" in text:
+        raise Unfit("must end after host and port (expected e.g. http://proxy.example:3128)")
+    return text
+
+
+def mask_proxy(url: str) -> str:
+    """Show a proxy's URL without its user and password."""
+    scheme, _, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://***@{host}" if user or at else url
+
+
+def plain_http_abroad(url: str) -> bool:
+    """Whether a valid base URL would send the key unencrypted over a network."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _split(text: str, example: str) -> SplitResult:
+    if _VISIBLE.fullmatch(text) is None:  # urlsplit drops tabs and line ends without a word
+        raise Unfit(f"is no URL: empty, or with white space or special characters (expected e.g. {example})")
+    try:
+        parts = urlsplit(text)
+        host_ok = _is_host(parts.hostname or "") and parts.port != 0
+    except ValueError:  # brackets that hold no address; a port past 65535
+        raise Unfit(f"is no URL: its host or port is wrong (expected e.g. {example})") from None
+    if parts.scheme in ("http", "https") and not host_ok:
+        raise Unfit(f"is no URL: its host or port is wrong (expected e.g. {example})")
+    return parts
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host:
+        return IPv6Address(host).scope_id is None
+    return _HOST.fullmatch(host) is not None
+
+
+def _authority(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{parts.port}" if parts.port is not None else host

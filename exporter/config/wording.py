@@ -1,0 +1,117 @@
+"""What pydantic found, in words for people; never with a value that might be a secret."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from exporter.config.models import NOT_YET, ConfigKeys, EnvironmentKeys, Keys, OperationKeys, PollingKeys
+from exporter.config.values import quoted
+from exporter.config.yaml_source import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_LEVELS: dict[str, type[Keys]] = {
+    "environments": EnvironmentKeys,
+    "polling": PollingKeys,
+    "operations": OperationKeys,
+}
+_MISSING = {
+    "environments": "is missing (list at least one environment)",
+    "name": "is missing (every environment needs a name, e.g. production)",
+    "id": "is missing (every operation needs its id)",
+}
+_EXPECTED = {
+    "string_type": "text",
+    "string_unicode": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+_QUOTE = " (put it in quotes)"  # YAML makes booleans of yes, no, on and off
+_MANY = 10**15  # Python refuses to write numbers of thousands of digits
+_TEXT_LONGEST = 100  # difflib takes quadratic time
+
+
+def reworded(error: ValidationError) -> list[Found]:
+    """Turn pydantic's errors into ours."""
+    details = error.errors(include_url=False)
+    return [Found(_place(detail["loc"]), _message(detail)) for detail in details]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean …?)` where one of the known words is close, else what there is to choose from."""
+    words = list(known)
+    close = get_close_matches(word[:_TEXT_LONGEST], words, n=1)
+    return f' (did you mean "{close[0]}"?)' if close else f" (known: {', '.join(words) or 'none'})"
+
+
+def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    return loc[:-1] if loc and loc[-1] == "[key]" else loc  # pydantic's mark for the key of a mapping
+
+
+def _message(detail: ErrorDetails) -> str:
+    kind, found, loc = detail["type"], detail["input"], detail["loc"]
+    if kind == "extra_forbidden":
+        return _unknown(loc)
+    if kind == "missing":
+        return _MISSING.get(str(loc[-1]), "is missing")
+    if found is None:
+        return "has no value (give one, or remove the line)"
+    return _wrong_value(kind, found, detail.get("ctx", {}))
+
+
+def _wrong_value(kind: str, found: Any, context: dict[str, Any]) -> str:
+    if kind == "value_error":
+        return str(context["error"])  # an Unfit of `values`
+    if kind == "too_short":
+        return "is empty (list at least one)"
+    if kind not in _EXPECTED:
+        return f"cannot be used ({kind.replace('_', ' ')})"
+    shown = quoted(found) if kind == "literal_error" and isinstance(found, str) else _kind(found)
+    if kind.startswith(("greater", "less")):
+        shown = _number(found)
+    hint = _QUOTE if kind == "string_type" and isinstance(found, (int, float)) else ""
+    return f"expected {_EXPECTED[kind].format_map(context)}, got {shown}{hint}"
+
+
+def _kind(found: Any) -> str:
+    if isinstance(found, bool):
+        return "true or false"
+    if isinstance(found, (int, float)):
+        return "a number"
+    if isinstance(found, str):
+        return "text"
+    return "a list" if isinstance(found, list) else "a mapping"
+
+
+def _number(found: Any) -> str:
+    return str(found) if isinstance(found, float) or abs(found) < _MANY else "a huge number"
+
+
+def _unknown(loc: tuple[str | int, ...]) -> str:
+    key, level = str(loc[-1]), _level(loc[:-1])
+    if key in NOT_YET.get(level, ()):
+        return "is not available yet (remove it)"
+    if key in ConfigKeys.model_fields:
+        return "unknown key here (it belongs to the top level)"
+    if key in EnvironmentKeys.model_fields:
+        return "unknown key here (it belongs to an environment)"
+    return "unknown key" + suggestion(key, level.model_fields)
+
+
+def _level(loc: tuple[str | int, ...]) -> type[Keys]:
+    named = [part for part in loc if isinstance(part, str)]
+    return _LEVELS[named[-1]] if named else ConfigKeys

@@ -1,0 +1,236 @@
+"""YAML as plain values that remember their lines.
+
+PyYAML's own constructor is not used: it drops doubled keys without a word, forgets lines, and raises half a dozen kinds
+of errors. Its messages are not used as they are: they quote the file, which may hold a key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from exporter.config.values import quoted
+from exporter.errors import ConfigError, Problem, redact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+try:
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:  # PyYAML built without libyaml: ten times slower, otherwise the same
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "name")
+
+DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
+_TAG = "tag:yaml.org,2002:"
+_TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
+_TOKEN = re.compile(r"'(?:.|\\.|<[a-z ]+>)'")  # what PyYAML may quote: signs and names of tokens, nothing of the file
+_SCRAP = re.compile(r"(['\"]).*\1", re.DOTALL)
+
+
+class Found(NamedTuple):
+    """A problem before its place is looked up; `line` only where it is not the line of `loc`."""
+
+    loc: Loc
+    message: str
+    line: int | None = None
+
+
+class _Loader(_SafeLoader):
+    depth = 0
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None:  # noqa: ARG002 - PyYAML calls it so
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=current_node.start_mark)
+
+    def ascend_resolver(self) -> None:
+        self.depth -= 1
+
+
+class Document:
+    """A parsed file: `data` in plain values, `found` what YAML itself forbids, and the way back to the lines."""
+
+    def __init__(self, root: yaml.Node, data: Any, found: list[Found]) -> None:
+        self._root = root
+        self.data = data
+        self.found = found
+
+    def problem(self, found: Found) -> Problem:
+        """Look up where it is and make sure that it shows no key."""
+        line, path = self._locate(found.loc)
+        return Problem(redact(path), redact(found.message), found.line or line)
+
+    def line(self, loc: Loc) -> int:
+        """Return the line of a place, counted from 1; of a missing key, the line of its mapping."""
+        return self._locate(loc)[0]
+
+    def _locate(self, loc: Loc) -> tuple[int, str]:
+        node: yaml.Node | None = self._root
+        line, path = self._root.start_mark.line + 1, ""
+        for part in loc:
+            if not isinstance(node, yaml.CollectionNode):
+                break  # the models see `{id: x}` where the file has `x`
+            path += _step(path, part)
+            node, line = _child(node, part, line)
+        return line, path
+
+
+def _child(node: yaml.CollectionNode, part: str | int, line: int) -> tuple[yaml.Node | None, int]:
+    if isinstance(part, int):
+        return node.value[part], node.value[part].start_mark.line + 1
+    for key, value in node.value:
+        if key.value == part:
+            return value, key.start_mark.line + 1
+    return None, line
+
+
+def _step(path: str, part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    shown = part if _PLAIN_KEY.fullmatch(part) else quoted(part)
+    return f".{shown}" if path else shown
+
+
+def read_document(path: Path) -> Document:
+    """Read and parse a file. Raises ConfigError for what cannot be read or is no YAML."""
+    text, source = _read_text(path), str(path)
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(source, (_syntax_problem(error),)) from None
+    except yaml.reader.ReaderError:
+        raise ConfigError(source, (_character_problem(text),)) from None
+    if root is None:
+        raise ConfigError(source, (Problem("", "is empty (expected at least environments)"),))
+    builder = _Builder(loader)
+    return Document(root, builder.build(root, ()), builder.found)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), (Problem("", f"cannot be read: {error.strerror}"),)) from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(str(path), (Problem("", "is not UTF-8 text (save it as UTF-8)", line),)) from None
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
+    mark, reason = error.problem_mark, _without_scraps(error.problem or "it cannot be read")
+    if error.context:
+        begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
+        reason = f"{reason} ({_without_scraps(error.context)}{begun})"
+    if "cannot start any token" in reason:
+        reason += "; indent with spaces, not tabs, and put text that begins with %, @ or ` in quotes"
+    column = f" at column {mark.column + 1}" if mark else ""
+    return Problem("", f"is no valid YAML{column}: {reason}", mark.line + 1 if mark else None)
+
+
+def _without_scraps(text: str) -> str:
+    return redact(_SCRAP.sub("…", text) if _SCRAP.search(_TOKEN.sub("", text)) else text)
+
+
+def _character_problem(text: str) -> Problem:
+    match = _FORBIDDEN.search(text)
+    before = text[: match.start()] if match else ""
+    column = len(before) - before.rfind("\n")
+    message = f"is no valid YAML at column {column}: a control or special character (remove it)"
+    return Problem("", message, before.count("\n") + 1)
+
+
+class _Builder:
+    """Turns nodes into plain values; merge keys (`<<`) are resolved in the nodes too, so that lines can be found."""
+
+    def __init__(self, loader: _Loader) -> None:
+        self.found: list[Found] = []
+        self._scalars = {
+            _TAG + "null": loader.construct_yaml_null,
+            _TAG + "bool": loader.construct_yaml_bool,
+            _TAG + "int": loader.construct_yaml_int,
+            _TAG + "float": loader.construct_yaml_float,
+        }
+        self._done: dict[yaml.Node, Any] = {}
+        self._open: set[yaml.Node] = set()
+
+    def build(self, node: yaml.Node, loc: Loc) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, loc)
+        if node in self._open:
+            self._add(loc, "an alias (*) must not stand inside of what it names", node)
+            return None
+        if node not in self._done:
+            self._open.add(node)
+            self._done[node] = self._collection(node, loc)
+            self._open.remove(node)
+        return self._done[node]
+
+    def _add(self, loc: Loc, message: str, node: yaml.Node) -> None:
+        self.found.append(Found(loc, message, node.start_mark.line + 1))
+
+    def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:
+        if node.tag in _TEXT_TAGS:
+            return node.value
+        if node.tag not in self._scalars:
+            return self._refuse_tag(node, loc)
+        try:
+            return self._scalars[node.tag](node)
+        except (ValueError, LookupError, OverflowError):  # such as `!!int x`, and numbers too long for Python
+            self._add(loc, "is not what its tag says, or too long a number", node)
+            return node.value
+
+    def _refuse_tag(self, node: yaml.Node, loc: Loc) -> Any:
+        self._add(loc, "tags are not supported (remove the ! and the word behind it, or put the text in quotes)", node)
+        return node.value if isinstance(node, yaml.ScalarNode) else None
+
+    def _collection(self, node: yaml.Node, loc: Loc) -> Any:
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, loc)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.build(item, (*loc, index)) for index, item in enumerate(node.value)]
+        return self._refuse_tag(node, loc)
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
+        pairs = self._own_pairs(node, loc)
+        for key, value in node.value:
+            if key.tag == _TAG + "merge":
+                for name, pair in self._merged_pairs(value, loc):
+                    pairs.setdefault(name, pair)
+        node.value = list(pairs.values())
+        return {name: self.build(value, (*loc, name)) for name, (_, value) in pairs.items()}
+
+    def _own_pairs(self, node: yaml.MappingNode, loc: Loc) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if key.tag == _TAG + "merge":
+                continue
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in _TEXT_TAGS:
+                self._add(loc, "a key must be text (put it in quotes; yes, no, on and off are no text in YAML)", key)
+            elif key.value in pairs:
+                first = pairs[key.value][0].start_mark.line + 1
+                self._add((*loc, key.value), f"stands twice (first on line {first}): keep one", key)
+            else:
+                pairs[key.value] = (key, value)
+        return pairs
+
+    def _merged_pairs(self, node: yaml.Node, loc: Loc) -> list[tuple[str, tuple[yaml.Node, yaml.Node]]]:
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        merged: list[tuple[str, tuple[yaml.Node, yaml.Node]]] = []
+        for source in sources:
+            built = self.build(source, loc)
+            if source in self._open:
+                continue  # it holds itself, which is reported already
+            if not isinstance(built, dict):
+                self._add(loc, "<< takes a mapping, or a list of mappings", node)
+                continue
+            merged.extend((key.value, (key, value)) for key, value in source.value)
+        return merged

@@ -1,0 +1,233 @@
+"""Asks Knock how one bulk operation stands: an Operation, or the KnockError that says what to do next.
+
+`GET /v1/bulk_operations/{id}` (Knock's API reference). One request is one exchange with one deadline: no retries, no
+redirects, no cookies, no netrc, and the key goes to the configured host only.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import requests
+from requests.utils import get_environ_proxies, select_proxy
+
+from exporter import __version__
+from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError
+from exporter.keys import MASK
+from exporter.knock.deadline import Deadline
+from exporter.knock.failures import about, failure, read_body
+from exporter.knock.transport import Transport, trust
+from exporter.operation import Invalid, decode, parse_operation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from urllib3.response import BaseHTTPResponse
+
+    from exporter.keys import Secret
+    from exporter.knock.deadline import Lookup
+    from exporter.operation import Operation
+
+MAX_RETRY_AFTER = 300.0  # seconds; a longer wait is not obeyed
+
+_PATH = "/v1/bulk_operations/"
+_USER_AGENT = f"knock-exporter/{__version__} python-requests/{requests.__version__}"
+_BAD_TOKEN = frozenset({"bearer_token_invalid", "api_key_missing", "api_key_expired"})
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_SHORTEST_KEY = 8  # masking anything shorter would garble words
+
+
+class Client:
+    """Asks one environment of Knock; thread-safe.
+
+    `timeout` is seconds for the whole exchange. `ca_file` replaces the system's authorities. `proxy` is an http or
+    https URL; `proxy_from_environment` takes it from the usual variables instead, NO_PROXY included, once. At most
+    `connections` are open. Raises StartError for a URL, proxy or CA file that cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913  one parameter for each setting, by name
+        self,
+        *,
+        base_url: str,
+        key: Secret,
+        branch: str | None = None,
+        timeout: float = 10.0,
+        ca_file: Path | None = None,
+        proxy: Secret | None = None,
+        proxy_from_environment: bool = False,
+        connections: int = 4,
+        wall: Callable[[], float] = time.time,
+        lookup: Lookup = socket.getaddrinfo,
+    ) -> None:
+        self._base_url = _normal(base_url)
+        self._branch = branch
+        self._timeout = timeout
+        self._wall = wall
+        self.use_key(key)
+        address = proxy.reveal() if proxy else None
+        if proxy_from_environment:
+            address = select_proxy(self._base_url, get_environ_proxies(self._base_url))
+        try:
+            context = trust(ca_file)
+        except (OSError, ValueError) as error:
+            raise StartError(f"{ca_file or 'system certificates'}: {_why(error)}") from None
+        try:
+            self._transport = Transport(
+                self._base_url, context=context, proxy=address, connections=connections, lookup=lookup
+            )
+        except (OSError, ValueError):
+            raise StartError("proxy: not an http or https URL") from None
+
+    def __repr__(self) -> str:
+        return f"Client({self._base_url})"
+
+    def use_key(self, key: Secret) -> None:
+        """Send this key from now on; requests on their way keep the old one."""
+        headers = {
+            "Authorization": f"Bearer {key.reveal()}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": _USER_AGENT,
+        }
+        if self._branch is not None:
+            headers["X-Knock-Branch"] = self._branch
+        self._headers: Mapping[str, str] = MappingProxyType(headers)
+
+    def fetch(self, operation_id: str) -> Operation:
+        """Ask for one operation, within the time-out; raises a KnockError and nothing else."""
+        outcome = self._outcome(operation_id)
+        if isinstance(outcome, KnockError):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """Close idle connections; fetches on their way end by themselves."""
+        self._transport.close()
+
+    def _outcome(self, operation_id: str) -> Operation | KnockError:
+        headers = self._headers  # read once: the key may be replaced meanwhile
+        try:
+            return self._ask(operation_id, headers)
+        except KnockError as ours:
+            error = ours
+        except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
+            error = failure(foreign)
+        return _clean(error, headers["Authorization"].removeprefix("Bearer "))
+
+    def _ask(self, operation_id: str, headers: Mapping[str, str]) -> Operation:
+        url = self._base_url + _PATH + quote(operation_id, safe="")
+        answer = self._transport.ask(url, headers, Deadline(self._timeout))
+        try:
+            if answer.status != HTTPStatus.OK:
+                raise _refusal(answer, self._wall)
+            return _operation(answer, operation_id)
+        finally:
+            answer.close()  # what was not read to its end; else the connection is back in the pool already
+            answer.release_conn()
+
+
+def _normal(base_url: str) -> str:
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(base_url, None)  # host names in IDNA, paths quoted
+    except (OSError, ValueError):
+        raise StartError("base URL: not an http or https URL") from None
+    return str(request.url).rstrip("/")
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+
+
+def _clean(error: KnockError, key: str) -> KnockError:
+    """Take off all that leads back to the headers, and the key, should the server have sent it back to us."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    if len(key) >= _SHORTEST_KEY:
+        error.args = tuple(str(each).replace(key, MASK) for each in error.args)
+        if error.request_id is not None:
+            error.request_id = error.request_id.replace(key, MASK)
+    return error
+
+
+def _operation(answer: BaseHTTPResponse, operation_id: str) -> Operation:
+    body = read_body(answer)
+    document = None
+    try:
+        document = decode(body)
+        return parse_operation(document, operation_id)
+    except Invalid as invalid:
+        accepted = isinstance(document, dict)
+        raise BadAnswer(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None
+
+
+def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
+    """Say what an answer other than 200 means. Raises what makes the body unreadable where the meaning is in it."""
+    status, known = answer.status, about(answer)
+    if not HTTPStatus.BAD_REQUEST <= status < 600:  # noqa: PLR2004  statuses end there (RFC 9110, 15)
+        return BadAnswer("status", f"HTTP {status}, expected 200", **known)
+    document = _error_document(answer)
+    text = _text(status, document)
+    if status == HTTPStatus.UNAUTHORIZED or _refuses_key(status, document):
+        return KeyRefused(text, **known)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return RateLimited(text, retry_after=retry_after(answer.headers, wall()), request_id=known["request_id"])
+    if status == HTTPStatus.NOT_FOUND:
+        if document is None:
+            return BadAnswer("status", f"{text}, but not from Knock's API", **known)
+        return NotFound(text, accepted_key=True, **known)
+    accepted = document is not None and status == HTTPStatus.UNPROCESSABLE_ENTITY
+    return Refused(text, accepted_key=accepted, **known)
+
+
+def _error_document(answer: BaseHTTPResponse) -> dict[str, Any] | None:
+    """Read Knock's own error, if it is one: an object with `code` and `type`, and no other status in it."""
+    try:
+        document = decode(read_body(answer))
+    except Invalid:
+        return None
+    except KnockError:
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise
+        return None  # the status says enough: a 429 whose body hangs is a 429
+    if not isinstance(document, dict) or document.get("status", answer.status) != answer.status:
+        return None
+    return document if isinstance(document.get("code"), str) and isinstance(document.get("type"), str) else None
+
+
+def _refuses_key(status: int, document: dict[str, Any] | None) -> bool:
+    if document is None:
+        return False
+    if status == HTTPStatus.FORBIDDEN:
+        return bool(document["type"] == "authentication_error")
+    return status == HTTPStatus.BAD_REQUEST and document["code"] in _BAD_TOKEN
+
+
+def _text(status: int, document: dict[str, Any] | None) -> str:
+    code = document["code"] if document else ""
+    return f"HTTP {status} {code}" if _CODE.fullmatch(code) else f"HTTP {status}"
+
+
+def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
+    """Return the seconds to wait, 0 to MAX_RETRY_AFTER: `retry-after-ms`, else `Retry-After` (RFC 9110, 10.2.3).
+
+    None where neither is there or makes sense. `wall` is the time now, in Unix seconds, for a date.
+    """
+    milliseconds = headers.get("retry-after-ms", "").strip()
+    if _NUMBER.fullmatch(milliseconds):
+        return min(float(milliseconds) / 1000, MAX_RETRY_AFTER)
+    text = headers.get("Retry-After", "").strip()
+    if _NUMBER.fullmatch(text):
+        return min(float(text), MAX_RETRY_AFTER)
+    try:
+        return min(max(parsedate_to_datetime(text).timestamp() - wall, 0.0), MAX_RETRY_AFTER)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None

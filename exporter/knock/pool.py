@@ -1,0 +1,69 @@
+"""The fetch pool of one environment: threads that do one request each and tell the outcome."""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import structlog
+
+from exporter.errors import BadAnswer, KnockError
+from exporter.tracking.tracker import Answered, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.operation import Operation
+
+log = structlog.get_logger()
+
+
+class FetchPool:
+    """At most `most` requests at a time, by as many threads as were ever needed at once.
+
+    The threads are daemons: a fetch that hangs must not keep the process from ending, as the executors of
+    concurrent.futures would.
+    """
+
+    def __init__(
+        self, name: str, most: int, fetch: Callable[[str], Operation], deliver: Callable[[Answered], None]
+    ) -> None:
+        self._name = name
+        self._most = most
+        self._fetch = fetch
+        self._deliver = deliver
+        self._requests: SimpleQueue[Request] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+
+    def submit(self, request: Request) -> None:
+        """Send a request as soon as a thread is free; called by one thread only."""
+        self._requests.put(request)
+        if not self._idle.acquire(blocking=False) and self._threads < self._most:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"fetch-{self._name}-{self._threads}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                request = self._requests.get_nowait()
+            except Empty:
+                self._idle.release()
+                request = self._requests.get()
+            started = monotonic()
+            outcome = self._outcome(request.id)
+            self._deliver(Answered(request, outcome, monotonic() - started))
+
+    def _outcome(self, operation_id: str) -> Operation | KnockError:
+        try:
+            return self._fetch(operation_id)
+        except KnockError as error:
+            # Tracebacks would keep the frames of the request alive, headers included.
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
+        except Exception:
+            # A lost answer would leave its operation in flight for ever.
+            log.exception("unexpected error in a fetch", environment=self._name)
+            return BadAnswer("exporter", "unexpected error, see the log")

@@ -1,0 +1,146 @@
+"""requests' adapter, equipped: one host, one deadline, own trust, nothing from the environment."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import certifi
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from exporter.knock.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from requests.structures import CaseInsensitiveDict
+    from urllib3 import PoolManager
+    from urllib3.response import BaseHTTPResponse
+
+    from exporter.knock.deadline import Deadline, Lookup
+
+
+def trust(ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None) -> ssl.SSLContext:
+    """Make the one TLS context: TLS 1.2 at least, certificate and host name always checked.
+
+    `ca_file` replaces the system's authorities (at OpenSSL's built-in `paths`); where the system has none, certifi's
+    stand in. Raises OSError for a file that is missing or no PEM. Not `ssl.create_default_context`: it obeys
+    SSLKEYLOGFILE, and OpenSSL's own defaults obey SSL_CERT_FILE.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = DeadlineSSLSocket
+    paths = paths or ssl.get_default_verify_paths()
+    file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
+    files, folders = file.is_file(), folder.is_dir() and any(folder.iterdir())
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    elif files or folders:
+        context.load_verify_locations(cafile=file if files else None, capath=folder if folders else None)
+    else:
+        context.load_verify_locations(cafile=certifi.where())
+    return context
+
+
+class _Connection(HTTPConnection):
+    def __init__(self, *args: Any, resolver: Resolver, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._resolver = resolver
+
+    def _new_conn(self) -> DeadlineSocket:
+        left = cast("Left", self.timeout)
+        addresses = self._resolver.find(self._dns_host, self.port, left.deadline.check())
+        return connect(addresses, left, self.socket_options)
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    def urlopen(self, *args: Any, **kwargs: Any) -> BaseHTTPResponse:
+        kwargs["pool_timeout"] = kwargs["timeout"].left()  # waiting for a free connection is part of the exchange
+        return super().urlopen(*args, **kwargs)
+
+
+class _SecurePool(_Pool, HTTPSConnectionPool):
+    pass
+
+
+def _new_pool(pool: type[_Pool], connection: type[_Connection], resolver: Resolver, *args: Any, **kwargs: Any) -> _Pool:
+    made = pool(*args, **kwargs)
+    made.ConnectionCls = partial(connection, resolver=resolver)  # type: ignore[assignment]  # it is called, nothing else
+    return made
+
+
+class Transport(HTTPAdapter):
+    """requests' adapter for one host: no retries, no redirects, no cookies, nothing from the environment.
+
+    `proxy` is an http or https URL. At most `connections` are open; who finds none free waits within its deadline.
+    Raises requests', urllib3's or ValueErrors for URLs that cannot be used.
+    """
+
+    def __init__(
+        self, base_url: str, *, context: ssl.SSLContext, proxy: str | None, connections: int, lookup: Lookup
+    ) -> None:
+        self._context = context
+        self._resolver = Resolver(lookup)
+        super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0, pool_block=True)
+        self._proxied_plainly = proxy is not None and base_url.lower().startswith("http:")
+        manager = self.proxy_manager_for(proxy) if proxy is not None else self.poolmanager
+        self._pool: HTTPConnectionPool = manager.connection_from_url(base_url)
+
+    def ask(self, url: str, headers: Mapping[str, str], deadline: Deadline) -> BaseHTTPResponse:
+        """Send a GET and return the answer once its headers are here; whoever asks has to close and release it."""
+        request = PreparedRequest()
+        request.method, request.url = "GET", url
+        request.headers = cast("CaseInsensitiveDict[str]", headers)  # frozen; requests and urllib3 only read it
+        return cast("BaseHTTPResponse", self.send(request, stream=True, timeout=cast("Any", deadline)).raw)
+
+    def close(self) -> None:
+        """Close what is idle; exchanges on their way end by themselves."""
+        super().close()
+        self._pool.close()
+        self._resolver.close()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools with our context and our sockets."""
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self._equip(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """Make the pools behind a proxy likewise; the same authorities speak for an https proxy."""
+        manager = super().proxy_manager_for(proxy, ssl_context=self._context, proxy_ssl_context=self._context, **kwargs)
+        self._equip(manager)
+        return manager
+
+    def _equip(self, manager: PoolManager) -> None:
+        manager.pool_classes_by_scheme = cast(
+            "dict[str, type[HTTPConnectionPool]]",
+            {
+                "http": partial(_new_pool, _Pool, _Connection, self._resolver),
+                "https": partial(_new_pool, _SecurePool, _SecureConnection, self._resolver),
+            },
+        )
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
+        """Return the one pool: looking it up costs more than all the rest of a request."""
+        return self._pool
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """Do nothing: the context checks, and requests would load certifi again for each connection."""
+
+    def request_url(self, request: PreparedRequest, _proxies: Any) -> str:
+        """Return the whole URL for a proxy that forwards, else the path."""
+        return str(request.url) if self._proxied_plainly else request.path_url
+
+    def build_response(self, _req: PreparedRequest, resp: Any) -> Response:
+        """Wrap without cookies."""
+        response = Response()
+        response.raw = resp
+        return response

@@ -1,0 +1,171 @@
+"""Rendered once per change, joined per scrape.
+
+The tracker renders the sample lines of what changed and publishes a frozen `View`; a scrape joins the lines that are
+there. Escaping, number format and headers are prometheus-client's own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Metric, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, STALE, Family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+Lines = tuple[bytes, ...]  # one entry per family of the row's level
+Chunk = tuple[Lines | None, ...]  # None: a place without a row
+CHUNK_ROWS = 256
+_EOF = b"# EOF\n"
+
+
+class Format(Enum):
+    """The text formats that can be asked for."""
+
+    TEXT = CONTENT_TYPE_PLAIN_0_0_4
+    OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type header's value."""
+        return self.value
+
+    def encode(self, registry: Any) -> bytes:
+        """Write a prometheus-client registry or collector whole, as OpenMetrics with its EOF."""
+        encoder: Callable[[Any], bytes] = openmetrics.generate_latest if self is Format.OPENMETRICS else generate_latest
+        return encoder(registry)
+
+
+def choose_format(accept: str) -> Format:
+    """Return the format that an Accept header prefers: OpenMetrics 1.0 or text 0.0.4, the latter when in doubt."""
+    best = {Format.TEXT: 0.0, Format.OPENMETRICS: 0.0}
+    for part in accept.split(","):
+        media, *rest = (piece.strip() for piece in part.lower().split(";"))
+        parameters = dict(each.partition("=")[::2] for each in rest)
+        if media == "application/openmetrics-text" and parameters.get("version", "1.0.0") in ("1.0.0", "0.0.1"):
+            offered = Format.OPENMETRICS
+        elif media in ("text/plain", "text/*", "*/*"):
+            offered = Format.TEXT
+        else:
+            continue
+        best[offered] = max(best[offered], _weight(parameters.get("q", "1")))
+    return Format.OPENMETRICS if best[Format.OPENMETRICS] > best[Format.TEXT] else Format.TEXT
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+class _Once:
+    """A collector of one family, so that prometheus-client encodes it."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+def encode_labels(labels: dict[str, str]) -> str:
+    """Write label pairs as they stand between the braces of a sample line."""
+    metric = Metric("labels", "", "gauge")
+    metric.add_sample("labels", labels, 1)
+    text = Format.TEXT.encode(_Once(metric)).decode()
+    return text[text.index("{") + 1 : text.rindex("}")]
+
+
+def _header(family: Family, form: Format) -> bytes:
+    metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
+    return form.encode(_Once(metric)).removesuffix(_EOF)
+
+
+_HEADERS = {
+    form: {family.name: _header(family, form) for family in (*PER_OPERATION, *PER_NAME, *PER_GROUP, STALE)}
+    for form in Format
+}
+
+
+def render(families: Iterable[Family], labels: str, row: object) -> Lines:
+    """Render one row's sample lines, an entry per family."""
+    return tuple(family.encode(labels, row) for family in families)
+
+
+class Board:
+    """The rendered rows of one level, in chunks of which only the touched ones are copied for a new view."""
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, int] = {}
+        self._free: list[int] = []
+        self._rows: list[Lines | None] = []
+        self._chunks: list[Chunk] = []
+        self._touched: set[int] = set()
+
+    def put(self, key: Hashable, lines: Lines) -> None:
+        """Place or replace a row."""
+        place = self._places.get(key)
+        if place is None:
+            if not self._free:
+                self._free.append(len(self._rows))
+                self._rows.append(None)
+            place = self._places[key] = self._free.pop()
+        self._rows[place] = lines
+        self._touched.add(place // CHUNK_ROWS)
+
+    def drop(self, key: Hashable) -> None:
+        """Take a row away, if it is there."""
+        place = self._places.pop(key, None)
+        if place is not None:
+            self._rows[place] = None
+            self._free.append(place)
+            self._touched.add(place // CHUNK_ROWS)
+
+    def publish(self) -> tuple[Chunk, ...]:
+        """Return the rows as they stand, frozen."""
+        for number in sorted(self._touched):
+            chunk = tuple(self._rows[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS])
+            self._chunks[number : number + 1] = [chunk]
+        self._touched.clear()
+        return tuple(self._chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was known at one moment, rendered; nothing in it ever changes.
+
+    `stale` has, for each aggregate by name, its encoded labels and in order the monotonic times from which on its
+    unfinished operations count as stale.
+    """
+
+    operations: tuple[Chunk, ...] = ()
+    cells: tuple[Chunk, ...] = ()
+    groups: tuple[Chunk, ...] = ()
+    stale: tuple[tuple[str, Sequence[float]], ...] = ()
+
+
+def knock_part(view: View, form: Format) -> bytes:
+    """Write Knock's families: the same bytes until the next view."""
+    levels = ((PER_OPERATION, view.operations), (PER_NAME, view.cells), (PER_GROUP, view.groups))
+    return b"".join(piece for families, chunks in levels for piece in _level(families, chunks, form))
+
+
+def _level(families: Sequence[Family], chunks: Sequence[Chunk], form: Format) -> Iterator[bytes]:
+    for index, family in enumerate(families):
+        yield _HEADERS[form][family.name]
+        for chunk in chunks:
+            yield b"".join([lines[index] for lines in chunk if lines is not None])
+
+
+def fresh_part(view: View, form: Format, registry: Any, mono: float) -> bytes:
+    """Write what each scrape needs anew: what depends on the monotonic time, and the exporter's own families."""
+    stale = [STALE.encode(labels, bisect_left(times, mono)) for labels, times in view.stale]
+    return b"".join((_HEADERS[form][STALE.name], *stale, form.encode(registry)))

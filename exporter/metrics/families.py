@@ -1,0 +1,346 @@
+"""The metric families about Knock's operations: a table, a row each.
+
+A row is name, type, HELP (which names the Knock field) and a function from what it describes to its samples.
+What is not known has no sample. The exporter's own families are in activity.py; docs/metrics.md describes both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prometheus_client.utils import floatToGoString
+
+from exporter.operation import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from exporter.tracking.ledger import Cell, GroupCell, Histogram
+    from exporter.tracking.record import Tracked
+
+_POLLED = "as of the last successful poll"
+
+
+class Sample(NamedTuple):
+    """One sample: `suffix` extends the family's name, `labels` (encoded, with a leading comma) those of its row."""
+
+    suffix: str
+    labels: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric family: `samples` takes what a row of its level describes."""
+
+    name: str
+    kind: str  # gauge, counter, histogram
+    help: str
+    samples: Callable[[Any], Iterable[Sample]]
+
+    def encode(self, labels: str, row: object) -> bytes:
+        """Write the sample lines of one row, in the order of the function."""
+        return "".join(
+            f"{self.name}{suffix}{{{labels}{extra}}} {floatToGoString(value)}\n"
+            for suffix, extra, value in self.samples(row)
+        ).encode()
+
+
+class OperationRow(NamedTuple):
+    """What the per-operation families see: the operation, and the encoded labels of its info series."""
+
+    tracked: Tracked
+    info_labels: str
+
+
+def _one(value: Callable[[Any], float | None]) -> Callable[[Any], Iterator[Sample]]:
+    def samples(row: Any) -> Iterator[Sample]:
+        number = value(row)
+        if number is not None:
+            yield Sample("", "", number)
+
+    return samples
+
+
+def _each(label: str, values: Callable[[Any], dict[str, int]]) -> Callable[[Any], Iterator[Sample]]:
+    def samples(row: Any) -> Iterator[Sample]:
+        for value, number in values(row).items():
+            yield Sample("", f',{label}="{value}"', number)
+
+    return samples
+
+
+def _of_record(field: str) -> Callable[[Any], Iterator[Sample]]:
+    def value(row: OperationRow) -> float | None:
+        record = row.tracked.operation
+        return getattr(record, field) if record is not None else None
+
+    return _one(value)
+
+
+def _info(row: OperationRow) -> Iterator[Sample]:
+    if row.tracked.operation is not None:
+        yield Sample("", row.info_labels, 1)
+
+
+def _status(row: OperationRow) -> Iterator[Sample]:
+    record = row.tracked.operation
+    if record is not None:
+        for status in Status:
+            yield Sample("", f',status="{status}"', record.status is status)
+
+
+def _duration(row: OperationRow) -> float | None:
+    record = row.tracked.operation
+    if record is None or record.started_at is None or record.finished_at is None:
+        return None
+    return record.finished_at - record.started_at
+
+
+def _last_change(row: OperationRow) -> float | None:
+    return row.tracked.last_change.wall if row.tracked.last_change else None
+
+
+def _last_success(row: OperationRow) -> float | None:
+    return row.tracked.last_success.wall if row.tracked.last_success else None
+
+
+def histogram_samples(histogram: Histogram, labels: str = "") -> Iterator[Sample]:
+    """Write a histogram as Prometheus has it: cumulative buckets, count and sum; `labels` come before `le`."""
+    counts = histogram.cumulative()
+    for bound, count in zip((*histogram.bounds, float("inf")), counts, strict=True):
+        yield Sample("_bucket", f'{labels},le="{floatToGoString(bound)}"', count)
+    yield Sample("_count", labels, counts[-1])
+    yield Sample("_sum", labels, histogram.total)
+
+
+def _run_durations(cell: GroupCell) -> Iterator[Sample]:
+    for status, histogram in cell.run.items():
+        yield from histogram_samples(histogram, f',status="{status}"')
+
+
+_OP = "knock_bulk_operation_"
+PER_OPERATION = (
+    Family(f"{_OP}info", "gauge", f"What Knock's name says the operation is, {_POLLED}; always 1.", _info),
+    Family(f"{_OP}status", "gauge", f"Knock's status, {_POLLED}: 1 for the current one, 0 for the others.", _status),
+    Family(
+        f"{_OP}rows_processed",
+        "gauge",
+        f"Knock's processed_rows, {_POLLED}: rows handled, successfully or not.",
+        _of_record("rows_processed"),
+    ),
+    Family(
+        f"{_OP}rows_estimated",
+        "gauge",
+        f"Knock's estimated_total_rows, {_POLLED}; may end above or below the rows processed.",
+        _of_record("rows_estimated"),
+    ),
+    Family(f"{_OP}successes", "gauge", f"Knock's success_count, {_POLLED}.", _of_record("successes")),
+    Family(f"{_OP}errors", "gauge", f"Knock's error_count, {_POLLED}.", _of_record("errors")),
+    Family(
+        f"{_OP}error_items", "gauge", f"How many items Knock's error_items lists, {_POLLED}.", _of_record("error_items")
+    ),
+    Family(
+        f"{_OP}inserted_timestamp_seconds",
+        "gauge",
+        f"Knock's inserted_at in Unix seconds, {_POLLED}.",
+        _of_record("inserted_at"),
+    ),
+    Family(
+        f"{_OP}started_timestamp_seconds",
+        "gauge",
+        f"Knock's started_at in Unix seconds, {_POLLED}.",
+        _of_record("started_at"),
+    ),
+    Family(
+        f"{_OP}finished_timestamp_seconds",
+        "gauge",
+        f"Knock's completed_at or failed_at in Unix seconds, {_POLLED}; updated_at where a final record has neither.",
+        _of_record("finished_at"),
+    ),
+    Family(
+        f"{_OP}updated_timestamp_seconds",
+        "gauge",
+        f"Knock's updated_at in Unix seconds, {_POLLED}.",
+        _of_record("updated_at"),
+    ),
+    Family(
+        f"{_OP}last_change_timestamp_seconds",
+        "gauge",
+        f"When this exporter last saw Knock's status or a count change, in Unix seconds, {_POLLED}.",
+        _one(_last_change),
+    ),
+    Family(
+        f"{_OP}duration_seconds",
+        "gauge",
+        f"From Knock's started_at to its end, {_POLLED}; only once it is final.",
+        _one(_duration),
+    ),
+    Family(
+        f"{_OP}up",
+        "gauge",
+        "Whether the last attempt to read this operation from Knock succeeded (1) or failed (0).",
+        _one(lambda row: row.tracked.up),
+    ),
+    Family(
+        f"{_OP}last_success_timestamp_seconds",
+        "gauge",
+        "When this operation was last read from Knock, in Unix seconds.",
+        _one(_last_success),
+    ),
+)
+
+_OPS = "knock_bulk_operations"
+STALE = Family(
+    f"{_OPS}_stale",
+    "gauge",
+    "Unfinished operations not read for three times the planned interval and 30 s, as of this scrape.",
+    _one(lambda count: count),
+)
+PER_NAME = (
+    Family(
+        _OPS,
+        "gauge",
+        f"Operations tracked now, by Knock's status {_POLLED}; pending: never answered, lost: Knock knows it no more.",
+        _each("status", lambda cell: cell.tracked),
+    ),
+    Family(
+        f"{_OPS}_completed_with_errors",
+        "gauge",
+        f"Tracked operations that are completed with Knock's error_count above 0, {_POLLED}.",
+        _one(lambda cell: cell.completed_with_errors),
+    ),
+    Family(
+        f"{_OPS}_active_rows_processed",
+        "gauge",
+        f"Sum of Knock's processed_rows over unfinished operations, {_POLLED}.",
+        _one(lambda cell: cell.active_processed),
+    ),
+    Family(
+        f"{_OPS}_active_rows_estimated",
+        "gauge",
+        f"Sum of Knock's estimated_total_rows over unfinished operations, {_POLLED}.",
+        _one(lambda cell: cell.active_estimated),
+    ),
+    Family(
+        f"{_OPS}_tracked_rows_processed",
+        "gauge",
+        f"Sum of Knock's processed_rows over all tracked operations, {_POLLED}.",
+        _one(lambda cell: cell.all_processed),
+    ),
+    Family(
+        f"{_OPS}_tracked_rows_estimated",
+        "gauge",
+        f"Sum of Knock's estimated_total_rows over all tracked operations, {_POLLED}.",
+        _one(lambda cell: cell.all_estimated),
+    ),
+    Family(
+        f"{_OPS}_tracked_errors",
+        "gauge",
+        f"Sum of Knock's error_count over all tracked operations, {_POLLED}.",
+        _one(lambda cell: cell.all_errors),
+    ),
+    Family(
+        f"{_OPS}_oldest_active_inserted_timestamp_seconds",
+        "gauge",
+        f"Oldest inserted_at of the unfinished operations in Unix seconds, {_POLLED}.",
+        _one(lambda cell: cell.inserted.least),
+    ),
+    Family(
+        f"{_OPS}_oldest_active_last_success_timestamp_seconds",
+        "gauge",
+        "When the unfinished operation not read for longest was last read, in Unix seconds; hand-over where never.",
+        _one(lambda cell: cell.last_success.least),
+    ),
+    Family(
+        f"{_OPS}_oldest_processing_change_timestamp_seconds",
+        "gauge",
+        "When the processing operation that stands still for longest was last seen to change, in Unix seconds.",
+        _one(lambda cell: cell.processing_change.least),
+    ),
+    Family(
+        f"{_OPS}_last_completed_timestamp_seconds",
+        "gauge",
+        f"Newest completed_at in Unix seconds, {_POLLED}.",
+        _one(lambda cell: cell.last_completed),
+    ),
+    Family(
+        f"{_OPS}_last_failed_timestamp_seconds",
+        "gauge",
+        f"Newest failed_at in Unix seconds, {_POLLED}.",
+        _one(lambda cell: cell.last_failed),
+    ),
+    Family(
+        f"{_OPS}_last_failed_seen_timestamp_seconds",
+        "gauge",
+        "When this exporter last showed a failed operation for the first time, in Unix seconds.",
+        _one(lambda cell: cell.last_failed_seen),
+    ),
+    Family(
+        f"{_OPS}_last_completed_with_errors_seen_timestamp_seconds",
+        "gauge",
+        "When this exporter last showed an operation completed with errors for the first time, in Unix seconds.",
+        _one(lambda cell: cell.last_completed_with_errors_seen),
+    ),
+    Family(
+        f"{_OPS}_finished_total",
+        "counter",
+        "Operations that this exporter saw come to Knock's status completed or failed.",
+        _each("status", lambda cell: cell.finished),
+    ),
+    Family(
+        f"{_OPS}_finished_with_errors_total",
+        "counter",
+        "Operations that this exporter saw come to their end, completed or failed, with Knock's error_count above 0.",
+        _one(lambda cell: cell.finished_with_errors),
+    ),
+    Family(
+        f"{_OPS}_rows_processed_total",
+        "counter",
+        "Growth of Knock's processed_rows that this exporter saw.",
+        _one(lambda cell: cell.processed_total),
+    ),
+    Family(
+        f"{_OPS}_successes_total",
+        "counter",
+        "Growth of Knock's success_count that this exporter saw.",
+        _one(lambda cell: cell.successes_total),
+    ),
+    Family(
+        f"{_OPS}_errors_total",
+        "counter",
+        "Growth of Knock's error_count that this exporter saw.",
+        _one(lambda cell: cell.errors_total),
+    ),
+    Family(
+        f"{_OPS}_retired_total",
+        "counter",
+        "Operations let go after their retention, or early at the limit.",
+        _each("reason", lambda cell: cell.retired),
+    ),
+)
+PER_GROUP = (
+    Family(
+        f"{_OPS}_queue_duration_seconds",
+        "histogram",
+        "From Knock's inserted_at to its started_at, once for each operation whose start this exporter saw.",
+        lambda cell: histogram_samples(cell.queue),
+    ),
+    Family(
+        f"{_OPS}_run_duration_seconds",
+        "histogram",
+        "From Knock's started_at to its end, once for each operation whose end this exporter saw.",
+        _run_durations,
+    ),
+)
+
+
+def cell_labels(cell: Cell) -> dict[str, str]:
+    """Return the labels of an aggregate by name."""
+    return {"knock_environment": cell.environment, "group": cell.group, "name": cell.name}
+
+
+def group_labels(cell: GroupCell) -> dict[str, str]:
+    """Return the labels of an aggregate by group."""
+    return {"knock_environment": cell.environment, "group": cell.group}

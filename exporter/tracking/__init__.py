@@ -1,0 +1,1 @@
+"""The heart: which operations there are, when each is asked, and what became of it."""

@@ -1,0 +1,107 @@
+"""Which operations have series of their own, and which label values are let in: bounds on what /metrics may grow to."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.operation import Status
+
+if TYPE_CHECKING:
+    from exporter.tracking.record import Tracked
+
+GROUPS_MOST, NAMES_MOST, LABEL_BYTES_MOST = 100, 50, 128
+OTHER = "other"
+CLEAN_SECONDS = 15 * 60.0  # how long `active` shows an operation that completed without errors
+
+
+class Rank(NamedTuple):
+    """Orders operations for their series: unfinished, then failed, then the newest."""
+
+    level: int
+    newest_first: float
+    id: str
+
+
+def rank(tracked: Tracked) -> Rank:
+    """Return where an operation stands among those of its environment."""
+    finished_level = 1 if tracked.state == Status.FAILED else 2
+    level = 0 if tracked.active else finished_level
+    inserted = tracked.operation.inserted_at if tracked.operation else None
+    return Rank(level, -(tracked.handed_over.wall if inserted is None else inserted), tracked.key.id)
+
+
+def hidden_at(tracked: Tracked, mode: str) -> float | None:
+    """Return from when on (monotonic) the mode hides an operation: -inf for always, None for never."""
+    if mode == "none" or tracked.lost:
+        return float("-inf")
+    clean = tracked.final and tracked.state != Status.FAILED and not tracked.has_errors
+    if mode == "active" and clean and tracked.last_success is not None:
+        return tracked.last_success.mono + CLEAN_SECONDS
+    return None
+
+
+class Shelf:
+    """The first `limit` operations of an environment, by rank."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._order: list[Rank] = []
+        self._ranks: dict[str, Rank] = {}
+
+    @property
+    def shown(self) -> int:
+        """How many have series of their own."""
+        return min(self.limit, len(self._order))
+
+    def shows(self, operation_id: str) -> bool:
+        """Whether an operation has series of its own."""
+        rank = self._ranks.get(operation_id)
+        return rank is not None and bisect_left(self._order, rank, hi=self.shown) < self.shown
+
+    def place(self, operation_id: str, rank: Rank | None) -> list[str]:
+        """Move an operation to its rank (None: off the shelf); return the ids that may be shown or hidden by it."""
+        before = self._ranks.get(operation_id)
+        if before == rank:
+            return []
+        moved = [operation_id]
+        if before is not None:
+            moved += self._take(before)
+        if rank is not None:
+            moved += self._insert(rank)
+        return moved
+
+    def _take(self, rank: Rank) -> list[str]:
+        index = bisect_left(self._order, rank)
+        del self._order[index], self._ranks[rank.id]
+        moves_up = index < self.limit <= len(self._order)
+        return [self._order[self.limit - 1].id] if moves_up else []
+
+    def _insert(self, rank: Rank) -> list[str]:
+        index = bisect_left(self._order, rank)
+        self._order.insert(index, rank)
+        self._ranks[rank.id] = rank
+        displaces = index < self.limit < len(self._order)
+        return [self._order[self.limit].id] if displaces else []
+
+
+class Admission:
+    """The values of one label that are let in: the first `most`, each short and printable; the rest becomes `other`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._admitted: set[str] = set()
+
+    def admit(self, value: str) -> str:
+        """Return the value itself, or `other`. What was admitted once stays so."""
+        if value in self._admitted:
+            return value
+        if len(self._admitted) >= self._most or not is_label_value(value):
+            return OTHER
+        self._admitted.add(value)
+        return value
+
+
+def is_label_value(text: str) -> bool:
+    """Whether a text may stand in a label: printable (so valid UTF-8 without control characters) and short."""
+    return text.isprintable() and len(text.encode()) <= LABEL_BYTES_MOST

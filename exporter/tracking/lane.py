@@ -1,0 +1,172 @@
+"""Lanes: environments that share a base URL and a key share one pace, one suspension and one wait.
+
+Knock counts requests per environment and cannot be asked which environment a key belongs to; what shares a key surely
+shares a limit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.tracking.pacing import Agenda, Entry, Gate, Pacer, PollClass, Turns
+
+if TYPE_CHECKING:
+    from exporter.config import Environment
+    from exporter.errors import KnockError
+    from exporter.keys import Secret
+
+MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
+BAD_ANSWERS_BEFORE_LOG = 5
+
+
+class Health:
+    """Whether Knock answers and takes the key, as `knock_up` tells it; `up` is None before anything is known."""
+
+    def __init__(self) -> None:
+        self.up: bool | None = None
+        self._misses = 0
+        self._first_miss = math.inf
+
+    def accepted(self) -> None:
+        """Note an answer that shows that Knock took the key."""
+        self.up, self._misses = True, 0
+
+    def refused(self) -> None:
+        """Note that Knock refused the key."""
+        self.up = False
+
+    def missed(self, sent_at: float, now: float) -> None:
+        """Note an attempt that showed neither; three of them over 30 s count as down."""
+        self._first_miss = sent_at if self._misses == 0 else min(self._first_miss, sent_at)
+        self._misses += 1
+        if self._misses >= MISSES_BEFORE_DOWN and now - self._first_miss >= DOWN_SECONDS:
+            self.up = False
+
+
+class Asker:
+    """The asking of one environment: its planned requests, and what its answers prove.
+
+    `trusted`: a record came since key, branch or URL changed, so a 404 means that the operation is gone, not that the
+    key belongs elsewhere. `key_epoch` counts the keys, so that an answer to an old one is not held against a new one.
+    """
+
+    def __init__(self, settings: Environment, key: Secret) -> None:
+        self.settings = settings
+        self.key = key
+        self.key_epoch = 0
+        self.agenda = Agenda()
+        self.health = Health()
+        self.in_flight = 0
+        self.last_sent = -math.inf
+        self.trusted = False
+        self.hinted = False
+        self._added = 0
+
+    @property
+    def name(self) -> str:
+        """The environment's name."""
+        return self.settings.name
+
+    @property
+    def free(self) -> bool:
+        """Whether one more request may be under way."""
+        return self.in_flight < self.settings.max_in_flight
+
+    @property
+    def key_check_at(self) -> float:
+        """When the key is checked if nothing else is asked until then."""
+        return self.last_sent + self.settings.polling.key_check_interval
+
+    def use_key(self, key: Secret) -> None:
+        """Begin anew with another key: what the old one proved no longer counts."""
+        self.key = key
+        self.key_epoch += 1
+        self.trusted = self.hinted = False
+        self.health = Health()
+        self.last_sent = -math.inf
+
+    def plan(self, operation_id: str, due: float, poll_class: PollClass, interval: float) -> None:
+        """Plan a request about an operation."""
+        self._added += 1
+        self.agenda.add(Entry(due, self._added, operation_id, poll_class, interval))
+
+    def next_due(self) -> float:
+        """Return when there is something to ask (inf: not before an answer comes in)."""
+        return min(self.agenda.next_due(), self.key_check_at) if self.free else math.inf
+
+
+class Choice(NamedTuple):
+    """What a lane asks next; without an entry it is a check of the key."""
+
+    asker: Asker
+    entry: Entry | None
+
+
+class Lane:
+    """What the environments of one (base URL, key) share."""
+
+    def __init__(self) -> None:
+        self.askers: list[Asker] = []
+        self.gate = Gate()
+        self.pacer = Pacer(1.0)
+        self._turns = Turns()
+        self._bad: tuple[str, int] = ("", 0)
+
+    def join(self, asker: Asker) -> None:
+        """Take an environment in; the lowest limit of all holds."""
+        if self.askers:
+            self.askers.append(asker)
+            self._use_lowest_limit()
+        else:
+            self.askers.append(asker)
+            self.pacer = Pacer(asker.settings.rate_limit)
+
+    def leave(self, asker: Asker, now: float) -> None:
+        """Let an environment go; if a probe or a key is awaited through it, the others do not wait for that."""
+        self.askers.remove(asker)
+        self.gate.probe_failed(now)
+        if self.askers:
+            self._use_lowest_limit()
+
+    def _use_lowest_limit(self) -> None:
+        self.pacer.use_limit(min(each.settings.rate_limit for each in self.askers))
+
+    def next_start(self) -> float:
+        """Return when the next request can start (inf: not before an answer comes in)."""
+        if not any(asker.free for asker in self.askers):
+            return math.inf
+        earliest = max(self.pacer.next_start, self.gate.probe_at)
+        if not self.gate.is_open:
+            return earliest
+        return max(earliest, min(asker.next_due() for asker in self.askers))
+
+    def choose(self, now: float) -> Choice | None:
+        """Take what is to be asked now, by turns of the classes and then the most overdue; None: nothing."""
+        free = [asker for asker in self.askers if asker.free]
+        firsts = {}
+        for poll_class in PollClass:
+            heads = [
+                (*head, number)
+                for number, asker in enumerate(free)
+                if (head := asker.agenda.most_overdue(poll_class, now)) is not None
+            ]
+            if heads:
+                firsts[poll_class] = max(heads)
+        if firsts:
+            chosen = self._turns.choose(list(firsts))
+            _, bucket, number = firsts[chosen]
+            return Choice(free[number], free[number].agenda.pop(chosen, bucket))
+        return next((Choice(asker, None) for asker in free if self._checks_key(asker, now)), None)
+
+    def _checks_key(self, asker: Asker, now: float) -> bool:
+        return not self.gate.is_open or asker.key_check_at <= now
+
+    def bad_answer(self, error: KnockError | None, field: str) -> bool:
+        """Note whether an answer was bad, and in which field; return whether it is time to say so in the log."""
+        if error is None:
+            self._bad = ("", 0)
+            return False
+        streak = self._bad[1] + 1 if self._bad[0] == field else 1
+        self._bad = (field, streak)
+        return streak == BAD_ANSWERS_BEFORE_LOG

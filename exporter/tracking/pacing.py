@@ -1,0 +1,232 @@
+"""When to ask again, and who is next: pure, with time and chance as arguments.
+
+Times are monotonic seconds, so a wall clock that jumps neither stops nor bursts the asking. `chance` is a number from 0
+to 1. The numbers are those of docs/behaviour.md.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.operation import Status
+
+if TYPE_CHECKING:
+    from exporter.config import Polling
+
+SPREAD_LEAST = 0.8
+CHANGE_SHARE = 0.05  # of the time since the last change: what has stood still for long is asked less often
+OLD_INTERVAL = 3600.0  # for an operation unfinished after `max_age`
+RETRY_FIRST, RETRY_MOST = 10.0, 300.0
+ODD_STATUS_MOST = 3600.0
+MISSING_FIRST, MISSING_MOST = 60.0, 3600.0
+MISSING_GRACE = 300.0  # since hand-over: Knock may not be able to read yet what it just made
+TOO_LARGE_LEAST = 60.0
+STALE_INTERVALS, STALE_SLACK = 3.0, 30.0
+
+LIMIT_USE = 0.985  # of the limit: with CATCH_UP it keeps every 1 s window at the server under it
+CATCH_UP = 0.005
+HALVE_SHARE_LEAST, HALVE_LEAST = 0.02, 0.2  # the limit never falls below 2% of itself, nor below 0.2 a second
+GROWTH_SHARE = 0.02  # of the configured limit, for each second of clean sending
+UNTOLD_WAIT_MOST = 60.0  # 1, 2, 4 … seconds after a 429 that names no time
+CANARY_FIRST, CANARY_MOST = 30.0, 600.0
+
+
+class PollClass(StrEnum):
+    """The three classes that share a lane's slots."""
+
+    NEW = "new"
+    LIVE = "live"
+    RETRY = "retry"
+
+
+SLOTS = {PollClass.NEW: 5, PollClass.LIVE: 4, PollClass.RETRY: 1}
+
+
+def spread(interval: float, chance: float) -> float:
+    """Take 0.8 to 1.0 of the interval, so that operations started together do not stay together."""
+    return interval * (SPREAD_LEAST + (1 - SPREAD_LEAST) * chance)
+
+
+def doubling(first: float, attempt: int, most: float) -> float:
+    """Return `first` for attempt 1, twice that for 2, and so on up to `most`."""
+    return min(first * 2.0 ** min(attempt - 1, 60), most)
+
+
+def live_interval(status: Status, unchanged: float, age: float, polling: Polling) -> float:
+    """Return the seconds between polls of an unfinished operation.
+
+    `unchanged` is the time since status or counts last changed, `age` the time since it was handed over.
+    """
+    base = polling.processing if status is Status.PROCESSING else polling.queued
+    if age >= polling.max_age:
+        return max(OLD_INTERVAL, base)
+    return min(max(CHANGE_SHARE * unchanged, base), polling.slowest)
+
+
+def missing_interval(attempt: int, polling: Polling) -> float:
+    """Return the seconds until a 404 is asked again; `attempt` counts those that prove something, 0: none yet."""
+    if attempt == 0:
+        return polling.queued
+    return doubling(MISSING_FIRST, attempt, MISSING_MOST)
+
+
+class Pacer:
+    """Spaces the requests of a lane evenly, and slows down when Knock says 429."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit  # requests a second, as configured
+        self.rate = limit  # in force now
+        self.next_start = -math.inf
+        self._last_start = -math.inf
+        self._halved_at = -math.inf
+        self._untold = 0
+
+    def start(self, now: float) -> None:
+        """Take the slot that is free at `now`."""
+        gap = 1.0 / (LIMIT_USE * self.rate)
+        self.next_start = max(self.next_start, now - CATCH_UP) + gap
+        if self.rate < self.limit:
+            self.rate = min(self.limit, self.rate + GROWTH_SHARE * self.limit * min(now - self._last_start, gap))
+        self._last_start = now
+
+    def limited(self, now: float, sent_at: float, retry_after: float | None, chance: float) -> bool:
+        """Note a 429 to the request sent at `sent_at`; return whether it began a new episode."""
+        fresh = sent_at > self._halved_at
+        if fresh:
+            least = min(self.limit, max(HALVE_SHARE_LEAST * self.limit, HALVE_LEAST))
+            self.rate = max(self.rate / 2.0, least)
+            self._halved_at = now
+            self._untold += 1
+        if retry_after is None:
+            retry_after = doubling(1.0, self._untold, UNTOLD_WAIT_MOST) * (0.8 + 0.4 * chance)
+        self.next_start = max(self.next_start, now + retry_after)
+        return fresh
+
+    def accepted(self, sent_at: float) -> None:
+        """Note that a request sent after the last 429 was answered."""
+        if sent_at > self._halved_at:
+            self._untold = 0
+
+    def use_limit(self, limit: float) -> None:
+        """Take another configured limit; what was learnt from 429s stays in proportion."""
+        self.rate *= limit / self.limit
+        self.limit = limit
+
+    def inherit(self, other: Pacer) -> None:
+        """Go on where another pacer stands: Knock's limit does not start anew with a new key."""
+        self.rate = min(self.limit, other.rate)
+        self.next_start, self._last_start = other.next_start, other._last_start
+        self._halved_at, self._untold = other._halved_at, other._untold
+
+
+class Gate:
+    """Whether a lane may send: open, or shut while its key is refused.
+
+    The first refusal makes the owner read the key anew; then one request at a time probes: at once, after 30 s, and
+    doubling to 10 minutes.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.suspended = False  # refused twice: the key itself is bad
+        self._probe_at = math.inf
+        self._wait = 0.0
+
+    @property
+    def probe_at(self) -> float:
+        """When the next request may start: now (-inf) while open, never (inf) while a probe or the key is awaited."""
+        return -math.inf if self.is_open else self._probe_at
+
+    def refused(self, now: float, *, probe: bool) -> bool:
+        """Note a refusal; return whether the key must be read anew before the first probe."""
+        if self.is_open:
+            self.is_open, self._probe_at = False, math.inf
+            return True
+        if probe:
+            self.suspended = True
+            self._wait = min(max(2 * self._wait, CANARY_FIRST), CANARY_MOST)
+            self._probe_at = now + self._wait
+        return False
+
+    def key_was_read(self, now: float) -> None:
+        """Let the first probe go: the key was read anew and is the same."""
+        if not self.is_open and not self.suspended:
+            self._probe_at = now
+
+    def probe_started(self) -> None:
+        """Hold everything else until the probe is answered."""
+        self._probe_at = math.inf
+
+    def probe_failed(self, now: float) -> None:
+        """Note a probe that says nothing about the key (a timeout, a 5xx)."""
+        self._probe_at = now + max(self._wait, 1.0)
+
+    def accepted(self) -> None:
+        """Open: the probe's answer shows that Knock takes the key."""
+        self.is_open, self.suspended = True, False
+        self._probe_at, self._wait = math.inf, 0.0
+
+
+class Entry(NamedTuple):
+    """One planned request; orders by its time."""
+
+    due: float
+    number: int  # told apart by it when the plan was changed meanwhile
+    id: str
+    poll_class: PollClass
+    interval: float
+
+
+class Agenda:
+    """The planned requests of one environment: by class, and inside a class by how often they are meant to be asked.
+
+    "Most overdue by its own interval" changes its order with time, so no single heap can hold it. Entries are kept in
+    heaps of nearly equal intervals (within 19%), and only their heads are compared.
+    """
+
+    def __init__(self) -> None:
+        self._heaps: dict[PollClass, dict[int, list[Entry]]] = {each: {} for each in PollClass}
+
+    def add(self, entry: Entry) -> None:
+        """Plan a request."""
+        bucket = round(4 * math.log2(max(entry.interval, 0.001)))
+        heappush(self._heaps[entry.poll_class].setdefault(bucket, []), entry)
+
+    def next_due(self) -> float:
+        """Return when the earliest request is due (inf: nothing is planned)."""
+        return min((heap[0].due for heaps in self._heaps.values() for heap in heaps.values()), default=math.inf)
+
+    def most_overdue(self, poll_class: PollClass, now: float) -> tuple[float, int] | None:
+        """Return (how overdue, in its own intervals; bucket) of the first in line, or None if nothing is due."""
+        heads = (
+            ((now - heap[0].due) / heap[0].interval, bucket)
+            for bucket, heap in self._heaps[poll_class].items()
+            if heap[0].due <= now
+        )
+        return max(heads, default=None)
+
+    def pop(self, poll_class: PollClass, bucket: int) -> Entry:
+        """Take the first in line out of a bucket that `most_overdue` named."""
+        heaps = self._heaps[poll_class]
+        entry = heappop(heaps[bucket])
+        if not heaps[bucket]:
+            del heaps[bucket]
+        return entry
+
+
+class Turns:
+    """Shares slots among the classes that have work, 5 : 4 : 1 (smooth weighted round robin)."""
+
+    def __init__(self) -> None:
+        self._credit = dict.fromkeys(PollClass, 0)
+
+    def choose(self, waiting: list[PollClass]) -> PollClass:
+        """Return whose turn it is among those with work (at least one)."""
+        for each in waiting:
+            self._credit[each] += SLOTS[each]
+        chosen = max(waiting, key=self._credit.__getitem__)
+        self._credit[chosen] -= sum(SLOTS[each] for each in waiting)
+        return chosen

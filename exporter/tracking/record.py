@@ -1,0 +1,206 @@
+"""What is known of one operation, and how one more answer changes it: frozen values, pure steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.errors import NotFound, TooLarge
+from exporter.operation import Operation, OperationKey, Status
+from exporter.tracking import pacing
+from exporter.tracking.pacing import PollClass
+
+if TYPE_CHECKING:
+    from exporter.config import Polling
+    from exporter.errors import KnockError
+
+PENDING = "pending"  # accepted, never answered
+LOST = "lost"
+ENDED_POLLS = 2  # in a row: an undocumented status with an end time is then taken as final
+BIRTH_SLACK = 60.0  # seconds after the epoch: clocks differ
+
+
+class Moment(NamedTuple):
+    """One point in time on both clocks: `mono` paces, `wall` (Unix seconds) is shown."""
+
+    mono: float
+    wall: float
+
+
+class Marks(NamedTuple):
+    """The highest value seen of each count, so that growth is counted once; None: never known."""
+
+    processed: int | None = None
+    successes: int | None = None
+    errors: int | None = None
+
+
+NO_MARKS = Marks()
+
+
+class Circumstances(NamedTuple):
+    """What an outcome is judged by, beside the operation itself.
+
+    `chance` (0 to 1) spreads the next poll. `epoch` (Unix seconds) tells which operations are this exporter's from
+    birth. `trusted`: the environment has had a record since its key, branch or URL changed, so its 404s are evidence.
+    """
+
+    now: Moment
+    chance: float
+    polling: Polling
+    epoch: float
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """One operation as this exporter follows it.
+
+    `up` tells how the last attempt about it went; `healthy_interval` is the interval planned for its state, by which it
+    is judged stale; `due` is when it is asked next (None: never again).
+    """
+
+    key: OperationKey
+    group: str
+    labels: tuple[tuple[str, str], ...]
+    handed_over: Moment
+    due: float | None
+    interval: float
+    healthy_interval: float
+    poll_class: PollClass = PollClass.NEW
+    operation: Operation | None = None
+    up: bool | None = None
+    last_success: Moment | None = None
+    last_change: Moment | None = None
+    failures: int = 0  # in a row
+    missing: int = 0  # 404s since the last record
+    missing_since: float | None = None
+    odd_polls: int = 0  # records in a row with an undocumented status
+    ended_polls: int = 0  # of these, in a row with an end time
+    lost: bool = False
+    from_birth: bool = False
+    seen_unfinished: bool = False
+    marks: Marks = NO_MARKS
+    final_seen: float | None = None  # Unix seconds
+
+    @property
+    def state(self) -> str:
+        """What the label `status` of the aggregates says."""
+        if self.lost:
+            return LOST
+        return PENDING if self.operation is None else self.operation.status
+
+    @property
+    def final(self) -> bool:
+        """Whether Knock will never change it again."""
+        return self.operation is not None and self.operation.status.final
+
+    @property
+    def active(self) -> bool:
+        """Whether it is followed and not at its end."""
+        return not self.final and not self.lost
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether Knock counted or listed a failed item."""
+        return self.operation is not None and bool(self.operation.errors or self.operation.error_items)
+
+    @property
+    def stale_at(self) -> float:
+        """From when on (monotonic) its values count as stale, unless Knock answers."""
+        since = self.last_success or self.handed_over
+        return since.mono + pacing.STALE_INTERVALS * self.healthy_interval + pacing.STALE_SLACK
+
+
+def handed_over(
+    key: OperationKey, group: str, labels: tuple[tuple[str, str], ...], now: Moment, polling: Polling
+) -> Tracked:
+    """Begin with an id of which nothing is known yet: asked as soon as there is a slot."""
+    return Tracked(key, group, labels, now, now.mono, polling.queued, polling.queued)
+
+
+def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
+    """Take in a record from Knock."""
+    now = at.now
+    odd = before.odd_polls + 1 if record.status is Status.UNKNOWN else 0
+    ended = before.ended_polls + 1 if odd and (record.completed_at or record.failed_at) is not None else 0
+    if ended >= ENDED_POLLS:
+        record = replace(record, status=Status.FAILED if record.failed_at is not None else Status.COMPLETED)
+    changed = before.operation is None or before.operation.progress != record.progress
+    last_change = now if changed or before.last_change is None else before.last_change
+    after = replace(
+        before,
+        operation=record,
+        up=True,
+        last_success=now,
+        last_change=last_change,
+        failures=0,
+        missing=0,
+        missing_since=None,
+        odd_polls=odd,
+        ended_polls=ended,
+        lost=False,
+        from_birth=before.from_birth if before.operation else _born_after(record, at.epoch),
+        seen_unfinished=before.seen_unfinished or not record.status.final,
+        final_seen=(before.final_seen or now.wall) if record.status.final else None,
+    )
+    return _planned(after, at)
+
+
+def _planned(after: Tracked, at: Circumstances) -> Tracked:
+    if after.final or after.operation is None or after.last_change is None:
+        return replace(after, due=None)
+    if after.odd_polls:
+        poll_class = PollClass.RETRY
+        interval = pacing.doubling(pacing.RETRY_FIRST, after.odd_polls, pacing.ODD_STATUS_MOST)
+    else:
+        poll_class = PollClass.LIVE
+        unchanged, age = at.now.mono - after.last_change.mono, at.now.mono - after.handed_over.mono
+        interval = pacing.live_interval(after.operation.status, unchanged, age, at.polling)
+    return replace(
+        after,
+        poll_class=poll_class,
+        interval=interval,
+        healthy_interval=interval,
+        due=_after(interval, at),
+    )
+
+
+def failed(before: Tracked, error: KnockError, at: Circumstances) -> Tracked:
+    """Take in a failed attempt; the last values stay."""
+    after = replace(before, up=False, failures=before.failures + 1, poll_class=PollClass.RETRY)
+    if isinstance(error, NotFound):
+        return _missing(after, at)
+    interval = pacing.doubling(pacing.RETRY_FIRST, after.failures, pacing.RETRY_MOST)
+    if isinstance(error, TooLarge):
+        interval = max(interval, pacing.TOO_LARGE_LEAST / pacing.SPREAD_LEAST)
+    return replace(after, interval=interval, due=_after(interval, at))
+
+
+def _missing(after: Tracked, at: Circumstances) -> Tracked:
+    now = at.now.mono
+    since = now if after.missing_since is None else after.missing_since
+    if at.trusted and now - since >= at.polling.not_found_after:
+        return replace(after, missing_since=since, lost=True, due=None)
+    age = now - after.handed_over.mono
+    ever_seen = after.operation is not None
+    # The 404s of the first minutes prove nothing, so the doubling starts after them.
+    attempt = after.missing + 1 if ever_seen or age >= pacing.MISSING_GRACE else 0
+    interval = pacing.missing_interval(attempt, at.polling)
+    return replace(after, missing=attempt, missing_since=since, interval=interval, due=_after(interval, at))
+
+
+def _after(interval: float, at: Circumstances) -> float:
+    return at.now.mono + pacing.spread(interval, at.chance)
+
+
+def asked_again(before: Tracked, now: Moment, polling: Polling) -> Tracked:
+    """Give a lost operation another chance: its environment's key, branch or URL has changed."""
+    poll_class = PollClass.NEW if before.operation is None else PollClass.LIVE
+    return replace(
+        before, lost=False, missing=0, missing_since=None, due=now.mono, interval=polling.queued, poll_class=poll_class
+    )
+
+
+def _born_after(record: Operation, epoch: float) -> bool:
+    return record.inserted_at is not None and record.inserted_at > epoch + BIRTH_SLACK
