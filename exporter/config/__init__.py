@@ -40,7 +40,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     keys, found = _validate(document.data)
     places = {problem.loc for problem in found}
     found += [problem for problem in check(document, path.parent, environ) if problem.loc not in places]
-    found += document.found
+    found = [problem for problem in found if problem.loc not in document.unusable] + document.found
     if keys is None or found:
         raise _config_error(str(path), document, found)
     return resolve(keys, path.parent)

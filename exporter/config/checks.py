@@ -138,7 +138,7 @@ def _unreadable_key(key: str, value: Any, folder: Path, environ: Mapping[str, st
     try:
         key_source(key, value, folder).read(environ)
     except InvalidKey as error:
-        hint = {"api_key_file": f" (it has to hold the key; {_FOLDER})", "api_key_env": " (it has to hold the key)"}
+        hint = {"api_key_file": f"; {_FOLDER}", "api_key_env": "; set it to the key"}
         return f"{error}{hint.get(key, '')}"
     return None
 

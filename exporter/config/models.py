@@ -162,7 +162,4 @@ class ConfigKeys(PaceKeys):
 
 
 # Keys that are planned: refused by name, so that nobody believes they work.
-NOT_YET: dict[type[Keys], frozenset[str]] = {
-    ConfigKeys: frozenset({"retention", "max_operations", "registration", "storage"}),
-    EnvironmentKeys: frozenset({"retention", "operations_files", "operations_http"}),
-}
+NOT_YET = frozenset({"operations_files", "operations_http", "retention", "max_operations", "registration", "storage"})

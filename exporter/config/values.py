@@ -72,7 +72,7 @@ def check_name(text: str) -> str:
     """Take an environment's name. Raises Unfit."""
     if re.fullmatch(NAME, text) is None:
         raise Unfit(f"{quoted(text)} is no name (expected 1 to 63 of a-z, 0-9, _ and -)")
-    return text
+    return _public(text)
 
 
 def check_operation_id(text: str) -> str:
@@ -86,7 +86,7 @@ def check_branch(text: str) -> str:
     """Take a branch's slug, which must be fit for a header. Raises Unfit."""
     if re.fullmatch(BRANCH, text) is None:
         raise Unfit(f"{quoted(text)} is no branch (expected its slug: letters, digits, . _ / and -)")
-    return text
+    return _public(text)
 
 
 def check_variable(text: str) -> str:
@@ -120,7 +120,7 @@ def check_label_value(text: str) -> str:
         raise Unfit("holds characters that cannot be shown (expected printable text)")
     if len(text.encode()) > LABEL_BYTES:
         raise Unfit(f"is too long (expected at most {LABEL_BYTES} bytes of UTF-8)")
-    return text
+    return _public(text)
 
 
 def check_base_url(text: str) -> str:
@@ -159,6 +159,12 @@ def plain_http_abroad(url: str) -> bool:
     """Whether a valid base URL would send the key unencrypted over a network."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def _public(text: str) -> str:
+    if redact(text) != text:
+        raise Unfit("looks like an API key, which everybody could read here (renew the key if it is one)")
+    return text
 
 
 def _is_loopback(host: str) -> bool:

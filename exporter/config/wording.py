@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from exporter.config.models import NOT_YET, ConfigKeys, EnvironmentKeys, Keys, OperationKeys, PollingKeys
+from exporter.config.models import NOT_YET, ConfigKeys, EnvironmentKeys, Keys, OperationKeys, PaceKeys, PollingKeys
 from exporter.config.values import quoted
 from exporter.config.yaml_source import Found
 
@@ -36,9 +36,9 @@ _EXPECTED = {
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "literal_error": "{expected}",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
 }
 _QUOTE = " (put it in quotes)"  # YAML makes booleans of yes, no, on and off
 _MANY = 10**15  # Python refuses to write numbers of thousands of digits
@@ -80,35 +80,33 @@ def _wrong_value(kind: str, found: Any, context: dict[str, Any]) -> str:
         return "is empty (list at least one)"
     if kind not in _EXPECTED:
         return f"cannot be used ({kind.replace('_', ' ')})"
-    shown = quoted(found) if kind == "literal_error" and isinstance(found, str) else _kind(found)
-    if kind.startswith(("greater", "less")):
-        shown = _number(found)
-    hint = _QUOTE if kind == "string_type" and isinstance(found, (int, float)) else ""
-    return f"expected {_EXPECTED[kind].format_map(context)}, got {shown}{hint}"
+    return f"expected {_EXPECTED[kind].format_map(context)}, got {_shown(kind, found)}"
 
 
-def _kind(found: Any) -> str:
+def _shown(kind: str, found: Any) -> str:
+    quote = _QUOTE if kind == "string_type" else ""
     if isinstance(found, bool):
-        return "true or false"
+        return f"true or false{quote}"
     if isinstance(found, (int, float)):
-        return "a number"
+        return f"a number{quote}" if quote else _number(found)
     if isinstance(found, str):
-        return "text"
+        return quoted(found) if kind == "literal_error" else "text"
     return "a list" if isinstance(found, list) else "a mapping"
 
 
-def _number(found: Any) -> str:
-    return str(found) if isinstance(found, float) or abs(found) < _MANY else "a huge number"
+def _number(found: float) -> str:
+    return "a huge number" if abs(found) > _MANY else str(found)
 
 
 def _unknown(loc: tuple[str | int, ...]) -> str:
     key, level = str(loc[-1]), _level(loc[:-1])
-    if key in NOT_YET.get(level, ()):
-        return "is not available yet (remove it)"
-    if key in ConfigKeys.model_fields:
-        return "unknown key here (it belongs to the top level)"
-    if key in EnvironmentKeys.model_fields:
-        return "unknown key here (it belongs to an environment)"
+    if issubclass(level, PaceKeys):
+        if key in NOT_YET:
+            return "is not available yet (remove it)"
+        if key in ConfigKeys.model_fields:
+            return "unknown key here (it belongs to the top level)"
+        if key in EnvironmentKeys.model_fields:
+            return "unknown key here (it belongs to an environment)"
     return "unknown key" + suggestion(key, level.model_fields)
 
 

@@ -27,6 +27,7 @@ Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "na
 DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
+_TAGGED = "tags are not supported (remove the ! and the word behind it, or put the text in quotes)"
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
 _TOKEN = re.compile(r"'(?:.|\\.|<[a-z ]+>)'")  # what PyYAML may quote: signs and names of tokens, nothing of the file
@@ -56,10 +57,11 @@ class _Loader(_SafeLoader):
 class Document:
     """A parsed file: `data` in plain values, `found` what YAML itself forbids, and the way back to the lines."""
 
-    def __init__(self, root: yaml.Node, data: Any, found: list[Found]) -> None:
+    def __init__(self, root: yaml.Node, builder: _Builder) -> None:
         self._root = root
-        self.data = data
-        self.found = found
+        self.data = builder.build(root, ())
+        self.found = builder.found
+        self.unusable = builder.unusable  # places whose value is not in `data`: nothing more is to be said of them
 
     def problem(self, found: Found) -> Problem:
         """Look up where it is and make sure that it shows no key."""
@@ -109,8 +111,7 @@ def read_document(path: Path) -> Document:
         raise ConfigError(source, (_character_problem(text),)) from None
     if root is None:
         raise ConfigError(source, (Problem("", "is empty (expected at least environments)"),))
-    builder = _Builder(loader)
-    return Document(root, builder.build(root, ()), builder.found)
+    return Document(root, _Builder(loader))
 
 
 def _read_text(path: Path) -> str:
@@ -153,6 +154,7 @@ class _Builder:
 
     def __init__(self, loader: _Loader) -> None:
         self.found: list[Found] = []
+        self.unusable: set[Loc] = set()
         self._scalars = {
             _TAG + "null": loader.construct_yaml_null,
             _TAG + "bool": loader.construct_yaml_bool,
@@ -166,8 +168,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, loc)
         if node in self._open:
-            self._add(loc, "an alias (*) must not stand inside of what it names", node)
-            return None
+            return self._refuse(loc, "an alias (*) must not stand inside of what it names", node)
         if node not in self._done:
             self._open.add(node)
             self._done[node] = self._collection(node, loc)
@@ -181,23 +182,22 @@ class _Builder:
         if node.tag in _TEXT_TAGS:
             return node.value
         if node.tag not in self._scalars:
-            return self._refuse_tag(node, loc)
+            return self._refuse(loc, _TAGGED, node)
         try:
             return self._scalars[node.tag](node)
         except (ValueError, LookupError, OverflowError):  # such as `!!int x`, and numbers too long for Python
-            self._add(loc, "is not what its tag says, or too long a number", node)
-            return node.value
+            return self._refuse(loc, "is not what its tag says, or too long a number", node)
 
-    def _refuse_tag(self, node: yaml.Node, loc: Loc) -> Any:
-        self._add(loc, "tags are not supported (remove the ! and the word behind it, or put the text in quotes)", node)
-        return node.value if isinstance(node, yaml.ScalarNode) else None
+    def _refuse(self, loc: Loc, message: str, node: yaml.Node) -> None:
+        self.unusable.add(loc)
+        self._add(loc, message, node)
 
     def _collection(self, node: yaml.Node, loc: Loc) -> Any:
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             return [self.build(item, (*loc, index)) for index, item in enumerate(node.value)]
-        return self._refuse_tag(node, loc)
+        return self._refuse(loc, _TAGGED, node)
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         pairs = self._own_pairs(node, loc)

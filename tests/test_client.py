@@ -1,0 +1,553 @@
+"""The client against servers of raw bytes: what each answer means, and what never gets out."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+import threading
+import time
+import traceback
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from chaos import answering, hanging, http, repeating, serving
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import __version__
+from exporter.errors import (
+    BadAnswer,
+    KeyRefused,
+    KnockError,
+    NotFound,
+    RateLimited,
+    Reason,
+    Refused,
+    StartError,
+    TooLarge,
+    Unreachable,
+)
+from exporter.keys import Secret
+from exporter.knock.client import MAX_RETRY_AFTER, Client, retry_after
+from exporter.knock.deadline import MAX_BODY_BYTES
+from exporter.operation import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaos import Handler, Server
+
+ID = "b19d032a-fc3b-4a54-9f54-369484527201"
+KEY = "sk_test_0123456789abcdef"
+RECORD = {"id": ID, "status": "processing", "name": "users.identify", "processed_rows": 3}
+OK = http(json.dumps(RECORD))
+TIMEOUT = 0.2
+
+
+def client_of(url: str, **options: Any) -> Client:
+    options.setdefault("timeout", TIMEOUT)
+    return Client(base_url=url, key=Secret(KEY), **options)
+
+
+def error_of(client: Client) -> KnockError:
+    with pytest.raises(KnockError) as caught:
+        client.fetch(ID)
+    return caught.value
+
+
+def outcome(answer: bytes, **options: Any) -> KnockError:
+    with serving(answering(answer)) as server:
+        client = client_of(server.url, **options)
+        try:
+            return error_of(client)
+        finally:
+            client.close()
+
+
+def knock_error(status: int, code: str, kind: str = "api_error", **more: Any) -> str:
+    return json.dumps({"code": code, "message": "words from the wire", "status": status, "type": kind} | more)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    yield
+    gc.collect()  # a socket left open warns here, and a warning is an error
+
+
+# What is sent
+
+
+def test_a_record_becomes_an_operation() -> None:
+    with serving(answering(OK)) as server:
+        client = client_of(server.url)
+        operation = client.fetch(ID)
+        client.close()
+    assert (operation.status, operation.rows_processed) == (Status.PROCESSING, 3)
+
+
+def test_the_request_is_exactly_this() -> None:
+    with serving(answering(OK)) as server:
+        client = client_of(server.url + "/", branch="my-branch")
+        client.fetch(ID)
+        client.close()
+    assert server.requests[0].decode().split("\r\n") == [
+        f"GET /v1/bulk_operations/{ID} HTTP/1.1",
+        f"Host: localhost:{server.port}",
+        f"Authorization: Bearer {KEY}",
+        "Accept: application/json",
+        "Accept-Encoding: identity",
+        f"User-Agent: knock-exporter/{__version__} python-requests/{requests.__version__}",
+        "X-Knock-Branch: my-branch",
+        "",
+        "",
+    ]
+
+
+def test_no_branch_no_header_and_an_id_cannot_leave_its_place() -> None:
+    with serving(answering(http("{}"))) as server:
+        client = client_of(server.url)
+        with pytest.raises(BadAnswer):
+            client.fetch("../users?x=\r\ny")
+        client.close()
+    assert server.requests[0].startswith(b"GET /v1/bulk_operations/..%2Fusers%3Fx%3D%0D%0Ay HTTP/1.1\r\n")
+    assert b"Branch" not in server.requests[0]
+
+
+def test_cookies_are_not_kept_and_the_connection_is() -> None:
+    with serving(answering(http(json.dumps(RECORD), 200, "Set-Cookie: a=b"), keep=True)) as server:
+        client = client_of(server.url)
+        for _ in range(3):
+            client.fetch(ID)
+        client.close()
+    assert server.connections == 1
+    assert not any(b"ookie" in request for request in server.requests)
+
+
+def test_a_new_key_goes_out_on_the_same_connection() -> None:
+    with serving(answering(OK, keep=True)) as server:
+        client = client_of(server.url)
+        client.fetch(ID)
+        client.use_key(Secret("sk_test_new"))
+        client.fetch(ID)
+        client.close()
+    assert [b"Bearer sk_test_new" in request for request in server.requests] == [False, True]
+    assert server.connections == 1
+
+
+def test_netrc_and_environment_are_not_consulted(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine localhost login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with serving(answering(OK)) as server:
+        client = client_of(server.url)
+        client.fetch(ID)
+        client.close()
+    assert f"Bearer {KEY}".encode() in server.requests[0]
+
+
+def test_many_threads_share_few_connections() -> None:
+    with serving(answering(OK, keep=True)) as server:
+        client = client_of(server.url, connections=2, timeout=5)
+        found: list[str] = []
+        threads = [threading.Thread(target=lambda: found.append(client.fetch(ID).id)) for _ in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.close()
+    assert found == [ID] * 64
+    assert server.connections <= 2
+
+
+# What an answer means
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (http("no", 401), KeyRefused, "HTTP 401"),
+        (http(knock_error(403, "authorization", "authentication_error"), 403), KeyRefused, "HTTP 403 authorization"),
+        (http(knock_error(403, "forbidden"), 403), Refused, "HTTP 403 forbidden"),
+        (http("<html>", 403), Refused, "HTTP 403"),
+        (http(b"\x1f\x8b", 403, "Content-Encoding: gzip"), Refused, "HTTP 403"),
+        (http(knock_error(400, "bearer_token_invalid"), 400), KeyRefused, "HTTP 400 bearer_token_invalid"),
+        (http(knock_error(400, "api_key_missing"), 400), KeyRefused, "HTTP 400 api_key_missing"),
+        (http(knock_error(400, "api_key_expired"), 400), KeyRefused, "HTTP 400 api_key_expired"),
+        (http(knock_error(400, "whatever"), 400), Refused, "HTTP 400 whatever"),
+        (http(knock_error(404, "resource_missing"), 404), NotFound, "HTTP 404 resource_missing"),
+        (http('{"code":"resource_missing","type":"api_error"}', 404), NotFound, "HTTP 404 resource_missing"),
+        (http(knock_error(403, "resource_missing"), 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
+        (http('{"code":5,"type":"x"}', 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
+        (http("[]", 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
+        (http("<html>", 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
+        (http(knock_error(422, "invalid_params"), 422), Refused, "HTTP 422 invalid_params"),
+        (http(knock_error(422, "Bad\u202eCode"), 422), Refused, "HTTP 422"),
+        (http(knock_error(422, "x" * 65), 422), Refused, "HTTP 422"),
+        (http("slow", 429), RateLimited, "HTTP 429"),
+        (http("", 407), Refused, "HTTP 407"),
+        (http("", 499), Refused, "HTTP 499"),
+        (http("<html>", 502), Refused, "HTTP 502"),
+        (http(knock_error(500, "internal"), 500), Refused, "HTTP 500 internal"),
+        (http("", 302, "Location: http://127.0.0.1:1/"), BadAnswer, "status: HTTP 302, expected 200"),
+        (http("", 304), BadAnswer, "status: HTTP 304, expected 200"),
+        (http("{}", 201), BadAnswer, "status: HTTP 201, expected 200"),
+        (http("", 204), BadAnswer, "status: HTTP 204, expected 200"),
+        (http("", 103), BadAnswer, "status: HTTP 103, expected 200"),
+        (http("", 600), BadAnswer, "status: HTTP 600, expected 200"),
+        (http("nonsense"), BadAnswer, "body: not JSON (JSONDecodeError)"),
+        (http(""), BadAnswer, "body: not JSON (JSONDecodeError)"),
+        (http("[]"), BadAnswer, "body: expected an object, got a list"),
+        (http(b"[" * 200_000), BadAnswer, "body: nested too deeply"),
+        (http("9" * 5000), BadAnswer, "body: not JSON (ValueError)"),
+        (http(json.dumps(RECORD | {"id": "x"})), BadAnswer, "id: another id than the one asked for"),
+        (http(json.dumps(RECORD | {"name": "\ud800"})), BadAnswer, "name: holds a lone surrogate"),
+        (http(b"\xff\x00\xfe"), BadAnswer, "body: not JSON (UnicodeDecodeError)"),
+        (http("{}", 200, "Content-Encoding: gzip"), BadAnswer, "content-encoding: compressed, though asked not to be"),
+        (http("{}", 404, "Content-Encoding: br"), BadAnswer, "content-encoding: compressed, though asked not to be"),
+    ],
+)
+def test_what_an_answer_means(answer: bytes, kind: type[KnockError], message: str) -> None:
+    error = outcome(answer)
+    assert (type(error), str(error)) == (kind, message)
+    assert error.code == int(answer.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted"),
+    [
+        (http("{}"), True),
+        (http("[]"), False),
+        (http(knock_error(404, "resource_missing"), 404), True),
+        (http("", 404), False),
+        (http(knock_error(422, "invalid_params"), 422), True),
+        (http("", 422), False),
+        (http(knock_error(400, "whatever"), 400), False),
+        (http("", 429), True),
+        (http("", 503), False),
+    ],
+)
+def test_whether_the_key_was_taken(answer: bytes, *, accepted: bool) -> None:
+    assert outcome(answer).accepted_key is accepted
+
+
+@pytest.mark.parametrize(("status", "reason"), [(403, Reason.CLIENT_ERROR), (502, Reason.SERVER_ERROR)])
+def test_which_side_is_to_blame(status: int, reason: Reason) -> None:
+    assert outcome(http("<html>", status)).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("req_1-A", "req_1-A"), ("x" * 128, "x" * 128), ("x" * 129, None), ("a\x07b", None), ("é", None)]
+)
+def test_the_request_id_is_kept_if_it_is_printable(sent: str, kept: str | None) -> None:
+    error = outcome(http("", 500).replace(b"Content", f"X-Request-ID: {sent}\r\nContent".encode(), 1))
+    assert error.request_id == kept
+    assert str(error) == ("HTTP 500" if kept is None else f"HTTP 500 (request {kept})")
+
+
+def test_identity_is_no_encoding() -> None:
+    with serving(answering(http(json.dumps(RECORD), 200, "Content-Encoding: Identity"))) as server:
+        client = client_of(server.url)
+        assert client.fetch(ID).id == ID
+        client.close()
+
+
+@pytest.mark.parametrize("status", [401, 429, 403, 500])
+def test_the_status_counts_though_the_body_hangs(status: int) -> None:
+    with serving(hanging(http("x" * 10, status)[:-5])) as server:
+        client = client_of(server.url)
+        assert error_of(client).code == status
+        client.close()
+
+
+# How long to wait
+
+NOW = 1_700_000_000.0
+
+
+def at(seconds: float) -> str:
+    return format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": " 1.5 "}, 1.5),
+        ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "301"}, MAX_RETRY_AFTER),
+        ({"Retry-After": "9" * 400}, MAX_RETRY_AFTER),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "inf"}, None),
+        ({"Retry-After": "1e3"}, None),
+        ({"Retry-After": "1_0"}, None),
+        ({"Retry-After": "١"}, None),
+        ({"Retry-After": "1, 2"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "Wed, 99 Foo 99999 99:99:99 GMT"}, None),
+        ({"Retry-After": at(30)}, 30),
+        ({"Retry-After": at(-30)}, 0),
+        ({"Retry-After": at(9999)}, MAX_RETRY_AFTER),
+        ({"retry-after-ms": "250", "Retry-After": "7"}, 0.25),
+        ({"retry-after-ms": "9999999"}, MAX_RETRY_AFTER),
+        ({"retry-after-ms": "-5", "Retry-After": "7"}, 7),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW) == seconds
+
+
+@given(st.text())
+def test_retry_after_takes_any_text(text: str) -> None:
+    seconds = retry_after({"Retry-After": text, "retry-after-ms": text}, NOW)
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
+
+
+def test_a_429_tells_how_long_by_the_wall_clock() -> None:
+    error = outcome(http("", 429, f"Retry-After: {at(12)}"), wall=lambda: NOW)
+    assert isinstance(error, RateLimited)
+    assert error.retry_after == 12
+
+
+# Hostile answers
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+BODY = json.dumps(RECORD).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "field"),
+    [
+        (b"", Unreachable, None),
+        (b"\x00" * 100, BadAnswer, "http"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", BadAnswer, "http"),
+        (b"<html>HTTP/0.9 has no status line</html>", BadAnswer, "http"),
+        (b"HTTP/1.1 2x0 OK\r\n\r\n", BadAnswer, "http"),
+        (b"HTTP/1.1 99 OK\r\n\r\n", BadAnswer, "http"),
+        (b"HTTP/3 200 OK\r\n\r\n", BadAnswer, "http"),
+        (b"HTTP/0.9 200 OK\r\n\r\n", BadAnswer, "body"),
+        (HEAD + b"X: " + b"a" * 70_000, BadAnswer, "http"),
+        (HEAD + b"X: a\r\n" * 5000 + b"\r\n", BadAnswer, "http"),
+        (HEAD + b"\x00\x00: \x00\r\n\r\n{}", BadAnswer, "id"),
+        (HEAD + b"no colon\r\nContent-Length: 2\r\n\r\n{}", BadAnswer, "id"),
+        (HEAD + b"Content-Length: -1\r\n\r\n" + BODY, BadAnswer, "http"),
+        (HEAD + b"Content-Length: +5\r\n\r\n" + BODY, BadAnswer, "http"),
+        (HEAD + b"Content-Length: x\r\n\r\n" + BODY, BadAnswer, "http"),
+        (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + BODY, BadAnswer, "http"),
+        (HEAD + b"Content-Length: 9999\r\n\r\n" + BODY, BadAnswer, "body"),
+        (HEAD + b"Content-Length: 5\r\n\r\n" + BODY, BadAnswer, "body"),
+        (HEAD + b"Content-Le", BadAnswer, "body"),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", BadAnswer, "http"),
+        (CHUNKED + b"zz\r\n", BadAnswer, "body"),
+        (CHUNKED + b"\r\n", BadAnswer, "body"),
+        (CHUNKED + b"-5\r\n" + BODY, BadAnswer, None),
+        (CHUNKED + b"-1\r\n" + BODY, BadAnswer, None),
+        (CHUNKED + b"FFFFFFFFFFFFFFFFFFFF\r\n" + BODY, BadAnswer, "body"),
+        (CHUNKED + b"5\r\n{", BadAnswer, "body"),
+        (CHUNKED + b"5;" + b"x" * 70_000, BadAnswer, "http"),
+        (HEAD + b"Content-Length: 16777217\r\n\r\n", TooLarge, None),
+        (HEAD + b"\r\n" + b" " * (MAX_BODY_BYTES + 1), TooLarge, None),
+    ],
+)
+def test_hostile_answers_are_errors_of_ours(answer: bytes, kind: type[KnockError], field: str | None) -> None:
+    error = outcome(answer, timeout=2)
+    assert type(error) is kind, repr(error)
+    if field is not None:
+        assert error.__dict__["field"] == field, repr(error)
+
+
+@pytest.mark.parametrize(
+    ("bind", "kind"),
+    [
+        (repeating(HEAD + b"\r\n", b" " * 65536), TooLarge),
+        (repeating(CHUNKED + b"-1\r\n", b" " * 65536), TooLarge),
+        (repeating(CHUNKED, b"1\r\n \r\n" * 8192), TooLarge),
+        (repeating(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 4096), TooLarge),
+        (repeating(b"", b"a" * 65536), BadAnswer),
+        (repeating(HEAD, b"a" * 65536), BadAnswer),
+    ],
+)
+def test_floods_end(bind: Any, kind: type[KnockError]) -> None:
+    with serving(bind) as server:
+        client = client_of(server.url, timeout=5)
+        assert type(error_of(client)) is kind
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "bind",
+    [
+        hanging(),
+        hanging(b"HTTP/1.1 2"),
+        hanging(HEAD),
+        hanging(http("x" * 10)[:-5]),
+        hanging(CHUNKED + b"5\r\n"),
+        hanging(http("x" * 10, 404)[:-5]),
+        repeating(b"", b"H", 0.02),
+        repeating(HEAD, b"a: b\r\n", 0.02),
+        repeating(CHUNKED, b"1\r\n \r\n", 0.02),
+        repeating(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+        repeating(HEAD + b"Content-Length: 9999\r\n\r\n", b" ", 0.02),
+    ],
+)
+def test_whatever_trickles_ends_with_the_deadline(bind: Any) -> None:
+    with serving(bind) as server:
+        client = client_of(server.url)
+        start = time.monotonic()
+        error = error_of(client)
+        took = time.monotonic() - start
+        client.close()
+    assert (type(error), error.reason, str(error)) == (Unreachable, Reason.TIMEOUT, "no whole answer in time")
+    assert TIMEOUT <= took < TIMEOUT + 0.15
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_an_error_of_ours(garbage: bytes) -> None:
+    with serving(answering(b"HTTP/1.1 200 OK\r\n" + garbage)) as server:
+        client = client_of(server.url, timeout=2)
+        error_of(client)
+        client.close()
+
+
+def test_a_connection_is_kept_after_errors_but_not_after_half_read_bodies() -> None:
+    for answer, connections in ((http("{}", 500), 1), (http("", 429), 1), (http("x", 302), 2), (http("x", 201), 2)):
+        with serving(answering(answer, keep=True)) as server:
+            client = client_of(server.url, connections=1)
+            for _ in range(2):
+                error_of(client)
+            client.close()
+            assert server.connections == connections
+
+
+def test_a_broken_exchange_gives_its_place_back() -> None:
+    for bind in (
+        answering(http("x" * 9)[:-3]),
+        answering(CHUNKED + b"zz\r\n"),
+        answering(b"no"),
+        answering(http("", 302)),
+    ):
+        with serving(bind) as server:
+            client = client_of(server.url, connections=1)
+            messages = {str(error_of(client)) for _ in range(3)}
+            client.close()
+        assert len(messages) == 1, messages
+
+
+# What never gets out
+
+
+def leaking(server: Server) -> Handler:
+    echo = http(knock_error(400, KEY), 400, f"X-Request-ID: {KEY}")
+    return answering(echo)(server)
+
+
+def silent(server: Server) -> Handler:
+    return lambda connection: server.request(connection) and None
+
+
+@pytest.mark.parametrize(
+    "bind",
+    [
+        leaking,
+        silent,
+        hanging(),
+        hanging(HEAD),
+        answering(b"garbage\r\n"),
+        answering(HEAD + b"X: " + b"a" * 70_000),
+        answering(http(json.dumps(RECORD | {"status": KEY, "id": KEY}))),
+        answering(http("", 401)),
+        answering(http(knock_error(404, "resource_missing"), 404)),
+        answering(http(KEY, 404)),
+        answering(http("", 429)),
+        answering(http("", 503)),
+        answering(http("", 302)),
+        answering(HEAD + b"Content-Length: 16777217\r\n\r\n"),
+        answering(HEAD + b"Content-Length: 99\r\n\r\n{}"),
+        answering(CHUNKED + b"zz\r\n"),
+        repeating(HEAD + b"\r\n", b" " * 65536),
+    ],
+)
+def test_no_error_holds_the_key(bind: Any) -> None:
+    with serving(bind) as server:
+        client = client_of(server.url)
+        error = error_of(client)
+        client.close()
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if "exporter" in frame.f_code.co_filename]
+    assert [frame.f_code.co_name for frame in frames] == ["fetch"]
+    seen = [*traceback.format_exception(error), repr(error), repr(vars(error)), *map(repr, frames[0].f_locals.values())]
+    assert not any(KEY in text for text in seen)
+
+
+def test_the_client_does_not_show_its_key() -> None:
+    client = client_of("https://api.knock.app")
+    assert repr(client) == str(client) == "Client(https://api.knock.app)"
+    client.close()
+
+
+# No connection
+
+
+def test_refused_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    client = client_of(f"http://127.0.0.1:{port}")
+    error = error_of(client)
+    client.close()
+    assert (error.reason, str(error)) == (Reason.CONNECT, "connection refused")
+
+
+def test_closed_and_reset_without_an_answer() -> None:
+    def reset(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+        return handle
+
+    for bind, message in ((silent, "closed without an answer"), (reset, "connection reset by peer")):
+        with serving(bind) as server:
+            client = client_of(server.url)
+            error = error_of(client)
+            client.close()
+        assert (error.reason, str(error)) == (Reason.CONNECT, message)
+
+
+def test_after_close_a_fetch_fails_in_our_terms() -> None:
+    with serving(answering(OK)) as server:
+        client = client_of(server.url)
+        client.close()
+        assert isinstance(error_of(client), KnockError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "api.knock.app"}, "base URL: not an http or https URL"),
+        ({"base_url": "http://"}, "base URL: not an http or https URL"),
+        ({"base_url": "ftp://host"}, "base URL: not an http or https URL"),
+        ({"proxy": Secret("socks5://me:pw@host")}, "proxy: not an http or https URL"),
+        ({"proxy": Secret("http://")}, "proxy: not an http or https URL"),
+    ],
+)
+def test_what_cannot_be_used_is_told_at_the_start(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StartError) as caught:
+        Client(**{"base_url": "https://api.knock.app", "key": Secret(KEY)} | options)
+    assert str(caught.value) == message
+
+
+def test_a_missing_ca_file_is_told_at_the_start(tmp_path: Any) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    for name, why in (("none.pem", "No such file or directory"), ("empty.pem", "")):
+        with pytest.raises(StartError, match=f"{name}: .*{why}"):
+            Client(base_url="https://api.knock.app", key=Secret(KEY), ca_file=tmp_path / name)

@@ -1,0 +1,392 @@
+import json
+import re
+import textwrap
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from exporter.config import Config, Environment, ListedOperation, Polling, effective_yaml, load
+from exporter.config import settings as defaults
+from exporter.config.models import ConfigKeys, EnvironmentKeys, OperationKeys, PollingKeys
+from exporter.config.schema import json_schema
+from exporter.config.values import Unfit, check_base_url, mask_proxy, parse_duration, show_duration
+from exporter.errors import ConfigError
+from exporter.keys import KeySource, Secret
+
+ROOT = Path(__file__).parent.parent
+BAD_FILES = Path(__file__).parent / "testdata" / "config"
+KEY = "sk_test_0123456789abcdef"
+ENVIRON = {"KNOCK_API_KEY": KEY}
+FIRST = "123e4567-e89b-12d3-a456-426614174000"
+SECOND = "b19d032a-fc3b-4a54-9f54-369484527201"
+
+Loader = Callable[[str], Config]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Loader:
+    def read(text: str) -> Config:
+        path = tmp_path / "config.yaml"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return load(path, ENVIRON)
+
+    return read
+
+
+def _one(more: str = "", top: str = "") -> str:
+    lines = ["environments:", "  - name: production", "    api_key_env: KNOCK_API_KEY"]
+    lines += [f"    {line}" for line in textwrap.dedent(more).splitlines()]
+    return "\n".join([*lines, textwrap.dedent(top)])
+
+
+def _complaint(read: Loader, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    return "\n".join(str(problem) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BAD_FILES.glob("*.yaml")))
+def test_each_mistake_has_its_message(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (BAD_FILES / f"{name}.txt").read_text(encoding="utf-8")
+    monkeypatch.chdir(BAD_FILES)
+    with pytest.raises(ConfigError) as caught:
+        load(Path(f"{name}.yaml"), ENVIRON)
+    assert f"{caught.value}\n" == expected
+
+
+def test_no_message_is_left_without_its_mistake() -> None:
+    assert {path.stem for path in BAD_FILES.glob("*.txt")} == {path.stem for path in BAD_FILES.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BAD_FILES.glob("*.yaml")))
+def test_no_secret_shows_not_even_in_a_traceback(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BAD_FILES / f"{name}.yaml", ENVIRON)
+    shown = "".join(traceback.format_exception(caught.value))
+    for secret in ("0123456789abcdef", "fedcba9876543210", "hunter2", "8646352"):
+        assert secret not in shown
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: No such file or directory$"):
+        load(tmp_path / "config.yaml", {})
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory$"):
+        load(tmp_path, {})
+
+
+def test_the_smallest_file_has_the_documented_defaults(read: Loader) -> None:
+    assert read(_one()) == Config(
+        environments=(
+            Environment(
+                name="production",
+                key=KeySource(variable="KNOCK_API_KEY"),
+                base_url="https://api.knock.app",
+                rate_limit=20.0,
+                max_in_flight=40,
+                timeout=10.0,
+                polling=Polling(5.0, 15.0, 60.0, 86400.0, 604800.0, 600.0),
+                per_operation="all",
+                per_operation_limit=1000,
+            ),
+        ),
+    )
+
+
+def test_environments_override_the_top_level_key_by_key(read: Loader) -> None:
+    config = read("""
+        rate_limit: 50
+        timeout: 3s
+        polling: {processing: 10s, slowest: 2m}
+        per_operation: active
+        environments:
+          - {name: a, api_key: k, rate_limit: 1, polling: {queued: 20s}}
+          - {name: b, api_key: k, timeout: 1m, per_operation: none, per_operation_limit: 0, max_in_flight: 256}
+    """)
+    a, b = config.environments
+    assert (a.rate_limit, a.max_in_flight, a.timeout, a.per_operation) == (1.0, 4, 3.0, "active")
+    assert a.polling == Polling(processing=10.0, queued=20.0, slowest=120.0)
+    assert (b.rate_limit, b.max_in_flight, b.timeout, b.per_operation) == (50.0, 256, 60.0, "none")
+    assert b.polling == Polling(processing=10.0, slowest=120.0)
+
+
+def test_polling_is_judged_by_what_is_in_force(read: Loader) -> None:
+    own = "polling: {slowest: 3m}"
+    assert read(_one(own, "polling: {queued: 2m}")).environments[0].polling.slowest == 180.0
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.1, 4), (2, 4), (7.5, 15), (20, 40), (200, 64)])
+def test_flights_follow_the_rate(read: Loader, rate: float, expected: int) -> None:
+    assert read(_one(f"rate_limit: {rate}")).environments[0].max_in_flight == expected
+
+
+def test_operations_are_ids_or_mappings(read: Loader) -> None:
+    config = read(f"""
+        labels: [team, area]
+        environments:
+          - name: production
+            api_key: {KEY}
+            operations:
+              - {FIRST.upper()}
+              - id: {SECOND}
+                group: 2024-01-31
+                labels: {{team: Größe, area: "7"}}
+    """)
+    assert config.labels == ("team", "area")
+    assert config.environments[0].operations == (
+        ListedOperation(FIRST),
+        ListedOperation(SECOND, group="2024-01-31", labels=(("area", "7"), ("team", "Größe"))),
+    )
+
+
+def test_keys_come_from_one_source(tmp_path: Path) -> None:
+    (tmp_path / "knock.key").write_text(f"{KEY}\n", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(
+        f"environments: [{{name: a, api_key_file: knock.key}}, {{name: b, api_key: {KEY}}}]", encoding="utf-8"
+    )
+    a, b = load(tmp_path / "config.yaml", {}).environments
+    assert a.key == KeySource(file=tmp_path / "knock.key")
+    assert b.key == KeySource(inline=Secret(KEY))
+
+
+def test_merge_keys_and_aliases_are_resolved(read: Loader) -> None:
+    config = read(f"""
+        environments:
+          - &first
+            name: a
+            api_key_env: KNOCK_API_KEY
+            timeout: 3s
+            operations: &ids [{FIRST}]
+          - <<: *first
+            name: b
+            timeout: 4s
+          - {{<<: [{{name: c}}, *first], operations: *ids}}
+    """)
+    assert [(one.name, one.timeout) for one in config.environments] == [("a", 3.0), ("b", 4.0), ("c", 3.0)]
+    assert {one.operations for one in config.environments} == {(ListedOperation(FIRST),)}
+
+
+def test_what_comes_by_a_merge_key_is_found_where_it_stands(read: Loader) -> None:
+    complaint = _complaint(read, _one("<<: {timeout: 1, branch: main}\nrate_limit: x"))
+    assert complaint.splitlines()[0].startswith("line 4: environments[0].timeout: a number needs its unit")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("https://api.knock.app/", "https://api.knock.app"),
+        ("HTTPS://API.knock.app:8443//", "https://api.knock.app:8443"),
+        ("https://gateway.example/knock/", "https://gateway.example/knock"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://127.8.9.10", "http://127.8.9.10"),
+        ("http://[::1]:10188/", "http://[::1]:10188"),
+    ],
+)
+def test_base_urls_are_brought_into_one_form(read: Loader, written: str, expected: str) -> None:
+    assert read(_one(f"base_url: '{written}'")).environments[0].base_url == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.1", "http://localhost.example", "http://127.1", "http://[::2]", "http://0.0.0.0"]
+)
+def test_plain_http_leaves_this_machine_only_on_demand(read: Loader, url: str) -> None:
+    assert "insecure_http: true" in _complaint(read, _one(f"base_url: '{url}'"))
+    assert read(_one(f"base_url: '{url}'\ninsecure_http: true")).environments[0].base_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a b", "https://a\\b", "https://a:0", "https://[::1%25eth0]", "https://é", "//a"]
+)
+def test_broken_urls_are_refused(url: str) -> None:
+    with pytest.raises(Unfit):
+        check_base_url(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5s", 5), ("1m30s", 90), ("1h", 3600), ("7d", 604800), ("500ms", 0.5), ("1w", 604800), ("1y2d", 31708800)],
+)
+def test_durations_are_those_of_prometheus(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert parse_duration(show_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "0", "0s", "5", "5 s", "-5s", "1.5s", "5S", "s", "1s1m", "٣s", 5, 0.5, True, None, []]
+)
+def test_anything_else_is_no_duration(value: object) -> None:
+    with pytest.raises(Unfit):
+        parse_duration(value)
+
+
+def test_a_proxy_is_kept_whole_and_shown_without_its_user(read: Loader) -> None:
+    config = read(_one("proxy: http://admin:hunter2@proxy.example:3128"))
+    assert config.environments[0].proxy == Secret("http://admin:hunter2@proxy.example:3128")
+    assert "hunter2" not in repr(config) + effective_yaml(config)
+    assert mask_proxy("https://proxy.example") == "https://proxy.example"
+
+
+def test_a_ca_file_is_loaded_to_see_whether_it_can_be(tmp_path: Path, read: Loader) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    assert read(_one("ca_file: ca.pem")).environments[0].ca_file == tmp_path / "ca.pem"
+
+
+def test_effective_settings_are_whole_and_masked(read: Loader) -> None:
+    config = read(
+        f"labels: [team]\nenvironments: [{{name: a, api_key: {KEY}, proxy: 'http://u:p@h:1', operations: [{FIRST}]}}]"
+    )
+    assert effective_yaml(config) == textwrap.dedent(f"""\
+        environments:
+        - name: a
+          api_key: '***'
+          base_url: https://api.knock.app
+          insecure_http: false
+          proxy: http://***@h:1
+          proxy_from_environment: false
+          rate_limit: 20.0
+          max_in_flight: 40
+          timeout: 10s
+          polling:
+            processing: 5s
+            queued: 15s
+            slowest: 1m
+            not_found_after: 1d
+            max_age: 7d
+            key_check_interval: 10m
+          per_operation: all
+          per_operation_limit: 1000
+          operations:
+          - {FIRST}
+        labels:
+        - team
+        """)
+
+
+def test_effective_settings_mean_the_same_when_read_again(read: Loader) -> None:
+    (more, top) = (
+        "base_url: http://10.0.0.1/knock\ninsecure_http: true\nbranch: 'on'",
+        "labels: [team]\ntimeout: 1m30s",
+    )
+    listed = f"\noperations: [{FIRST}, {{id: {SECOND}, group: 'no', labels: {{team: '7'}}}}]"
+    config = read(_one(more + listed, top))
+    assert read(effective_yaml(config)) == config
+
+
+def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
+    text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
+    (tmp_path / "knock.key").write_text(KEY, encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    shown = load(tmp_path / "config.yaml", {}).environments[0]
+    assert shown == Environment(
+        "production",
+        KeySource(file=tmp_path / "knock.key"),
+        operations=(ListedOperation(FIRST), ListedOperation(SECOND, "nightly-sync", (("team", "growth"),))),
+    )
+    keys = {key for model in (ConfigKeys, EnvironmentKeys, PollingKeys, OperationKeys) for key in model.model_fields}
+    assert set(re.findall(r"^[\s#-]*(\w+):", text, re.MULTILINE)) == keys
+
+
+def test_the_schema_is_up_to_date() -> None:
+    committed = (ROOT / "docs" / "config.schema.json").read_text(encoding="utf-8")
+    assert committed == json_schema(), "run `make schema`"
+
+
+def test_the_schema_describes_every_key_and_offers_none_that_is_not_available() -> None:
+    schema = json.loads(json_schema())
+    models = [schema, *schema["$defs"].values()]
+    keys = {key: value for model in models for key, value in model["properties"].items()}
+    assert all("description" in value for value in keys.values())
+    assert not {"retention", "storage", "operations_files", "operations_http", "registration"} & set(keys)
+    assert schema["properties"]["timeout"]["default"] == show_duration(defaults.TIMEOUT)
+    assert "default" not in schema["$defs"]["EnvironmentKeys"]["properties"]["timeout"]
+
+
+def test_fifty_thousand_operations_load_in_seconds(tmp_path: Path) -> None:
+    ids = [f"{number:08x}-e89b-12d3-a456-426614174000" for number in range(50_000)]
+    lines = [f"{{id: {one}, group: nightly, labels: {{team: growth}}}}" for one in ids]
+    (tmp_path / "config.yaml").write_text(
+        _one("operations:\n" + "\n".join(f"  - {line}" for line in lines), "labels: [team]"), encoding="utf-8"
+    )
+    begun = time.perf_counter()
+    config = load(tmp_path / "config.yaml", ENVIRON)
+    assert len(config.environments[0].operations) == 50_000
+    assert time.perf_counter() - begun < 20, "an order of magnitude more than it takes"
+
+
+_KEYS = sorted(
+    {key for model in (ConfigKeys, EnvironmentKeys, PollingKeys, OperationKeys) for key in model.model_fields}
+)
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.dates()
+    | st.binary(max_size=5)
+    | st.sampled_from(
+        [FIRST, "5s", "1h", "production", "all", KEY, "http://localhost", "KNOCK_API_KEY", "https://[", "~"]
+    )
+)
+_documents: st.SearchStrategy[Any] = st.recursive(
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=8), inner, max_size=6)
+    ),
+    max_leaves=20,
+)
+_environments = st.lists(
+    st.dictionaries(st.sampled_from(sorted(EnvironmentKeys.model_fields)), _documents, max_size=6), max_size=3
+)
+_nearly_right = st.fixed_dictionaries(
+    {"environments": _environments},
+    optional={key: _documents for key in ConfigKeys.model_fields if key != "environments"},
+)
+
+
+def _gives_config_or_complaint(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "random.yaml"
+    path.write_bytes(content)
+    outcome = _outcome(path)
+    if isinstance(outcome, Config):
+        yaml.safe_load(effective_yaml(outcome))
+        return
+    assert outcome.problems
+    assert KEY not in str(outcome)
+    assert all(problem.line is None or problem.line > 0 for problem in outcome.problems)
+
+
+def _outcome(path: Path) -> Config | ConfigError:
+    try:
+        return load(path, ENVIRON)
+    except ConfigError as error:
+        return error
+
+
+_random = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@_random
+@given(document=_documents | _nearly_right)
+@example(document={"environments": [{"name": "a", "api_key": KEY, "operations": [FIRST]}]})
+def test_any_document_gives_settings_or_a_complaint(tmp_path: Path, document: Any) -> None:
+    _gives_config_or_complaint(tmp_path, yaml.safe_dump(document, allow_unicode=True).encode())
+
+
+@_random
+@given(content=st.binary() | st.text(alphabet="ab:-?[]{},&*!|>'\"%@`#<~ \n\t01\u2028é").map(str.encode))
+@example(content=b"&a [*a, *a]")
+@example(content=b"&a {<<: *a}")
+@example(content=b"{<<: [&a {<<: *a}, 5]}")
+@example(content=b"? [a]\n: b")
+@example(content=b"- " * 100_000)
+@example(content=b"{a: " * 100_000)
+def test_any_file_gives_settings_or_a_complaint(tmp_path: Path, content: bytes) -> None:
+    _gives_config_or_complaint(tmp_path, content)
