@@ -39,5 +39,8 @@ lock: .venv/ready ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --output-file requirements/run.txt pyproject.toml
 	$(COMPILE) --upgrade --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
 
+schema: .venv/ready ## renew docs/config.schema.json from the models
+	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
+
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

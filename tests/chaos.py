@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class Server:
     """Accepts on a loopback port; counts connections and keeps what was sent to it."""
 
-    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+    handler: Handler
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
         self.requests: list[bytes] = []
         self.over = threading.Event()
-        self._handler = handler
         self._tls = tls
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
@@ -59,11 +60,11 @@ class Server:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
             if self._tls is None:
-                self._handler(connection)
+                self.handler(connection)
                 return
             with self._tls.wrap_socket(connection, server_side=True) as secured:
                 self._open.append(secured)
-                self._handler(secured)
+                self.handler(secured)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:
@@ -130,8 +131,8 @@ def repeating(answer: bytes, piece: bytes, pause: float = 0.0) -> Callable[[Serv
 @contextlib.contextmanager
 def serving(bind: Callable[[Server], Handler], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server with the handler that `bind` makes for it."""
-    server = Server(lambda connection: handler(connection), tls)
-    handler = bind(server)
+    server = Server(tls)
+    server.handler = bind(server)
     with server.running():
         yield server
 

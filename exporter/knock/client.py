@@ -141,6 +141,8 @@ def _normal(base_url: str) -> str:
         request.prepare_url(base_url, None)  # host names in IDNA, paths quoted
     except (OSError, ValueError):
         raise StartError("base URL: not an http or https URL") from None
+    if not str(request.url).lower().startswith(("http://", "https://")):  # prepare_url lets other schemes pass
+        raise StartError("base URL: not an http or https URL")
     return str(request.url).rstrip("/")
 
 

@@ -12,6 +12,7 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util import parse_url
 
 from exporter.knock.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, connect
 
@@ -78,6 +79,14 @@ def _new_pool(pool: type[_Pool], connection: type[_Connection], resolver: Resolv
     return made
 
 
+def _checked(proxy: str) -> str:
+    url = proxy if "://" in proxy else f"http://{proxy}"  # HTTPS_PROXY=host:3128 is usual
+    parts = parse_url(url)
+    if parts.scheme not in {"http", "https"} or not parts.host:
+        raise ValueError("not an http or https URL")
+    return url
+
+
 class Transport(HTTPAdapter):
     """requests' adapter for one host: no retries, no redirects, no cookies, nothing from the environment.
 
@@ -89,6 +98,7 @@ class Transport(HTTPAdapter):
         self, base_url: str, *, context: ssl.SSLContext, proxy: str | None, connections: int, lookup: Lookup
     ) -> None:
         self._context = context
+        proxy = None if proxy is None else _checked(proxy)
         self._resolver = Resolver(lookup)
         super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0, pool_block=True)
         self._proxied_plainly = proxy is not None and base_url.lower().startswith("http:")

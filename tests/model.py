@@ -1,0 +1,135 @@
+"""The tracker in virtual time: hours of polling in milliseconds, without threads, sockets or sleeps."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.config import Config, Environment, ListedOperation
+from exporter.keys import KeySource, Secret
+from exporter.metrics.activity import Activity
+from exporter.metrics.exposition import Format, View, fresh_part, knock_part
+from exporter.operation import NIL_ID, Operation, Status
+from exporter.tracking.record import Moment
+from exporter.tracking.tracker import Answered, KeyRead, Outside, Request, Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from exporter.errors import KnockError
+
+WALL = 1_800_000_000.0  # when a model starts, Unix seconds
+KEY = Secret("sk_test_model")
+
+
+def ids(count: int, seed: int = 0) -> list[str]:
+    """Return operation ids, the same for the same seed."""
+    chance = random.Random(seed)
+    return [str(uuid.UUID(int=chance.getrandbits(128), version=4)) for _ in range(count)]
+
+
+def environment(name: str = "production", operations: Iterable[str] = (), **settings: object) -> Environment:
+    """Build an environment that lists these ids."""
+    listed = tuple(ListedOperation(each) for each in operations)
+    made = Environment(name=name, key=KeySource(inline=KEY), operations=listed)
+    return replace(made, **settings)  # type: ignore[arg-type] # the tests name fields that exist
+
+
+def running(operation_id: str, **fields: object) -> Operation:
+    """Build a record that is being processed."""
+    made = Operation(operation_id, Status.PROCESSING, "users.identify", 0, 100, 0, 0, inserted_at=WALL - 500)
+    return replace(made, **fields)  # type: ignore[arg-type] # the same
+
+
+@dataclass
+class Model:
+    """A tracker, a Knock that is a function, and a clock that only this moves."""
+
+    config: Config
+    knock: Callable[[Request, Moment], Operation | KnockError]
+    latency: Callable[[Request], float] = lambda _request: 0.05
+    chance: Callable[[], float] = lambda: 1.0
+    keys: dict[str, Secret] = field(default_factory=dict)
+    mono: float = 1000.0
+    wall_offset: float = WALL - 1000.0
+
+    def __post_init__(self) -> None:
+        self.sent: list[Request] = []
+        self.reread: list[tuple[float, str]] = []
+        self.used_keys: list[tuple[str, Secret]] = []
+        self.views: list[View] = []
+        self.activity = Activity(process=False)
+        self._answers: list[tuple[float, int, Answered]] = []
+        self._numbers = itertools.count()
+        keys = {each.name: self.keys.get(each.name, KEY) for each in self.config.environments}
+        outside = Outside(
+            self._fetch,
+            lambda name: self.reread.append((self.mono, name)),
+            lambda name, key: self.used_keys.append((name, key)),
+            self.views.append,
+            self.chance,
+        )
+        self.tracker = Tracker(self.config, keys, outside, self.activity, self.now)
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.mono, self.mono + self.wall_offset)
+
+    def _fetch(self, request: Request) -> None:
+        seconds = self.latency(request)
+        answer = Answered(request, self.knock(request, self.now), seconds)
+        heapq.heappush(self._answers, (self.mono + seconds, next(self._numbers), answer))
+        self.sent.append(request)
+
+    def run(self, seconds: float) -> None:
+        """Let this much time pass."""
+        end = self.mono + seconds
+        while True:
+            wake = self.tracker.advance(self.now)
+            answer_at = self._answers[0][0] if self._answers else float("inf")
+            following = min(wake, answer_at)
+            if following > end:
+                self.mono = end
+                self.tracker.advance(self.now)
+                return
+            self.mono = max(self.mono, following)
+            while self._answers and self._answers[0][0] <= self.mono:
+                self.tracker.handle(heapq.heappop(self._answers)[2], self.now)
+
+    def tell(self, message: KeyRead) -> None:
+        """Put a message into the inbox."""
+        self.tracker.handle(message, self.now)
+
+    def metrics(self, form: Format = Format.TEXT) -> str:
+        """Write /metrics as a scrape would now."""
+        view = self.views[-1]
+        fresh = fresh_part(view, form, self.activity.registry, self.mono)
+        return (knock_part(view, form) + fresh).decode()
+
+    def value(self, name: str, /, **labels: str) -> float | None:
+        """Return the sum of the samples of a name that have these labels, None where there is none."""
+        found = self.samples(name, **labels)
+        return sum(found) if found else None
+
+    def samples(self, name: str, /, **labels: str) -> list[float]:
+        """Return the samples of a name that have these labels."""
+        return [
+            sample.value
+            for family in text_string_to_metric_families(self.metrics())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+
+    def times(self, operation_id: str) -> list[float]:
+        """Return when an operation was asked for, in seconds since the model began."""
+        return [round(each.sent_at - 1000.0, 3) for each in self.sent if each.id == operation_id]
+
+    def checks(self) -> list[float]:
+        """Return when the key alone was checked."""
+        return self.times(NIL_ID)

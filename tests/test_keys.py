@@ -1,0 +1,182 @@
+"""Keys: where they come from, how they stay hidden, and when a new one counts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.keys import SETTLED_SECONDS, InvalidKey, KeySource, KeyWatch, Secret, parse_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD, NEW = "sk_test_old", "sk_test_new"
+WALL = 1_700_000_000.0
+
+
+def test_a_secret_does_not_show() -> None:
+    secret = Secret(OLD)
+    holder = KeySource(inline=secret)
+    assert OLD not in f"{secret} {secret!r} {secret!s} {[secret]} {holder!r} {vars(type(secret))}"
+    assert secret.reveal() == OLD
+
+
+def test_secrets_are_equal_by_value() -> None:
+    assert Secret(OLD) == Secret(OLD)
+    assert hash(Secret(OLD)) == hash(Secret(OLD))
+    assert Secret(OLD) != Secret(NEW)
+    assert Secret(OLD) != OLD
+
+
+@pytest.mark.parametrize("text", [OLD, f"{OLD}\n", f"  {OLD}\r\n\t", f"\n\n{OLD}\n"])
+def test_white_space_around_a_key_is_not_part_of_it(text: str) -> None:
+    assert parse_key(text) == Secret(OLD)
+
+
+@pytest.mark.parametrize("text", ["", " \n", f"{OLD}\n{NEW}", f"{OLD} x", "sk_\x00", "sk_é", "sk_\r\nX: y", "sk_\x7f"])
+def test_what_is_no_key(text: str) -> None:
+    with pytest.raises(InvalidKey) as caught:
+        parse_key(text)
+    assert "sk_" not in str(caught.value)
+
+
+def message_of(source: KeySource) -> str:
+    with pytest.raises(InvalidKey) as caught:
+        source.read({"EMPTY": " "})
+    assert OLD not in str(caught.value)
+    return str(caught.value)
+
+
+def test_sources(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{OLD}\n")
+    assert KeySource(file=file).read({}) == Secret(OLD)
+    assert KeySource(variable="KEY").read({"KEY": OLD}) == Secret(OLD)
+    assert KeySource(inline=Secret(OLD)).read({}) == Secret(OLD)
+
+
+def test_sources_that_hold_no_key_name_themselves(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    source = KeySource(file=file)
+    assert message_of(source) == f"{file}: No such file or directory"
+    file.write_bytes(b"\xff\xfe")
+    assert message_of(source) == f"{file}: is not a text file"
+    file.write_text("")
+    assert message_of(source) == f"{file} is empty"
+    file.write_text(f"{OLD} {OLD}")
+    assert message_of(source).startswith(f"{file} holds white space")
+    assert message_of(KeySource(file=tmp_path)) == f"{tmp_path}: Is a directory"
+    assert message_of(KeySource(variable="KEY")) == "environment variable KEY is not set"
+    assert message_of(KeySource(variable="EMPTY")) == "environment variable EMPTY is empty"
+    assert message_of(KeySource(inline=Secret(""))) == "the key is empty"
+    assert message_of(KeySource()) == "no source is set"
+
+
+@dataclass
+class Watched:
+    """A key file under watch, with the clocks of file and looker in the test's hands."""
+
+    file: Path
+    watch: KeyWatch
+
+    def write(self, text: str, *, at: float = WALL) -> None:
+        self.file.write_text(text)
+        os.utime(self.file, (at, at))
+
+    def look(self, *, at: float = WALL) -> Secret | None:
+        return self.watch.look(at, {})
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    file = tmp_path / "key"
+    found = Watched(file, KeyWatch(KeySource(file=file), Secret(OLD)))
+    found.write(OLD, at=WALL - 100)
+    return found
+
+
+def test_the_same_key_is_no_news(watched: Watched) -> None:
+    assert watched.look() is None
+    watched.write(f"{OLD}\n")
+    assert watched.look() is None
+    assert watched.look(at=WALL + 60) is None
+
+
+def test_a_settled_file_counts_at_once_and_once(watched: Watched) -> None:
+    watched.write(NEW, at=WALL - SETTLED_SECONDS)
+    assert watched.look() == Secret(NEW)
+    assert watched.look() is None
+
+
+def test_a_fresh_file_counts_when_two_looks_agree(watched: Watched) -> None:
+    watched.write(NEW)
+    assert watched.look() is None
+    assert watched.look() == Secret(NEW)
+    assert watched.look() is None
+
+
+def test_a_half_written_file_does_not_count(watched: Watched) -> None:
+    watched.write(NEW[:-3])
+    assert watched.look() is None
+    watched.write(NEW, at=WALL + 0.5)
+    assert watched.look(at=WALL + 0.5) is None
+    assert watched.look(at=WALL + 0.6) == Secret(NEW)
+
+
+@pytest.mark.parametrize("broken", ["", "two words"])
+def test_an_empty_or_broken_file_keeps_the_old_key_and_is_told(watched: Watched, broken: str) -> None:
+    watched.write(broken, at=WALL - 100)
+    assert watched.look() is None
+    assert watched.watch.problem is not None
+    watched.write(OLD)
+    assert watched.look() is None
+    assert watched.watch.problem is None
+
+
+def test_what_was_seen_before_a_break_does_not_count_as_a_look(watched: Watched) -> None:
+    watched.write(NEW)
+    assert watched.look() is None
+    watched.write("")
+    assert watched.look() is None
+    watched.write(NEW)
+    assert watched.look() is None
+    assert watched.look() == Secret(NEW)
+
+
+def test_a_file_that_went_away_keeps_the_old_key(watched: Watched) -> None:
+    watched.file.unlink()
+    assert watched.look() is None
+    assert watched.watch.problem == f"{watched.file}: No such file or directory"
+
+
+def test_a_file_from_the_future_needs_two_looks(watched: Watched) -> None:
+    watched.write(NEW, at=WALL + 9999)
+    assert watched.look() is None
+    assert watched.look() == Secret(NEW)
+
+
+def test_back_to_the_old_key_before_it_settled_is_no_news(watched: Watched) -> None:
+    watched.write(NEW)
+    assert watched.look() is None
+    watched.write(OLD)
+    assert watched.look() is None
+    assert watched.look() is None
+
+
+def test_it_is_told_whether_a_content_may_not_be_whole(watched: Watched) -> None:
+    watched.write(NEW)
+    watched.look()
+    assert watched.watch.unsettled
+    watched.look()
+    assert not watched.watch.unsettled
+
+
+def test_a_variable_counts_at_once() -> None:
+    watch = KeyWatch(KeySource(variable="KEY"), Secret(OLD))
+    assert watch.look(WALL, {"KEY": OLD}) is None
+    assert watch.look(WALL, {"KEY": NEW}) == Secret(NEW)
+    assert watch.look(WALL, {}) is None
+    assert watch.problem == "environment variable KEY is not set"

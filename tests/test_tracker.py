@@ -1,0 +1,455 @@
+"""Scenarios of asking, in virtual time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from model import KEY, WALL, Model, environment, ids, running
+from structlog.testing import capture_logs
+
+from exporter.config import Config, Polling
+from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Reason, TooLarge, Unreachable
+from exporter.keys import Secret
+from exporter.operation import NIL_ID, Operation, Status
+from exporter.tracking.lane import Asker, Lane
+from exporter.tracking.pacing import Entry, PollClass
+from exporter.tracking.tracker import KeyRead, Request
+
+if TYPE_CHECKING:
+    from exporter.tracking.record import Moment
+
+A, B = ids(2)
+E = {"knock_environment": "production"}
+OTHER_KEY = Secret("sk_test_other")
+
+
+def one(operation_id: str = A, **settings: object) -> Config:
+    return Config((environment(operations=[operation_id], **settings),))
+
+
+def always(outcome: Operation | KnockError) -> Model:
+    return Model(one(), lambda _request, _now: outcome)
+
+
+def most_in_a_second(sent: list[Request]) -> int:
+    times = [each.sent_at for each in sent]
+    return max(sum(start <= other < start + 1.0 for other in times[i : i + 400]) for i, start in enumerate(times))
+
+
+# Pace.
+
+
+def test_the_limit_is_used_and_never_passed() -> None:
+    model = Model(
+        Config((environment(operations=ids(1000), rate_limit=50.0, max_in_flight=64),)),
+        lambda request, now: running(request.id, rows_processed=int(now.mono)),
+    )
+    model.run(100)
+    assert len(model.sent) >= 0.97 * 50 * 100
+    assert most_in_a_second(model.sent) <= 50
+    gaps = [b - a for each in ids(1000) for a, b in pairwise(model.times(each))]
+    assert max(gaps) <= 70
+
+
+def test_late_starts_are_hardly_caught_up() -> None:
+    model = Model(Config((environment(operations=ids(1000), rate_limit=200.0, max_in_flight=64),)), always_running)
+    for _ in range(20):
+        model.run(0.5)
+        model.mono += 0.1  # the thread did not come to run for so long
+    assert most_in_a_second(model.sent) <= 200
+
+
+def always_running(request: Request, _now: Moment) -> Operation:
+    return running(request.id)
+
+
+def test_new_ones_and_live_ones_both_make_progress() -> None:
+    asker = Asker(environment(rate_limit=50.0), KEY)
+    lane = Lane()
+    lane.join(asker)
+    now = 0.0
+    for number, each in enumerate(ids(1000, seed=1)):
+        asker.plan(each, now + 5.0 * number / 1000, PollClass.LIVE, 5.0)
+    asked: list[Entry] = []
+
+    def ask_for(seconds: float) -> None:
+        nonlocal now
+        end = now + seconds
+        while (now := max(now, lane.next_start())) < end:
+            choice = lane.choose(now)
+            assert choice is not None
+            assert choice.entry is not None
+            lane.pacer.start(now)
+            asked.append(choice.entry)
+            asker.plan(choice.entry.id, now + 5.0, PollClass.LIVE, 5.0)
+
+    ask_for(60)
+    joined = len(asked)
+    for each in ids(1000, seed=2):
+        asker.plan(each, now, PollClass.NEW, 15.0)
+    ask_for(30)
+    since = Counter(entry.poll_class for entry in asked[joined:])
+    assert since[PollClass.NEW] == pytest.approx(5 / 9 * since.total(), abs=2)
+    assert since[PollClass.LIVE] == pytest.approx(4 / 9 * since.total(), abs=2)
+
+
+def test_final_ones_are_asked_once() -> None:
+    model = Model(one(), lambda request, _now: running(request.id, status=Status.COMPLETED))
+    model.run(86400)
+    assert len(model.times(A)) == 1
+    assert len(model.checks()) > 140, "with nothing to ask, the key is checked every ten minutes"
+
+
+def test_what_stands_still_is_asked_less_often() -> None:
+    model = Model(one(), always_running)
+    model.run(3600)
+    times = model.times(A)
+    gaps = [b - a for a, b in pairwise(times)]
+    assert gaps[0] == pytest.approx(5.05, abs=0.1)
+    assert gaps[-1] == pytest.approx(60.05, abs=0.1)
+    assert all(b >= a - 0.1 for a, b in pairwise(gaps))
+
+
+def test_an_operation_unfinished_for_max_age_is_asked_hourly() -> None:
+    old = Polling(max_age=7200.0)
+    assert Polling().max_age == 7 * 86400
+    model = Model(one(polling=old), lambda request, now: running(request.id, rows_processed=int(now.mono)))
+    model.run(6 * 3600)
+    times = model.times(A)
+    assert times[-1] - times[-2] == pytest.approx(3600.05, abs=0.1)
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_wall_clock_that_jumps_changes_nothing_about_the_asking(jump: float) -> None:
+    steady, jumping = (Model(one(), always_running) for _ in range(2))
+    steady.run(600)
+    jumping.run(300)
+    jumping.wall_offset += jump
+    jumping.run(300)
+    assert jumping.times(A) == steady.times(A)
+
+
+def test_an_environment_that_only_times_out_takes_nothing_from_another() -> None:
+    def knock(request: Request, now: Moment) -> Operation | KnockError:
+        if request.environment == "slow":
+            return Unreachable(Reason.TIMEOUT, "no answer within 10 s")
+        return running(request.id, rows_processed=int(now.mono))
+
+    slow = environment("slow", ids(500, seed=3), rate_limit=20.0)
+    fine = environment("fine", ids(500, seed=4), rate_limit=20.0)
+    keys = {"slow": OTHER_KEY}
+    model = Model(Config((slow, fine)), knock, lambda each: 10.0 if each.environment == "slow" else 0.05, keys=keys)
+    model.run(60)
+    assert sum(each.environment == "fine" for each in model.sent) >= 0.97 * 20 * 60
+
+
+def test_environments_that_share_a_key_share_the_lowest_limit() -> None:
+    first = environment("first", ids(500, seed=3), rate_limit=50.0)
+    second = environment("second", ids(500, seed=4), rate_limit=10.0)
+    model = Model(Config((first, second)), lambda request, now: running(request.id, rows_processed=int(now.mono)))
+    model.run(60)
+    assert 0.97 * 10 * 60 <= len(model.sent) <= 10 * 60
+    assert Counter(each.environment for each in model.sent)["second"] > 200
+
+
+# Failures.
+
+
+def test_a_failing_operation_is_asked_ten_seconds_later_then_up_to_five_minutes() -> None:
+    model = always(Unreachable(Reason.CONNECT, "connection refused"))
+    model.run(1200)
+    times = model.times(A)
+    gaps = [round(b - a) for a, b in pairwise(times)]
+    assert gaps == [10, 20, 40, 80, 160, 300, 300]
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 0
+    assert model.value("knock_exporter_poll_failures_total", reason="connect", **E) == 8
+
+
+def test_a_failed_poll_keeps_the_last_values() -> None:
+    outcomes: list[Operation | KnockError] = [running(A, rows_processed=7), Unreachable(Reason.TIMEOUT, "slow")]
+    model = Model(one(), lambda _request, _now: outcomes[0] if len(model.sent) == 0 else outcomes[1])
+    model.run(20)
+    assert model.value("knock_bulk_operation_rows_processed", operation_id=A) == 7
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 0
+    assert model.value("knock_bulk_operation_last_success_timestamp_seconds", operation_id=A) == WALL + 0.05
+
+
+def test_too_large_an_answer_is_asked_for_once_a_minute_at_most() -> None:
+    model = Model(one(), lambda _request, _now: TooLarge("body over 16 MiB", code=200), chance=lambda: 0.0)
+    model.run(1800)
+    times = model.times(A)
+    assert min(b - a for a, b in pairwise(times)) >= 60
+
+
+def test_an_undocumented_status_is_asked_ever_more_rarely() -> None:
+    model = always(running(A, status=Status.UNKNOWN))
+    model.run(20000)
+    times = model.times(A)
+    gaps = [round(b - a) for a, b in pairwise(times)]
+    assert gaps[:4] == [10, 20, 40, 80]
+    assert gaps[-1] == 3600
+    assert model.value("knock_bulk_operation_status", operation_id=A, status="unknown") == 1
+
+
+@pytest.mark.parametrize("end", ["completed", "failed"])
+def test_an_undocumented_status_with_an_end_twice_running_is_final(end: str) -> None:
+    model = always(running(A, status=Status.UNKNOWN, **{f"{end}_at": WALL}))
+    model.run(86400)
+    assert len(model.times(A)) == 2
+    assert model.value("knock_bulk_operation_status", operation_id=A, status=end) == 1
+    assert model.value("knock_bulk_operations_finished_total", status=end) == 1, "it was seen unfinished"
+
+
+def test_five_bad_answers_of_one_kind_are_logged_once() -> None:
+    with capture_logs() as lines:
+        always(BadAnswer("status", "expected a string, got nothing", accepted_key=True, code=200)).run(3600)
+    bad = [line for line in lines if "does not document" in line["event"]]
+    assert len(bad) == 1
+    assert bad[0]["error"].startswith("status: ")
+
+
+# 429.
+
+
+def limited(seconds: float | None = None) -> RateLimited:
+    return RateLimited("429", retry_after=seconds)
+
+
+def test_a_429_makes_the_lane_wait_and_halve_and_recover() -> None:
+    model = Model(
+        Config((environment(operations=ids(500), rate_limit=50.0, max_in_flight=64),)),
+        lambda request, now: limited(7.0) if now.mono == 1000.0 else running(request.id, rows_processed=int(now.mono)),
+    )
+    model.run(0.05)
+    before = len(model.sent)
+    model.run(6.9)
+    assert len(model.sent) == before
+    model.run(0.2)
+    assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(25, abs=1)
+    model.run(60)
+    assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 50
+
+
+def test_the_limit_halves_once_an_episode() -> None:
+    model = Model(
+        Config((environment(operations=ids(100), rate_limit=100.0, max_in_flight=64),)),
+        lambda request, now: limited(1.0) if now.mono < 1000.2 else running(request.id),
+        lambda _request: 0.3,
+    )
+    model.run(0.9)
+    assert len(model.sent) > 10
+    assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 50
+
+
+def test_a_429_is_the_lanes_trouble_not_the_operations() -> None:
+    model = Model(one(), lambda request, now: limited() if now.mono == 1000.0 else running(request.id))
+    model.run(0.5)
+    assert model.value("knock_bulk_operation_up", operation_id=A) is None
+    assert model.value("knock_up", **E) == 1
+    model.run(2)
+    assert model.times(A) == [0.0, pytest.approx(1.25, abs=0.1)]
+    assert model.value("knock_exporter_poll_failures_total", reason="rate_limited", **E) == 1
+
+
+def test_without_a_named_time_the_waits_double_to_a_minute() -> None:
+    model = Model(one(rate_limit=0.5), lambda _request, _now: limited(), chance=lambda: 0.5)
+    model.run(900)
+    times = model.times(A)
+    gaps = [round(b - a) for a, b in pairwise(times)]
+    assert gaps[-1] == 60
+    assert gaps == sorted(gaps)
+    assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(0.2, abs=0.02)
+
+
+# The key.
+
+
+def test_a_refused_key_is_read_anew_repeated_once_then_probed_ever_more_rarely() -> None:
+    model = Model(
+        Config((environment(operations=ids(100)),)), lambda _request, _now: KeyRefused("401 api_key_expired", code=401)
+    )
+    model.run(1)
+    sent_at_once = len(model.sent)
+    assert [name for _, name in model.reread] == ["production"]
+    assert sent_at_once <= 3, "what was under way when the first refusal came"
+    model.tell(KeyRead("production", None))
+    model.run(5)
+    assert len(model.sent) == sent_at_once + 1
+    assert model.value("knock_exporter_api_suspended", **E) == 1
+    model.run(2000)
+    probes = [each.sent_at for each in model.sent[sent_at_once:]]
+    gaps = [round(b - a) for a, b in pairwise(probes)]
+    assert gaps[:6] == [30, 60, 120, 240, 480, 600]
+    assert model.value("knock_up", **E) == 0
+    assert model.value("knock_bulk_operation_up", operation_id=model.sent[0].id) is None
+
+
+def test_a_changed_key_resumes_at_once() -> None:
+    good = False
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        return running(request.id) if good else KeyRefused("401", code=401)
+
+    model = Model(Config((environment(operations=ids(100)),)), knock)
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(50)
+    assert model.value("knock_exporter_api_suspended", **E) == 1
+    good, before = True, len(model.sent)
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(1)
+    assert len(model.sent) - before >= 15
+    assert model.used_keys == [("production", OTHER_KEY)]
+    assert model.value("knock_up", **E) == 1
+    assert model.value("knock_exporter_api_suspended", **E) == 0
+
+
+def test_a_late_refusal_of_the_old_key_is_not_held_against_the_new_one() -> None:
+    model = Model(
+        Config((environment(operations=[A, B]),)),
+        lambda request, _now: running(request.id) if request.key_epoch else KeyRefused("401", code=401),
+        lambda request: 0.2 if request.key_epoch else 5.0,
+    )
+    model.run(1)
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(10)
+    assert model.value("knock_exporter_api_suspended", **E) == 0
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 1
+    assert model.reread == []
+
+
+def test_when_one_environment_leaves_a_shut_lane_the_others_still_probe() -> None:
+    first, second = environment("first", [A]), environment("second", [B])
+    model = Model(Config((first, second)), lambda _request, _now: KeyRefused("401", code=401))
+    model.run(1)
+    for name in {name for _, name in model.reread}:
+        model.tell(KeyRead(name, OTHER_KEY))
+    model.run(60)
+    assert {each.environment for each in model.sent if each.sent_at >= 1001} == {"first", "second"}
+
+
+def test_a_probe_that_times_out_says_nothing_about_the_key() -> None:
+    outcomes: list[KnockError] = [KeyRefused("401", code=401), KeyRefused("401", code=401)]
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        return outcomes.pop() if outcomes else Unreachable(Reason.TIMEOUT, "slow")
+
+    model = Model(one(), knock)
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(200)
+    assert model.value("knock_exporter_api_suspended", **E) == 1
+    assert len(model.sent) > 5
+
+
+def test_with_nothing_to_ask_the_key_is_checked() -> None:
+    model = Model(Config((environment(),)), lambda _request, _now: NotFound("404", code=404, accepted_key=True))
+    model.run(1201)
+    assert model.checks() == [0, 600, 1200]
+    assert model.value("knock_up", **E) == 1
+    assert model.value("knock_exporter_polls_total", **E) == 0
+    assert model.value("knock_exporter_api_requests_total", code="404", **E) == 3
+
+
+def test_knock_counts_as_down_after_three_attempts_over_half_a_minute() -> None:
+    model = always(Unreachable(Reason.CONNECT, "connection refused"))
+    model.run(25)
+    assert model.value("knock_up", **E) is None
+    model.run(10)
+    assert model.value("knock_up", **E) == 0
+    assert model.value("knock_last_answer_timestamp_seconds", **E) is None
+
+
+# 404.
+
+MISSING = NotFound("404 resource_missing", code=404, accepted_key=True)
+
+
+def test_a_404_just_after_hand_over_is_asked_at_the_queued_interval_then_ever_more_rarely() -> None:
+    model = always(MISSING)
+    model.run(86400)
+    times = model.times(A)
+    gaps = [round(b - a) for a, b in pairwise(times)]
+    assert gaps[:20] == [15] * 20
+    assert gaps[20:25] == [60, 120, 240, 480, 960]
+    assert gaps[-1] == 3600
+
+
+def test_an_operation_is_lost_after_a_day_of_404s_where_others_are_found() -> None:
+    model = Model(
+        Config((environment(operations=[A, B]),)),
+        lambda request, _now: MISSING if request.id == A else running(request.id, status=Status.COMPLETED),
+    )
+    with capture_logs() as lines:
+        model.run(26 * 3600)
+    asked = len(model.times(A))
+    assert model.times(A)[-1] >= 86400
+    assert model.value("knock_bulk_operations", status="lost") == 1
+    assert model.samples("knock_bulk_operation_up", operation_id=A) == []
+    assert [line["operation_id"] for line in lines if "lost" in line["event"]] == [A]
+    model.run(7200)
+    assert len(model.times(A)) == asked
+
+
+def test_a_known_operation_that_is_lost_keeps_out_of_the_sums() -> None:
+    gone_after = 1100.0
+    model = Model(
+        Config((environment(operations=[A]),)),
+        lambda request, now: running(request.id, rows_processed=5) if now.mono < gone_after else MISSING,
+    )
+    model.run(90)
+    assert model.value("knock_bulk_operations_tracked_rows_processed", name="users.identify") == 5
+    model.run(26 * 3600)
+    assert model.value("knock_bulk_operations_tracked_rows_processed", name="users.identify") == 0
+    assert model.value("knock_bulk_operations", name="users.identify", status="lost") == 1
+    assert model.value("knock_exporter_operations_not_exposed", **E) == 0
+
+
+def test_a_lost_operation_is_asked_again_when_the_key_changes() -> None:
+    found = False
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        return running(request.id) if found or request.id == B else MISSING
+
+    model = Model(Config((environment(operations=[A, B]),)), knock)
+    model.run(26 * 3600)
+    assert model.value("knock_bulk_operations", status="lost", name="unknown") == 1
+    found = True
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(5)
+    assert model.value("knock_bulk_operations", status="lost", name="unknown") == 0
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 1
+
+
+def test_an_environment_of_nothing_but_404s_gives_nothing_up_and_says_why() -> None:
+    model = Model(Config((environment(operations=[A, B]),)), lambda _request, _now: MISSING)
+    with capture_logs() as lines:
+        model.run(30 * 3600)
+    assert model.value("knock_bulk_operations", status="lost") == 0
+    assert model.value("knock_bulk_operations", status="pending") == 2
+    hints = [line for line in lines if "key of another environment, or wrong branch?" in line["event"]]
+    assert len(hints) == 1
+
+
+# Staleness.
+
+
+def test_stale_is_judged_at_the_scrape_even_if_the_tracker_stands_still() -> None:
+    model = Model(one(polling=replace(Polling(), processing=5.0)), always_running)
+    model.run(2)
+    assert model.value("knock_bulk_operations_stale", name="users.identify") == 0
+    model.mono += 46  # three times 5 s and 30 s and the poll's own time
+    assert model.value("knock_bulk_operations_stale", name="users.identify") == 1
+
+
+def test_the_nil_id_never_becomes_an_operation() -> None:
+    model = Model(Config((environment(),)), lambda request, _now: running(request.id))
+    model.run(10)
+    assert NIL_ID not in model.metrics()
+    assert model.value("knock_up", **E) == 1
+    assert model.tracker.ended is False
+    assert KEY.reveal() not in model.metrics()

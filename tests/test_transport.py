@@ -1,0 +1,480 @@
+"""Names, certificates, proxies and the one deadline over all of it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import certifi
+import pytest
+import trustme
+from chaos import answering, hanging, http, serving
+from urllib3.exceptions import EmptyPoolError
+
+from exporter.errors import KnockError, Reason, StartError
+from exporter.keys import Secret
+from exporter.knock.client import Client
+from exporter.knock.deadline import Deadline, DeadlineSocket, Flood, NameTimeout, Resolver, connect
+from exporter.knock.failures import failure
+from exporter.knock.transport import Transport, trust
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaos import Handler, Server
+
+ID = "b19d032a-fc3b-4a54-9f54-369484527201"
+OK = http(f'{{"id":"{ID}","status":"queued"}}')
+KEY = Secret("sk_test_0123456789abcdef")
+LIMIT = 0.2
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+def tls_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+def ask(url: str, **options: Any) -> KnockError | None:
+    options.setdefault("timeout", LIMIT)
+    client = Client(base_url=url, key=KEY, **options)
+    try:
+        client.fetch(ID)
+    except KnockError as error:
+        return error
+    finally:
+        client.close()
+    return None
+
+
+# Certificates
+
+
+def test_a_certificate_of_the_given_authority_is_good(authority: trustme.CA, ca_file: Path) -> None:
+    with serving(answering(OK, keep=True), tls_of(authority.issue_cert("localhost"))) as server:
+        client = Client(base_url=server.url, key=KEY, ca_file=ca_file)
+        assert [client.fetch(ID).id for _ in range(3)] == [ID] * 3
+        client.close()
+    assert server.connections == 1
+
+
+def test_a_certificate_of_another_authority_is_refused(ca_file: Path) -> None:
+    with serving(answering(OK), tls_of(trustme.CA().issue_cert("localhost"))) as server:
+        error = ask(server.url, ca_file=ca_file, timeout=2)
+    assert error is not None
+    assert error.reason is Reason.TLS
+    assert str(error).startswith("certificate verify failed: ")
+    assert not server.requests
+
+
+def test_the_systems_authorities_do_not_stand_beside_ca_file(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, ca_file: Path
+) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(ca_file))
+    with serving(answering(OK), tls_of(authority.issue_cert("localhost"))) as server:
+        error = ask(server.url, timeout=2)
+    assert str(error) == "certificate verify failed: unable to get local issuer certificate"
+
+
+def test_a_wrong_host_name_is_refused(authority: trustme.CA, ca_file: Path) -> None:
+    with serving(answering(OK), tls_of(authority.issue_cert("elsewhere.example"))) as server:
+        error = ask(server.url, ca_file=ca_file, timeout=2)
+    assert error is not None
+    assert error.reason is Reason.TLS
+    assert "Hostname mismatch" in str(error)
+
+
+def test_an_expired_certificate_is_refused(authority: trustme.CA, ca_file: Path) -> None:
+    from datetime import UTC, datetime  # noqa: PLC0415  used here only
+
+    old = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+    with serving(answering(OK), tls_of(old)) as server:
+        error = ask(server.url, ca_file=ca_file, timeout=2)
+    assert str(error) == "certificate verify failed: certificate has expired"
+
+
+def test_old_tls_is_refused(authority: trustme.CA, ca_file: Path) -> None:
+    context = tls_of(authority.issue_cert("localhost"))
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    with serving(answering(OK), context) as server:
+        error = ask(server.url, ca_file=ca_file, timeout=2)
+    assert error is not None
+    assert error.reason is Reason.TLS
+
+
+def test_a_server_without_tls_is_a_tls_failure(ca_file: Path) -> None:
+    def greet(_: Server) -> Handler:
+        return lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with serving(greet) as server:
+        error = ask(server.url.replace("http:", "https:"), ca_file=ca_file, timeout=2)
+    assert error is not None
+    assert (error.reason, str(error)[:11]) == (Reason.TLS, "TLS failed:")
+
+
+def paths_of(folder: Path) -> ssl.DefaultVerifyPaths:
+    names = {"openssl_cafile": str(folder / "cert.pem"), "openssl_capath": str(folder / "certs")}
+    return ssl.get_default_verify_paths()._replace(**names)
+
+
+def test_where_trust_comes_from(tmp_path: Path, ca_file: Path) -> None:
+    everyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    everyone.load_verify_locations(cafile=certifi.where())
+    (tmp_path / "certs").mkdir()
+    assert trust(None, paths_of(tmp_path)).cert_store_stats() == everyone.cert_store_stats()
+    (tmp_path / "cert.pem").write_bytes(ca_file.read_bytes())
+    assert trust(None, paths_of(tmp_path)).cert_store_stats()["x509"] == 1
+    assert trust(ca_file).cert_store_stats()["x509"] == 1
+
+
+def test_the_context_always_checks(ca_file: Path) -> None:
+    context = trust(ca_file)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_a_certificate_folder_of_the_system_counts(tmp_path: Path, ca_file: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs" / "0.pem").write_bytes(ca_file.read_bytes())
+    assert trust(None, paths_of(tmp_path)).cert_store_stats()["x509"] == 0  # read at need, by OpenSSL
+
+
+# The deadline
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", http("x" * 9)[:-5]])
+def test_the_deadline_holds_inside_tls(authority: trustme.CA, ca_file: Path, answer: bytes) -> None:
+    with serving(hanging(answer), tls_of(authority.issue_cert("localhost"))) as server:
+        start = time.monotonic()
+        error = ask(server.url, ca_file=ca_file)
+        assert LIMIT <= time.monotonic() - start < LIMIT + 0.15
+    assert error is not None
+    assert error.reason is Reason.TIMEOUT
+
+
+def test_the_deadline_holds_for_a_handshake_that_never_comes(ca_file: Path) -> None:
+    def mute(server: Server) -> Handler:
+        return lambda _: server.over.wait(5)
+
+    with serving(mute) as server:
+        start = time.monotonic()
+        error = ask(server.url.replace("http:", "https:"), ca_file=ca_file)
+        assert LIMIT <= time.monotonic() - start < LIMIT + 0.15
+    assert error is not None
+    assert error.reason is Reason.TIMEOUT
+
+
+def test_the_steps_share_one_deadline(authority: trustme.CA, ca_file: Path) -> None:
+    """A slow name and a slow answer, each within the time-out but not together."""
+
+    def slow_name(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(LIMIT * 0.6)
+        return socket.getaddrinfo(*args, **kwargs)
+
+    def slow(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            time.sleep(LIMIT * 0.6)
+            connection.sendall(OK)
+
+        return handle
+
+    with serving(slow, tls_of(authority.issue_cert("localhost"))) as server:
+        assert ask(server.url, ca_file=ca_file) is None
+        error = ask(server.url, ca_file=ca_file, lookup=slow_name)
+    assert error is not None
+    assert error.reason is Reason.TIMEOUT
+
+
+def test_waiting_for_a_connection_is_part_of_it() -> None:
+    with serving(hanging(b"HTTP/1.1 200 OK\r\n\r\n")) as server:
+        transport = Transport(server.url, context=trust(None), proxy=None, connections=1, lookup=socket.getaddrinfo)
+        held = transport.ask(server.url, {}, Deadline(5))
+        start = time.monotonic()
+        with pytest.raises(EmptyPoolError) as caught:
+            transport.ask(server.url, {}, Deadline(LIMIT))
+        assert LIMIT <= time.monotonic() - start < LIMIT + 0.15
+        held.close()
+        held.release_conn()
+        transport.close()
+    error = failure(caught.value)
+    assert (error.reason, str(error)) == (Reason.TIMEOUT, "no connection came free in time")
+
+
+def test_a_socket_asks_its_deadline_before_each_step() -> None:
+    ours, theirs = socket.socketpair()
+    with DeadlineSocket(fileno=ours.detach()) as near, theirs:
+        near.settimeout(Deadline(0.05).left())
+        theirs.sendall(b"ab")
+        near.sendall(b"c")
+        assert near.send(b"d") == 1
+        assert near.recv(1) == b"a"
+        time.sleep(0.06)
+        for step in (lambda: near.recv(1), lambda: near.recv_into(bytearray(1)), lambda: near.sendall(b"x")):
+            with pytest.raises(TimeoutError):
+                step()
+        near.settimeout(0.5)
+        assert near.gettimeout() == 0.5
+        assert near.recv(1) == b"b"
+
+
+def test_a_full_socket_does_not_hold_a_sender() -> None:
+    ours, theirs = socket.socketpair()
+    with DeadlineSocket(fileno=ours.detach()) as near, theirs:
+        near.settimeout(Deadline(0.05).left())
+        with pytest.raises(TimeoutError):
+            near.sendall(b"x" * 2**24)
+
+
+def test_bytes_are_counted() -> None:
+    deadline = Deadline(1)
+    deadline.allowance = 3
+    ours, theirs = socket.socketpair()
+    with DeadlineSocket(fileno=ours.detach()) as near, theirs:
+        near.settimeout(deadline.left())
+        theirs.sendall(b"abcd")
+        near.recv(3)
+        with pytest.raises(Flood):
+            near.recv(1)
+
+
+# Names and addresses
+
+
+def loopback(port: int, host: str = "127.0.0.1") -> tuple[Any, ...]:
+    return (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port))
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    error = ask("http://nowhere.invalid", lookup=unknown)
+    assert error is not None
+    assert (error.reason, str(error)) == (Reason.CONNECT, "name did not resolve: Name or service not known")
+
+
+def test_a_name_that_breaks_the_resolver() -> None:
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise UnicodeError("label too long")
+
+    error = ask("http://nowhere.invalid", lookup=breaks)
+    assert error is not None
+    assert (error.reason, str(error)) == (Reason.CONNECT, "name did not resolve")
+
+
+def test_a_resolver_that_hangs_holds_nobody() -> None:
+    end = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        end.wait(5)
+        return []
+
+    start = time.monotonic()
+    error = ask("http://nowhere.invalid", lookup=hang)
+    took = time.monotonic() - start
+    end.set()
+    assert error is not None
+    assert (error.reason, str(error)) == (Reason.TIMEOUT, "the name did not resolve in time")
+    assert took < LIMIT + 0.15
+
+
+def test_a_resolver_that_hangs_does_not_hold_the_exit() -> None:
+    program = (
+        "import time; from exporter.knock.deadline import Resolver\n"
+        "try: Resolver(lambda *a, **k: time.sleep(60)).find('host', 1, 0.05)\n"
+        "except TimeoutError: print('ended')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=True)
+    assert done.stdout == "ended\n"
+
+
+def test_one_lookup_serves_all_who_wait_and_stale_ones_are_dropped() -> None:
+    asked: list[str] = []
+    first, go = threading.Event(), threading.Event()
+
+    def lookup(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        first.set()
+        go.wait(5)
+        return [loopback(port)]
+
+    resolver = Resolver(lookup)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(resolver.find("a", 1, 5))) for _ in range(8)]
+    threads[0].start()
+    first.wait(5)
+    for thread in threads[1:]:
+        thread.start()
+    with pytest.raises(NameTimeout):
+        resolver.find("stale", 1, 0.05)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert resolver.find("b", 1, 5) == [loopback(1)]
+    resolver.close()
+    assert found == [[loopback(1)]] * 8
+    assert asked == ["a", "b"]
+
+
+def test_the_next_address_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    with serving(answering(OK)) as server:
+
+        def both(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+            return [(9999, socket.SOCK_STREAM, 0, "", ("", 0)), loopback(dead), loopback(server.port)]
+
+        assert ask(server.url, lookup=both) is None
+
+
+def test_an_address_that_swallows_everything_gets_its_share_only() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]  # a full backlog drops SYNs
+        for filler in fillers:
+            filler.settimeout(0)
+            filler.connect_ex(("127.0.0.1", port))
+        try:
+            with serving(answering(OK)) as server:
+                addresses = [loopback(port), loopback(server.port)]
+                assert ask(server.url, lookup=lambda *_, **__: addresses, timeout=0.4) is None
+                error = ask(server.url, lookup=lambda *_, **__: addresses[:1])
+        finally:
+            for filler in fillers:
+                filler.close()
+    assert error is not None
+    assert error.reason is Reason.TIMEOUT
+
+
+def test_no_address_at_all() -> None:
+    with pytest.raises(OSError, match="no address"):
+        connect([], Deadline(1).left(), None)
+    error = ask("http://nowhere.invalid", lookup=lambda *_, **__: [])
+    assert error is not None
+    assert (error.reason, str(error)) == (Reason.CONNECT, "no connection")
+
+
+# Proxies
+
+
+def forwarding(refusal: bytes = b"") -> Any:
+    """Play a proxy: open the tunnel and pass bytes on, or answer with `refusal`."""
+
+    def bind(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            head = server.request(connection)
+            if refusal:
+                connection.sendall(refusal)
+                return
+            port = int(head.split()[1].rpartition(b":")[2])
+            with socket.create_connection(("127.0.0.1", port)) as onward:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=pump, args=(onward, connection))
+                back.start()
+                pump(connection, onward)
+                back.join(2)
+
+        return handle
+
+    return bind
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_tunnel_through_a_proxy(authority: trustme.CA, ca_file: Path, *, secured: bool) -> None:
+    tls = tls_of(authority.issue_cert("localhost"))
+    with serving(answering(OK), tls) as knock, serving(forwarding(), tls if secured else None) as proxy:
+        address = proxy.url.replace("//", "//me:hunter2@")
+        assert ask(knock.url, ca_file=ca_file, proxy=Secret(address), timeout=2) is None
+    assert proxy.requests[0].startswith(f"CONNECT localhost:{knock.port} HTTP/1.".encode())
+    assert b"Proxy-Authorization: Basic bWU6aHVudGVyMg==" in proxy.requests[0]
+    assert b"sk_test" not in proxy.requests[0]
+    assert b"Proxy-Authorization" not in knock.requests[0]
+
+
+def test_the_certificate_is_checked_behind_a_proxy_too(ca_file: Path) -> None:
+    with (
+        serving(answering(OK), tls_of(trustme.CA().issue_cert("localhost"))) as knock,
+        serving(forwarding()) as proxy,
+    ):
+        error = ask(knock.url, ca_file=ca_file, proxy=Secret(proxy.url), timeout=2)
+    assert error is not None
+    assert error.reason is Reason.TLS
+
+
+def test_a_proxys_own_certificate_is_checked(authority: trustme.CA, ca_file: Path) -> None:
+    with serving(forwarding(), tls_of(trustme.CA().issue_cert("localhost"))) as proxy:
+        error = ask("https://api.example", ca_file=ca_file, proxy=Secret(proxy.url), timeout=2)
+    assert error is not None
+    assert (error.reason, str(error)[:33]) == (Reason.TLS, "proxy: certificate verify failed:")
+
+
+def test_plain_http_goes_whole_to_the_proxy() -> None:
+    with serving(answering(OK)) as proxy:
+        assert ask("http://api.example/base", proxy=Secret(proxy.url)) is None
+    assert proxy.requests[0].startswith(f"GET http://api.example/base/v1/bulk_operations/{ID} HTTP/1.1".encode())
+
+
+def test_a_proxy_that_refuses_or_hangs_or_is_not_there() -> None:
+    with serving(forwarding(http("hunter2", 407))) as proxy:
+        refused = ask("https://api.example", proxy=Secret(proxy.url.replace("//", "//me:hunter2@")))
+    with serving(hanging(b"HTTP/1.1 200")) as proxy:
+        start = time.monotonic()
+        hung = ask("https://api.example", proxy=Secret(proxy.url))
+        assert time.monotonic() - start < LIMIT + 0.15
+    absent = ask("https://api.example", proxy=Secret("http://127.0.0.1:1"))
+    assert refused is not None
+    assert hung is not None
+    assert absent is not None
+    assert (refused.reason, str(refused)) == (Reason.CONNECT, "proxy: refused the tunnel with HTTP 407")
+    assert hung.reason is Reason.TIMEOUT
+    assert (absent.reason, str(absent)) == (Reason.CONNECT, "proxy: connection refused")
+
+
+def test_proxies_of_the_environment_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(answering(OK)) as proxy, serving(answering(OK)) as knock:
+        monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
+        assert ask(knock.url, proxy_from_environment=True) is None
+        assert (len(proxy.requests), len(knock.requests)) == (1, 0)
+        monkeypatch.setenv("no_proxy", "localhost")
+        assert ask(knock.url, proxy_from_environment=True) is None
+        assert (len(proxy.requests), len(knock.requests)) == (1, 1)
+
+
+def test_a_proxy_password_is_not_told() -> None:
+    with pytest.raises(StartError) as caught:
+        Client(base_url="https://api.example", key=KEY, proxy=Secret("socks5://me:hunter2@host"))
+    assert "hunter2" not in str(caught.value)
