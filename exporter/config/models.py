@@ -86,7 +86,7 @@ class PollingKeys(Keys):
     not_found_after: Duration = _duration(
         settings.NOT_FOUND_AFTER, "How long Knock may say that there is no such operation until it is given up."
     )
-    max_age: Duration = _duration(settings.MAX_AGE, "How long an unfinished operation is followed.")
+    max_age: Duration = _duration(settings.MAX_AGE, "Unfinished for so long, an operation is asked for hourly.")
     key_check_interval: Duration = _duration(
         settings.KEY_CHECK_INTERVAL, "How often the key is checked where there is nothing else to ask."
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from requests import RequestException
 from requests.exceptions import ProxyError as RequestsProxyError
-from urllib3.exceptions import EmptyPoolError, ProxyError, ReadTimeoutError, SSLError
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from exporter.errors import BadAnswer, KnockError, Reason, TooLarge, Unreachable
@@ -78,7 +78,7 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
         return _broken_body(causes, answer)
     unreachable = unreachable or _disconnection(causes)
     if unreachable is None:
-        return BadAnswer("http", f"malformed answer ({type(causes[-1]).__name__})")
+        return BadAnswer("http", f"malformed answer ({_kind(causes)})")
     reason, text = unreachable
     proxied = _first(causes, ProxyError) or _first(causes, RequestsProxyError)
     return Unreachable(reason, f"proxy: {text}" if proxied else text)
@@ -125,15 +125,13 @@ def _distrust(causes: list[BaseException]) -> tuple[Reason, str] | None:
 def _disconnection(causes: list[BaseException]) -> tuple[Reason, str] | None:
     if _first(causes, RemoteDisconnected):
         return Reason.CONNECT, "closed without an answer"
-    if _first(causes, HTTPException):
-        return None
+    if _first(causes, ClosedPoolError):
+        return Reason.CONNECT, "the client was closed"
     if unknown := _first(causes, socket.gaierror):
         return Reason.CONNECT, f"name did not resolve: {unknown.strerror}".removesuffix(": ")
     # requests' own exceptions are OSErrors as well, and say nothing of the cause.
-    fault = next(
-        (each for each in causes if isinstance(each, OSError) and not isinstance(each, RequestException)), None
-    )
-    if fault is None:
+    fault = _first([each for each in causes if not isinstance(each, RequestException)], OSError)
+    if fault is None or _first(causes, HTTPException):
         return None
     if refused := _TUNNEL_REFUSED.search(str(fault)):
         return Reason.CONNECT, f"refused the tunnel with HTTP {refused[1]}"
@@ -143,4 +141,8 @@ def _disconnection(causes: list[BaseException]) -> tuple[Reason, str] | None:
 def _broken_body(causes: list[BaseException], answer: BaseHTTPResponse) -> BadAnswer:
     if _first(causes, IncompleteRead) or not _first(causes, HTTPException):
         return BadAnswer("body", "broke off", **about(answer))
-    return BadAnswer("http", f"malformed body ({type(causes[-1]).__name__})", **about(answer))
+    return BadAnswer("http", f"malformed body ({_kind(causes)})", **about(answer))
+
+
+def _kind(causes: list[BaseException]) -> str:
+    return type(_first(causes, HTTPException) or causes[-1]).__name__
