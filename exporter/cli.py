@@ -49,7 +49,7 @@ class _RunByDefault(click.Group):
             ctx.exit(1)
 
 
-class _Address(click.ParamType):
+class _Address(click.ParamType[tuple[str, int]]):
     """`HOST:PORT`, `:PORT` (all addresses) or `[IPV6]:PORT`, read as (host, port)."""
 
     name = "address"
@@ -67,7 +67,7 @@ class _Address(click.ParamType):
         return host, int(port)
 
 
-class _Path(click.ParamType):
+class _Path(click.ParamType[str]):
     """The path of an URL."""
 
     name = "path"

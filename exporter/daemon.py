@@ -21,8 +21,9 @@ from exporter.knock.client import Client
 from exporter.knock.pool import FetchPool
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
+from exporter.tracking.messages import Close, Message, Outside, Request, Stop
 from exporter.tracking.record import Moment
-from exporter.tracking.tracker import Close, Message, Outside, Request, Stop, Tracker, run
+from exporter.tracking.tracker import Tracker, run
 from exporter.web.app import House, make_app
 from exporter.web.server import WebServer, bind
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from schedule import Scheduler
 
-from exporter.tracking.tracker import KeyRead
+from exporter.tracking.messages import KeyRead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

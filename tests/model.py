@@ -16,8 +16,9 @@ from exporter.keys import KeySource, Secret
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import Format, View, fresh_part, knock_part
 from exporter.operation import NIL_ID, Operation, Status
+from exporter.tracking.messages import Answered, Message, Outside, Request
 from exporter.tracking.record import Moment
-from exporter.tracking.tracker import Answered, KeyRead, Outside, Request, Tracker
+from exporter.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -102,7 +103,7 @@ class Model:
             while self._answers and self._answers[0][0] <= self.mono:
                 self.tracker.handle(heapq.heappop(self._answers)[2], self.now)
 
-    def tell(self, message: KeyRead) -> None:
+    def tell(self, message: Message) -> None:
         """Put a message into the inbox."""
         self.tracker.handle(message, self.now)
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("tracking.record",),
     ("tracking.ledger", "tracking.exposure"),
     ("metrics",),
-    ("tracking.book", "tracking.lane"),
+    ("tracking.book", "tracking.lane", "tracking.messages"),
     ("tracking.tracker",),
     ("knock", "web", "housekeeping", "logs"),
     ("daemon",),

@@ -11,13 +11,11 @@ import pytest
 from model import KEY, WALL, Model, environment, ids, running
 from structlog.testing import capture_logs
 
-from exporter.config import Config, Polling
+from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Reason, TooLarge, Unreachable
 from exporter.keys import Secret
 from exporter.operation import NIL_ID, Operation, Status
-from exporter.tracking.lane import Asker, Lane
-from exporter.tracking.pacing import Entry, PollClass
-from exporter.tracking.tracker import KeyRead, Request
+from exporter.tracking.messages import HandOver, KeyRead, Request
 
 if TYPE_CHECKING:
     from exporter.tracking.record import Moment
@@ -27,8 +25,8 @@ E = {"knock_environment": "production"}
 OTHER_KEY = Secret("sk_test_other")
 
 
-def one(operation_id: str = A, **settings: object) -> Config:
-    return Config((environment(operations=[operation_id], **settings),))
+def one(**settings: object) -> Config:
+    return Config((environment("production", [A], **settings),))
 
 
 def always(outcome: Operation | KnockError) -> Model:
@@ -68,33 +66,31 @@ def always_running(request: Request, _now: Moment) -> Operation:
 
 
 def test_new_ones_and_live_ones_both_make_progress() -> None:
-    asker = Asker(environment(rate_limit=50.0), KEY)
-    lane = Lane()
-    lane.join(asker)
-    now = 0.0
-    for number, each in enumerate(ids(1000, seed=1)):
-        asker.plan(each, now + 5.0 * number / 1000, PollClass.LIVE, 5.0)
-    asked: list[Entry] = []
+    live, new = ids(1000, seed=1), ids(1000, seed=2)
+    model = Model(
+        Config((environment(operations=live, rate_limit=50.0, max_in_flight=64),)),
+        lambda request, now: running(request.id, rows_processed=int(now.mono)),
+    )
+    model.run(60)
+    model.sent.clear()
+    model.tell(HandOver("production", tuple(ListedOperation(each) for each in new)))
+    model.run(30)
+    asked = Counter(each.id for each in model.sent)
+    firsts = sum(each in asked for each in new)
+    assert firsts == pytest.approx(5 / 9 * asked.total(), rel=0.02)
+    assert asked.total() >= 0.97 * 50 * 30
+    model.run(30)
+    assert {each.id for each in model.sent} == {*live, *new}
 
-    def ask_for(seconds: float) -> None:
-        nonlocal now
-        end = now + seconds
-        while (now := max(now, lane.next_start())) < end:
-            choice = lane.choose(now)
-            assert choice is not None
-            assert choice.entry is not None
-            lane.pacer.start(now)
-            asked.append(choice.entry)
-            asker.plan(choice.entry.id, now + 5.0, PollClass.LIVE, 5.0)
 
-    ask_for(60)
-    joined = len(asked)
-    for each in ids(1000, seed=2):
-        asker.plan(each, now, PollClass.NEW, 15.0)
-    ask_for(30)
-    since = Counter(entry.poll_class for entry in asked[joined:])
-    assert since[PollClass.NEW] == pytest.approx(5 / 9 * since.total(), abs=2)
-    assert since[PollClass.LIVE] == pytest.approx(4 / 9 * since.total(), abs=2)
+def test_an_operation_handed_over_twice_is_one() -> None:
+    model = Model(one(), always_running)
+    model.run(2)
+    model.tell(HandOver("production", (ListedOperation(A, group="again"), ListedOperation(B, group="again"))))
+    model.run(2)
+    assert model.value("knock_exporter_operations", **E) == 2
+    assert model.value("knock_bulk_operation_up", operation_id=A, group="default") == 1
+    assert model.value("knock_bulk_operation_up", operation_id=B, group="again") == 1
 
 
 def test_final_ones_are_asked_once() -> None:

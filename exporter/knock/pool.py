@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import BadAnswer, KnockError
-from exporter.tracking.tracker import Answered, Request
+from exporter.tracking.messages import Answered, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -44,8 +44,12 @@ def code_label(code: int | None) -> str:
 class _LateGauge:
     """A gauge without labels that has no sample until it is known; prometheus-client's own would say 0."""
 
-    def __init__(self, name: str, documentation: str, value: Callable[[], float | None]) -> None:
+    def __init__(self, name: str, documentation: str, value: Callable[[], float | None] = lambda: None) -> None:
         self._name, self._documentation, self._value = name, documentation, value
+
+    def set(self, value: float) -> None:
+        """Make it known."""
+        self._value = lambda: value
 
     def collect(self) -> Iterator[Metric]:
         metric = Metric(self._name, self._documentation, "gauge")
@@ -62,7 +66,7 @@ class Activity:
     """
 
     def __init__(self, revision: str = "unknown", *, process: bool = True) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it without types
         r = self.registry = CollectorRegistry()
         self.heartbeat: float | None = None
         self.up = Gauge(
@@ -81,16 +85,16 @@ class Activity:
             registry=r,
         )
         build.labels(__version__, revision, platform.python_version()).set(1)
-        self.reload_successful = Gauge(
+        self.reload_successful = _LateGauge(
             "knock_exporter_config_last_reload_successful",
             "Whether the last attempt to load the configuration succeeded.",
-            registry=r,
         )
-        self.reload_time = Gauge(
+        r.register(self.reload_successful)
+        self.reload_time = _LateGauge(
             "knock_exporter_config_last_reload_success_timestamp_seconds",
             "When the configuration in force was loaded, in Unix seconds.",
-            registry=r,
         )
+        r.register(self.reload_time)
         self.operations = Gauge("knock_exporter_operations", "Operations tracked.", [_E], registry=r)
         limit = Gauge("knock_exporter_operations_limit", "How many operations are tracked at most.", registry=r)
         limit.set(OPERATIONS_LIMIT)
@@ -176,7 +180,6 @@ class Activity:
             _LateGauge(
                 "knock_exporter_state_last_write_timestamp_seconds",
                 "When state was last written, in Unix seconds; absent without storage.",
-                lambda: None,
             )
         )
         Counter("knock_exporter_state_write_failures", "Failures to write state.", registry=r)
@@ -193,9 +196,10 @@ class Activity:
             buckets=SCRAPE_BUCKETS,
             registry=r,
         )
-        self.exposition_size = Gauge(
-            "knock_exporter_exposition_size_bytes", "Size of the last answer to a scrape, uncompressed.", registry=r
+        self.exposition_size = _LateGauge(
+            "knock_exporter_exposition_size_bytes", "Size of the last answer to a scrape, uncompressed."
         )
+        r.register(self.exposition_size)
         if process:
             self._register_process(r)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from exporter.tracking.ledger import Cell, GroupCell, Histogram
     from exporter.tracking.record import Tracked
 
+go_number: Callable[[float], str] = floatToGoString
+"""Write a number as Prometheus' own programs do."""
+
 _POLLED = "as of the last successful poll"
 
 
@@ -42,7 +45,7 @@ class Family:
     def encode(self, labels: str, row: object) -> bytes:
         """Write the sample lines of one row, in the order of the function."""
         return "".join(
-            f"{self.name}{suffix}{{{labels}{extra}}} {floatToGoString(value)}\n"
+            f"{self.name}{suffix}{{{labels}{extra}}} {go_number(value)}\n"
             for suffix, extra, value in self.samples(row)
         ).encode()
 
@@ -110,7 +113,7 @@ def histogram_samples(histogram: Histogram, labels: str = "") -> Iterator[Sample
     """Write a histogram as Prometheus has it: cumulative buckets, count and sum; `labels` come before `le`."""
     counts = histogram.cumulative()
     for bound, count in zip((*histogram.bounds, float("inf")), counts, strict=True):
-        yield Sample("_bucket", f'{labels},le="{floatToGoString(bound)}"', count)
+        yield Sample("_bucket", f'{labels},le="{go_number(bound)}"', count)
     yield Sample("_count", labels, counts[-1])
     yield Sample("_sum", labels, histogram.total)
 
@@ -208,7 +211,7 @@ PER_NAME = (
     Family(
         f"{_OPS}_completed_with_errors",
         "gauge",
-        f"Tracked operations that are completed with Knock's error_count above 0, {_POLLED}.",
+        f"Tracked operations that are completed, with Knock's error_count or error_items above 0, {_POLLED}.",
         _one(lambda cell: cell.completed_with_errors),
     ),
     Family(
@@ -292,7 +295,7 @@ PER_NAME = (
     Family(
         f"{_OPS}_finished_with_errors_total",
         "counter",
-        "Operations that this exporter saw come to their end, completed or failed, with Knock's error_count above 0.",
+        "Operations that this exporter saw completed or failed with Knock's error_count or error_items above 0.",
         _one(lambda cell: cell.finished_with_errors),
     ),
     Family(

@@ -104,12 +104,14 @@ class Book:
 
     def _admitted(self, before: Tracked | None, after: Tracked) -> Tracked:
         record = after.operation
-        if record is None or record.name == UNKNOWN_NAME:
+        if record is None:
             return after
         known = before.operation if before is not None else None
-        # Asked once an operation: the second time would count the same fold again.
+        # A known name stays, so that an operation does not wander between aggregates and its fold is counted once.
         if known is not None and known.name != UNKNOWN_NAME:
             name = known.name
+        elif record.name == UNKNOWN_NAME:
+            return after
         else:
             name = self._admit(after.key.environment, "name", record.name)
         return after if name == record.name else replace(after, operation=replace(record, name=name))

@@ -242,11 +242,12 @@ class GroupCell:
 
     def observe(self, before: Tracked, after: Tracked) -> bool:
         """Observe how long it queued and ran, each once and only where the change was seen; return whether it did."""
-        record, known = after.operation, before.operation
+        record = after.operation
         if record is None:
             return False
-        started_now = record.started_at is not None and (known.started_at is None if known else after.from_birth)
-        seen = _observe(self.queue, record.inserted_at, record.started_at) if started_now else False
+        started_now = after.seen_started and not before.seen_started
+        counts = before.operation is not None or after.from_birth
+        seen = _observe(self.queue, record.inserted_at, record.started_at) if started_now and counts else False
         if ended_now(before, after):
             seen |= _observe(self.run[str(record.status)], record.started_at, record.finished_at)
         return seen

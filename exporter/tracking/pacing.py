@@ -96,8 +96,7 @@ class Pacer:
         """Note a 429 to the request sent at `sent_at`; return whether it began a new episode."""
         fresh = sent_at > self._halved_at
         if fresh:
-            least = min(self.limit, max(HALVE_SHARE_LEAST * self.limit, HALVE_LEAST))
-            self.rate = max(self.rate / 2.0, least)
+            self.rate = self._bounded(self.rate / 2.0)
             self._halved_at = now
             self._untold += 1
         if retry_after is None:
@@ -112,14 +111,17 @@ class Pacer:
 
     def use_limit(self, limit: float) -> None:
         """Take another configured limit; what was learnt from 429s stays in proportion."""
-        self.rate *= limit / self.limit
-        self.limit = limit
+        share, self.limit = self.rate / self.limit, limit
+        self.rate = self._bounded(share * limit)
 
     def inherit(self, other: Pacer) -> None:
         """Go on where another pacer stands: Knock's limit does not start anew with a new key."""
-        self.rate = min(self.limit, other.rate)
+        self.rate = self._bounded(other.rate)
         self.next_start, self._last_start = other.next_start, other._last_start
         self._halved_at, self._untold = other._halved_at, other._untold
+
+    def _bounded(self, rate: float) -> float:
+        return min(self.limit, max(rate, HALVE_SHARE_LEAST * self.limit, HALVE_LEAST))
 
 
 class Gate:

@@ -80,6 +80,7 @@ class Tracked:
     lost: bool = False
     from_birth: bool = False
     seen_unfinished: bool = False
+    seen_started: bool = False
     marks: Marks = NO_MARKS
     final_seen: float | None = None  # Unix seconds
 
@@ -123,7 +124,8 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
     """Take in a record from Knock."""
     now = at.now
     odd = before.odd_polls + 1 if record.status is Status.UNKNOWN else 0
-    ended = before.ended_polls + 1 if odd and (record.completed_at or record.failed_at) is not None else 0
+    has_end = record.completed_at is not None or record.failed_at is not None
+    ended = before.ended_polls + 1 if odd and has_end else 0
     if ended >= ENDED_POLLS:
         record = replace(record, status=Status.FAILED if record.failed_at is not None else Status.COMPLETED)
     changed = before.operation is None or before.operation.progress != record.progress
@@ -142,6 +144,7 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
         lost=False,
         from_birth=before.from_birth if before.operation else _born_after(record, at.epoch),
         seen_unfinished=before.seen_unfinished or not record.status.final,
+        seen_started=before.seen_started or record.started_at is not None,
         final_seen=(before.final_seen or now.wall) if record.status.final else None,
     )
     return _planned(after, at)

@@ -7,7 +7,6 @@ the time as an argument and do no I/O, so a test drives them through hours in mi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from exporter.operation import NIL_ID, Operation, OperationKey
 from exporter.tracking import record
 from exporter.tracking.book import Book
 from exporter.tracking.lane import Asker, Lane
+from exporter.tracking.messages import Answered, Close, HandOver, KeyRead, Request, Stop
 from exporter.tracking.record import Circumstances, Moment
 
 if TYPE_CHECKING:
@@ -27,74 +27,13 @@ if TYPE_CHECKING:
     from exporter.config import Config
     from exporter.keys import Secret
     from exporter.metrics.activity import Activity
-    from exporter.metrics.exposition import View
     from exporter.tracking.lane import Choice
+    from exporter.tracking.messages import Message, Outside
 
 PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request to Knock; `sent_at` is monotonic, `probe` marks the only one let through a shut gate."""
-
-    environment: str
-    id: str
-    key_epoch: int
-    sent_at: float
-    probe: bool
-
-    @property
-    def checks_key(self) -> bool:
-        """Whether it asks for no operation, only whether the key is good."""
-        return self.id == NIL_ID
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What became of a request, and how many seconds it took."""
-
-    request: Request
-    outcome: Operation | KnockError
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRead:
-    """The key source of an environment was read; `key` only if it holds another one than before."""
-
-    environment: str
-    key: Secret | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """No more requests; the last answers count until the inbox is closed by `Close`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Publish the last view and end."""
-
-
-Message = Answered | KeyRead | Stop | Close
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """What the tracker asks of others; nothing of it may block.
-
-    `fetch` sends a request (an `Answered` comes back), `read_key` reads a key source anew (a `KeyRead` comes back),
-    `use_key` gives an environment's client its new key, `publish` shows a view, `chance` is a random number in [0, 1).
-    """
-
-    fetch: Callable[[Request], None]
-    read_key: Callable[[str], None]
-    use_key: Callable[[str, Secret], None]
-    publish: Callable[[View], None]
-    chance: Callable[[], float]
 
 
 class Tracker:
@@ -117,17 +56,8 @@ class Tracker:
         for asker in self._askers.values():
             activity.add_environment(asker.name)
             self._enter_lane(asker, now)
-            self._take_listed(asker, now)
-
-    def _take_listed(self, asker: Asker, now: Moment) -> None:
-        for listed in asker.settings.operations:
-            group = self._book.admit_group(asker.name, listed.group)
-            key = OperationKey(asker.name, listed.id)
-            self._plan(
-                asker,
-                self._book.record(record.handed_over(key, group, listed.labels, now, asker.settings.polling), now),
-            )
-        self._activity.source_success.labels(asker.name, "config").set(now.wall)
+            self._take_operations(HandOver(asker.name, asker.settings.operations), now)
+            activity.source_success.labels(asker.name, "config").set(now.wall)
 
     # What comes in.
 
@@ -138,10 +68,21 @@ class Tracker:
                 self._take_answer(message, now)
             case KeyRead():
                 self._take_key(message, now)
+            case HandOver():
+                self._take_operations(message, now)
             case Stop():
                 self._stopping = True
             case Close():
                 self._stopping = self.ended = True
+
+    def _take_operations(self, message: HandOver, now: Moment) -> None:
+        asker = self._askers[message.environment]
+        for each in message.operations:
+            key = OperationKey(asker.name, each.id)
+            if self._book.get(key) is None:
+                group = self._book.admit_group(asker.name, each.group)
+                new = record.handed_over(key, group, each.labels, now, asker.settings.polling)
+                self._plan(asker, self._book.record(new, now))
 
     def _take_answer(self, answer: Answered, now: Moment) -> None:
         asker = self._askers[answer.request.environment]
