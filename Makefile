@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt lock schema clean
+.PHONY: help demo test check fmt lock schema clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -17,6 +17,9 @@ help: ## show this list
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+demo: .venv/ready ## run the exporter on a simulated Knock, with things to look at
+	$(BIN)/knock-exporter demo $(DEMO_FLAGS)
 
 test: .venv/ready ## run all tests; says what it skipped for want of a tool
 	$(BIN)/pytest

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter import __version__
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, NotFound, StartError
+from exporter.operation import is_operation_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +80,33 @@ class _Path(click.ParamType[str]):
         if not _URL_PATH.fullmatch(text) or text.startswith("/-/"):
             self.fail(f"{text!r}: expected a path as in /metrics, and not below /-/", param, ctx)
         return text
+
+
+class _Duration(click.ParamType[float]):
+    """A duration in Prometheus' syntax, read as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from exporter.config.values import parse_duration  # noqa: PLC0415 - pydantic is not needed for --help
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+
+
+class _OperationId(click.ParamType[str]):
+    """A bulk operation's id, in lower case."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_operation_id(value):
+            self.fail(f"{value!r} is no UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)", param, ctx)
+        return str(value).lower()
 
 
 @click.group(cls=_RunByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -149,3 +179,57 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
             f"Faults and operations on demand: {simulator.url}/_simulator, see docs/simulator.md. Ctrl-C ends it."
         )
         ends.get()
+
+
+@main.command()
+@_flag("web.listen-address", default="127.0.0.1:10187", type=_Address(), help="Address to listen on.")
+@_flag(
+    "speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="How fast the story goes, times real time."
+)
+@_flag("duration", default=None, type=_Duration(), help="End by itself after so long, as in 90s or 5m.")
+def demo(web_listen_address: tuple[str, int], speed: float, duration: float | None) -> None:
+    """Show the exporter at work on a simulated Knock; needs no key and no configuration."""
+    from exporter import demo as story  # noqa: PLC0415 - only this command needs it
+    from exporter import logs  # noqa: PLC0415 - the same
+
+    flush = logs.set_up("warning", "logfmt")
+    try:
+        code = story.run(web_listen_address, speed, duration, click.echo)
+    finally:
+        flush()
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("operation_id", metavar="ID", type=_OperationId())
+@_flag("config.file", default=None, type=click.Path(path_type=Path), help="Configuration file to take the key from.")
+@_flag("environment", default=None, help="Which of its environments, where the configuration has several.")
+@click.option(
+    "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json", "metrics"]), help="Form."
+)
+@click.option("--error-items", is_flag=True, help="List the failed items too: often personal data, shown here only.")
+def get(
+    operation_id: str, config_file: Path | None, environment: str | None, output: str, *, error_items: bool
+) -> None:
+    """Ask Knock how the operation ID stands, now.
+
+    With the key from a configuration, or from KNOCK_API_KEY (and KNOCK_BASE_URL, KNOCK_BRANCH) as Knock's SDKs do.
+    """
+    from exporter import lookup  # noqa: PLC0415 - only this command needs these
+    from exporter.knock.connect import connect, read_key  # noqa: PLC0415 - the same
+    from exporter.terminal import get as writer  # noqa: PLC0415 - the same
+
+    asked = lookup.environment_for(operation_id, config_file, environment, os.environ)
+    with closing(connect(asked, read_key(asked, os.environ))) as client:
+        try:
+            operation, document = client.fetch_record(operation_id)
+        except NotFound as error:
+            hint = "no such operation, or the key of another environment, or the wrong branch?"
+            raise StartError(f"{asked.name}: {error}: {hint}") from None
+    if output == "json":
+        writer.write_json(sys.stdout, document, with_items=error_items)
+    elif output == "metrics":
+        writer.write_metrics(sys.stdout, asked, operation, time.time())
+    else:
+        items = document.get("error_items") if error_items else None
+        writer.write_table(sys.stdout, asked.name, operation, items, time.time())

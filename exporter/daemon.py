@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter import __version__
-from exporter.errors import StartError
 from exporter.housekeeping import Housekeeping
-from exporter.keys import InvalidKey, KeyWatch
-from exporter.knock.client import Client
+from exporter.keys import KeyWatch
+from exporter.knock.connect import connect, read_key
 from exporter.knock.pool import FetchPool
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
-from exporter.tracking.messages import Close, Message, Outside, Request, Stop
+from exporter.tracking.messages import Close, HandOver, Message, Outside, Request, Stop
 from exporter.tracking.record import Moment
 from exporter.tracking.tracker import Tracker, run
 from exporter.web.app import House, make_app
@@ -30,7 +29,7 @@ from exporter.web.server import WebServer, bind
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from exporter.config import Config, Environment
+    from exporter.config import Config, ListedOperation
     from exporter.keys import Secret
 
 HEARTBEAT_SECONDS = 60.0  # a thread that did not step for so long is not healthy
@@ -57,17 +56,17 @@ class Daemon:
     """The exporter of one configuration, from start to end."""
 
     def __init__(self, config: Config, flags: Flags, environ: Mapping[str, str]) -> None:
-        self._ends: SimpleQueue[str] = SimpleQueue()
+        self._ends: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._view: View | None = None
         self._ending = False
         self._sockets = [bind(*address) for address in flags.listen_addresses]
         self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
-        keys = _read_keys(config, environ)
+        keys = {each.name: read_key(each, environ) for each in config.environments}
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
-        self._clients = {each.name: _client(each, keys[each.name]) for each in config.environments}
+        self._clients = {each.name: connect(each, keys[each.name]) for each in config.environments}
         self._pools = {
             each.name: FetchPool(each.name, each.max_in_flight, self._clients[each.name].fetch, self._inbox.put)
             for each in config.environments
@@ -88,7 +87,11 @@ class Daemon:
             monotonic=time.monotonic,
             telemetry_path=flags.telemetry_path,
         )
-        self._web = WebServer(make_app(house), self._sockets, self._ends.put)
+        self._web = WebServer(make_app(house), self._sockets, lambda reason: self.end(reason, code=1))
+
+    def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
+        """Follow these operations too, from now on."""
+        self._inbox.put(HandOver(environment, operations))
 
     # What the tracker asks of others.
 
@@ -122,7 +125,7 @@ class Daemon:
                 target()
             except BaseException:
                 log.exception("thread crashed, ending", thread=name)
-                self._ends.put(f"{name} crashed")
+                self.end(f"{name} crashed", code=1)
                 raise
 
         return threading.Thread(target=guarded, name=name, daemon=True)
@@ -136,17 +139,21 @@ class Daemon:
         self._web.start()
         for host, port, *_ in self.addresses:
             log.info("listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", version=__version__)
-        reason = self._ends.get()
-        self._end(reason)
-        return 1 if "crashed" in reason or "ended" in reason else 0
+        reason, code = self._ends.get()
+        self._close(reason)
+        return code
+
+    def end(self, reason: str, *, code: int = 0) -> None:
+        """Make `run` end and return `code`; callable from any thread and from a signal handler."""
+        self._ends.put((reason, code))
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._ending:
             os._exit(1)  # asked twice: at once, whatever hangs
         self._ending = True
-        self._ends.put(signal.Signals(number).name)
+        self.end(signal.Signals(number).name)
 
-    def _end(self, reason: str) -> None:
+    def _close(self, reason: str) -> None:
         self._ending = True
         log.info("ending", reason=reason)
         tracker = self._threads[0]
@@ -158,23 +165,3 @@ class Daemon:
         self._housekeeping.stop()
         self._web.stop()
         log.info("ended")
-
-
-def _read_keys(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
-    try:
-        return {each.name: each.key.read(environ) for each in config.environments}
-    except InvalidKey as error:
-        raise StartError(f"API key: {error}") from None
-
-
-def _client(environment: Environment, key: Secret) -> Client:
-    return Client(
-        base_url=environment.base_url,
-        key=key,
-        branch=environment.branch,
-        timeout=environment.timeout,
-        ca_file=environment.ca_file,
-        proxy=environment.proxy,
-        proxy_from_environment=environment.proxy_from_environment,
-        connections=environment.max_in_flight,
-    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Anything else would break, or be smuggled into, the Authorization header (http.client prints what it refuses).
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 MASK = "***"
+MAX_KEY_BYTES = 4096
 SETTLED_SECONDS = 1.0  # a file not written to for this long is taken as whole
 
 
@@ -79,10 +80,11 @@ class KeySource:
     @staticmethod
     def _read_file(path: Path) -> Secret:
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                text = file.read(MAX_KEY_BYTES).decode()
         except OSError as error:
             raise InvalidKey(f"{path}: {error.strerror}") from None
-        except UnicodeDecodeError:
+        except ValueError:  # not UTF-8, or a path that cannot be one
             raise InvalidKey(f"{path}: is not a text file") from None
         return _named(str(path), text)
 

@@ -18,8 +18,9 @@ LAYERS = (
     ("metrics",),
     ("tracking.book", "tracking.lane", "tracking.messages"),
     ("tracking.tracker",),
-    ("knock", "web", "housekeeping", "logs"),
-    ("daemon",),
+    ("knock", "web", "housekeeping", "logs", "terminal"),
+    ("daemon", "lookup"),
+    ("demo",),
     ("cli",),
 )
 EDGES = LAYERS[9]
@@ -59,7 +60,15 @@ def _submodule(package: str, name: str) -> str:
     return f"{package}.{name}" if (folder / f"{name}.py").exists() or (folder / name).is_dir() else package
 
 
-ROOTS = {"__init__", "__main__", "tracking.__init__", "metrics.__init__", "knock.__init__", "web.__init__"}
+ROOTS = {
+    "__init__",
+    "__main__",
+    "tracking.__init__",
+    "metrics.__init__",
+    "knock.__init__",
+    "web.__init__",
+    "terminal.__init__",
+}
 
 
 @pytest.mark.parametrize("module", [module for module in _modules() if module not in ROOTS])

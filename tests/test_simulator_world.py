@@ -241,20 +241,20 @@ def pick_kinds(armed: Faults, times: int, method: str = "GET", operation_id: str
 
 
 def test_counted_fault_hits_so_many_requests() -> None:
-    armed = Faults(random.Random(1))  # noqa: S311 a seed is the point
+    armed = Faults(random.Random(1))
     armed.set(faults.Drop(count=2), faults.Hang(count=1))
     assert pick_kinds(armed, 4) == ["drop", "drop", "hang", ""]
     assert armed.describe()[0] == {"kind": "drop", "share": 1.0, "count": 2, "left": 0}
 
 
 def test_shared_fault_hits_its_share() -> None:
-    armed = Faults(random.Random(1))  # noqa: S311 a seed is the point
+    armed = Faults(random.Random(1))
     armed.set(faults.Drop(share=0.25))
     assert 200 < pick_kinds(armed, 1000).count("drop") < 300
 
 
 def test_fault_hits_only_what_it_names() -> None:
-    armed = Faults(random.Random(1))  # noqa: S311 a seed is the point
+    armed = Faults(random.Random(1))
     armed.set(faults.Drop(id="A"), faults.Hang(method="POST"))
     assert pick_kinds(armed, 1, operation_id="a") == ["drop"]
     assert pick_kinds(armed, 1, operation_id="b") == [""]
@@ -262,7 +262,7 @@ def test_fault_hits_only_what_it_names() -> None:
 
 
 def test_latencies_add_up_with_another_fault() -> None:
-    armed = Faults(random.Random(1))  # noqa: S311 a seed is the point
+    armed = Faults(random.Random(1))
     armed.set(faults.Latency(seconds=1), faults.Garbage(), faults.Latency(seconds=2))
     latency, fault = armed.pick("GET", None)
     assert (latency, fault) == (3, faults.Garbage())

@@ -104,6 +104,10 @@ class Client:
 
     def fetch(self, operation_id: str) -> Operation:
         """Ask for one operation, within the time-out; raises a KnockError and nothing else."""
+        return self.fetch_record(operation_id)[0]
+
+    def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:
+        """Ask like `fetch`; return also the record as Knock wrote it, failed items (personal data) included."""
         outcome = self._outcome(operation_id)
         if isinstance(outcome, KnockError):
             raise outcome
@@ -113,7 +117,7 @@ class Client:
         """Close idle connections; fetches on their way end by themselves."""
         self._transport.close()
 
-    def _outcome(self, operation_id: str) -> Operation | KnockError:
+    def _outcome(self, operation_id: str) -> tuple[Operation, dict[str, Any]] | KnockError:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
             return self._ask(operation_id, headers)
@@ -123,13 +127,13 @@ class Client:
             error = failure(foreign)
         return _clean(error, headers["Authorization"].removeprefix("Bearer "))
 
-    def _ask(self, operation_id: str, headers: Mapping[str, str]) -> Operation:
+    def _ask(self, operation_id: str, headers: Mapping[str, str]) -> tuple[Operation, dict[str, Any]]:
         url = self._base_url + _PATH + quote(operation_id, safe="")
         answer = self._transport.ask(url, headers, Deadline(self._timeout))
         try:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
-            return _operation(answer, operation_id)
+            return _record(answer, operation_id)
         finally:
             answer.close()  # what was not read to its end; else the connection is back in the pool already
             answer.release_conn()
@@ -160,12 +164,12 @@ def _clean(error: KnockError, key: str) -> KnockError:
     return error
 
 
-def _operation(answer: BaseHTTPResponse, operation_id: str) -> Operation:
+def _record(answer: BaseHTTPResponse, operation_id: str) -> tuple[Operation, dict[str, Any]]:
     body = read_body(answer)
     document = None
     try:
         document = decode(body)
-        return parse_operation(document, operation_id)
+        return parse_operation(document, operation_id), document
     except Invalid as invalid:
         accepted = isinstance(document, dict)
         raise BadAnswer(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None

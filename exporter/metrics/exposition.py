@@ -15,10 +15,13 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, STALE, Family
+from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, STALE, Family, OperationRow
+from exporter.operation import UNKNOWN_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+    from exporter.tracking.record import Tracked
 
 Lines = tuple[bytes, ...]  # one entry per family of the row's level
 Chunk = tuple[Lines | None, ...]  # None: a place without a row
@@ -98,6 +101,23 @@ _HEADERS = {
 def render(families: Iterable[Family], labels: str, row: object) -> Lines:
     """Render one row's sample lines, an entry per family."""
     return tuple(family.encode(labels, row) for family in families)
+
+
+def render_operation(tracked: Tracked, declared: Sequence[str]) -> Lines:
+    """Render an operation's own series; `declared` are the extra labels of its info series."""
+    labels = {"knock_environment": tracked.key.environment, "group": tracked.group, "operation_id": tracked.key.id}
+    name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
+    given = dict(tracked.labels)
+    info = {"name": name, **{label: given.get(label, "") for label in declared}}
+    row = OperationRow(tracked, "," + encode_labels(info))
+    return render(PER_OPERATION, encode_labels(labels), row)
+
+
+def operation_text(tracked: Tracked) -> bytes:
+    """Write the families of one operation as a scrape would show them, alone."""
+    board = Board()
+    board.put(tracked.key, render_operation(tracked, ()))
+    return b"".join(_level(PER_OPERATION, board.publish(), Format.TEXT))
 
 
 class Board:

@@ -45,8 +45,7 @@ class Family:
     def encode(self, labels: str, row: object) -> bytes:
         """Write the sample lines of one row, in the order of the function."""
         return "".join(
-            f"{self.name}{suffix}{{{labels}{extra}}} {go_number(value)}\n"
-            for suffix, extra, value in self.samples(row)
+            f"{self.name}{suffix}{{{labels}{extra}}} {go_number(value)}\n" for suffix, extra, value in self.samples(row)
         ).encode()
 
 

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from exporter.metrics import families
-from exporter.metrics.exposition import Board, View, encode_labels, render
+from exporter.metrics.exposition import Board, View, encode_labels, render, render_operation
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.exposure import Admission, Shelf
@@ -202,15 +202,7 @@ class Book:
         if tracked is None or not kept.shelf.shows(key.id):
             board.drop(key)
             return
-        base = {"knock_environment": key.environment, "group": tracked.group, "operation_id": key.id}
-        row = families.OperationRow(tracked, self._info_labels(tracked, kept.labels))
-        board.put(key, render(families.PER_OPERATION, encode_labels(base), row))
-
-    @staticmethod
-    def _info_labels(tracked: Tracked, declared: Sequence[str]) -> str:
-        name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
-        given = dict(tracked.labels)
-        return "," + encode_labels({"name": name, **{label: given.get(label, "") for label in declared}})
+        board.put(key, render_operation(tracked, kept.labels))
 
     def _render_cell(self, place: tuple[str, str, str]) -> None:
         cell, labels = self._cells[place], self._cell_labels[place]

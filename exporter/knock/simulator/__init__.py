@@ -2,7 +2,7 @@
 
 from exporter.knock.simulator.faults import Faults
 from exporter.knock.simulator.log import LoggedRequest, RequestLog
-from exporter.knock.simulator.plan import LIFELIKE, NO_TROUBLE, Shares
+from exporter.knock.simulator.plan import LIFELIKE, NO_TROUBLE, Order, Shares
 from exporter.knock.simulator.server import Simulator
 from exporter.knock.simulator.world import REAL_TIME, Clock, World
 
@@ -13,6 +13,7 @@ __all__ = [
     "Clock",
     "Faults",
     "LoggedRequest",
+    "Order",
     "RequestLog",
     "Shares",
     "Simulator",

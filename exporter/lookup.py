@@ -1,0 +1,74 @@
+"""Which environment to ask about one operation: from the configuration, or from the variables of Knock's SDKs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter import config
+from exporter.config import Environment
+from exporter.config.settings import BASE_URL as KNOCK_URL
+from exporter.config.values import check_base_url, check_branch, plain_http_abroad
+from exporter.errors import StartError
+from exporter.keys import KeySource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+DEFAULT_FILE = Path("config.yaml")
+KEY, BASE_URL, BRANCH = "KNOCK_API_KEY", "KNOCK_BASE_URL", "KNOCK_BRANCH"
+
+
+def environment_for(operation_id: str, file: Path | None, name: str | None, environ: Mapping[str, str]) -> Environment:
+    """Return where to ask: `file` if named, else the variables if KNOCK_API_KEY is set, else config.yaml.
+
+    Of several environments, the one named or the one that lists the id. Raises StartError or ConfigError.
+    """
+    if file is None and environ.get(KEY):
+        return _from_variables(name, environ)
+    if file is None and not DEFAULT_FILE.exists():
+        raise StartError(f"no key to ask with: set {KEY}, or name a configuration (--config.file)")
+    environments = config.load(file or DEFAULT_FILE, environ).environments
+    return _choose(environments, operation_id, name)
+
+
+def _choose(environments: tuple[Environment, ...], operation_id: str, name: str | None) -> Environment:
+    known = ", ".join(each.name for each in environments)
+    if name is not None:
+        found = [each for each in environments if each.name == name]
+        if not found:
+            raise StartError(f"no environment is named {name!r} (there are: {known})")
+        return found[0]
+    if len(environments) == 1:
+        return environments[0]
+    found = [each for each in environments if any(listed.id == operation_id for listed in each.operations)]
+    if len(found) != 1:
+        raise StartError(f"which environment? Name one with --environment (there are: {known})")
+    return found[0]
+
+
+def _from_variables(name: str | None, environ: Mapping[str, str]) -> Environment:
+    return Environment(
+        name=name or "default",
+        key=KeySource(variable=KEY),
+        base_url=_base_url(environ.get(BASE_URL) or KNOCK_URL),
+        branch=_branch(environ.get(BRANCH)),
+    )
+
+
+def _base_url(text: str) -> str:
+    try:
+        url = check_base_url(text)
+    except ValueError as error:
+        raise StartError(f"{BASE_URL} {error}") from None
+    if plain_http_abroad(url):
+        raise StartError(f"{BASE_URL} would send the key unprotected to another machine (use https://)")
+    return url
+
+
+def _branch(text: str | None) -> str | None:
+    try:
+        return check_branch(text) if text else None
+    except ValueError as error:
+        raise StartError(f"{BRANCH} {error}") from None

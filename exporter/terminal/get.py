@@ -1,0 +1,109 @@
+"""One operation, written for people (a table), programs (json) or Prometheus (metrics)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exporter.config.settings import GROUP
+from exporter.metrics.exposition import operation_text
+from exporter.operation import OperationKey
+from exporter.tracking.record import Circumstances, Moment, answered, handed_over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+    from exporter.config import Environment
+    from exporter.operation import Operation
+
+COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
+HIDDEN_ITEMS = "error_items"
+
+
+def write_table(out: TextIO, environment: str, operation: Operation, items: list[Any] | None, now: float) -> None:
+    """Write a table; `items` are the failed items to list (None: do not), `now` is Unix seconds."""
+    console = Console(file=out, highlight=False)
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    hint = " (--error-items shows them)" if items is None else ""
+    for label, value in _rows(environment, operation, now, hint):
+        style = COLOURS.get(value, "") if label == "status" else ""
+        table.add_row(Text(label, "bold"), Text(value, style))
+    console.print(table)
+    if items is not None:
+        _write_items(console, items)
+
+
+def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iterator[tuple[str, str]]:
+    yield "operation", operation.id
+    yield "environment", environment
+    yield "name", operation.name
+    yield "status", str(operation.status)
+    yield "rows", _progress(operation)
+    yield "successes", _number(operation.successes)
+    yield "errors", _number(operation.errors)
+    if operation.error_items:
+        yield "failed items", f"{operation.error_items:,} listed{hint}"
+    yield "inserted", _time(operation.inserted_at, now)
+    yield "started", _time(operation.started_at, now)
+    yield "finished", _time(operation.finished_at, now)
+    yield "updated", _time(operation.updated_at, now)
+    if operation.started_at is not None:
+        end = now if operation.finished_at is None else operation.finished_at
+        yield ("ran for" if operation.status.final else "running for"), _span(end - operation.started_at)
+
+
+def _progress(operation: Operation) -> str:
+    text = f"{_number(operation.rows_processed)} of {_number(operation.rows_estimated)}"
+    if operation.rows_processed is not None and operation.rows_estimated:
+        text += f" ({min(operation.rows_processed / operation.rows_estimated, 1):.0%})"
+    return text
+
+
+def _number(value: int | None) -> str:
+    return "not known" if value is None else f"{value:,}"
+
+
+def _time(seconds: float | None, now: float) -> str:
+    if seconds is None:
+        return "not yet, or not known"
+    moment = datetime.fromtimestamp(seconds, UTC)
+    ago = f" ({_span(now - seconds)} ago)" if seconds <= now else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC{ago}"
+
+
+def _span(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("m", whole // 60 % 60), ("s", whole % 60))
+    parts = [f"{count}{unit}" for unit, count in units if count]
+    return " ".join(parts[:2]) or "0s"
+
+
+def _write_items(console: Console, items: list[Any]) -> None:
+    table = Table("failed item", "collection", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for item in items:
+        known = item if isinstance(item, dict) else {"id": item}
+        table.add_row(Text(str(known.get("id", ""))), Text(str(known.get("collection") or "")))
+    console.print()
+    console.print(table)
+
+
+def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> None:
+    """Write Knock's record as it came; failed items, which are personal data, only when asked for."""
+    shown = document if with_items else {key: value for key, value in document.items() if key != HIDDEN_ITEMS}
+    out.write(json.dumps(shown, indent=2) + "\n")
+
+
+def write_metrics(out: TextIO, environment: Environment, operation: Operation, now: float) -> None:
+    """Write the series that the exporter would have for it after this one poll; `now` is Unix seconds."""
+    moment = Moment(0.0, now)
+    key = OperationKey(environment.name, operation.id)
+    group = next((each.group for each in environment.operations if each.id == operation.id), GROUP)
+    pending = handed_over(key, group, (), moment, environment.polling)
+    at = Circumstances(moment, 0.0, environment.polling, epoch=now, trusted=True)
+    out.write(operation_text(answered(pending, operation, at)).decode())
