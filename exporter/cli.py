@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -31,6 +31,12 @@ def _flag(name: str, **settings: Any) -> Callable[[Command], Command]:
     variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
     parameter = name.replace(".", "_").replace("-", "_")
     return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def _leave(code: int, *, logs_written: bool) -> NoReturn:
+    if not logs_written:
+        os._exit(code)  # nobody reads standard error: the interpreter's own end would wait for ever to write to it
+    sys.exit(code)
 
 
 class _RunByDefault(click.Group):
@@ -146,8 +152,8 @@ def run_command(
         flags = daemon.Flags(web_listen_address, web_telemetry_path)
         code = daemon.Daemon(settings, flags, os.environ).run()
     finally:
-        flush()
-    sys.exit(code)
+        written = flush()
+    _leave(code, logs_written=written)
 
 
 @main.command(name="check-config")
@@ -196,8 +202,8 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
     try:
         code = story.run(web_listen_address, speed, duration, click.echo)
     finally:
-        flush()
-    sys.exit(code)
+        written = flush()
+    _leave(code, logs_written=written)
 
 
 @main.command()

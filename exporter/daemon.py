@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 60.0  # a thread that did not step for so long is not healthy
 LAST_ANSWERS_SECONDS = 1.5
 JOIN_SECONDS = 1.0
+LOOK_SECONDS = 0.02  # how soon it is seen that the last answer is in
 
 log = structlog.get_logger()
 
@@ -126,7 +127,6 @@ class Daemon:
             except BaseException:
                 log.exception("thread crashed, ending", thread=name)
                 self.end(f"{name} crashed", code=1)
-                raise
 
         return threading.Thread(target=guarded, name=name, daemon=True)
 
@@ -156,12 +156,12 @@ class Daemon:
     def _close(self, reason: str) -> None:
         self._ending = True
         log.info("ending", reason=reason)
-        tracker = self._threads[0]
+        tracker, until = self._threads[0], time.monotonic() + LAST_ANSWERS_SECONDS
         self._inbox.put(Stop())
-        tracker.join(LAST_ANSWERS_SECONDS)
-        if tracker.is_alive():
-            self._inbox.put(Close())
-            tracker.join(JOIN_SECONDS)
+        while tracker.is_alive() and not self._tracker.ended and time.monotonic() < until:
+            tracker.join(LOOK_SECONDS)
+        self._inbox.put(Close())  # wakes it where it sleeps until its next step
+        tracker.join(JOIN_SECONDS)
         self._housekeeping.stop()
         self._web.stop()
         log.info("ended")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.tracking.record import Moment
 
 CHECK_SECONDS = 5
-DRIFT_SECONDS = 2.0  # between wall and monotonic time, from which on the jobs are planned anew
+DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the jobs are planned anew
 IDLE_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -27,7 +29,8 @@ class Housekeeping:
     """Reads key sources, regularly and when asked, and tells the tracker.
 
     `schedule` plans by naive local time: when clocks go back its jobs would stand still for as long. So they are
-    planned anew whenever wall and monotonic time drift apart. `stepped_at` (monotonic) is its heartbeat.
+    planned anew whenever local and monotonic time drift apart: by the end of summer time too. `stepped_at` (monotonic)
+    is its heartbeat.
     """
 
     def __init__(
@@ -50,10 +53,10 @@ class Housekeeping:
         self._plan()
 
     def _plan(self) -> None:
-        now = self._clock()
-        self._drift = now.wall - now.mono
+        self._drift = _drift(self._clock())
         self.scheduler.clear()
-        self.scheduler.every(CHECK_SECONDS).seconds.do(self._guarded, self._look_at_all)
+        for name in self._watches:
+            self.scheduler.every(CHECK_SECONDS).seconds.do(self._guarded, partial(self._look, name))
 
     def _guarded(self, job: Callable[[], None]) -> None:
         # A job that raises would stay due and starve those after it.
@@ -87,11 +90,11 @@ class Housekeeping:
         """Do what is due now."""
         now = self._clock()
         self.stepped_at = now.mono
-        if abs(now.wall - now.mono - self._drift) > DRIFT_SECONDS:
+        if abs(_drift(now) - self._drift) > DRIFT_SECONDS:
             self._plan()
         self.scheduler.run_pending()
         for name in sorted(self._waiting):
-            self._answer(name)
+            self._guarded(partial(self._answer, name))
 
     def _answer(self, name: str) -> None:
         key = self._watches[name].look(self._clock().wall, self._environ)
@@ -100,15 +103,20 @@ class Housekeeping:
         self._waiting.discard(name)
         self._deliver(KeyRead(name, key))
 
-    def _look_at_all(self) -> None:
-        for name, watch in self._watches.items():
-            key = watch.look(self._clock().wall, self._environ)
-            if key is not None:
-                self._deliver(KeyRead(name, key))
-            self._tell(name, watch.problem)
+    def _look(self, name: str) -> None:
+        watch = self._watches[name]
+        key = watch.look(self._clock().wall, self._environ)
+        if key is not None:
+            self._deliver(KeyRead(name, key))
+        self._tell(name, watch.problem)
 
     def _tell(self, name: str, problem: str | None) -> None:
         if problem != self._problems.get(name):
             self._problems[name] = problem
             if problem:
                 log.warning("API key cannot be read, keeping the old one", environment=name, error=problem)
+
+
+def _drift(now: Moment) -> float:
+    """Return how far local time, by which `schedule` plans, is ahead of monotonic time."""
+    return now.wall + time.localtime(now.wall).tm_gmtoff - now.mono

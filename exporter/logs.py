@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from logging.handlers import QueueHandler, QueueListener
 from queue import Queue
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json")
 QUEUE_LINES = 10_000  # past it lines are dropped: a stuck terminal must not stop the polling
+FLUSH_SECONDS = 0.5  # nor keep the process from ending
+_PLAIN = (bool, int, float, type(None))
 
 
 class _AsItIs(QueueHandler):
@@ -32,12 +35,31 @@ class _AsItIs(QueueHandler):
         """Drop the line: the queue is full."""
 
 
+class _Listener(QueueListener):
+    """Writes what is in the queue, until told to stop."""
+
+    def enqueue_sentinel(self) -> None:
+        """Wait for a place: the base class raises when the queue is full."""
+        self.queue.put(self._sentinel)  # type: ignore[attr-defined] # a documented hook, but not its value
+
+    def flush(self) -> bool:
+        """Write what is left and stop; tell whether that was done in time."""
+        stopper = threading.Thread(target=self.stop, name="log-flush", daemon=True)
+        stopper.start()
+        stopper.join(FLUSH_SECONDS)
+        return not stopper.is_alive()
+
+
 def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+    # Before rendering: masking in finished JSON could eat the backslash that escapes a quote.
+    return {key: value if isinstance(value, _PLAIN) else redact(str(value)) for key, value in event.items()}
 
 
-def set_up(level: str, form: str) -> Callable[[], None]:
-    """Configure logging for the whole process; returns what flushes it at the end."""
+def set_up(level: str, form: str) -> Callable[[], bool]:
+    """Configure logging for the whole process.
+
+    Returns what flushes it at the end; that returns False where nobody takes the lines, so that some are left.
+    """
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
@@ -63,9 +85,9 @@ def set_up(level: str, form: str) -> Callable[[], None]:
     # urllib3 warns of connections that it drops, uvicorn of clients that go away: neither needs anyone's care.
     for noisy in ("urllib3", "uvicorn"):
         logging.getLogger(noisy).setLevel("ERROR" if level != "debug" else "DEBUG")
-    listener = QueueListener(queue, writer)
+    listener = _Listener(queue, writer)
     listener.start()
-    return listener.stop
+    return listener.flush
 
 
 def _renderer(form: str) -> Processor:

@@ -42,8 +42,17 @@ class FetchPool:
         """Send a request as soon as a thread is free; called by one thread only."""
         self._requests.put(request)
         if not self._idle.acquire(blocking=False) and self._threads < self._most:
-            self._threads += 1
-            threading.Thread(target=self._work, name=f"fetch-{self._name}-{self._threads}", daemon=True).start()
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        name = f"fetch-{self._name}-{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:  # the machine allows no more threads: those that are there take the request in time
+            if not self._threads:
+                raise
+            return
+        self._threads += 1
 
     def _work(self) -> None:
         while True:

@@ -89,7 +89,7 @@ class Scrapes:
 
     async def _knock_part(self, view: View, form: Format, *, zipped: bool) -> Part:
         kept_view, kept = self._kept.get((form, zipped), (None, None))
-        if kept is None or kept_view is not view or kept.cancelled():
+        if kept is None or kept_view is not view or _failed(kept):
             kept = asyncio.get_running_loop().run_in_executor(
                 self._workers, lambda: _part(knock_part(view, form), zipped=zipped)
             )
@@ -104,6 +104,10 @@ class Scrapes:
             self._workers,
             lambda: _part(fresh_part(view, form, house.activity.registry, house.monotonic()), zipped=zipped),
         )
+
+
+def _failed(future: asyncio.Future[Part]) -> bool:
+    return future.done() and (future.cancelled() or future.exception() is not None)
 
 
 async def _pieces(bodies: list[bytes]) -> AsyncIterator[memoryview]:

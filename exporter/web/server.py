@@ -6,6 +6,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+import structlog
 import uvicorn
 
 from exporter.errors import StartError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 END_SECONDS = 1  # for answers under way
 BACKLOG = 1024
 
+log = structlog.get_logger()
+
 
 def bind(host: str, port: int) -> socket.socket:
     """Listen on an address (`host` empty: all, IPv4 and IPv6). Raises StartError that names it."""
@@ -26,8 +29,10 @@ def bind(host: str, port: int) -> socket.socket:
             return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
+        name = f"[{host}]" if ":" in host else host
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise StartError(f"cannot listen on {name}:{port}: {why}") from None
 
 
 class WebServer:
@@ -58,7 +63,10 @@ class WebServer:
 
     def _run(self) -> None:
         # Not in the main thread, where uvicorn would take the signals and raise them again at its end (exit 143).
-        self._server.run(sockets=self._sockets)
+        try:
+            self._server.run(sockets=self._sockets)
+        except Exception:
+            log.exception("web server crashed")
         if not self._server.should_exit:
             self._on_crash("web server ended")
 

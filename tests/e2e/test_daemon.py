@@ -1,0 +1,339 @@
+"""The exporter as a process: its start, its end, its keys and its logs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from chaos import answering, http, serving
+from programs import KEY, WEB, until
+
+from exporter.knock.simulator import Simulator, World, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from chaos import Handler, Server
+    from programs import Exporter, Starter
+
+pytestmark = pytest.mark.e2e
+
+QUICK = {"processing": "100ms", "queued": "100ms", "slowest": "200ms"}
+ROTATION_SECONDS = 12.0
+END_SECONDS = 5.0
+OTHER_KEY = "sk_test_fedcba9876543210"
+LOGFMT = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\]|\\.)*"|[^" ]*) ?)+')
+NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
+
+
+def polls(knock: Simulator, operation_id: str | None = None) -> int:
+    return sum(operation_id in (None, each.operation_id) for each in knock.log.entries())
+
+
+def many(knock: Simulator, count: int) -> list[str]:
+    return [knock.world.create(rows=10**6, queue_seconds=0.0, rows_per_second=100.0) for _ in range(count)]
+
+
+# A life.
+
+
+def test_it_follows_an_operation_to_its_end_and_then_lets_it_be(knock: Simulator, start: Starter) -> None:
+    story = knock.world.create("users.identify", rows=100, errors=3, queue_seconds=1.0, rows_per_second=80.0)
+    other = many(knock, 1)[0]
+    exporter = start(knock.url, [story, other], polling=QUICK)
+    assert exporter.get("/-/healthy").status_code == exporter.get("/-/ready").status_code == 200
+    assert exporter.get("/").headers["Content-Type"].startswith("text/html")
+
+    seen: list[str] = []
+
+    def completed() -> bool:
+        for status in ("queued", "processing", "completed"):
+            if exporter.value("knock_bulk_operation_status", operation_id=story, status=status) == 1:
+                seen.extend([status] if seen[-1:] != [status] else [])
+        return seen[-1:] == ["completed"]
+
+    until(completed, f"completed, not only {seen}")
+    assert seen == ["queued", "processing", "completed"]
+    assert exporter.value("knock_bulk_operation_rows_processed", operation_id=story) == 100
+    assert exporter.value("knock_bulk_operation_errors", operation_id=story) == 3
+    assert exporter.value("knock_bulk_operations_finished_total", status="completed") == 1
+    assert exporter.value("knock_up") == 1
+    asked, others = polls(knock, story), polls(knock, other)
+    until(lambda: polls(knock, other) >= others + 10, "the other one is followed")
+    assert polls(knock, story) == asked
+
+
+def test_an_idle_end_is_quick(knock: Simulator, start: Starter) -> None:
+    exporter = start(knock.url, many(knock, 3))
+    until(lambda: exporter.value("knock_exporter_polls_total") == 3, "polled")
+    began = time.monotonic()
+    exporter.signal()
+    assert exporter.wait() == 0
+    assert time.monotonic() - began < 0.5 + 0.5  # half a second, and as much for a busy machine
+    assert re.findall(r"event=(\w+)", exporter.output)[-2:] == ["ending", "ended"]
+
+
+@pytest.fixture
+def stuck(knock: Simulator, start: Starter) -> Iterator[Exporter]:
+    """Have 64 fetches hang, and a reader stall in the middle of an answer."""
+    exporter = start(knock.url, many(knock, 300), rate_limit=200, max_in_flight=64, timeout="30s", polling=QUICK)
+    until(lambda: exporter.value("knock_bulk_operations", status="processing") == 300, "all polled")
+    knock.faults.set(faults.Hang())
+    with closing(socket.socket()) as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(("127.0.0.1", int(exporter.url.rpartition(":")[2])))
+        reader.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n" * 40)  # more than any buffer between takes
+        until(lambda: exporter.value("knock_exporter_api_requests_in_flight") == 64, "64 fetches hang")
+        yield exporter
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_time_whatever_hangs(stuck: Exporter, number: signal.Signals) -> None:
+    began = time.monotonic()
+    stuck.signal(number)
+    assert stuck.wait() == 0
+    assert time.monotonic() - began < END_SECONDS
+    assert f"reason={number.name}" in stuck.output
+    assert "Traceback" not in stuck.output
+
+
+def test_a_second_signal_ends_it_at_once(stuck: Exporter) -> None:
+    stuck.signal()
+    stuck.said("event=ending")
+    assert stuck.get("/-/ready").status_code == 503
+    assert stuck.get("/-/healthy").status_code == 200
+    began = time.monotonic()
+    stuck.signal(signal.SIGINT)
+    assert stuck.wait() == 1
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_standard_error_that_nobody_reads_holds_up_neither_the_polls_nor_the_end(
+    knock: Simulator, start: Starter
+) -> None:
+    file = start.configure(knock.url, many(knock, 100), rate_limit=200, polling=QUICK)
+    command = [sys.executable, "-m", "exporter", f"--config.file={file}", "--web.listen-address=127.0.0.1:0"]
+    with subprocess.Popen([*command, "--log.level=debug"], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        try:
+            until(lambda: polls(knock) >= 300, "polls go on")
+            process.terminate()
+            assert process.wait(END_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+# What it refuses.
+
+
+def test_an_address_in_use_is_named(knock: Simulator, start: Starter) -> None:
+    file = start.configure(knock.url)
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        exporter = start.run(f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}")
+        assert exporter.wait() == 1
+    assert exporter.output == f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_a_missing_configuration_is_named(start: Starter) -> None:
+    exporter = start.run("--config.file=/nowhere/config.yaml")
+    assert exporter.wait() == 1
+    assert "/nowhere/config.yaml" in exporter.output
+    assert "Traceback" not in exporter.output
+
+
+def test_a_missing_key_is_named(start: Starter) -> None:
+    file = start.configure(NOWHERE)
+    start.key_file.unlink()
+    exporter = start.run(f"--config.file={file}")
+    assert exporter.wait() == 1
+    assert "knock.key: No such file or directory" in exporter.output
+    assert "Traceback" not in exporter.output
+
+
+@pytest.mark.parametrize("flag", ["--no-such-flag", "--web.listen-address=here", "--log.level=loud", "extra"])
+def test_bad_flags_are_refused(start: Starter, flag: str) -> None:
+    exporter = start.run(flag)
+    assert exporter.wait() == 2
+    assert "Error: " in exporter.output
+
+
+# Where it listens.
+
+
+def test_variables_stand_for_flags(knock: Simulator, start: Starter) -> None:
+    exporter = start.run(
+        KNOCK_EXPORTER_CONFIG_FILE=str(start.configure(knock.url)),
+        KNOCK_EXPORTER_WEB_LISTEN_ADDRESS="127.0.0.1:0 127.0.0.1:0",
+        KNOCK_EXPORTER_WEB_TELEMETRY_PATH="/knock/metrics",
+        KNOCK_EXPORTER_LOG_FORMAT="json",
+    )
+    first, second = [f"http://{each}" for each in exporter.said(r'"address": "([^"]+)"', count=2)]
+    assert first != second
+    for url in (first, second):
+        until(lambda url=url: WEB.get(f"{url}/-/ready", timeout=5).ok, "ready")  # type: ignore[misc] # mypy, B023
+        assert "knock_exporter_build_info" in WEB.get(f"{url}/knock/metrics", timeout=5).text
+        assert WEB.get(f"{url}/metrics", timeout=5).status_code == 404
+        assert 'href="/knock/metrics"' in WEB.get(url, timeout=5).text
+
+
+def test_several_addresses_and_ipv6(knock: Simulator, start: Starter) -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6 on loopback")
+    file = start.configure(knock.url)
+    addresses = ("[::1]:0", "127.0.0.1:0", ":0")
+    exporter = start.run(f"--config.file={file}", *[f"--web.listen-address={each}" for each in addresses])
+    ipv6, ipv4, everywhere = exporter.urls(3)
+    assert ipv6.startswith("http://[::1]:")
+    port = everywhere.rpartition(":")[2]
+    for url in (ipv6, ipv4, f"http://127.0.0.1:{port}", f"http://[::1]:{port}"):
+        assert WEB.get(f"{url}/metrics", timeout=5).ok
+
+
+def _has_ipv6() -> bool:
+    try:
+        with closing(socket.create_server(("::1", 0), family=socket.AF_INET6)):
+            return True
+    except OSError:
+        return False
+
+
+# Keys.
+
+
+def knowing_keys(server: Server) -> Handler:
+    """Answer each read with a record of its operation, whatever the key."""
+
+    def handle(connection: socket.socket) -> None:
+        while head := server.request(connection):
+            operation_id = head.split(b" ", 2)[1].decode().rpartition("/")[2]
+            connection.sendall(http(json.dumps({"id": operation_id, "status": "processing", "name": "users.identify"})))
+
+    return handle
+
+
+def keys_of(server: Server) -> list[str]:
+    return re.findall(r"authorization: bearer (\S+)", b"".join(server.requests).decode(), re.IGNORECASE)
+
+
+def write_slowly(file: Path, text: str) -> None:
+    with file.open("w") as stream:
+        for character in text:
+            stream.write(character)
+            stream.flush()
+            time.sleep(6 / len(text))  # no wait for anything: longer than the time between two looks at the file
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_key_that_changes_on_disk_is_used(start: Starter, whole: bool) -> None:  # noqa: FBT001 - pytest passes it
+    with serving(knowing_keys) as server:
+        start(server.url, ["123e4567-e89b-12d3-a456-426614174000"], polling=QUICK)
+        until(lambda: KEY in keys_of(server), "polls with the first key")
+        if whole:
+            start.use_key(OTHER_KEY)
+        else:
+            write_slowly(start.key_file, OTHER_KEY)
+        until(lambda: keys_of(server)[-1] == OTHER_KEY, "polls with the other key", ROTATION_SECONDS)
+        assert set(keys_of(server)) == {KEY, OTHER_KEY}
+
+
+def test_a_refused_key_suspends_until_it_is_good_again(start: Starter) -> None:
+    with Simulator(world=World(seed=1), api_key=OTHER_KEY, rate_limits=False) as knock:
+        operation = many(knock, 1)[0]
+        exporter = start(knock.url, [operation], polling=QUICK)
+        until(lambda: exporter.value("knock_exporter_api_suspended") == 1, "suspended")
+        assert exporter.value("knock_up") == 0
+        assert exporter.value("knock_bulk_operation_up") is None
+        assert exporter.get("/-/healthy").status_code == exporter.get("/-/ready").status_code == 200
+        assert polls(knock) <= 3
+        start.use_key(OTHER_KEY)
+        until(lambda: exporter.value("knock_bulk_operation_up") == 1, "polled", ROTATION_SECONDS)
+        assert exporter.value("knock_up") == 1
+        assert exporter.value("knock_exporter_api_suspended") == 0
+
+
+def test_it_is_healthy_while_knock_is_down(start: Starter) -> None:
+    exporter = start(NOWHERE, ["123e4567-e89b-12d3-a456-426614174000"])
+    until(lambda: exporter.value("knock_exporter_poll_failures_total", reason="connect"), "a failed poll")
+    assert exporter.get("/-/healthy").status_code == exporter.get("/-/ready").status_code == 200
+    assert exporter.value("knock_bulk_operation_up") == 0
+
+
+def echoing(server: Server) -> Handler:
+    """Send the key back wherever an answer can hold it, each time elsewhere."""
+    forms: tuple[Callable[[str], bytes], ...] = (
+        lambda key: http(f'{{"code": "{key}", "type": "authentication_error", "message": "{key}"}}', 403),
+        lambda key: http(f'{{"code": "{key}", "type": "{key}"}}', 500, f"X-Request-ID: {key}"),
+        lambda key: http(key, 200, f"Set-Cookie: {key}", f"{key}: odd"),
+        lambda key: http("", 302, f"Location: http://{key}.invalid/{key}"),
+        lambda key: f"HTTP/1.1 200 {key}\r\n{key}\r\nContent-Length: 3\r\n\r\n".encode(),
+        lambda key: f"{key}\r\n\r\n".encode(),
+        lambda key: http(json.dumps({"id": key, "status": key, "name": key})),
+    )
+
+    def handle(connection: socket.socket) -> None:
+        if head := server.request(connection).decode():
+            key = head.lower().partition("authorization: bearer ")[2].split("\r")[0]
+            number = int(head.split(" ")[1][-2:])
+            connection.sendall(forms[number % len(forms)](key))
+
+    return handle
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_no_key_gets_out_and_every_line_can_be_read(knock: Simulator, start: Starter, form: str) -> None:
+    file = start.folder / "config.yaml"
+    operations = "".join(f", 123e4567-e89b-12d3-a456-4266141740{number:02}" for number in range(14))[2:]
+    with serving(echoing) as server, serving(answering(b"")) as silent, Simulator(api_key=OTHER_KEY) as strict:
+        urls = {"refused": strict.url, "down": NOWHERE, "path": f"{knock.url}/no/such", "echo": server.url}
+        urls["silent"] = silent.url
+        file.write_text(
+            "environments:\n"
+            + "".join(
+                f"- {{name: {name}, api_key_file: knock.key, base_url: '{url}', operations: [{operations}]}}\n"
+                for name, url in urls.items()
+            )
+        )
+        exporter = start.run(
+            f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--log.level=debug", f"--log.format={form}"
+        )
+        address = exporter.said(r"listening.*?(127\.0\.0\.1:\d+)")[0]
+        url = f"http://{address}"
+
+        def all_asked() -> bool:
+            found = re.findall(r"(?m)^knock_exporter_polls_total\{.*\} (\S+)$", WEB.get(f"{url}/metrics").text)
+            return len(found) == len(urls) and min(map(float, found)) >= 1 and len(server.requests) >= 14
+
+        until(all_asked, "all environments were asked", 20.0)
+        pages = [
+            WEB.get(url + path, timeout=5) for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/nope", "/metrics?x")
+        ]
+        exporter.signal()
+        assert exporter.wait() == 0
+    told = exporter.output + "".join(f"{page.headers}{page.text}" for page in pages)
+    assert KEY.encode() in b"".join(server.requests)
+    assert KEY not in told
+    assert KEY.removeprefix("sk_") not in told
+    lines = exporter.output.splitlines()
+    assert len(lines) > 20
+    for line in lines:
+        assert json.loads(line).keys() >= {"ts", "level", "event"} if form == "json" else LOGFMT.fullmatch(line), line
+
+
+def test_polls_leave_no_line_at_info(knock: Simulator, start: Starter) -> None:
+    exporter = start(knock.url, many(knock, 20), rate_limit=100, polling=QUICK)
+    until(lambda: polls(knock) >= 200, "200 polls")
+    assert len(exporter.output.splitlines()) <= 3  # listening, and that Knock takes the key
+    assert os.environ.get("KNOCK_API_KEY", KEY) not in exporter.output

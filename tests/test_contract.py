@@ -1,0 +1,152 @@
+"""The names, types and labels that docs/metrics.md promises are those of /metrics, and the other way round."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from model import WALL, Model, environment, ids, running
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from exporter.config import Config
+from exporter.errors import KnockError, RateLimited, Reason
+from exporter.metrics import activity
+from exporter.metrics.exposition import Format
+from exporter.metrics.families import PER_NAME, PER_OPERATION, Family
+from exporter.operation import Operation, Status
+from exporter.tracking.ledger import QUEUE_BUCKETS, RUN_BUCKETS
+
+if TYPE_CHECKING:
+    from exporter.tracking.messages import Request
+    from exporter.tracking.record import Moment
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(knock_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
+REASONS = re.compile(r"^\| `(\w+)` \| [^|]+ \|$", re.MULTILINE)
+LATER = {"knock_exporter_state_last_write_timestamp_seconds"}  # no state is kept yet
+FROM_THE_DAEMON = {
+    "knock_exporter_config_last_reload_successful",
+    "knock_exporter_config_last_reload_success_timestamp_seconds",
+    "knock_exporter_exposition_size_bytes",
+}
+
+
+class Shape(NamedTuple):
+    """What of a family is public: its type and its labels."""
+
+    kind: str
+    labels: frozenset[str]
+
+
+def documented() -> dict[str, Shape]:
+    rows = ROW.findall(DOCUMENT)
+    assert len(rows) == len({name for name, _, _ in rows}), "each family once"
+    return {name: Shape(kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+
+
+def a_model_of_everything() -> Model:
+    operations = ids(7)
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        number = operations.index(request.id)
+        if number > 4:
+            return RateLimited("429", retry_after=1.0)
+        status = list(Status)[number]
+        ends = {"completed": {"completed_at": WALL - 1}, "failed": {"failed_at": WALL - 1}}.get(status, {})
+        return running(
+            request.id, status=status, errors=1, error_items=1, updated_at=WALL, started_at=WALL - 400, **ends
+        )
+
+    model = Model(Config((environment(operations=operations),)), knock)
+    model.activity.reload_successful.set(1)
+    model.activity.reload_time.set(WALL)
+    model.activity.exposition_size.set(1)
+    model.run(30)
+    return model
+
+
+def exposed(model: Model) -> dict[str, Shape]:
+    families = {}
+    parsed = parse_openmetrics(model.metrics(Format.OPENMETRICS))  # type: ignore[no-untyped-call] # not typed by them
+    for family in parsed:
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        families[name] = Shape(family.type, frozenset(labels))
+    return families
+
+
+def headers(text: str) -> dict[str, str]:
+    helped = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP")}
+    types = {words[2]: words[3] for line in text.splitlines() if (words := line.split())[:2] == ["#", "TYPE"]}
+    assert helped == types.keys()
+    return types
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return a_model_of_everything()
+
+
+def test_metrics_shows_what_the_document_says(model: Model) -> None:
+    shown, promised = exposed(model), documented()
+    assert shown.keys() == promised.keys()
+    for name, shape in promised.items():
+        assert shown[name].kind == shape.kind, name
+        assert shown[name].labels == (frozenset() if name in LATER else shape.labels), name
+
+
+def test_header_and_type_stand_without_samples() -> None:
+    empty = Model(Config(()), lambda request, _now: running(request.id))
+    empty.run(1)
+    assert headers(empty.metrics()) == {name: shape.kind for name, shape in documented().items()}
+
+
+def test_what_is_not_known_has_no_sample() -> None:
+    fresh = Model(Config((environment(),)), lambda request, _now: running(request.id), latency=lambda _request: 99.0)
+    fresh.run(1)
+    absent = {"knock_up", "knock_last_answer_timestamp_seconds", "knock_exporter_poll_interval_seconds"}
+    absent |= LATER | FROM_THE_DAEMON | {family.name for family in (*PER_OPERATION, *PER_NAME)}
+    assert {name: fresh.samples(name) for name in absent} == {name: [] for name in absent}
+
+
+def test_help_names_the_fields_that_the_document_names() -> None:
+    fields = set(re.findall(r"`((?!knock_)\w+_(?:rows|count|items|at))`", DOCUMENT))
+    assert {"processed_rows", "failed_at"} <= fields
+    families: tuple[Family, ...] = (*PER_OPERATION, *PER_NAME)
+    for family in families:
+        (row,) = re.findall(rf"^\| `{family.name}` \|.*$", DOCUMENT, re.MULTILINE)
+        for field in fields:
+            assert f"`{field}`" not in row or field in family.help, family.name
+
+
+def test_the_reasons_of_failed_polls_are_closed_and_there_from_the_start() -> None:
+    told = REASONS.findall(DOCUMENT.partition("Reasons of a failed poll")[2])
+    assert told == [str(reason) for reason in Reason]
+    fresh = Model(Config((environment(),)), lambda request, _now: running(request.id))
+    fresh.run(0.01)
+    for reason in told:
+        assert fresh.samples("knock_exporter_poll_failures_total", reason=reason) == [0]
+    assert len(fresh.samples("knock_exporter_poll_failures_total")) == len(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("knock_bulk_operations_queue_duration_seconds", QUEUE_BUCKETS),
+        ("knock_bulk_operations_run_duration_seconds", RUN_BUCKETS),
+        ("knock_exporter_poll_delay_seconds", activity.POLL_DELAY_BUCKETS),
+        ("knock_exporter_api_request_duration_seconds", activity.API_BUCKETS),
+        ("knock_exporter_scrape_duration_seconds", activity.SCRAPE_BUCKETS),
+    ],
+)
+def test_histograms_have_their_buckets(model: Model, name: str, bounds: tuple[float, ...]) -> None:
+    found = set(re.findall(rf'^{name}_bucket{{.*le="([^"]+)"', model.metrics(), re.MULTILINE))
+    assert {float(bound) for bound in found} == {*bounds, float("inf")}
+
+
+def test_code_labels_are_bounded() -> None:
+    codes = {activity.code_label(code) for code in (None, *range(100, 1000))}
+    assert {"none", "200", "401", "404", "429", "500", "503", "2xx", "4xx", "5xx"} <= codes
+    assert len(codes) < 30

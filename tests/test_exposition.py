@@ -1,0 +1,275 @@
+"""How /metrics is written: rendered once, joined per scrape, the same as prometheus-client would write it."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model import WALL, Model, environment, ids, running
+from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.config import Config, ListedOperation
+from exporter.errors import KnockError, Reason, Unreachable
+from exporter.metrics.exposition import CHUNK_ROWS, Board, Format, choose_format, encode_labels, fresh_part, knock_part
+from exporter.operation import Operation, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from exporter.tracking.messages import Request
+    from exporter.tracking.record import Moment
+
+# The format asked for.
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+VICTORIA = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (PROMETHEUS_2, Format.OPENMETRICS),
+        (PROMETHEUS_3, Format.OPENMETRICS),
+        (VICTORIA, Format.TEXT),
+        (BROWSER, Format.TEXT),
+        ("", Format.TEXT),
+        ("*/*", Format.TEXT),
+        ("application/openmetrics-text", Format.OPENMETRICS),
+        ("Application/OpenMetrics-Text; Version=1.0.0", Format.OPENMETRICS),
+        ("application/openmetrics-text;version=0.0.1", Format.OPENMETRICS),
+        ("application/openmetrics-text;version=2.0.0", Format.TEXT),
+        ("application/openmetrics-text;version=", Format.TEXT),
+        ("application/openmetrics-text;q=0", Format.TEXT),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain;q=0", Format.TEXT),
+        ("application/openmetrics-text;q=0.5,text/plain;q=0.5", Format.TEXT),
+        ("application/openmetrics-text;q=0.4,*/*;q=0.5", Format.TEXT),
+        ("application/openmetrics-text;q=-1", Format.TEXT),
+        ("application/openmetrics-text;q=nan", Format.TEXT),
+        ("application/openmetrics-text;q=high", Format.TEXT),
+        ("application/openmetrics-text;q", Format.TEXT),
+        (",;=;q=,,;;q=1;=", Format.TEXT),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited", Format.TEXT),
+        ("image/png", Format.TEXT),
+    ],
+)
+def test_the_format_is_the_one_preferred_and_text_when_in_doubt(accept: str, form: Format) -> None:
+    assert choose_format(accept) is form
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.text(alphabet="application/openmetrics-text;version=1.0.0q*, ", max_size=80)))
+def test_no_header_is_too_odd(accept: str) -> None:
+    assert choose_format(accept) in Format
+
+
+def test_the_content_types_name_their_versions() -> None:
+    assert Format.TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert Format.OPENMETRICS.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+# Labels.
+
+
+@pytest.mark.parametrize("value", ["plain", 'a "quote"', "back\\slash", "two\nlines", "käse 🧀", "", "a}b{c", "\\n"])
+def test_labels_are_escaped_as_prometheus_client_does(value: str) -> None:
+    registry = CollectorRegistry()
+    Gauge("g", "", ["one", "two"], registry=registry).labels(value, "2").set(1)
+    ours = f"g{{{encode_labels({'one': value, 'two': '2'})}}} 1.0\n"
+    assert generate_latest(registry).decode().endswith(ours)
+    assert Format.OPENMETRICS.encode(registry).decode().endswith(f"{ours}# EOF\n")
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_labels_come_back_as_they_were(value: str) -> None:
+    text = f"# TYPE g gauge\ng{{{encode_labels({'one': value})}}} 1.0\n# EOF\n"
+    (family,) = parse_openmetrics(text)  # type: ignore[no-untyped-call] # not typed by them
+    assert family.samples[0].labels == {"one": value}
+
+
+# The board.
+
+
+def test_only_touched_chunks_are_replaced_and_published_ones_stay() -> None:
+    board = Board()
+    for number in range(3 * CHUNK_ROWS):
+        board.put(number, (b"%d" % number,))
+    before = board.publish()
+    copy = tuple(tuple(chunk) for chunk in before)
+    board.put(CHUNK_ROWS + 1, (b"new",))
+    after = board.publish()
+    assert [a is b for a, b in zip(after, before, strict=True)] == [True, False, True]
+    assert before == copy
+    assert board.publish() == after
+
+
+def test_places_that_became_free_are_used_again() -> None:
+    board = Board()
+    for number in range(CHUNK_ROWS):
+        board.put(number, (b"",))
+    board.drop(7)
+    board.put("seven", (b"7",))
+    chunks = board.publish()
+    assert len(chunks) == 1
+    assert chunks[0][7] == (b"7",)
+
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.integers(0, 600), st.one_of(st.none(), st.integers(0, 9))),
+        st.just("publish"),
+        st.tuples(st.just("range"), st.integers(1, 600)),
+    ),
+    max_size=30,
+)
+
+
+@settings(deadline=None)
+@given(CHANGES)
+def test_the_board_holds_what_a_dict_would(changes: list[object]) -> None:
+    board, naive, published = Board(), dict[int, bytes](), list[tuple[object, list[bytes]]]()
+
+    def put(key: int, value: int | None) -> None:
+        if value is None:
+            board.drop(key)
+            naive.pop(key, None)
+        else:
+            naive[key] = b"%d=%d" % (key, value)
+            board.put(key, (naive[key],))
+
+    for change in [*changes, "publish"]:
+        match change:
+            case "publish":
+                chunks = board.publish()
+                rows = sorted(lines[0] for chunk in chunks for lines in chunk if lines is not None)
+                assert rows == sorted(naive.values())
+                published.append((chunks, rows))
+            case ("range", int(count)):
+                for key in range(count):
+                    put(key, 0)
+            case (int(key), int(value)):
+                put(key, value)
+            case (int(key), None):
+                put(key, None)
+    for kept, rows in published:
+        assert sorted(lines[0] for chunk in kept for lines in chunk if lines is not None) == rows  # type: ignore[attr-defined] # chunks
+
+
+# The whole.
+
+HOSTILE = 'a "quote", a back\\slash, 🧀'
+
+
+def lively() -> Model:
+    operations = ids(8)
+    listed = tuple(
+        ListedOperation(each, HOSTILE if number % 2 else "default", (("team", HOSTILE),))
+        for number, each in enumerate(operations)
+    )
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        number = operations.index(request.id)
+        if number == 0:
+            return Unreachable(Reason.TIMEOUT, "slow")
+        status = list(Status)[number % 5]
+        times = {"started_at": WALL - 400, "completed_at": WALL - 0.25} if status.final else {}
+        return running(request.id, status=status, name=HOSTILE, rows_processed=number, error_items=number, **times)
+
+    config = Config((replace(environment(HOSTILE), operations=listed),), ("team", "empty"))
+    model = Model(config, knock)
+    model.run(30)
+    return model
+
+
+class Parsed:
+    """Parsed families as a collector, so that prometheus-client writes them anew."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def lines(text: str) -> list[str]:
+    return sorted(line for line in text.splitlines() if not line.startswith("#"))
+
+
+PARSERS: dict[Format, Callable[[str], Iterable[Metric]]] = {
+    Format.TEXT: parse_text,
+    Format.OPENMETRICS: parse_openmetrics,
+}
+
+
+@pytest.mark.parametrize("form", Format)
+def test_the_joined_text_is_what_prometheus_client_would_write(form: Format) -> None:
+    text = lively().metrics(form)
+    again = form.encode(Parsed(PARSERS[form](text))).decode()
+    assert [_sorted_labels(line) for line in text.splitlines()] == [_sorted_labels(line) for line in again.splitlines()]
+
+
+def _sorted_labels(line: str) -> str:
+    # prometheus-client sorts labels, ours stand by level; both are the same to every reader.
+    if line.startswith("#") or "{" not in line:
+        return line
+    name, _, rest = line.partition("{")
+    labels, _, value = rest.rpartition("}")
+    (family,) = parse_text(f"x{{{labels}}} 1\n")
+    return f"{name}{sorted(family.samples[0].labels.items())}{value}"
+
+
+def test_openmetrics_ends_once() -> None:
+    text = lively().metrics(Format.OPENMETRICS)
+    assert text.endswith("\n# EOF\n")
+    assert text.count("# EOF") == 1
+    assert "# EOF" not in lively().metrics(Format.TEXT)
+
+
+def test_both_formats_say_the_same() -> None:
+    model = lively()
+    text, open_text = model.metrics(Format.TEXT), model.metrics(Format.OPENMETRICS)
+    assert lines(text) == lines(open_text)
+    assert "_created" not in text
+
+
+@pytest.mark.parametrize("form", Format)
+def test_no_series_and_no_family_stands_twice(form: Format) -> None:
+    text = lively().metrics(form).splitlines()
+    names = [line.split()[2] for line in text if line.startswith("# TYPE")]
+    series = [line.rpartition(" ")[0] for line in text if not line.startswith("#")]
+    assert len(names) == len(set(names))
+    assert len(series) == len(set(series))
+
+
+def test_two_gzip_members_unpack_to_the_whole() -> None:
+    model = lively()
+    view = model.views[-1]
+    parts = [
+        knock_part(view, Format.OPENMETRICS),
+        fresh_part(view, Format.OPENMETRICS, model.activity.registry, model.mono),
+    ]
+    assert gzip.decompress(b"".join(gzip.compress(part) for part in parts)) == b"".join(parts)
+
+
+def test_a_view_once_published_stays_as_it_was() -> None:
+    model = lively()
+    view = model.views[1]
+    before = knock_part(view, Format.TEXT)
+    model.run(300)
+    assert knock_part(view, Format.TEXT) == before
+    assert knock_part(model.views[-1], Format.TEXT) != before
