@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt lock schema clean
+.PHONY: help demo test bench check fmt lock schema clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -23,6 +23,9 @@ demo: .venv/ready ## run the exporter on a simulated Knock, with things to look 
 
 test: .venv/ready ## run all tests; says what it skipped for want of a tool
 	$(BIN)/pytest
+
+bench: .venv/ready ## measure, and write one table of ratios (some minutes)
+	@$(BIN)/python benchmarks $(BENCH_FLAGS)
 
 check: .venv/ready ## format, lint, types, layers, lock files
 	$(BIN)/ruff format --check .

@@ -111,7 +111,7 @@ class Model:
         """Write /metrics as a scrape would now."""
         view = self.views[-1]
         fresh = fresh_part(view, form, self.activity.registry, self.mono)
-        return (knock_part(view, form) + fresh).decode()
+        return b"".join([*knock_part(view, form), fresh]).decode()
 
     def value(self, name: str, /, **labels: str) -> float | None:
         """Return the sum of the samples of a name that have these labels, None where there is none."""

@@ -260,7 +260,7 @@ def test_two_gzip_members_unpack_to_the_whole() -> None:
     model = lively()
     view = model.views[-1]
     parts = [
-        knock_part(view, Format.OPENMETRICS),
+        b"".join(knock_part(view, Format.OPENMETRICS)),
         fresh_part(view, Format.OPENMETRICS, model.activity.registry, model.mono),
     ]
     assert gzip.decompress(b"".join(gzip.compress(part) for part in parts)) == b"".join(parts)

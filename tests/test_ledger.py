@@ -296,7 +296,7 @@ def assert_sums(book: Book) -> None:
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)
         anew.setdefault(place, Cell("production", *place)).add(share(each))
     view = book.publish()
-    shown = knock_part(view, Format.TEXT).decode()
+    shown = b"".join(knock_part(view, Format.TEXT)).decode()
     sums = range(9)  # the levels and minima; the families after them remember what was
     for cell in anew.values():
         lines = render(PER_NAME, encode_labels(cell_labels(cell)), cell)
@@ -388,7 +388,7 @@ def test_growth_belongs_to_the_name_in_force() -> None:
         before = book.get(KEY)
         assert before is not None
         book.record(after(before, seconds, name=name, rows_processed=rows), at(seconds).now)
-    text = knock_part(book.publish(), Format.TEXT).decode()
+    text = b"".join(knock_part(book.publish(), Format.TEXT)).decode()
     total = 'knock_bulk_operations_rows_processed_total{group="default",knock_environment="production",name="%s"} %s'
     assert total % ("unknown", "2.0") in text
     assert total % ("users.identify", "3.0") in text

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from exporter.errors import redact
-from exporter.operation import is_operation_id
+from exporter.operation import NIL_ID, is_operation_id
 
 NAME = r"[a-z0-9_-]{1,63}"
 BRANCH = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
@@ -79,6 +79,8 @@ def check_operation_id(text: str) -> str:
     """Take an operation's id, in lower case. Raises Unfit."""
     if not is_operation_id(text):
         raise Unfit(f"{quoted(text)} is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
+    if text == NIL_ID:
+        raise Unfit("is the nil UUID, which no operation has")
     return text.lower()
 
 

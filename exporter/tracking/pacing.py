@@ -98,7 +98,7 @@ class Pacer:
         if fresh:
             self.rate = self._bounded(self.rate / 2.0)
             self._halved_at = now
-            self._untold += 1
+            self._untold += retry_after is None
         if retry_after is None:
             retry_after = doubling(1.0, self._untold, UNTOLD_WAIT_MOST) * (0.8 + 0.4 * chance)
         self.next_start = max(self.next_start, now + retry_after)

@@ -72,7 +72,7 @@ class Tracked:
     up: bool | None = None
     last_success: Moment | None = None
     last_change: Moment | None = None
-    failures: int = 0  # in a row
+    failures: int = 0  # since the last record, 404s apart
     missing: int = 0  # 404s since the last record
     missing_since: float | None = None
     odd_polls: int = 0  # records in a row with an undocumented status
@@ -171,9 +171,10 @@ def _planned(after: Tracked, at: Circumstances) -> Tracked:
 
 def failed(before: Tracked, error: KnockError, at: Circumstances) -> Tracked:
     """Take in a failed attempt; the last values stay."""
-    after = replace(before, up=False, failures=before.failures + 1, poll_class=PollClass.RETRY)
+    after = replace(before, up=False, poll_class=PollClass.RETRY)
     if isinstance(error, NotFound):
         return _missing(after, at)
+    after = replace(after, failures=before.failures + 1)
     interval = pacing.doubling(pacing.RETRY_FIRST, after.failures, pacing.RETRY_MOST)
     if isinstance(error, TooLarge):
         interval = max(interval, pacing.TOO_LARGE_LEAST / pacing.SPREAD_LEAST)

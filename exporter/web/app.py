@@ -7,7 +7,7 @@ that a slow reader holds little more than what the view holds anyway.
 from __future__ import annotations
 
 import asyncio
-import gzip
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exporter.metrics.activity import Activity
     from exporter.metrics.exposition import Format, View
 
-PIECE_BYTES = 64 * 1024
+SLICE_BYTES = 64 * 1024
 WORKERS = 2
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
 HEALTHY, READY = "/-/healthy", "/-/ready"
@@ -51,14 +51,19 @@ class House:
 
 
 class Part(NamedTuple):
-    """A part of an answer as it is sent, and its size before compression."""
+    """A part of an answer, in the pieces in which it is sent, and its size before compression."""
 
-    body: bytes
+    pieces: list[bytes]
     plain_size: int
 
 
-def _part(text: bytes, *, zipped: bool) -> Part:
-    return Part(gzip.compress(text, GZIP_LEVEL, mtime=0) if zipped else text, len(text))
+def make_part(pieces: list[bytes], *, zipped: bool) -> Part:
+    """Take a part as it is, or compress it: for gzip (RFC 1952) as a member of its own."""
+    size = sum(map(len, pieces))
+    if not zipped:
+        return Part(pieces, size)
+    squeezer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: with a gzip header and trailer
+    return Part([*map(squeezer.compress, pieces), squeezer.flush()], size)
 
 
 class Scrapes:
@@ -80,29 +85,32 @@ class Scrapes:
         self._house.activity.exposition_size.set(sum(part.plain_size for part in parts))
         headers = {
             "Content-Type": form.content_type,
-            "Content-Length": str(sum(len(part.body) for part in parts)),
+            "Content-Length": str(sum(len(piece) for part in parts for piece in part.pieces)),
             "Vary": "Accept, Accept-Encoding",
         }
         if zipped:
             headers["Content-Encoding"] = "gzip"
-        return StreamingResponse(_pieces([part.body for part in parts]), headers=headers)
+        return StreamingResponse(_slices([piece for part in parts for piece in part.pieces]), headers=headers)
 
     async def _knock_part(self, view: View, form: Format, *, zipped: bool) -> Part:
         kept_view, kept = self._kept.get((form, zipped), (None, None))
         if kept is None or kept_view is not view or _failed(kept):
             kept = asyncio.get_running_loop().run_in_executor(
-                self._workers, lambda: _part(knock_part(view, form), zipped=zipped)
+                self._workers, lambda: make_part(knock_part(view, form), zipped=zipped)
             )
             self._kept[form, zipped] = (view, kept)
+            if not zipped:
+                # Large, quickly made again, and rarely asked for: shared by those who ask at once, then let go.
+                kept.add_done_callback(lambda _: self._kept.pop((form, zipped), None))
         # Shielded: a reader that goes away must not cancel it for the others that wait.
         return await asyncio.shield(kept)
 
     async def _fresh_part(self, view: View, form: Format, *, zipped: bool) -> Part:
-        # For gzip a member of its own: RFC 1952 lets a file be several, and every reader takes them as one.
+        # A gzip file may be several members, and every reader takes them as one.
         house = self._house
         return await asyncio.get_running_loop().run_in_executor(
             self._workers,
-            lambda: _part(fresh_part(view, form, house.activity.registry, house.monotonic()), zipped=zipped),
+            lambda: make_part([fresh_part(view, form, house.activity.registry, house.monotonic())], zipped=zipped),
         )
 
 
@@ -110,11 +118,11 @@ def _failed(future: asyncio.Future[Part]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
 
 
-async def _pieces(bodies: list[bytes]) -> AsyncIterator[memoryview]:
-    for body in bodies:
-        whole = memoryview(body)
-        for start in range(0, len(whole), PIECE_BYTES):
-            yield whole[start : start + PIECE_BYTES]
+async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview]:
+    for piece in pieces:
+        whole = memoryview(piece)
+        for start in range(0, len(whole), SLICE_BYTES):
+            yield whole[start : start + SLICE_BYTES]
 
 
 def make_app(house: House) -> Starlette:

@@ -1,0 +1,145 @@
+"""What the benchmarks share: a fleet of operations, clocks of the process, and one table of ratios."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from exporter.config import Config, Environment, ListedOperation, Polling
+from exporter.keys import KeySource, Secret
+from exporter.metrics.activity import Activity
+from exporter.operation import Operation, Status
+from exporter.tracking.messages import Answered, Outside, Request
+from exporter.tracking.record import Moment
+from exporter.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.metrics.exposition import View
+
+KEY = Secret("sk_benchmark")
+WALL = 1_800_000_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table: a figure, and where it has one, the bound that it is held to (`<=` or `>=`)."""
+
+    what: str
+    value: float
+    unit: str
+    bound: str = ""
+    detail: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the figure keeps its bound."""
+        if not self.bound:
+            return True
+        sign, limit = self.bound.split()
+        return self.value <= float(limit) if sign == "<=" else self.value >= float(limit)
+
+
+def median_seconds(action: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the median time of an action, after one run that does not count."""
+    action()
+    times = []
+    for _ in range(runs):
+        start = clock()
+        action()
+        times.append(clock() - start)
+    return statistics.median(times)
+
+
+def ids(count: int) -> list[str]:
+    """Return operation ids, always the same."""
+    chance = random.Random(count)
+    return [str(uuid.UUID(int=chance.getrandbits(128), version=4)) for _ in range(count)]
+
+
+def running(operation_id: str, rows: int) -> Operation:
+    """Build a record under way with all that Knock tells."""
+    return Operation(
+        operation_id,
+        Status.PROCESSING,
+        "users.identify",
+        rows_processed=rows,
+        rows_estimated=1000,
+        successes=rows - rows // 50,
+        errors=rows // 50,
+        error_items=rows // 50,
+        inserted_at=WALL - 600.25,
+        updated_at=WALL - 3.5,
+        started_at=WALL - 590.125,
+    )
+
+
+class Fleet:
+    """A tracker with `count` operations under way, all of them exposed and answered once, in driven time.
+
+    Intervals are so long that `rate` polls a second are always due, and none twice before all were asked.
+    """
+
+    def __init__(self, count: int, rate: float = 200.0) -> None:
+        self.views: list[View] = []
+        self.activity = Activity()
+        self.mono = 1000.0
+        self.answers = 0
+        self._sent: list[Request] = []
+        cycle = count / rate
+        listed = tuple(ListedOperation(each) for each in ids(count))
+        environment = Environment(
+            "production",
+            KeySource(inline=KEY),
+            operations=listed,
+            rate_limit=rate,
+            max_in_flight=64,
+            polling=Polling(processing=cycle, queued=cycle, slowest=cycle),
+            per_operation_limit=count,
+        )
+        outside = Outside(self._sent.append, lambda _n: None, lambda _n, _k: None, self._show, random.Random(1).random)
+        self.tracker = Tracker(Config((environment,)), {"production": KEY}, outside, self.activity, self._now)
+        self.run(cycle * 1.1)
+
+    def _show(self, view: View) -> None:
+        self.views[:] = [view]
+
+    @property
+    def view(self) -> View:
+        """The newest view."""
+        return self.views[0]
+
+    @property
+    def _now(self) -> Moment:
+        return Moment(self.mono, WALL + self.mono - 1000.0)
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass; each request is answered before the next is sent."""
+        end = self.mono + seconds
+        while self.mono < end:
+            self.mono = max(self.mono, min(self.tracker.advance(self._now), end))
+            for request in self._sent:
+                self.answers += 1
+                rows = int(self.mono) % 1000
+                self.tracker.handle(Answered(request, running(request.id, rows), 0.05), self._now)
+            self._sent.clear()
+
+
+def show(results: list[Result], *, as_json: bool) -> None:
+    """Write the table."""
+    if as_json:
+        json.dump([{**asdict(each), "good": each.good} for each in results], sys.stdout, indent=2)
+        print()  # noqa: T201 - this is a script for a terminal
+        return
+    width = max(len(each.what) for each in results)
+    for each in results:
+        verdict = ("ok" if each.good else "NOT KEPT") if each.bound else ""
+        line = f"{each.what:<{width}}  {each.value:>9.2f} {each.unit:<12} {each.bound:<9} {verdict:<9} {each.detail}"
+        print(line.rstrip())  # noqa: T201 - the same

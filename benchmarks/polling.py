@@ -1,0 +1,162 @@
+"""What a poll costs, and how much of the limit is used: the daemon as a process of its own, Knock as another."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
+from common import Result, ids, median_seconds
+from requests.adapters import HTTPAdapter
+
+from exporter.knock.simulator import Simulator, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OPERATIONS, SECONDS = 1000, 15.0
+LIBRARIES = "click jinja2 prometheus_client pydantic requests schedule starlette.applications structlog uvicorn yaml"
+
+
+def serve() -> None:
+    """Be Knock, in a process of its own, until standard input closes; writes its URL, then what it saw as JSON."""
+    world = World(1)
+    with Simulator(world=world, rate_limits=False) as simulator:
+        for _ in range(OPERATIONS):
+            world.create(rows=1_000_000, queue_seconds=0.0, rows_per_second=50.0, errors=0)
+        print(json.dumps({"url": simulator.url, "ids": world.ids()}), flush=True)  # noqa: T201 - it is the protocol
+        sys.stdin.readline()
+        print(json.dumps([entry.at for entry in simulator.log.entries()]), flush=True)  # noqa: T201 - the same
+
+
+@contextlib.contextmanager
+def _knock() -> Iterator[tuple[str, list[str], subprocess.Popen[str]]]:
+    with subprocess.Popen(  # noqa: S603 - this very script
+        [sys.executable, __file__, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - asked for above
+        told = json.loads(process.stdout.readline())
+        yield told["url"], told["ids"], process
+
+
+def _starts(process: subprocess.Popen[str]) -> list[float]:
+    """End the simulator and return when requests reached it."""
+    out, _ = process.communicate("\n")
+    return [float(each) for each in json.loads(out)]
+
+
+@contextlib.contextmanager
+def _daemon(url: str, listed: list[str], rate: float) -> Iterator[tuple[str, int]]:
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "config.yaml")
+        environment = {
+            "name": "production",
+            "api_key": "sk_benchmark",
+            "base_url": url,
+            "operations": listed,
+            "rate_limit": rate,
+            "polling": {"processing": "1s", "queued": "1s", "slowest": "2s"},
+        }
+        config.write_text(json.dumps({"environments": [environment]}))
+        arguments = ["-m", "exporter", f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]
+        with subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
+            try:
+                yield _address(process), process.pid
+            finally:
+                process.terminate()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None  # noqa: S101 - asked for
+    for line in process.stderr:
+        if found := re.search(r"address=(\S+)", line):
+            return f"http://{found[1]}"
+    raise SystemExit("the daemon did not start")
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds that a process has used (Linux: proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def limit_use(rate: float) -> list[Result]:
+    """Measure at the server how much of a limit is used, and its fullest second, while the daemon is scraped."""
+    with _knock() as (url, listed, knock), _daemon(url, listed, rate) as (address, pid):
+        time.sleep(2.0)  # past the start
+        cpu, begin = _cpu(pid), time.monotonic()
+        while time.monotonic() - begin < SECONDS:
+            urllib.request.urlopen(f"{address}/metrics", timeout=10).read()  # noqa: S310 - our own address
+            time.sleep(1.0)
+        end = time.monotonic()
+        cpu = _cpu(pid) - cpu
+        # Monotonic time is one clock for all processes of a machine.
+        starts = [at for at in _starts(knock) if begin <= at <= end]
+    fullest = max(sum(at <= other < at + 1.0 for other in starts[i : i + 300]) for i, at in enumerate(starts))
+    detail = (
+        f"{len(starts) / (end - begin):.1f} polls/s; {cpu / len(starts) * 1e6:.0f} µs of CPU each, scrapes included"
+    )
+    return [
+        Result(f"use of a limit of {rate:.0f}/s", 100 * len(starts) / (end - begin) / rate, "%", ">= 97", detail),
+        Result(f"fullest second at a limit of {rate:.0f}/s", fullest, "polls", f"<= {rate:.0f}"),
+    ]
+
+
+def poll_cpu(rate: float = 200.0) -> list[Result]:
+    """Measure the CPU of a poll, all in, against a bare adapter that sends the same request at the same rate."""
+    with _knock() as (url, listed, knock):
+        with _daemon(url, listed, rate) as (_, pid):
+            time.sleep(8.0)  # until all were asked once: rendering a changed one is the common case
+            cpu, begin = _cpu(pid), time.monotonic()
+            time.sleep(SECONDS)
+            cpu, end = _cpu(pid) - cpu, time.monotonic()
+        bare = _bare(url, listed, rate)
+        polls = sum(begin <= at <= end for at in _starts(knock))
+    ours = cpu / polls
+    detail = f"{ours * 1e6:.0f} µs against {bare * 1e6:.0f} µs"
+    return [Result(f"CPU of a poll at {rate:.0f}/s, all in", ours / bare, "x a bare one", "<= 1.7", detail)]
+
+
+def _bare(url: str, listed: list[str], rate: float) -> float:
+    """Return the CPU seconds of one request by requests' adapter, its answer read as JSON, sent at the same rate."""
+    adapter = HTTPAdapter()
+    headers = {"Authorization": "Bearer sk_benchmark"}
+    count, cpu, begin = int(SECONDS * rate / 2), time.process_time(), time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+        path = f"{url}/v1/bulk_operations/{listed[number % len(listed)]}"
+        adapter.send(requests.Request("GET", path, headers=headers).prepare(), timeout=10).json()
+    return (time.process_time() - cpu) / count
+
+
+def start_up() -> list[Result]:
+    """Measure the start, to the first answer at /metrics, against importing the libraries alone."""
+    imports = [sys.executable, "-c", "import " + LIBRARIES.replace(" ", ", ")]
+
+    libraries = median_seconds(lambda: subprocess.run(imports, check=True), 5)  # noqa: S603 - as above
+    until_answer = _median_until_answer(5)
+    detail = f"{until_answer:.2f} s against {libraries:.2f} s"
+    return [Result("start to first /metrics", until_answer / libraries, "x imports", "<= 4", detail)]
+
+
+def _median_until_answer(runs: int) -> float:
+    times = []
+    for _ in range(runs):
+        begin = time.perf_counter()
+        with _daemon("http://127.0.0.1:9", ids(10), 20.0) as (address, _pid):
+            urllib.request.urlopen(f"{address}/metrics", timeout=10).read()  # noqa: S310 - our own address
+            times.append(time.perf_counter() - begin)
+    return sorted(times)[runs // 2]
+
+
+if __name__ == "__main__":
+    serve()
