@@ -1,0 +1,99 @@
+"""The documents say what the code does: every key, flag and default, and no link that leads nowhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from exporter import __version__
+from exporter.cli import main
+from exporter.config.values import parse_duration, show_duration
+
+ROOT = Path(__file__).parent.parent
+CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+DOCUMENTS = [path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"] + sorted(ROOT.glob("docs/**/*.md"))
+# Their defaults are told in words: a value that another one settles, or none at all.
+IN_WORDS = {"max_in_flight", "environments[].ca_file", "environments[].operations", "labels"}
+
+
+def _schema_keys() -> dict[str, dict[str, Any]]:
+    schema = json.loads((ROOT / "docs/config.schema.json").read_text(encoding="utf-8"))
+
+    def properties(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        target = schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+        return dict(target.get("properties", {}))
+
+    top = properties(schema)
+    keys = {key: value for key, value in top.items() if key not in ("environments", "polling")}
+    keys |= {f"polling.{key}": value for key, value in properties(top["polling"]).items()}
+    own = properties(top["environments"]["items"])
+    keys |= {f"environments[].{key}": value for key, value in own.items() if key not in top}
+    return keys
+
+
+def _documented_keys() -> dict[str, str]:
+    rows = re.findall(r"^\| `([^`]+)` ?\*? \| ([^|]*) \|", CONFIGURATION, flags=re.MULTILINE)
+    return {key: default.strip() for key, default in rows if not key.startswith("knock-exporter")}
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    assert set(_documented_keys()) == set(_schema_keys())
+
+
+@pytest.mark.parametrize("key", sorted(set(_schema_keys()) - IN_WORDS))
+def test_the_documented_default_is_the_real_one(key: str) -> None:
+    documented, real = _documented_keys()[key].strip("`"), _schema_keys()[key].get("default")
+    if real is None:
+        assert documented in ("", "none", "required"), documented
+    elif key == "timeout" or key.startswith("polling."):
+        assert show_duration(parse_duration(str(real))) == show_duration(parse_duration(documented))
+    else:
+        assert documented == (
+            str(real).lower() if isinstance(real, bool) else f"{real:g}" if isinstance(real, float) else str(real)
+        )
+
+
+def _flags() -> list[tuple[str, click.Option]]:
+    context = click.Context(main)
+    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return [
+        (name, parameter)
+        for name, command in commands.items()
+        if command is not None
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    ]
+
+
+@pytest.mark.parametrize(("command", "option"), _flags(), ids=lambda each: getattr(each, "name", each))
+def test_every_flag_is_documented_with_its_command(command: str, option: click.Option) -> None:
+    row = next(line for line in CONFIGURATION.splitlines() if line.startswith(f"| `knock-exporter {command}"))
+    assert max(option.opts, key=len) in row
+
+
+@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z.-]+)", CONFIGURATION))))
+def test_every_documented_flag_is_there(flag: str) -> None:
+    assert flag in {name for _, option in _flags() for name in option.opts}
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"^\| `knock-exporter ([a-z-]+)", CONFIGURATION, flags=re.MULTILINE))
+    assert documented == set(main.list_commands(click.Context(main)))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
+        if not re.match(r"[a-z]+:", target):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_changelog_knows_what_is_to_come() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
