@@ -1,0 +1,156 @@
+"""`knock-exporter get`: one operation, asked of the simulator."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from exporter.cli import main
+from exporter.knock.simulator import Simulator, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY = "sk_test_of_get"
+NOWHERE = "123e4567-e89b-12d3-a456-426614174000"
+
+
+@pytest.fixture
+def knock() -> Iterator[Simulator]:
+    with Simulator(world=World(1, speed=1e6), api_key=KEY) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def made(knock: Simulator) -> str:
+    return knock.world.put(
+        {
+            "id": "b19d032a-fc3b-4a54-9f54-369484527201",
+            "name": "objects.projects.set",
+            "status": "completed",
+            "estimated_total_rows": 1200,
+            "processed_rows": 1200,
+            "success_count": 1198,
+            "error_count": 2,
+            "error_items": [{"id": "jane@example.com", "collection": "projects"}, {"id": "[bold]joe"}],
+            "inserted_at": "2022-05-27T11:12:08Z",
+            "started_at": "2022-05-27T11:12:10Z",
+            "completed_at": "2022-05-27T11:13:40Z",
+            "updated_at": "2022-05-27T11:13:40Z",
+        }
+    )
+
+
+def ask(knock: Simulator, *arguments: str, **variables: str) -> Result:
+    environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url, "COLUMNS": "100"} | variables
+    return CliRunner().invoke(main, ["get", *arguments], env=environ)
+
+
+def test_a_table_for_people(knock: Simulator, made: str) -> None:
+    answer = ask(knock, made)
+    assert answer.exit_code == 0
+    rows = {line[:14].strip(): line[14:].strip() for line in answer.stdout.splitlines()}
+    assert rows["status"] == "completed"
+    assert rows["rows"] == "1,200 of 1,200 (100%)"
+    assert rows["errors"] == "2"
+    assert rows["failed items"] == "2 listed (--error-items shows them)"
+    assert rows["ran for"] == "1m 30s"
+    assert rows["inserted"].startswith("2022-05-27 11:12:08 UTC (")
+    assert "jane" not in answer.output
+
+
+def test_failed_items_only_when_asked_for(knock: Simulator, made: str) -> None:
+    assert "jane@example.com" in ask(knock, made, "--error-items").stdout
+    assert "[bold]joe" in ask(knock, made, "--error-items").stdout, "text from the wire is no markup"
+    assert "jane" not in ask(knock, made, "-o", "json").stdout
+    assert "jane" in ask(knock, made, "-o", "json", "--error-items").stdout
+    assert "jane" not in ask(knock, made, "-o", "metrics", "--error-items").stdout
+
+
+def test_json_is_the_record(knock: Simulator, made: str) -> None:
+    document = json.loads(ask(knock, made, "-o", "json").stdout)
+    assert document["id"] == made
+    assert document["error_count"] == 2
+
+
+def test_metrics_are_what_the_exporter_would_show(knock: Simulator, made: str) -> None:
+    lines = ask(knock, made, "-o", "metrics", "--environment", "staging").stdout.splitlines()
+    labels = f'{{group="default",knock_environment="staging",operation_id="{made}"}}'
+    assert f"knock_bulk_operation_errors{labels} 2.0" in lines
+    assert f"knock_bulk_operation_duration_seconds{labels} 90.0" in lines
+
+
+def test_the_id_may_be_in_upper_case(knock: Simulator, made: str) -> None:
+    assert ask(knock, made.upper()).exit_code == 0
+
+
+def test_an_unknown_id_says_what_it_may_be(knock: Simulator) -> None:
+    answer = ask(knock, NOWHERE)
+    assert answer.exit_code == 1
+    assert "wrong branch?" in answer.stderr
+    assert "resource_missing" in answer.stderr
+
+
+def test_a_refused_key_is_told_and_not_shown(knock: Simulator) -> None:
+    answer = ask(knock, NOWHERE, KNOCK_API_KEY="sk_other_key")
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("HTTP 401")
+    assert "sk_other_key" not in answer.output
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"KNOCK_BASE_URL": "http://knock.example"}, "KNOCK_BASE_URL would send the key unprotected"),
+        ({"KNOCK_BASE_URL": "knock"}, "KNOCK_BASE_URL is no"),
+        ({"KNOCK_BRANCH": "a b"}, "KNOCK_BRANCH "),
+        ({"KNOCK_API_KEY": "sk a"}, "environment variable KNOCK_API_KEY holds white space"),
+    ],
+)
+def test_bad_variables_are_named(knock: Simulator, variables: dict[str, str], message: str) -> None:
+    answer = ask(knock, NOWHERE, **variables)
+    assert answer.exit_code == 1
+    assert message in answer.stderr
+    assert "sk a" not in answer.stderr
+
+
+def test_without_a_key_it_says_where_one_could_come_from(
+    knock: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = ask(knock, NOWHERE, KNOCK_API_KEY="")
+    assert answer.exit_code == 1
+    assert "set KNOCK_API_KEY, or name a configuration" in answer.stderr
+
+
+def write_config(folder: Path, knock: Simulator, made: str) -> Path:
+    environments = [
+        {"name": "one", "api_key": "sk_wrong", "base_url": knock.url},
+        {"name": "two", "api_key": KEY, "base_url": knock.url, "operations": [{"id": made, "group": "sync"}]},
+    ]
+    path = folder / "config.yaml"
+    path.write_text(json.dumps({"environments": environments}), encoding="utf-8")
+    return path
+
+
+def test_of_several_environments_it_takes_the_one_that_lists_the_id(
+    knock: Simulator, made: str, tmp_path: Path
+) -> None:
+    path = write_config(tmp_path, knock, made)
+    answer = ask(knock, made, f"--config.file={path}", "-o", "metrics", KNOCK_API_KEY="")
+    assert (
+        f'knock_bulk_operation_errors{{group="sync",knock_environment="two",operation_id="{made}"}} 2.0'
+        in answer.stdout
+    )
+
+
+def test_of_several_environments_one_must_be_named(knock: Simulator, made: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path, knock, made)
+    unnamed = ask(knock, NOWHERE, f"--config.file={path}")
+    assert unnamed.stderr == "which environment? Name one with --environment (there are: one, two)\n"
+    wrong = ask(knock, made, f"--config.file={path}", "--environment=three")
+    assert wrong.stderr == "no environment is named 'three' (there are: one, two)\n"
