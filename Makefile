@@ -44,6 +44,7 @@ COMPILE = env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --q
 lock: .venv/ready ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --output-file requirements/run.txt pyproject.toml
 	$(COMPILE) --upgrade --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
 
 schema: .venv/ready ## renew docs/config.schema.json from the models
 	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json

@@ -22,6 +22,7 @@ WAVE_OPERATIONS, WAVE_ROWS, WAVES = 30, 1000, 8
 FAILING_WAVES = (1, 4, 7)
 WAVE_SECONDS, NIGHT_SECONDS = 25.0, 60.0
 SEED = 1
+WILDCARDS = ("::", "0.0.0.0")  # noqa: S104 - named to be shown as localhost, not to be bound
 # Faster than the defaults: a demo is watched for minutes, a migration for hours.
 POLLING = Polling(processing=1.0, queued=2.0, slowest=5.0)
 
@@ -102,7 +103,8 @@ def _environment(name: str, url: str) -> Environment:
 
 def _tell_where(daemon: Daemon, tell: Callable[[str], None]) -> None:
     host, port = daemon.addresses[0]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    shown = "localhost" if host in WILDCARDS else f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
     tell("knock-exporter demo: two simulated Knock environments, and the real exporter that follows them.\n")
     tell(f"  {url}/          start here")
     tell(f"  {url}/metrics   what Prometheus scrapes\n")
