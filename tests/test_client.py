@@ -375,15 +375,16 @@ def test_hostile_answers_are_errors_of_ours(answer: bytes, kind: type[KnockError
         (repeating(HEAD + b"\r\n", b" " * 65536), TooLarge),
         (repeating(CHUNKED + b"-1\r\n", b" " * 65536), TooLarge),
         (repeating(CHUNKED, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024), TooLarge),
-        (repeating(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"), TooLarge),
+        # Newer versions of http.client count interim answers themselves, and end it sooner.
+        (repeating(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"), (TooLarge, BadAnswer)),
         (repeating(b"", b"a" * 65536), BadAnswer),
         (repeating(HEAD, b"a" * 65536), BadAnswer),
     ],
 )
-def test_floods_end(bind: Any, kind: type[KnockError]) -> None:
+def test_floods_end(bind: Any, kind: type[KnockError] | tuple[type[KnockError], ...]) -> None:
     with serving(bind) as server:
         client = client_of(server.url, timeout=5)
-        assert type(error_of(client)) is kind
+        assert isinstance(error_of(client), kind)
         client.close()
 
 
