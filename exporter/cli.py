@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 MAX_PORT = 65535
-_URL_PATH = re.compile(r"/[A-Za-z0-9._~/-]*")
+_URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 
 
 def _flag(name: str, **settings: Any) -> Callable[[Command], Command]:
@@ -146,6 +146,9 @@ def run_command(
     """Run the exporter (the default command)."""
     from exporter import config, daemon, logs  # noqa: PLC0415 - the other commands start without these
 
+    # Until the daemon takes the signals over: as process 1 of a container, they would be ignored without a handler.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     settings = config.load(config_file, os.environ)
     flush = logs.set_up(log_level, log_format)
     try:

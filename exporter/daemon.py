@@ -156,11 +156,10 @@ class Daemon:
     def _close(self, reason: str) -> None:
         self._ending = True
         log.info("ending", reason=reason)
-        tracker, until = self._threads[0], time.monotonic() + LAST_ANSWERS_SECONDS
+        tracker = self._threads[0]
         self._inbox.put(Stop())
-        while tracker.is_alive() and not self._tracker.ended and time.monotonic() < until:
-            tracker.join(LOOK_SECONDS)
-        self._inbox.put(Close())  # wakes it where it sleeps until its next step
+        tracker.join(LAST_ANSWERS_SECONDS)
+        self._inbox.put(Close())
         tracker.join(JOIN_SECONDS)
         self._housekeeping.stop()
         self._web.stop()

@@ -257,10 +257,11 @@ class Tracker:
 
 
 def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:
-    """Be the tracker's thread until it is closed."""
-    while not tracker.ended:
-        now = clock()
-        wake = tracker.advance(now)
+    """Be the tracker's thread until it is closed, or stopped and out of answers to wait for."""
+    while True:
+        wake = tracker.advance(clock())
+        if tracker.ended:
+            return
         try:
             message = inbox.get(timeout=max(0.0, wake - clock().mono))
             now = clock()
@@ -269,4 +270,3 @@ def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Momen
                 message = inbox.get_nowait()
         except Empty:
             continue
-    tracker.advance(clock())

@@ -101,9 +101,13 @@ class Scrapes:
             self._kept[form, zipped] = (view, kept)
             if not zipped:
                 # Large, quickly made again, and rarely asked for: shared by those who ask at once, then let go.
-                kept.add_done_callback(lambda _: self._kept.pop((form, zipped), None))
+                kept.add_done_callback(lambda made: self._let_go(form, made))
         # Shielded: a reader that goes away must not cancel it for the others that wait.
         return await asyncio.shield(kept)
+
+    def _let_go(self, form: Format, made: asyncio.Future[Part]) -> None:
+        if self._kept.get((form, False), (None, None))[1] is made:  # else a newer view's has taken its place
+            del self._kept[form, False]
 
     async def _fresh_part(self, view: View, form: Format, *, zipped: bool) -> Part:
         # A gzip file may be several members, and every reader takes them as one.

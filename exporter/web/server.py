@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -33,8 +32,8 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
         name = f"[{host}]" if ":" in host else host
-        # create_server adds the address to the text, without its brackets.
-        why = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else error
+        # create_server adds the address to the text, in Python's form.
+        why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
         raise StartError(f"cannot listen on {name}:{port}: {why}") from None
 
 
@@ -75,6 +74,10 @@ class WebServer:
 
     def stop(self) -> None:
         """Stop listening, give answers under way their time, and return after that at the latest."""
-        logging.getLogger("uvicorn.error").setLevel("CRITICAL")  # else a traceback for each answer that is cut off
+        uvicorn_log = logging.getLogger("uvicorn.error")
+        level = uvicorn_log.level
+        uvicorn_log.setLevel("CRITICAL")  # else a traceback for each answer that is cut off
         self._server.should_exit = True
         self._thread.join(END_SECONDS + 0.5)
+        if not self._thread.is_alive():
+            uvicorn_log.setLevel(level)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import requests
@@ -23,6 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from prometheus_client.samples import Sample
+
 TOOLS = Path(__file__).parents[2] / ".tools"
 KEY = "sk_test_0123456789abcdef"
 LOOK_SECONDS = 0.02
@@ -30,11 +31,12 @@ WEB = requests.Session()
 WEB.trust_env = False  # no proxy stands between a test and this machine
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 10.0) -> Any:
     """Wait until a condition holds and return what it said; fail with `what` after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        if time.monotonic() >= deadline:
+            pytest.fail(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
         time.sleep(LOOK_SECONDS)
     return found
 
@@ -52,6 +54,11 @@ def tool(name: str, line: int | None = None) -> str:
     if line == 3 and fallen_back.exists():
         pytest.skip(fallen_back.read_text().strip())
     missing = f"{name}{f' {line}.x' if line else ''} is missing: run tests/e2e/get-tools, or put it on PATH"
+    do_without(missing)
+
+
+def do_without(missing: str) -> NoReturn:
+    """Skip for want of a tool; with KNOCK_TEST_REQUIRE_TOOLS=1 that is a failure."""
     if os.environ.get("KNOCK_TEST_REQUIRE_TOOLS") == "1":
         pytest.fail(missing)
     pytest.skip(missing)
@@ -85,7 +92,7 @@ class Program:
             assert found or self.process.poll() is None, f"it ended: {self.output}"
             return found if len(found) >= count else None
 
-        found: list[Any] = until(look, f"{pattern!r} in: {self.output}", seconds)
+        found: list[Any] = until(look, lambda: f"{pattern!r} in: {self.output}", seconds)
         return found
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -112,39 +119,45 @@ class Exporter(Program):
     def __init__(self, folder: Path, args: Sequence[str], environ: Mapping[str, str]) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KNOCK_")}
         super().__init__([sys.executable, "-m", "exporter", *args], folder / "exporter.log", inherited | dict(environ))
+        self._url = ""
 
     def urls(self, count: int = 1) -> list[str]:
         """Wait until it listens on so many addresses and is ready; return where."""
-        found = [f"http://{address}" for address in self.said(r'listening"? address=(\S+)', count)]
+        found = [f"http://{address}" for address in self.said(r"event=listening address=(\S+)", count)]
+        self._url = found[0]
         until(lambda: WEB.get(f"{found[0]}/-/ready", timeout=5).ok, "ready")
         return found
 
     @property
     def url(self) -> str:
-        return self.urls()[0]
+        """Where it listens, once that was waited for."""
+        return self._url or self.urls()[0]
 
     def get(self, path: str, **headers: str) -> requests.Response:
-        return WEB.get(self.urls()[0] + path, headers=headers, timeout=5)
+        return WEB.get(self.url + path, headers=headers, timeout=5)
 
     def metrics(self) -> str:
         answer = self.get("/metrics")
         assert answer.status_code == 200
         return answer.text
 
-    def values(self, name: str, /, **labels: str) -> dict[str, float]:
-        """Return the samples of a name that have these labels, by operation id (empty where they have none)."""
-        return {
-            sample.labels.get("operation_id", ""): sample.value
+    def samples(self, name: str, /, **labels: str) -> list[Sample]:
+        """Return the samples of a name that have these labels."""
+        return [
+            sample
             for family in text_string_to_metric_families(self.metrics())
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
-        }
+        ]
+
+    def values(self, name: str, /, **labels: str) -> dict[str, float]:
+        """Return the values of a per-operation family, by operation id."""
+        return {each.labels["operation_id"]: each.value for each in self.samples(name, **labels)}
 
     def value(self, name: str, /, **labels: str) -> float | None:
-        """Return the one sample of a name that has these labels."""
-        found = self.values(name, **labels)
-        assert len(found) <= 1, found
-        return next(iter(found.values()), None)
+        """Return the sum of the samples of a name that have these labels, None where there is none."""
+        found = self.samples(name, **labels)
+        return sum(each.value for each in found) if found else None
 
 
 class Starter:
@@ -205,14 +218,14 @@ class Relay:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-                relay.exchanges.append((dict(self.headers), dict(answer.headers)))
+                relay.exchanges.append((dict(self.headers), answer.headers))
 
             def log_message(self, *_: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.address = "127.0.0.1:{}".format(self._server.server_address[1])
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Relay]:

@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos import answering, http, serving
 from programs import KEY, WEB, until
+from structlog.testing import capture_logs
 
+from exporter import config
+from exporter.daemon import Daemon, Flags
 from exporter.knock.simulator import Simulator, World, faults
+from exporter.tracking.messages import KeyRead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,13 +91,13 @@ def test_an_idle_end_is_quick(knock: Simulator, start: Starter) -> None:
 @pytest.fixture
 def stuck(knock: Simulator, start: Starter) -> Iterator[Exporter]:
     """Have 64 fetches hang, and a reader stall in the middle of an answer."""
-    exporter = start(knock.url, many(knock, 300), rate_limit=200, max_in_flight=64, timeout="30s", polling=QUICK)
-    until(lambda: exporter.value("knock_bulk_operations", status="processing") == 300, "all polled")
+    exporter = start(knock.url, many(knock, 150), rate_limit=200, max_in_flight=64, timeout="30s", polling=QUICK)
+    until(lambda: exporter.value("knock_bulk_operations", status="processing") == 150, "all polled")
     knock.faults.set(faults.Hang())
     with closing(socket.socket()) as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.connect(("127.0.0.1", int(exporter.url.rpartition(":")[2])))
-        reader.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n" * 40)  # more than any buffer between takes
+        reader.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n" * 80)  # more than any buffer between takes
         until(lambda: exporter.value("knock_exporter_api_requests_in_flight") == 64, "64 fetches hang")
         yield exporter
 
@@ -133,6 +137,24 @@ def test_a_standard_error_that_nobody_reads_holds_up_neither_the_polls_nor_the_e
             assert process.wait(END_SECONDS) == 0
         finally:
             process.kill()
+
+
+@pytest.fixture
+def _signals_as_before() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_a_thread_that_crashes_ends_the_process_with_one_line(knock: Simulator, start: Starter) -> None:
+    daemon = Daemon(config.load(start.configure(knock.url), {}), Flags([("127.0.0.1", 0)]), {})
+    daemon._inbox.put(KeyRead("no such environment", None))
+    with capture_logs() as lines:
+        assert daemon.run() == 1
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["thread crashed, ending"]
+    assert lines[-2]["reason"] == "tracker crashed"
 
 
 # What it refuses.
@@ -274,7 +296,7 @@ def test_it_is_healthy_while_knock_is_down(start: Starter) -> None:
 def echoing(server: Server) -> Handler:
     """Send the key back wherever an answer can hold it, each time elsewhere."""
     forms: tuple[Callable[[str], bytes], ...] = (
-        lambda key: http(f'{{"code": "{key}", "type": "authentication_error", "message": "{key}"}}', 403),
+        lambda key: http(f'{{"code": "{key}", "type": "api_error", "message": "{key}"}}', 403),
         lambda key: http(f'{{"code": "{key}", "type": "{key}"}}', 500, f"X-Request-ID: {key}"),
         lambda key: http(key, 200, f"Set-Cookie: {key}", f"{key}: odd"),
         lambda key: http("", 302, f"Location: http://{key}.invalid/{key}"),
@@ -309,7 +331,7 @@ def test_no_key_gets_out_and_every_line_can_be_read(knock: Simulator, start: Sta
         exporter = start.run(
             f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--log.level=debug", f"--log.format={form}"
         )
-        address = exporter.said(r"listening.*?(127\.0\.0\.1:\d+)")[0]
+        address = exporter.said(r'address"?[=:] ?"?(127\.0\.0\.1:\d+)')[0]
         url = f"http://{address}"
 
         def all_asked() -> bool:
@@ -318,7 +340,8 @@ def test_no_key_gets_out_and_every_line_can_be_read(knock: Simulator, start: Sta
 
         until(all_asked, "all environments were asked", 20.0)
         pages = [
-            WEB.get(url + path, timeout=5) for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/nope", "/metrics?x")
+            WEB.get(url + path, timeout=5)
+            for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/nope", "/metrics?x")
         ]
         exporter.signal()
         assert exporter.wait() == 0

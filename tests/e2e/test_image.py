@@ -11,11 +11,11 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from programs import KEY, WEB, until
+from programs import KEY, WEB, do_without, until
 
 from exporter import __version__
 from exporter.knock.simulator import Simulator, World
@@ -43,12 +43,6 @@ STRICT = (
 MEBIBYTE = 1 << 20
 LARGEST_OWN_MEBIBYTES = 60  # what the image may add to its base
 END_SECONDS = 5.0
-
-
-def do_without(missing: str) -> NoReturn:
-    if os.environ.get("KNOCK_TEST_REQUIRE_TOOLS") == "1":
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 def ran(command: list[str], *, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

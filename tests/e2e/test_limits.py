@@ -1,0 +1,44 @@
+"""How much of the limit is used, as the server sees it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from programs import until
+
+if TYPE_CHECKING:
+    from programs import Starter
+
+    from exporter.knock.simulator import Simulator
+
+pytestmark = pytest.mark.e2e
+
+OPERATIONS = 1000  # each due every 5 s at the latest: four times what the limit allows
+LIMIT = 50
+SECONDS = 12
+
+
+def most_in_a_second(times: list[float]) -> int:
+    most, first = 0, 0
+    for last, at in enumerate(times):
+        while at - times[first] >= 1.0:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def test_the_limit_is_used_and_never_passed(knock: Simulator, start: Starter) -> None:
+    moving = [knock.world.create(rows=10**9, queue_seconds=0.0, rows_per_second=1e4) for _ in range(OPERATIONS)]
+    exporter = start(knock.url, moving, rate_limit=LIMIT)
+    began = time.monotonic()
+    for scrape in range(SECONDS + 1):
+        until(lambda due=began + scrape: time.monotonic() >= due, "the next scrape")  # type: ignore[misc] # mypy
+        assert exporter.get("/metrics", **{"Accept-Encoding": "gzip"}).status_code == 200
+    times = sorted(each.at for each in knock.log.entries())
+    used = sum(began <= at < began + SECONDS for at in times) / (LIMIT * SECONDS)
+    assert used >= 0.97, f"{used:.1%} of the limit"
+    assert most_in_a_second(times) <= LIMIT
+    assert exporter.value("knock_exporter_api_rate_limit_requests_per_second") == LIMIT
+    assert {each.status for each in knock.log.entries()} == {200}

@@ -1,0 +1,179 @@
+"""What real scrapers make of it: Prometheus 2 and 3, their promtool, and VictoriaMetrics."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from programs import WEB, Program, Relay, Starter, tool, until
+
+from exporter.knock.simulator import Simulator, World, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from programs import Exporter
+
+pytestmark = pytest.mark.e2e
+
+LINES = (2, 3)
+POLLING = {"processing": "200ms", "queued": "200ms", "slowest": "1s"}
+ROWS = 100
+EACH_LEVEL = {  # a sample of each level, and its value
+    "knock_up": 1,
+    'sum(knock_bulk_operation_rows_processed{operation_id="COMPLETED"})': ROWS,
+    'sum(knock_bulk_operation_status{status="failed"})': 1,
+    'sum(knock_bulk_operations{status="completed"})': 2,
+    "sum(knock_bulk_operations_finished_with_errors_total)": 1,
+    'sum(knock_bulk_operations_run_duration_seconds_count{status="failed"})': 1,
+    'sum(knock_bulk_operations_run_duration_seconds_bucket{le="+Inf",status="completed"})': 2,
+    "sum(knock_bulk_operations_stale)": 0,
+    'sum(knock_exporter_poll_failures_total{reason="server_error"} > bool 0)': 1,
+    "count(knock_exporter_build_info)": 1,
+}
+
+
+def states(knock: Simulator) -> dict[str, str]:
+    """Make an operation in each state there is, and return their ids by a name."""
+    make = knock.world.create
+    made = {
+        "queued": make(queue_seconds=1e6),
+        "processing": make(rows=10**6, queue_seconds=0.0, rows_per_second=50.0),
+        "completed": make(rows=ROWS, queue_seconds=3.0, rows_per_second=100.0),
+        "with errors": make("objects.projects.set", rows=ROWS, errors=7, queue_seconds=3.0, rows_per_second=100.0),
+        "failed": make("users.delete", rows=ROWS, queue_seconds=3.0, rows_per_second=100.0, fails=True),
+        "stalled": make(rows=ROWS, queue_seconds=0.0, rows_per_second=200.0, stalls=True),
+        "never answered": make(),
+        "missing": "123e4567-e89b-12d3-a456-426614174000",
+    }
+    made["odd"] = knock.world.put({"id": "123e4567-e89b-12d3-a456-426614174001", "status": "paused", "name": 'a"\\\nb'})
+    knock.faults.set(faults.Refusal(status=500, id=made["never answered"]))
+    return made
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An exporter with operations in all states, and their ids by name."""
+
+    exporter: Exporter
+    ids: dict[str, str]
+
+    def queries(self) -> dict[str, float]:
+        return {query.replace("COMPLETED", self.ids["completed"]): value for query, value in EACH_LEVEL.items()}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    start = Starter(tmp_path_factory.mktemp("exporter"))
+    with Simulator(world=World(seed=1), rate_limits=False) as knock:
+        ids = states(knock)
+        try:
+            exporter = start(knock.url, [*ids.values()], polling=POLLING)
+            until(lambda: exporter.value("knock_bulk_operations_finished_total", status="failed") == 1, "failed")
+            until(lambda: exporter.value("knock_bulk_operations", status="completed") == 2, "completed")
+            until(lambda: exporter.value("knock_bulk_operations", status="unknown") == 1, "an unknown status")
+            yield Scene(exporter, ids)
+        finally:
+            start.end()
+
+
+@contextlib.contextmanager
+def scraper(folder: Path, name: str, exporter: Exporter, command: list[str]) -> Iterator[tuple[Program, Relay]]:
+    """Run a scraper with a configuration that points at the exporter through a relay."""
+    with Relay(exporter.url).running() as relay:
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+            "scrape_configs": [{"job_name": "knock", "static_configs": [{"targets": [relay.address]}]}],
+        }
+        (folder / "scrape.yml").write_text(yaml.safe_dump(config))
+        program = Program(command, folder / f"{name}.log")
+        try:
+            yield program, relay
+        finally:
+            program.end()
+
+
+def query(url: str, expression: str) -> float | None:
+    answer = WEB.get(f"{url}/api/v1/query", params={"query": expression}, timeout=5).json()
+    found = answer["data"]["result"]
+    return float(found[0]["value"][1]) if found else None
+
+
+def has_all(url: str, scene: Scene) -> None:
+    for expression, value in scene.queries().items():
+        until(lambda e=expression, v=value: query(url, e) == v, f"{expression} == {value}")  # type: ignore[misc] # mypy
+    assert query(url, "up") == 1
+
+
+def troubles(log: str) -> list[str]:
+    """Return what a scraper complains about, but for the signal that ended it."""
+    lines = [
+        line
+        for line in log.splitlines()
+        if re.search(r"level=(warn|error)|\t(warn|error|fatal|panic)\t", line, re.IGNORECASE)
+    ]
+    return [line for line in lines if "exiting gracefully" not in line]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_prometheus_scrapes_it(scene: Scene, tmp_path: Path, line: int) -> None:
+    command = [
+        tool("prometheus", line),
+        f"--config.file={tmp_path / 'scrape.yml'}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    with scraper(tmp_path, "prometheus", scene.exporter, command) as (prometheus, relay):
+        url = "http://" + prometheus.said(r'msg="Listening on".* address=(127\.0\.0\.1:\d+)')[0]
+        until(lambda: len(relay.exchanges) >= 3, "three scrapes")
+        has_all(url, scene)
+        target = WEB.get(f"{url}/api/v1/targets", timeout=5).json()["data"]["activeTargets"][0]
+        assert (target["health"], target["lastError"]) == ("up", "")
+        assert query(url, "scrape_samples_scraped > 0") == query(url, "scrape_samples_post_metric_relabeling")
+        metadata = WEB.get(f"{url}/api/v1/metadata", timeout=5).json()["data"]
+        assert metadata["knock_bulk_operation_info"][0]["type"] == "gauge"
+    for asked, answered in relay.exchanges:
+        assert asked["Accept-Encoding"] == "gzip"
+        assert answered["Content-Encoding"] == "gzip"
+        assert answered["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert troubles(prometheus.output) == []
+
+
+def test_victoria_metrics_scrapes_it(scene: Scene, tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as chosen:
+        port = chosen.getsockname()[1]  # it does not tell which one it got for 0
+    command = [
+        tool("victoria-metrics"),
+        f"-promscrape.config={tmp_path / 'scrape.yml'}",
+        f"-storageDataPath={tmp_path / 'data'}",
+        f"-httpListenAddr=127.0.0.1:{port}",
+        "-search.latencyOffset=0s",
+        "-search.disableCache",
+        "-memory.allowedBytes=64MiB",
+    ]
+    with scraper(tmp_path, "victoria-metrics", scene.exporter, command) as (victoria, relay):
+        victoria.said("started VictoriaMetrics in")
+        until(lambda: len(relay.exchanges) >= 3, "three scrapes")
+        has_all(f"http://127.0.0.1:{port}", scene)
+    for _, answered in relay.exchanges:
+        assert answered["Content-Encoding"] == "gzip"
+        assert answered["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert troubles(victoria.output) == []
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_promtool_finds_nothing(scene: Scene, line: int) -> None:
+    text = scene.exporter.metrics()
+    for name in ("queued", "processing", "completed", "failed", "unknown", "pending"):
+        assert re.search(rf'^knock_bulk_operations\{{.*status="{name}"\}} [1-9]', text, re.MULTILINE), name
+    checked = subprocess.run(
+        [tool("promtool", line), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

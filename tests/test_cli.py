@@ -1,0 +1,169 @@
+"""The commands and their flags, as typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from exporter import __version__
+from exporter.cli import main
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
+KEY = "sk_test_0123456789"
+GOOD = f"environments:\n  - name: production\n    api_key: {KEY}\n"
+BAD = "environments:\n  - name: production\n    api_key_env: NOT_SET\n    rate_limit: fast\nnope: 1\n"
+
+
+def call(*args: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, args, prog_name="knock-exporter", env=environ)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+def test_the_version() -> None:
+    result = call("--version")
+    assert (result.exit_code, result.output) == (0, f"knock-exporter {__version__}\n")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands(flag: str) -> None:
+    result = call(flag)
+    assert result.exit_code == 0
+    assert "Without a command it runs the exporter." in result.output
+    for command in ("run", "check-config", "simulate"):
+        assert f"\n  {command} " in result.output
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_each_command_has_help(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: knock-exporter {command} ")
+    assert all(len(line) <= 100 for line in result.output.splitlines())
+
+
+def test_help_of_run_names_flags_variables_and_defaults() -> None:
+    text = " ".join(call("run", "--help").output.split())
+    for flag, variable, default in (
+        ("--config.file", "KNOCK_EXPORTER_CONFIG_FILE", "config.yaml"),
+        ("--web.listen-address", "KNOCK_EXPORTER_WEB_LISTEN_ADDRESS", ":10187"),
+        ("--web.telemetry-path", "KNOCK_EXPORTER_WEB_TELEMETRY_PATH", "/metrics"),
+        ("--log.level", "KNOCK_EXPORTER_LOG_LEVEL", "info"),
+        ("--log.format", "KNOCK_EXPORTER_LOG_FORMAT", "logfmt"),
+    ):
+        assert flag in text
+        assert f"env var: {variable}; default: {default}]" in text
+
+
+@pytest.mark.parametrize("args", [(), ("run",)])
+def test_without_a_command_it_runs(args: tuple[str, ...]) -> None:
+    result = call(*args, "--config.file=/nowhere/config.yaml")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "/nowhere/config.yaml" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_flag_may_come_from_the_environment() -> None:
+    result = call(KNOCK_EXPORTER_CONFIG_FILE="/elsewhere/config.yaml")
+    assert result.exit_code == 1
+    assert "/elsewhere/config.yaml" in result.stderr
+
+
+def test_a_flag_that_is_typed_wins() -> None:
+    result = call("--config.file=/typed.yaml", KNOCK_EXPORTER_CONFIG_FILE="/elsewhere/config.yaml")
+    assert "/typed.yaml" in result.stderr
+    assert "/elsewhere" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--web.listen-address=10187", "'10187': expected HOST:PORT or :PORT"),
+        ("--web.listen-address=here:", "'here:': expected HOST:PORT or :PORT"),
+        ("--web.listen-address=:65536", "':65536': expected HOST:PORT or :PORT"),
+        ("--web.listen-address=:-1", "':-1': expected HOST:PORT or :PORT"),
+        ("--web.listen-address=:٣", "expected HOST:PORT or :PORT"),
+        ("--web.listen-address=::1:80", "'::1:80': an IPv6 address stands in brackets"),
+        ("--web.telemetry-path=metrics", "'metrics': expected a path as in /metrics"),
+        ("--web.telemetry-path=/-/ready", "'/-/ready': expected a path"),
+        ("--web.telemetry-path=/a{b}", "'/a{b}': expected a path"),
+        ("--web.telemetry-path=/a b", "'/a b': expected a path"),
+        ("--log.level=loud", "'loud' is not one of"),
+        ("--log.format=xml", "'xml' is not one of"),
+        ("--no-such-flag", "No such option"),
+    ],
+)
+def test_what_is_wrong_with_a_flag_is_told(flag: str, told: str) -> None:
+    result = call(flag)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_what_is_wrong_with_a_variable_is_told() -> None:
+    result = call(KNOCK_EXPORTER_WEB_LISTEN_ADDRESS="127.0.0.1:80 nope")
+    assert result.exit_code == 2
+    assert "'nope': expected HOST:PORT or :PORT" in result.stderr
+    assert "KNOCK_EXPORTER_WEB_LISTEN_ADDRESS" in result.stderr
+
+
+def test_an_unknown_command_is_told() -> None:
+    result = call("fly")
+    assert result.exit_code == 2
+    assert "No such command 'fly'" in result.stderr
+
+
+def test_check_config_shows_what_is_in_force(file: Path) -> None:
+    file.write_text(GOOD)
+    result = call("check-config", str(file))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert KEY not in result.stdout
+    shown = yaml.safe_load(result.stdout)["environments"][0]
+    assert (shown["name"], shown["api_key"], shown["rate_limit"]) == ("production", "***", 20.0)
+
+
+def test_check_config_tells_all_problems(file: Path) -> None:
+    file.write_text(BAD)
+    result = call("check-config", str(file))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert [line.split(": ")[:3] for line in result.stderr.splitlines()] == [
+        [str(file), "line 3", "environments[0].api_key_env"],
+        [str(file), "line 4", "environments[0].rate_limit"],
+        [str(file), "line 5", "nope"],
+    ]
+
+
+def test_check_config_takes_the_example(tmp_path: Path) -> None:
+    (tmp_path / "knock.key").write_text(KEY)
+    (tmp_path / "config.yaml").write_text(EXAMPLE.read_text())
+    assert call("check-config", str(tmp_path / "config.yaml")).exit_code == 0
+
+
+def test_check_config_needs_a_file() -> None:
+    result = call("check-config")
+    assert result.exit_code == 2
+    assert "Missing argument 'FILE'" in result.stderr
+
+
+def test_a_start_that_fails_ends_with_its_reason(file: Path) -> None:
+    file.write_text(GOOD)
+    result = call(f"--config.file={file}", "--web.listen-address=192.0.2.1:80")
+    assert result.exit_code == 1
+    assert result.stderr == "cannot listen on 192.0.2.1:80: Cannot assign requested address\n"
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "fast"])
+def test_simulate_needs_a_speed(speed: str) -> None:
+    result = call("simulate", f"--speed={speed}")
+    assert result.exit_code == 2
+    assert "'--speed'" in result.stderr

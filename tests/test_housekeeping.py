@@ -1,0 +1,215 @@
+"""Keys looked at in virtual time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping
+from exporter.keys import KeySource, KeyWatch, Secret
+from exporter.tracking.messages import KeyRead
+from exporter.tracking.record import Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+OLD, NEW = "sk_test_old", "sk_test_new"
+WALL = 1_800_000_000.0
+
+
+class Broken(KeyWatch):
+    """A watch that fails in a way that nobody foresaw."""
+
+    def __init__(self) -> None:
+        super().__init__(KeySource(inline=Secret(OLD)), Secret(OLD))
+
+    def look(self, wall: float, environ: Mapping[str, str]) -> Secret | None:
+        raise RuntimeError(f"unforeseen at {wall}")
+
+
+class House:
+    """A housekeeping, its key file, and a clock that only this moves."""
+
+    def __init__(self, file: Path, **others: KeyWatch) -> None:
+        self.file = file
+        self.now = Moment(1000.0, WALL)
+        self.read: list[KeyRead] = []
+        self.write(OLD, age=100)
+        watches = others | {"production": KeyWatch(KeySource(file=file), Secret(OLD))}
+        self.keeping = Housekeeping(watches, {}, self.read.append, lambda: self.now)
+
+    def write(self, text: str, age: float = 0.0) -> None:
+        self.file.write_text(text)
+        os.utime(self.file, (self.now.wall - age,) * 2)
+
+    def wait(self, seconds: float = 1.0, wall: float | None = None) -> None:
+        """Let time pass, and what is due be done."""
+        self.now = Moment(self.now.mono + seconds, self.now.wall + (seconds if wall is None else wall))
+        self.keeping.step()
+
+    def look(self) -> None:
+        """Let the time of the next look come; `schedule` asks the real clock."""
+        for job in self.keeping.scheduler.jobs:
+            job.next_run = local_now() - timedelta(seconds=1)
+        self.wait(CHECK_SECONDS)
+
+
+def local_now() -> datetime:
+    return datetime.now(UTC).astimezone().replace(tzinfo=None)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "key")
+
+
+def test_nothing_new_is_no_message(house: House) -> None:
+    for _ in range(5):
+        house.look()
+    assert house.read == []
+
+
+def test_nothing_is_looked_at_before_its_time(house: House) -> None:
+    house.write(NEW, age=100)
+    house.wait()
+    assert house.read == []
+
+
+def test_a_changed_key_is_told_once(house: House) -> None:
+    house.write(NEW, age=2)
+    for _ in range(3):
+        house.look()
+    assert house.read == [KeyRead("production", Secret(NEW))]
+
+
+def test_a_half_written_key_is_not_told(house: House) -> None:
+    house.write(NEW[:-2], age=-CHECK_SECONDS)
+    house.look()
+    house.write(NEW, age=-CHECK_SECONDS)
+    house.look()
+    assert house.read == []
+    house.look()
+    assert house.read == [KeyRead("production", Secret(NEW))]
+
+
+def test_asked_for_the_same_key_is_told_too(house: House) -> None:
+    house.keeping._waiting.add("production")
+    house.wait()
+    assert house.read == [KeyRead("production", None)]
+    house.wait()
+    assert len(house.read) == 1
+
+
+def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(house: House) -> None:
+    house.keeping._waiting.add("production")
+    house.write(NEW[:-2], age=-1)
+    house.wait()
+    house.write(NEW, age=-1)
+    house.wait()
+    assert house.read == []
+    house.wait()
+    assert house.read == [KeyRead("production", Secret(NEW))]
+
+
+def test_a_key_that_cannot_be_read_is_told_once_in_the_log(house: House) -> None:
+    house.file.unlink()
+    with capture_logs() as lines:
+        for _ in range(3):
+            house.look()
+        house.write(OLD, age=100)
+        house.look()
+        house.write("two words", age=100)
+        house.look()
+    assert [line["event"] for line in lines] == ["API key cannot be read, keeping the old one"] * 2
+    assert "No such file or directory" in lines[0]["error"]
+    assert "two words" not in lines[1]["error"]
+
+
+@pytest.mark.parametrize("name", ["a", "z"])  # before and after the sound one
+def test_one_that_fails_does_not_keep_others_from_their_turn(tmp_path: Path, name: str) -> None:
+    house = House(tmp_path / "key", **{name: Broken()})
+    house.write(NEW, age=2)
+    with capture_logs() as lines:
+        house.look()
+        assert house.read == [KeyRead("production", Secret(NEW))]
+        house.write(OLD, age=2)
+        house.look()
+    assert house.read[1:] == [KeyRead("production", Secret(OLD))]
+    assert [line["event"] for line in lines] == ["housekeeping failed, trying again at its next turn"] * 2
+
+
+def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path / "key", a=Broken())
+    house.keeping._waiting |= {"a", "production"}
+    with capture_logs() as lines:
+        house.wait()
+    assert house.read == [KeyRead("production", None)]
+    assert len(lines) == 1
+
+
+def stand_still(house: House) -> None:
+    """Have the jobs planned for a time that is far off now, as when the clock went back."""
+    for job in house.keeping.scheduler.jobs:
+        job.next_run = local_now() + timedelta(hours=1)
+
+
+def planned_anew(house: House) -> bool:
+    return all(
+        job.next_run is not None and job.next_run <= local_now() + timedelta(seconds=CHECK_SECONDS)
+        for job in house.keeping.scheduler.jobs
+    )
+
+
+@pytest.mark.parametrize("jump", [-3600.0, -DRIFT_SECONDS - 1, DRIFT_SECONDS + 1, 86400.0])
+def test_a_clock_that_jumps_has_the_jobs_planned_anew(house: House, jump: float) -> None:
+    stand_still(house)
+    house.wait(1.0, wall=1.0 + jump)
+    assert planned_anew(house)
+    stand_still(house)
+    house.wait()
+    assert not planned_anew(house)  # once for each jump
+
+
+def test_a_clock_that_is_a_little_off_does_not(house: House) -> None:
+    stand_still(house)
+    house.wait(1.0, wall=2.0)
+    assert not planned_anew(house)
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_end_of_summer_time_has_the_jobs_planned_anew(berlin: None, tmp_path: Path) -> None:
+    house = House(tmp_path / "key")
+    before = datetime(2026, 10, 25, 0, 59, 59, tzinfo=UTC).timestamp()
+    house.wait(1.0, wall=before - house.now.wall)
+    stand_still(house)
+    house.wait(1.0)
+    assert planned_anew(house)
+
+
+def test_the_thread_answers_and_ends(house: House) -> None:
+    thread = threading.Thread(target=house.keeping.run, daemon=True)
+    thread.start()
+    house.keeping.ask("production")
+    deadline = time.monotonic() + 5
+    while not house.read:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    house.keeping.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert house.keeping.stepped_at == house.now.mono

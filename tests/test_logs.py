@@ -1,0 +1,177 @@
+"""Log lines as they stand on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from exporter.logs import FLUSH_SECONDS, QUEUE_LINES, set_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEY = "sk_test_0123456789"
+FORMS = ("logfmt", "json")
+LOGFMT = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\]|\\.)*"|[^" ]*)(?: |$))+')
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def said(form: str, say: Callable[[], object], level: str = "info") -> list[str]:
+    """Return the lines that something leaves on standard error."""
+    with contextlib.redirect_stderr(io.StringIO()) as stream:
+        flush = set_up(level, form)
+        say()
+        assert flush()
+    return stream.getvalue().splitlines()
+
+
+def log() -> structlog.stdlib.BoundLogger:
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return logger
+
+
+def broken(error: Exception) -> None:
+    raise error
+
+
+def fail(message: str) -> None:
+    try:
+        broken(ValueError(message))
+    except ValueError:
+        log().exception("it failed", thread="tracker")
+
+
+def test_a_line_of_logfmt() -> None:
+    (line,) = said("logfmt", lambda: log().info("it says", environment="production", up=True, much=1.5, of=None))
+    assert re.fullmatch(
+        r'ts=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z level=info event="it says" '
+        r"environment=production up=true much=1.5 of=",
+        line,
+    )
+
+
+def test_a_line_of_json() -> None:
+    (line,) = said("json", lambda: log().warning("it says", environment="production", up=True, much=1.5, of=None))
+    found = json.loads(line)
+    assert found.pop("ts").endswith("Z")
+    assert found == {
+        "level": "warning",
+        "event": "it says",
+        "environment": "production",
+        "up": True,
+        "much": 1.5,
+        "of": None,
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "text", ["", 'a "quoted" \\ word', "two\nlines", "tab\tand = sign", "\x00\x1b[31m", "ünï", f"{KEY}\\", f'{KEY}"x"']
+)
+def test_each_line_stays_one_that_can_be_read(form: str, text: str) -> None:
+    (line,) = said(form, lambda: log().info("it says", error=text))
+    assert json.loads(line)["event"] == "it says" if form == "json" else LOGFMT.fullmatch(line)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_key_is_written_wherever_it_hides(form: str) -> None:
+    def say() -> None:
+        log().info(f"with {KEY}", error=f"Bearer {KEY}", several=[KEY, {"a": KEY}], of=ValueError(KEY))
+        log().info("bytes", body=KEY.encode())
+        fail(f"no {KEY}")
+        logging.getLogger("foreign").warning("%s and %s", KEY, {"key": KEY})
+        try:
+            broken(OSError(KEY))
+        except OSError:
+            logging.getLogger("foreign").exception("foreign %s", KEY)
+
+    lines = said(form, say)
+    assert len(lines) == 5
+    assert not any(KEY.removeprefix("sk_") in line for line in lines)
+    assert sum("sk_***" in line for line in lines) == 5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_traceback_is_part_of_its_line(form: str) -> None:
+    (line,) = said(form, lambda: fail("for a reason"))
+    assert "ValueError: for a reason" in line
+    assert "level=error" in line or json.loads(line)["level"] == "error"
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_only_what_matters_enough_is_written(level: str, count: int) -> None:
+    def say() -> None:
+        for each in (log().debug, log().info, log().warning, log().error):
+            each("ours")
+
+    def foreign() -> None:
+        logger = logging.getLogger("foreign")
+        for each in (logger.debug, logger.info, logger.warning, logger.error):
+            each("theirs")
+
+    assert len(said("logfmt", say, level)) == count
+    assert len(said("logfmt", foreign, level)) == count
+
+
+def test_libraries_that_chatter_are_quiet_but_for_debug() -> None:
+    def chatter() -> None:
+        for name in ("urllib3.connectionpool", "uvicorn.error"):
+            logging.getLogger(name).warning("connection dropped")
+
+    assert said("logfmt", chatter) == []
+    assert len(said("logfmt", chatter, "debug")) == 2
+
+
+class Stuck(io.StringIO):
+    """A terminal that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.go.wait(30)
+        return super().write(text)
+
+
+def test_a_stuck_terminal_holds_up_neither_the_logger_nor_the_end() -> None:
+    with contextlib.redirect_stderr(Stuck()) as stream:
+        flush = set_up("info", "logfmt")
+        logger = log()
+        for number in range(QUEUE_LINES + 500):
+            logger.info("line", number=number)  # this would block for ever
+        began = time.monotonic()
+        assert not flush()
+        assert time.monotonic() - began < FLUSH_SECONDS + 1
+        stream.go.set()
+        deadline = time.monotonic() + 20
+        while any(thread.name == "log-flush" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert QUEUE_LINES <= len(stream.getvalue().splitlines()) <= QUEUE_LINES + 2  # the others were dropped
+
+
+def test_flushing_writes_what_is_left() -> None:
+    def say() -> None:
+        for number in range(2000):
+            log().info("line", number=number)
+
+    assert len(said("logfmt", say)) == 2000
