@@ -54,7 +54,7 @@ def tool(name: str, line: int | None = None) -> str:
     if line == 3 and fallen_back.exists():
         pytest.skip(fallen_back.read_text().strip())
     missing = f"{name}{f' {line}.x' if line else ''} is missing: run tests/e2e/get-tools, or put it on PATH"
-    do_without(missing)
+    return do_without(missing)
 
 
 def do_without(missing: str) -> NoReturn:
