@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_a_part_writes_its_figures_as_json() -> None:
-    command = [sys.executable, BENCHMARKS, "-o", "json", "scrape-1000"]
+    command = [sys.executable, str(BENCHMARKS), "-o", "json", "scrape-1000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     figures = json.loads(done.stdout)
     assert len(figures) == 6
@@ -23,6 +23,8 @@ def test_a_part_writes_its_figures_as_json() -> None:
 
 
 def test_an_unknown_part_is_refused() -> None:
-    done = subprocess.run([sys.executable, BENCHMARKS, "x"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS), "x"], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 2
     assert "no such part: x (there are: memory," in done.stderr
