@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.metrics.exposition import Format, fresh_part, knock_part
-from exporter.web.app import Part, make_part
+from exporter.web.app import Zipped, compress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,13 +41,16 @@ def measure(count: int) -> list[Result]:
 def _measure_format(fleet: Fleet, form: Format, count: int, runs: int) -> Iterator[Result]:
     registry = fleet.activity.registry
 
-    def ours(*, zipped: bool = False) -> list[Part]:  # what the server sends, one piece after the other
-        return [make_part(knock_part(fleet.view, form), zipped=zipped), same_view(zipped=zipped)]
+    def fresh() -> bytes:
+        return fresh_part(fleet.view, form, registry, time.monotonic())
 
-    def same_view(*, zipped: bool = True) -> Part:
-        return make_part([fresh_part(fleet.view, form, registry, time.monotonic())], zipped=zipped)
+    def ours() -> list[bytes]:  # what the server joins and sends, one after the other
+        return [*knock_part(fleet.view, form), fresh()]
 
-    body = b"".join(piece for part in ours() for piece in part.pieces)
+    def ours_zipped() -> tuple[Zipped, Zipped]:
+        return compress(knock_part(fleet.view, form)), compress([fresh()])
+
+    body = b"".join(ours())
     parse = parse_openmetrics if form is Format.OPENMETRICS else parse_text
     families = _Families(parse(body.decode()))
 
@@ -60,8 +63,8 @@ def _measure_format(fleet: Fleet, form: Format, count: int, runs: int) -> Iterat
     plain, zipped = median_seconds(theirs, runs), median_seconds(theirs_zipped, runs)
     pairs = {
         "plain": (plain, median_seconds(ours, runs)),
-        "gzip, new view": (zipped, median_seconds(lambda: ours(zipped=True), runs)),
-        "gzip, same view": (zipped, median_seconds(same_view, runs)),
+        "gzip, new view": (zipped, median_seconds(ours_zipped, runs)),
+        "gzip, same view": (zipped, median_seconds(lambda: compress([fresh()]), runs)),
     }
     name = "OpenMetrics" if form is Format.OPENMETRICS else "text"
     for what, (reference, own) in pairs.items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from exporter import __version__
-from exporter.errors import ExporterError, NotFound, StartError
+from exporter.errors import ExporterError, NotFound, StartError, redact
 from exporter.operation import is_operation_id
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 MAX_PORT = 65535
+_PORT = re.compile(r"[0-9]{1,5}")
 _URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 
 
@@ -67,7 +68,7 @@ class _Address(click.ParamType[tuple[str, int]]):
         if isinstance(value, tuple):
             return value
         host, colon, port = value.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
+        if not colon or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
             self.fail(f"{value!r}: expected HOST:PORT or :PORT, as in :10187 or 127.0.0.1:10187", param, ctx)
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -111,7 +112,9 @@ class _OperationId(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not is_operation_id(value):
-            self.fail(f"{value!r} is no UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)", param, ctx)
+            self.fail(
+                f"{redact(repr(value))} is no UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)", param, ctx
+            )
         return str(value).lower()
 
 
@@ -240,5 +243,6 @@ def get(
     elif output == "metrics":
         writer.write_metrics(sys.stdout, asked, operation, time.time())
     else:
-        items = document.get("error_items") if error_items else None
+        listed = document.get("error_items")
+        items = (listed if isinstance(listed, list) else []) if error_items else None
         writer.write_table(sys.stdout, asked.name, operation, items, time.time())

@@ -9,7 +9,7 @@ from exporter import config
 from exporter.config import Environment
 from exporter.config.settings import BASE_URL as KNOCK_URL
 from exporter.config.values import check_base_url, check_branch, plain_http_abroad
-from exporter.errors import StartError
+from exporter.errors import StartError, redact
 from exporter.keys import KeySource
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _choose(environments: tuple[Environment, ...], operation_id: str, name: str 
     if name is not None:
         found = [each for each in environments if each.name == name]
         if not found:
-            raise StartError(f"no environment is named {name!r} (there are: {known})")
+            raise StartError(redact(f"no environment is named {name!r} (there are: {known})"))
         return found[0]
     if len(environments) == 1:
         return environments[0]

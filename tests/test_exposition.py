@@ -16,7 +16,18 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from exporter.config import Config, ListedOperation
 from exporter.errors import KnockError, Reason, Unreachable
-from exporter.metrics.exposition import CHUNK_ROWS, Board, Format, choose_format, encode_labels, fresh_part, knock_part
+from exporter.metrics.exposition import (
+    CHUNK_ROWS,
+    Board,
+    Format,
+    View,
+    accepts_gzip,
+    choose_format,
+    encode_labels,
+    fresh_part,
+    knock_part,
+    knock_size,
+)
 from exporter.operation import Operation, Status
 
 if TYPE_CHECKING:
@@ -269,7 +280,21 @@ def test_two_gzip_members_unpack_to_the_whole() -> None:
 def test_a_view_once_published_stays_as_it_was() -> None:
     model = lively()
     view = model.views[1]
-    before = knock_part(view, Format.TEXT)
+    before = list(knock_part(view, Format.TEXT))
     model.run(300)
-    assert knock_part(view, Format.TEXT) == before
-    assert knock_part(model.views[-1], Format.TEXT) != before
+    assert list(knock_part(view, Format.TEXT)) == before
+    assert list(knock_part(model.views[-1], Format.TEXT)) != before
+
+
+@pytest.mark.parametrize("form", Format)
+def test_the_size_is_known_before_anything_is_joined(form: Format) -> None:
+    for view in (View(), *lively().views):
+        assert knock_size(view, form) == sum(map(len, knock_part(view, form)))
+
+
+@pytest.mark.parametrize(
+    ("header", "taken"),
+    [("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0", False), ("identity", False), ("", False)],
+)
+def test_gzip_is_sent_only_to_who_takes_it(header: str, *, taken: bool) -> None:
+    assert accepts_gzip(header) is taken

@@ -154,3 +154,25 @@ def test_of_several_environments_one_must_be_named(knock: Simulator, made: str, 
     assert unnamed.stderr == "which environment? Name one with --environment (there are: one, two)\n"
     wrong = ask(knock, made, f"--config.file={path}", "--environment=three")
     assert wrong.stderr == "no environment is named 'three' (there are: one, two)\n"
+
+
+def test_what_a_terminal_would_obey_is_replaced(knock: Simulator) -> None:
+    hostile = {"id": "\x1b]0;owned\x07\x1b[2J", "collection": "\ud800"}
+    record = {"id": NOWHERE, "status": "failed", "name": "a\x1bb", "error_items": [hostile, 5, None]}
+    knock.world.put(record | {"inserted_at": "0001-01-01T00:00:00+01:00"})
+    answer = ask(knock, NOWHERE, "--error-items")
+    assert answer.exit_code == 0, answer.output
+    assert "\x1b" not in answer.stdout
+    assert "owned" in answer.stdout
+    assert "out of range" in answer.stdout
+
+
+def test_a_list_of_failed_items_that_is_none_is_empty(knock: Simulator) -> None:
+    knock.world.put({"id": NOWHERE, "status": "completed", "error_items": 5})
+    assert ask(knock, NOWHERE, "--error-items").exit_code == 0
+
+
+def test_a_key_in_place_of_an_id_is_not_shown(knock: Simulator) -> None:
+    answer = ask(knock, "sk_live_secret12345")
+    assert answer.exit_code == 2
+    assert "secret12345" not in answer.output

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from exporter.keys import SETTLED_SECONDS, InvalidKey, KeySource, KeyWatch, Secret, parse_key
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OLD, NEW = "sk_test_old", "sk_test_new"
 WALL = 1_700_000_000.0
@@ -180,3 +177,22 @@ def test_a_variable_counts_at_once() -> None:
     assert watch.look(WALL, {"KEY": NEW}) == Secret(NEW)
     assert watch.look(WALL, {}) is None
     assert watch.problem == "environment variable KEY is not set"
+
+
+def test_a_named_pipe_is_refused_and_does_not_block(tmp_path: Path) -> None:
+    pipe = tmp_path / "knock.key"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidKey, match="is not a regular file"):
+        KeySource(file=pipe).read({})
+
+
+def test_a_file_longer_than_any_key_is_refused_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "knock.key"
+    path.write_text("sk_" + "a" * 9000)
+    with pytest.raises(InvalidKey, match="is longer than any key"):
+        KeySource(file=path).read({})
+
+
+def test_a_path_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidKey, match="is no path"):
+        KeySource(file=Path("a\0b")).read({})

@@ -228,14 +228,23 @@ def test_a_key_read_again_does_not_hurry_the_probes() -> None:
     assert gate.probe_at == 30
 
 
-def test_a_probe_without_a_verdict_is_repeated_after_the_same_wait() -> None:
+def test_probes_without_a_verdict_wait_as_after_a_refusal() -> None:
     gate = Gate()
     gate.refused(0.0, probe=False)
     gate.probe_failed(5.0)
-    assert (gate.probe_at, gate.suspended) == (6.0, False)
-    gate.refused(6.0, probe=True)
-    gate.probe_failed(36.0)
-    assert gate.probe_at == 66
+    assert (gate.probe_at, gate.suspended) == (35.0, False)
+    gate.probe_failed(35.0)
+    assert gate.probe_at == 95
+    gate.refused(95.0, probe=True)
+    assert (gate.probe_at, gate.suspended) == (215.0, True)
+
+
+def test_a_probe_that_left_the_lane_is_not_waited_for() -> None:
+    gate = Gate()
+    gate.refused(0.0, probe=False)
+    gate.probe_started()
+    gate.probe_lost(5.0)
+    assert gate.probe_at == 6
 
 
 def test_the_waits_start_anew_after_the_key_was_taken() -> None:

@@ -339,7 +339,42 @@ def test_a_probe_that_times_out_says_nothing_about_the_key() -> None:
     model.tell(KeyRead("production", None))
     model.run(200)
     assert model.value("knock_exporter_api_suspended", **E) == 1
-    assert len(model.sent) > 5
+    assert len(model.sent) == 4
+
+
+def test_one_refusal_and_then_an_outage_is_not_hammered() -> None:
+    outcomes: list[KnockError] = [KeyRefused("401", code=401)]
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        return outcomes.pop() if outcomes else Unreachable(Reason.TIMEOUT, "slow")
+
+    model = Model(one(), knock)
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(600)
+    assert len(model.sent) <= 7, "the first, its repetition, and probes after 30, 60, 120 … seconds"
+
+
+def test_the_environments_of_a_shut_lane_probe_in_turn() -> None:
+    first, second = environment("first", [A]), environment("second", [B])
+    model = Model(
+        Config((first, second)),
+        lambda request, _now: KeyRefused("401", code=401) if request.environment == "first" else running(request.id),
+        lambda request: 0.01 if request.environment == "first" else 1.0,
+    )
+    model.run(0.5)
+    model.tell(KeyRead("first", None))
+    model.run(120)
+    assert model.value("knock_up", knock_environment="second") == 1
+    assert model.value("knock_bulk_operation_up", operation_id=B) == 1
+
+
+def test_a_key_that_comes_back_as_a_name_is_not_shown() -> None:
+    model = always(running(A, name="sk_test_echoed_by_a_proxy"))
+    model.run(2)
+    assert "sk_test_echoed" not in model.metrics()
+    assert model.value("knock_bulk_operation_info", operation_id=A, name="other") == 1
+    assert model.value("knock_exporter_label_values_folded_total", label="name", **E) == 1
 
 
 def test_with_nothing_to_ask_the_key_is_checked() -> None:

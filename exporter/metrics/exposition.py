@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Metric, generate_latest
@@ -49,17 +50,25 @@ class Format(Enum):
 def choose_format(accept: str) -> Format:
     """Return the format that an Accept header prefers: OpenMetrics 1.0 or text 0.0.4, the latter when in doubt."""
     best = {Format.TEXT: 0.0, Format.OPENMETRICS: 0.0}
-    for part in accept.split(","):
-        media, *rest = (piece.strip() for piece in part.lower().split(";"))
-        parameters = dict(each.partition("=")[::2] for each in rest)
+    for media, parameters, weight in _offers(accept):
         if media == "application/openmetrics-text" and parameters.get("version", "1.0.0") in ("1.0.0", "0.0.1"):
-            offered = Format.OPENMETRICS
+            best[Format.OPENMETRICS] = max(best[Format.OPENMETRICS], weight)
         elif media in ("text/plain", "text/*", "*/*"):
-            offered = Format.TEXT
-        else:
-            continue
-        best[offered] = max(best[offered], _weight(parameters.get("q", "1")))
+            best[Format.TEXT] = max(best[Format.TEXT], weight)
     return Format.OPENMETRICS if best[Format.OPENMETRICS] > best[Format.TEXT] else Format.TEXT
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether an Accept-Encoding header asks for gzip."""
+    return any(coding == "gzip" and weight > 0 for coding, _, weight in _offers(accept_encoding))
+
+
+def _offers(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Read a header of alternatives with quality values (RFC 9110, 12.4.2): what, its parameters, its weight."""
+    for part in header.split(","):
+        what, *rest = (piece.strip() for piece in part.lower().split(";"))
+        parameters = dict(each.partition("=")[::2] for each in rest)
+        yield what, parameters, _weight(parameters.get("q", "1"))
 
 
 def _weight(text: str) -> float:
@@ -81,8 +90,13 @@ class _Once:
 
 def encode_labels(labels: dict[str, str]) -> str:
     """Write label pairs as they stand between the braces of a sample line."""
+    return _encoded(tuple(labels.items()))
+
+
+@lru_cache(maxsize=1024)
+def _encoded(labels: tuple[tuple[str, str], ...]) -> str:
     metric = Metric("labels", "", "gauge")
-    metric.add_sample("labels", labels, 1)
+    metric.add_sample("labels", dict(labels), 1)
     text = Format.TEXT.encode(_Once(metric)).decode()
     return text[text.index("{") + 1 : text.rindex("}")]
 
@@ -105,12 +119,13 @@ def render(families: Iterable[Family], labels: str, row: object) -> Lines:
 
 def render_operation(tracked: Tracked, declared: Sequence[str]) -> Lines:
     """Render an operation's own series; `declared` are the extra labels of its info series."""
-    labels = {"knock_environment": tracked.key.environment, "group": tracked.group, "operation_id": tracked.key.id}
+    shared = encode_labels({"knock_environment": tracked.key.environment, "group": tracked.group})
+    labels = f'{shared},operation_id="{tracked.key.id}"'  # a UUID: nothing in it needs escaping
     name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
     given = dict(tracked.labels)
     info = {"name": name, **{label: given.get(label, "") for label in declared}}
     row = OperationRow(tracked, "," + encode_labels(info))
-    return render(PER_OPERATION, encode_labels(labels), row)
+    return render(PER_OPERATION, labels, row)
 
 
 def operation_text(tracked: Tracked) -> bytes:
@@ -129,6 +144,7 @@ class Board:
         self._rows: list[Lines | None] = []
         self._chunks: list[Chunk] = []
         self._touched: set[int] = set()
+        self.size = 0  # bytes of all rows
 
     def put(self, key: Hashable, lines: Lines) -> None:
         """Place or replace a row."""
@@ -138,6 +154,7 @@ class Board:
                 self._free.append(len(self._rows))
                 self._rows.append(None)
             place = self._places[key] = self._free.pop()
+        self.size += _size(lines) - _size(self._rows[place])
         self._rows[place] = lines
         self._touched.add(place // CHUNK_ROWS)
 
@@ -145,6 +162,7 @@ class Board:
         """Take a row away, if it is there."""
         place = self._places.pop(key, None)
         if place is not None:
+            self.size -= _size(self._rows[place])
             self._rows[place] = None
             self._free.append(place)
             self._touched.add(place // CHUNK_ROWS)
@@ -158,10 +176,15 @@ class Board:
         return tuple(self._chunks)
 
 
+def _size(lines: Lines | None) -> int:
+    return sum(map(len, lines)) if lines is not None else 0
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What was known at one moment, rendered; nothing in it ever changes.
 
+    `size` is how many bytes the rows have, HELP and TYPE apart.
     `stale` has, for each aggregate by name, its encoded labels and in order the monotonic times from which on its
     unfinished operations count as stale.
     """
@@ -170,12 +193,19 @@ class View:
     cells: tuple[Chunk, ...] = ()
     groups: tuple[Chunk, ...] = ()
     stale: tuple[tuple[str, Sequence[float]], ...] = ()
+    size: int = 0
 
 
-def knock_part(view: View, form: Format) -> list[bytes]:
-    """Write Knock's families, in pieces: one body of them all would be copied once more for nothing."""
-    levels = ((PER_OPERATION, view.operations), (PER_NAME, view.cells), (PER_GROUP, view.groups))
-    return [piece for families, chunks in levels for piece in _level(families, chunks, form)]
+def knock_part(view: View, form: Format) -> Iterator[bytes]:
+    """Write Knock's families, each piece as it is taken: the lines are the view's, shared by all readers."""
+    yield from _level(PER_OPERATION, view.operations, form)
+    yield from _level(PER_NAME, view.cells, form)
+    yield from _level(PER_GROUP, view.groups, form)
+
+
+def knock_size(view: View, form: Format) -> int:
+    """Return how many bytes `knock_part` writes, without writing it."""
+    return view.size + sum(len(_HEADERS[form][each.name]) for each in (*PER_OPERATION, *PER_NAME, *PER_GROUP))
 
 
 def _level(families: Sequence[Family], chunks: Sequence[Chunk], form: Format) -> Iterator[bytes]:

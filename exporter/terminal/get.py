@@ -33,7 +33,7 @@ def write_table(out: TextIO, environment: str, operation: Operation, items: list
     hint = " (--error-items shows them)" if items is None else ""
     for label, value in _rows(environment, operation, now, hint):
         style = COLOURS.get(value, "") if label == "status" else ""
-        table.add_row(Text(label, "bold"), Text(value, style))
+        table.add_row(Text(label, "bold"), Text(_printable(value), style))
     console.print(table)
     if items is not None:
         _write_items(console, items)
@@ -72,9 +72,17 @@ def _number(value: int | None) -> str:
 def _time(seconds: float | None, now: float) -> str:
     if seconds is None:
         return "not yet, or not known"
-    moment = datetime.fromtimestamp(seconds, UTC)
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError):
+        return "out of range"
     ago = f" ({_span(now - seconds)} ago)" if seconds <= now else ""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC{ago}"
+
+
+def _printable(text: str) -> str:
+    """Replace what a terminal would obey, or could not write: names and ids are somebody else's text."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _span(seconds: float) -> str:
@@ -88,7 +96,7 @@ def _write_items(console: Console, items: list[Any]) -> None:
     table = Table("failed item", "collection", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for item in items:
         known = item if isinstance(item, dict) else {"id": item}
-        table.add_row(Text(str(known.get("id", ""))), Text(str(known.get("collection") or "")))
+        table.add_row(*(Text(_printable(str(known.get(field) or ""))) for field in ("id", "collection")))
     console.print()
     console.print(table)
 

@@ -36,7 +36,7 @@ class _EnvironmentBook:
         self.names = Admission(exposure.NAMES_MOST)
         self.tracked = 0
         self.lost = 0
-        self.missing = 0  # answered by 404s since their last record
+        self.missing = 0  # those of which Knock said 404 since their last record
         self.intervals = Ordered()
 
 
@@ -81,7 +81,7 @@ class Book:
         return admitted
 
     def only_missing(self, environment: str) -> bool:
-        """Whether the last answer about every operation of an environment was a 404."""
+        """Whether Knock said 404 of every operation of an environment, and has shown no record of any since."""
         kept = self._environments[environment]
         return kept.missing == kept.tracked > 0
 
@@ -194,7 +194,8 @@ class Book:
         self._publish_gauges()
         self.changed = False
         chunks = {level: board.publish() for level, board in self._boards.items()}
-        return View(**chunks, stale=tuple(self._stale.values()))
+        size = sum(board.size for board in self._boards.values())
+        return View(**chunks, stale=tuple(self._stale.values()), size=size)
 
     def _render_operation(self, key: OperationKey) -> None:
         board = self._boards["operations"]

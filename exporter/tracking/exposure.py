@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.errors import redact
 from exporter.operation import Status
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ class Admission:
 
 
 def is_label_value(text: str) -> bool:
-    """Whether a text may stand in a label: printable (so valid UTF-8 without control characters) and short."""
-    return text.isprintable() and len(text.encode()) <= LABEL_BYTES_MOST
+    """Whether a text may stand in a label: printable (so valid UTF-8 without control characters), short, and no key."""
+    return text.isprintable() and len(text.encode()) <= LABEL_BYTES_MOST and redact(text) == text

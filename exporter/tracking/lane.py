@@ -125,7 +125,7 @@ class Lane:
     def leave(self, asker: Asker, now: float) -> None:
         """Let an environment go; if a probe or a key is awaited through it, the others do not wait for that."""
         self.askers.remove(asker)
-        self.gate.probe_failed(now)
+        self.gate.probe_lost(now)
         if self.askers:
             self._use_lowest_limit()
 
@@ -144,6 +144,9 @@ class Lane:
     def choose(self, now: float) -> Choice | None:
         """Take what is to be asked now, by turns of the classes and then the most overdue; None: nothing."""
         free = [asker for asker in self.askers if asker.free]
+        if not self.gate.is_open:
+            # In turn: a key that one environment's branch refuses may be good for the others.
+            free = sorted(free, key=lambda asker: asker.last_sent)[:1]
         firsts = {}
         for poll_class in PollClass:
             heads = [

@@ -149,9 +149,12 @@ class Gate:
             return True
         if probe:
             self.suspended = True
-            self._wait = min(max(2 * self._wait, CANARY_FIRST), CANARY_MOST)
-            self._probe_at = now + self._wait
+            self._probe_later(now)
         return False
+
+    def _probe_later(self, now: float) -> None:
+        self._wait = min(max(2 * self._wait, CANARY_FIRST), CANARY_MOST)
+        self._probe_at = now + self._wait
 
     def key_was_read(self, now: float) -> None:
         """Let the first probe go: the key was read anew and is the same."""
@@ -163,8 +166,12 @@ class Gate:
         self._probe_at = math.inf
 
     def probe_failed(self, now: float) -> None:
-        """Note a probe that says nothing about the key (a timeout, a 5xx)."""
-        self._probe_at = now + max(self._wait, 1.0)
+        """Note a probe that says nothing about the key (a timeout, a 5xx): the next one waits as after a refusal."""
+        self._probe_later(now)
+
+    def probe_lost(self, now: float) -> None:
+        """Let another probe go soon: the one that was awaited left the lane with its environment."""
+        self._probe_at = now + 1.0
 
     def accepted(self) -> None:
         """Open: the probe's answer shows that Knock takes the key."""

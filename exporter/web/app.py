@@ -1,7 +1,7 @@
 """The routes: metrics, health, and a landing page.
 
-The event loop only waits and sends. Joining and compressing happen in two worker threads; a body leaves in pieces, so
-that a slow reader holds little more than what the view holds anyway.
+The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
+joined batch by batch as it leaves, so that a reader that stalls holds one batch beside the view's own lines.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import asyncio
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jinja2 import Environment, PackageLoader
-from prometheus_client.exposition import gzip_accepted
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from exporter import __version__
-from exporter.metrics.exposition import choose_format, fresh_part, knock_part
+from exporter.metrics.exposition import accepts_gzip, choose_format, fresh_part, knock_part, knock_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from starlette.requests import Request
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from exporter.metrics.exposition import Format, View
 
 SLICE_BYTES = 64 * 1024
+BATCH_BYTES = 256 * 1024
 WORKERS = 2
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
+_Made = TypeVar("_Made")
 HEALTHY, READY = "/-/healthy", "/-/ready"
 
 
@@ -50,76 +52,86 @@ class House:
     telemetry_path: str = "/metrics"
 
 
-class Part(NamedTuple):
-    """A part of an answer, in the pieces in which it is sent, and its size before compression."""
+class Zipped(NamedTuple):
+    """A compressed part of an answer, in pieces, and its size before compression."""
 
     pieces: list[bytes]
     plain_size: int
 
 
-def make_part(pieces: list[bytes], *, zipped: bool) -> Part:
-    """Take a part as it is, or compress it: for gzip (RFC 1952) as a member of its own."""
-    size = sum(map(len, pieces))
-    if not zipped:
-        return Part(pieces, size)
+def compress(pieces: Iterable[bytes]) -> Zipped:
+    """Compress a part as a gzip member of its own: a file may be several (RFC 1952), and readers take them as one."""
     squeezer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: with a gzip header and trailer
-    return Part([*map(squeezer.compress, pieces), squeezer.flush()], size)
+    squeezed, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        squeezed.append(squeezer.compress(piece))
+    return Zipped([each for each in (*squeezed, squeezer.flush()) if each], size)
 
 
 class Scrapes:
-    """Answers to scrapes: Knock's part is made once per view and format, however many ask at once."""
+    """Answers to scrapes: Knock's part is compressed once per view and format, however many ask for it."""
 
     def __init__(self, house: House) -> None:
         self._house = house
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
-        self._kept: dict[tuple[Format, bool], tuple[View, asyncio.Future[Part]]] = {}
+        self._kept: dict[Format, tuple[View, asyncio.Future[Zipped]]] = {}
 
     async def answer(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
         started = self._house.monotonic()
-        form = choose_format(request.headers.get("accept", ""))
-        zipped = gzip_accepted(request.headers.get("accept-encoding", ""))
+        form = choose_format(",".join(request.headers.getlist("accept")))
         view = self._house.view()
-        parts = [await self._knock_part(view, form, zipped=zipped), await self._fresh_part(view, form, zipped=zipped)]
-        self._house.activity.scrape_duration.observe(self._house.monotonic() - started)
-        self._house.activity.exposition_size.set(sum(part.plain_size for part in parts))
-        headers = {
-            "Content-Type": form.content_type,
-            "Content-Length": str(sum(len(piece) for part in parts for piece in part.pieces)),
-            "Vary": "Accept, Accept-Encoding",
-        }
-        if zipped:
+        headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
+        if accepts_gzip(",".join(request.headers.getlist("accept-encoding"))):
             headers["Content-Encoding"] = "gzip"
-        return StreamingResponse(_slices([piece for part in parts for piece in part.pieces]), headers=headers)
+            parts = [
+                await self._knock_zipped(view, form),
+                await self._in_worker(lambda: compress([self._fresh(view, form)])),
+            ]
+            pieces = [piece for part in parts for piece in part.pieces]
+            plain_size, length = sum(part.plain_size for part in parts), sum(map(len, pieces))
+            body = _slices(pieces)
+        else:
+            fresh = await self._in_worker(lambda: self._fresh(view, form))
+            plain_size = length = knock_size(view, form) + len(fresh)
+            body = self._joined(view, form, fresh)
+        self._house.activity.scrape_duration.observe(self._house.monotonic() - started)
+        self._house.activity.exposition_size.set(plain_size)
+        return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
 
-    async def _knock_part(self, view: View, form: Format, *, zipped: bool) -> Part:
-        kept_view, kept = self._kept.get((form, zipped), (None, None))
+    async def _knock_zipped(self, view: View, form: Format) -> Zipped:
+        kept_view, kept = self._kept.get(form, (None, None))
         if kept is None or kept_view is not view or _failed(kept):
-            kept = asyncio.get_running_loop().run_in_executor(
-                self._workers, lambda: make_part(knock_part(view, form), zipped=zipped)
-            )
-            self._kept[form, zipped] = (view, kept)
-            if not zipped:
-                # Large, quickly made again, and rarely asked for: shared by those who ask at once, then let go.
-                kept.add_done_callback(lambda made: self._let_go(form, made))
+            kept = self._in_worker(lambda: compress(knock_part(view, form)))
+            # What was kept of older views goes, or a format asked for once would hold its view for ever.
+            self._kept = {each: entry for each, entry in self._kept.items() if entry[0] is view} | {form: (view, kept)}
         # Shielded: a reader that goes away must not cancel it for the others that wait.
         return await asyncio.shield(kept)
 
-    def _let_go(self, form: Format, made: asyncio.Future[Part]) -> None:
-        if self._kept.get((form, False), (None, None))[1] is made:  # else a newer view's has taken its place
-            del self._kept[form, False]
+    def _fresh(self, view: View, form: Format) -> bytes:
+        return fresh_part(view, form, self._house.activity.registry, self._house.monotonic())
 
-    async def _fresh_part(self, view: View, form: Format, *, zipped: bool) -> Part:
-        # A gzip file may be several members, and every reader takes them as one.
-        house = self._house
-        return await asyncio.get_running_loop().run_in_executor(
-            self._workers,
-            lambda: make_part([fresh_part(view, form, house.activity.registry, house.monotonic())], zipped=zipped),
-        )
+    async def _joined(self, view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview]:
+        pieces = chain(knock_part(view, form), [fresh])
+        while batch := await self._in_worker(lambda: _batch(pieces)):
+            async for each in _slices(batch):
+                yield each
+
+    def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
+        return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
 
-def _failed(future: asyncio.Future[Part]) -> bool:
+def _failed(future: asyncio.Future[Zipped]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def _batch(pieces: Iterator[bytes]) -> list[bytes]:
+    batch, size = [], 0
+    while size < BATCH_BYTES and (piece := next(pieces, None)) is not None:
+        batch.append(piece)
+        size += len(piece)
+    return batch
 
 
 async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 END_SECONDS = 1  # for answers under way
-BACKLOG = 1024
+BACKLOG = 64  # asyncio logs a failing accept so often each second
 
 log = structlog.get_logger()
 
@@ -52,6 +52,7 @@ class WebServer:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=END_SECONDS,
+            backlog=BACKLOG,
         )
         self._server = uvicorn.Server(config)
         self._sockets = list(sockets)
