@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
@@ -57,6 +57,14 @@ class _LateGauge:
         if value is not None:
             metric.add_sample(self._name, {}, value)
         yield metric
+
+
+class PollCounters(NamedTuple):
+    """What is counted with each poll of an environment, at hand without a look-up by labels."""
+
+    polls: Counter
+    seconds: Histogram
+    delay: dict[PollClass, Histogram]
 
 
 class Activity:
@@ -210,17 +218,20 @@ class Activity:
             GCCollector(registry=registry)
         ProcessCollector(registry=registry)
 
-    def add_environment(self, name: str) -> None:
-        """Make the series of an environment that stand from the start, at 0."""
+    def add_environment(self, name: str) -> PollCounters:
+        """Make the series of an environment that stand from the start, at 0; return those of its polls."""
         for reason in REFUSALS:
             self.refused.labels(name, reason)
         for label in FOLDED_LABELS:
             self.folded.labels(name, label)
-        for poll_class in PollClass:
-            self.poll_delay.labels(name, poll_class)
         for reason in Reason:
             self.poll_failures.labels(name, reason)
         for source in SOURCES:
             self.source_failures.labels(name, source)
         for metric in (self.conflicts, self.polls, self.request_duration, self.in_flight, self.suspended):
             metric.labels(name)
+        return PollCounters(
+            self.polls.labels(name),
+            self.request_duration.labels(name),
+            {poll_class: self.poll_delay.labels(name, poll_class) for poll_class in PollClass},
+        )

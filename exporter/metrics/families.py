@@ -7,6 +7,7 @@ What is not known has no sample. The exporter's own families are in activity.py;
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client.utils import floatToGoString
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from exporter.tracking.ledger import Cell, GroupCell, Histogram
     from exporter.tracking.record import Tracked
 
-go_number: Callable[[float], str] = floatToGoString
+# Most numbers of an operation are those of its last poll, or 0 and 1.
+go_number: Callable[[float], str] = lru_cache(maxsize=16_384)(floatToGoString)
 """Write a number as Prometheus' own programs do."""
 
 _POLLED = "as of the last successful poll"

@@ -130,7 +130,9 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
         record = replace(record, status=Status.FAILED if record.failed_at is not None else Status.COMPLETED)
     changed = before.operation is None or before.operation.progress != record.progress
     last_change = now if changed or before.last_change is None else before.last_change
-    after = replace(
+    final = record.status.final
+    poll_class, interval = _next_poll(before, record.status, odd, last_change, at)
+    return replace(
         before,
         operation=record,
         up=True,
@@ -143,30 +145,23 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
         ended_polls=ended,
         lost=False,
         from_birth=before.from_birth if before.operation else _born_after(record, at.epoch),
-        seen_unfinished=before.seen_unfinished or not record.status.final,
+        seen_unfinished=before.seen_unfinished or not final,
         seen_started=before.seen_started or record.started_at is not None,
-        final_seen=(before.final_seen or now.wall) if record.status.final else None,
-    )
-    return _planned(after, at)
-
-
-def _planned(after: Tracked, at: Circumstances) -> Tracked:
-    if after.final or after.operation is None or after.last_change is None:
-        return replace(after, due=None)
-    if after.odd_polls:
-        poll_class = PollClass.RETRY
-        interval = pacing.doubling(pacing.RETRY_FIRST, after.odd_polls, pacing.ODD_STATUS_MOST)
-    else:
-        poll_class = PollClass.LIVE
-        unchanged, age = at.now.mono - after.last_change.mono, at.now.mono - after.handed_over.mono
-        interval = pacing.live_interval(after.operation.status, unchanged, age, at.polling)
-    return replace(
-        after,
+        final_seen=(before.final_seen or now.wall) if final else None,
         poll_class=poll_class,
         interval=interval,
         healthy_interval=interval,
-        due=_after(interval, at),
+        due=None if final else _after(interval, at),
     )
+
+
+def _next_poll(
+    before: Tracked, status: Status, odd: int, last_change: Moment, at: Circumstances
+) -> tuple[PollClass, float]:
+    if odd:
+        return PollClass.RETRY, pacing.doubling(pacing.RETRY_FIRST, odd, pacing.ODD_STATUS_MOST)
+    unchanged, age = at.now.mono - last_change.mono, at.now.mono - before.handed_over.mono
+    return PollClass.LIVE, pacing.live_interval(status, unchanged, age, at.polling)
 
 
 def failed(before: Tracked, error: KnockError, at: Circumstances) -> Tracked:

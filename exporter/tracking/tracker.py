@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Config
     from exporter.keys import Secret
-    from exporter.metrics.activity import Activity
+    from exporter.metrics.activity import Activity, PollCounters
     from exporter.tracking.lane import Choice
     from exporter.tracking.messages import Message, Outside
 
@@ -49,12 +49,13 @@ class Tracker:
         self._epoch = now.wall
         self._book = Book(config.environments, config.labels, activity)
         self._askers = {each.name: Asker(each, keys[each.name]) for each in config.environments}
+        self._counters: dict[str, PollCounters] = {}
         self._lanes: dict[tuple[str, Secret], Lane] = {}
         self._lane_of: dict[str, Lane] = {}
         self._stopping = False
         self._next_publish = -math.inf
         for asker in self._askers.values():
-            activity.add_environment(asker.name)
+            self._counters[asker.name] = activity.add_environment(asker.name)
             self._enter_lane(asker, now)
             self._take_operations(HandOver(asker.name, asker.settings.operations), now)
             activity.source_success.labels(asker.name, "config").set(now.wall)
@@ -96,11 +97,11 @@ class Tracker:
         environment, outcome = answer.request.environment, answer.outcome
         code = outcome.code if isinstance(outcome, KnockError) else 200
         self._activity.requests.labels(environment, code_label(code)).inc()
-        self._activity.request_duration.labels(environment).observe(answer.seconds)
+        self._counters[environment].seconds.observe(answer.seconds)
         if code is not None:
             self._activity.last_answer.labels(environment).set(now.wall)
         if not answer.request.checks_key:
-            self._activity.polls.labels(environment).inc()
+            self._counters[environment].polls.inc()
             if isinstance(outcome, KnockError):
                 self._activity.poll_failures.labels(environment, outcome.reason).inc()
 
@@ -234,8 +235,7 @@ class Tracker:
             tracked = self._book.get(OperationKey(asker.name, entry.id))
             if tracked is None or tracked.due != entry.due:
                 return  # planned anew since
-            delay = self._activity.poll_delay.labels(asker.name, entry.poll_class)
-            delay.observe(now.mono - entry.due)
+            self._counters[asker.name].delay[entry.poll_class].observe(now.mono - entry.due)
         probe = not lane.gate.is_open
         if probe:
             lane.gate.probe_started()
