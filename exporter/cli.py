@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from exporter import __version__
-from exporter.errors import ExporterError, NotFound, StartError, redact
+from exporter.errors import ExporterError, KnockError, NotFound, StartError, redact
 from exporter.operation import is_operation_id
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class _Duration(click.ParamType[float]):
         try:
             return parse_duration(value)
         except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
+            self.fail(str(error), param, ctx)
 
 
 class _OperationId(click.ParamType[str]):
@@ -235,9 +235,10 @@ def get(
     with closing(connect(asked, read_key(asked, os.environ))) as client:
         try:
             operation, document = client.fetch_record(operation_id)
-        except NotFound as error:
-            hint = "no such operation, or the key of another environment, or the wrong branch?"
-            raise StartError(f"{asked.name}: {error}: {hint}") from None
+        except KnockError as error:
+            hint = ": no such operation, or the key of another environment, or the wrong branch?"
+            text = f"{asked.name} ({asked.base_url}): {error}{hint if isinstance(error, NotFound) else ''}"
+            raise StartError(text) from None
     if output == "json":
         writer.write_json(sys.stdout, document, with_items=error_items)
     elif output == "metrics":

@@ -93,7 +93,9 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
             timer = threading.Timer(duration, daemon.end, ["the demo is over"])
             timer.daemon = True
             timer.start()
-        return daemon.run()
+        code = daemon.run()
+        tell("\nThe demo has ended.")
+        return code
 
 
 def _environment(name: str, url: str) -> Environment:
@@ -108,8 +110,9 @@ def _tell_where(daemon: Daemon, tell: Callable[[str], None]) -> None:
     tell("knock-exporter demo: two simulated Knock environments, and the real exporter that follows them.\n")
     tell(f"  {url}/          start here")
     tell(f"  {url}/metrics   what Prometheus scrapes\n")
-    tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operations{{'    # how many, by status")
-    tell(f"  curl -s {url}/metrics | grep 'rows.*migration'            # how far the migration is\n")
+    tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operations{{' | grep -v ' 0.0$'   # how many, by status")
+    tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operation_status.*failed.* 1.0$'  # which of them failed")
+    tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operations_tracked_rows'          # how far they are\n")
     tell("What happens (Ctrl-C ends it):")
 
 

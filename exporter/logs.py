@@ -97,7 +97,7 @@ def set_up(level: str, form: str) -> Callable[[], bool]:
     root.handlers[:] = [_AsItIs(queue)]
     root.setLevel(level.upper())
     # urllib3 warns of connections that it drops, uvicorn of clients that go away: neither needs anyone's care.
-    for noisy in ("urllib3", "uvicorn"):
+    for noisy in ("urllib3", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel("ERROR" if level != "debug" else "DEBUG")
     logging.getLogger("asyncio").addFilter(_OnceAMinute())
     listener = _Listener(queue, writer)

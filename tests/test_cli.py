@@ -159,7 +159,10 @@ def test_a_start_that_fails_ends_with_its_reason(file: Path) -> None:
     file.write_text(GOOD)
     result = call(f"--config.file={file}", "--web.listen-address=192.0.2.1:80")
     assert result.exit_code == 1
-    assert result.stderr == "cannot listen on 192.0.2.1:80: Cannot assign requested address\n"
+    assert (
+        result.stderr
+        == "cannot listen on 192.0.2.1:80: Cannot assign requested address (--web.listen-address names another)\n"
+    )
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast"])

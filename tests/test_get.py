@@ -98,7 +98,7 @@ def test_an_unknown_id_says_what_it_may_be(knock: Simulator) -> None:
 def test_a_refused_key_is_told_and_not_shown(knock: Simulator) -> None:
     answer = ask(knock, NOWHERE, KNOCK_API_KEY="sk_other_key")
     assert answer.exit_code == 1
-    assert answer.stderr.startswith("HTTP 401")
+    assert answer.stderr.startswith(f"default ({knock.url}): HTTP 401")
     assert "sk_other_key" not in answer.output
 
 

@@ -386,6 +386,13 @@ def test_with_nothing_to_ask_the_key_is_checked() -> None:
     assert model.value("knock_exporter_api_requests_total", code="404", **E) == 3
 
 
+def test_the_first_attempt_without_an_answer_is_told_at_once() -> None:
+    with capture_logs() as lines:
+        always(Unreachable(Reason.CONNECT, "connection refused")).run(60)
+    events = [line["event"] for line in lines]
+    assert events == ["no good answer from Knock, trying on", "Knock cannot be read"]
+
+
 def test_knock_counts_as_down_after_three_attempts_over_half_a_minute() -> None:
     model = always(Unreachable(Reason.CONNECT, "connection refused"))
     model.run(25)

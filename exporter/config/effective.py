@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from exporter.config.settings import GROUP, Config, Environment, ListedOperation, Polling
-from exporter.config.values import mask_proxy, show_duration
+from exporter.config.values import mask_proxy, plain_http_abroad, show_duration
 from exporter.keys import MASK
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _environment(environment: Environment) -> dict[str, Any]:
         "name": environment.name,
         **_key(environment.key),
         "base_url": environment.base_url,
-        "insecure_http": environment.base_url.startswith("http:"),
+        "insecure_http": plain_http_abroad(environment.base_url),
         "branch": environment.branch,
         "ca_file": str(environment.ca_file) if environment.ca_file else None,
         "proxy": mask_proxy(environment.proxy.reveal()) if environment.proxy else None,

@@ -36,12 +36,13 @@ class Health:
         """Note that Knock refused the key."""
         self.up = False
 
-    def missed(self, sent_at: float, now: float) -> None:
-        """Note an attempt that showed neither; three of them over 30 s count as down."""
+    def missed(self, sent_at: float, now: float) -> bool:
+        """Note an attempt that showed neither, and return whether it is the first; three over 30 s count as down."""
         self._first_miss = sent_at if self._misses == 0 else min(self._first_miss, sent_at)
         self._misses += 1
         if self._misses >= MISSES_BEFORE_DOWN and now - self._first_miss >= DOWN_SECONDS:
             self.up = False
+        return self._misses == 1
 
 
 class Asker:

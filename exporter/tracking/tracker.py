@@ -138,7 +138,8 @@ class Tracker:
             if request.probe:
                 lane.gate.accepted()
         else:
-            asker.health.missed(request.sent_at, now.mono)
+            if asker.health.missed(request.sent_at, now.mono):
+                log.warning("no good answer from Knock, trying on", environment=asker.name, error=str(outcome))
             if request.probe:
                 lane.gate.probe_failed(now.mono)
         if asker.health.up != was_up:
@@ -148,7 +149,8 @@ class Tracker:
         if asker.health.up:
             log.info("Knock answers and takes the key", environment=asker.name)
         else:
-            log.error("Knock is not to be read", environment=asker.name, error=str(outcome))
+            trouble = "Knock refuses the key" if isinstance(outcome, KeyRefused) else "Knock cannot be read"
+            log.error(trouble, environment=asker.name, error=str(outcome))
         self._activity.up.labels(asker.name).set(asker.health.up or 0)
 
     def _take_outcome(self, asker: Asker, answer: Answered, now: Moment) -> None:

@@ -34,7 +34,7 @@ def bind(host: str, port: int) -> socket.socket:
         name = f"[{host}]" if ":" in host else host
         # create_server adds the address to the text, in Python's form.
         why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
-        raise StartError(f"cannot listen on {name}:{port}: {why}") from None
+        raise StartError(f"cannot listen on {name}:{port}: {why} (--web.listen-address names another)") from None
 
 
 class WebServer:
