@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-LEVELS = ("debug", "info", "warning", "error")
-FORMATS = ("logfmt", "json")
 QUEUE_LINES = 10_000  # past it lines are dropped: a stuck terminal must not stop the polling
 FLUSH_SECONDS = 0.5  # nor keep the process from ending
 _PLAIN = (bool, int, float, type(None))

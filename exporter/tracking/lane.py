@@ -13,7 +13,6 @@ from exporter.tracking.pacing import Agenda, Entry, Gate, Pacer, PollClass, Turn
 
 if TYPE_CHECKING:
     from exporter.config import Environment
-    from exporter.errors import KnockError
     from exporter.keys import Secret
 
 MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
@@ -166,11 +165,12 @@ class Lane:
     def _checks_key(self, asker: Asker, now: float) -> bool:
         return not self.gate.is_open or asker.key_check_at <= now
 
-    def bad_answer(self, error: KnockError | None, field: str) -> bool:
-        """Note whether an answer was bad, and in which field; return whether it is time to say so in the log."""
-        if error is None:
-            self._bad = ("", 0)
-            return False
+    def good_answer(self) -> None:
+        """Note an answer as Knock documents it."""
+        self._bad = ("", 0)
+
+    def bad_answer(self, field: str) -> bool:
+        """Note an answer that is bad in a field; return whether it is time to say so in the log."""
         streak = self._bad[1] + 1 if self._bad[0] == field else 1
         self._bad = (field, streak)
         return streak == BAD_ANSWERS_BEFORE_LOG

@@ -120,12 +120,12 @@ class Tracker:
 
     def _judge_bad_answers(self, lane: Lane, asker: Asker, outcome: Operation | KnockError) -> None:
         if isinstance(outcome, BadAnswer):
-            if lane.bad_answer(outcome, outcome.field):
+            if lane.bad_answer(outcome.field):
                 log.warning(
                     "Knock keeps answering what it does not document", environment=asker.name, error=str(outcome)
                 )
         elif isinstance(outcome, Operation):
-            lane.bad_answer(None, "")
+            lane.good_answer()
 
     def _judge_key(self, lane: Lane, asker: Asker, answer: Answered, now: Moment) -> None:
         outcome, request, was_up = answer.outcome, answer.request, asker.health.up
