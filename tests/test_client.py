@@ -35,7 +35,7 @@ from exporter.errors import (
 )
 from exporter.keys import Secret
 from exporter.knock.client import MAX_RETRY_AFTER, Client, retry_after
-from exporter.knock.deadline import MAX_BODY_BYTES
+from exporter.net.deadline import MAX_BODY_BYTES
 from exporter.operation import Status
 
 if TYPE_CHECKING:

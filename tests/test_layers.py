@@ -11,19 +11,20 @@ PACKAGE = Path(__file__).parent.parent / "exporter"
 LAYERS = (
     ("errors",),
     ("operation", "keys"),
+    ("net",),
     ("config",),
-    ("tracking.pacing",),
+    ("tracking.pacing", "tracking.roster"),
     ("tracking.record",),
-    ("tracking.ledger", "tracking.exposure"),
+    ("tracking.ledger", "tracking.exposure", "tracking.memory"),
     ("metrics",),
     ("tracking.book", "tracking.lane", "tracking.messages"),
     ("tracking.tracker",),
-    ("knock", "web", "housekeeping", "logs", "terminal"),
+    ("knock", "web", "sources", "store", "housekeeping", "logs", "terminal"),
     ("daemon", "lookup"),
     ("demo",),
     ("cli",),
 )
-EDGES = LAYERS[9]
+EDGES = next(rooms for rooms in LAYERS if "web" in rooms)
 
 
 def _modules() -> list[str]:
@@ -66,6 +67,7 @@ ROOTS = {
     "tracking.__init__",
     "metrics.__init__",
     "knock.__init__",
+    "net.__init__",
     "web.__init__",
     "terminal.__init__",
 }

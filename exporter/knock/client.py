@@ -21,9 +21,9 @@ from requests.utils import get_environ_proxies, select_proxy
 from exporter import __version__
 from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError
 from exporter.keys import MASK
-from exporter.knock.deadline import Deadline
-from exporter.knock.failures import about, failure, read_body
-from exporter.knock.transport import Transport, trust
+from exporter.net.deadline import Deadline
+from exporter.net.failures import about, failure, read_body
+from exporter.net.transport import Transport, trust
 from exporter.operation import Invalid, decode, parse_operation
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
     from exporter.keys import Secret
-    from exporter.knock.deadline import Lookup
+    from exporter.net.deadline import Lookup
     from exporter.operation import Operation
 
 MAX_RETRY_AFTER = 300.0  # seconds; a longer wait is not obeyed

@@ -14,7 +14,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
-from exporter.knock.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, connect
+from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
     from urllib3.response import BaseHTTPResponse
 
-    from exporter.knock.deadline import Deadline, Lookup
+    from exporter.net.deadline import Deadline, Lookup
 
 
 def trust(ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, Read
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from exporter.errors import BadAnswer, KnockError, Reason, TooLarge, Unreachable
-from exporter.knock.deadline import MAX_BODY_BYTES, Flood, NameTimeout
+from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
