@@ -61,16 +61,26 @@ def parse_key(text: str) -> Secret:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where a key comes from: exactly one of a file, an environment variable, or the value itself."""
+    """Where a key or token comes from: exactly one of a file, an environment variable, or the value itself.
+
+    What has fewer than `least` characters is refused: a token that somebody thought up can be guessed.
+    """
 
     file: Path | None = None
     variable: str | None = None
     inline: Secret | None = None
+    least: int = 1
 
     def read(self, environ: Mapping[str, str]) -> Secret:
         """Read the key as it stands now. Raises InvalidKey, which says what is wrong with which source."""
         if self.file is not None:
-            return self._read_file(self.file)
+            found = self._read_file(self.file)
+            if len(found.reveal()) < self.least:
+                raise InvalidKey(
+                    f"{self.file} is too short for a token "
+                    f"(expected at least {self.least} characters; make one with: openssl rand -hex 32)"
+                )
+            return found
         if self.variable is not None:
             if self.variable not in environ:
                 raise InvalidKey(f"environment variable {self.variable} is not set")

@@ -4,6 +4,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,39 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from exporter.config import Config, Environment, ListedOperation, Polling, effective_yaml, load
+from exporter.config import (
+    Config,
+    Environment,
+    HttpSource,
+    ListedOperation,
+    Polling,
+    TokenSource,
+    effective_yaml,
+    load,
+)
 from exporter.config import settings as defaults
-from exporter.config.models import ConfigKeys, EnvironmentKeys, OperationKeys, PollingKeys
+from exporter.config.models import (
+    ConfigKeys,
+    EnvironmentKeys,
+    HttpSourceKeys,
+    OperationKeys,
+    PollingKeys,
+    RegistrationKeys,
+    StorageKeys,
+    TokenKeys,
+)
 from exporter.config.schema import json_schema
-from exporter.config.values import Unfit, check_base_url, mask_proxy, parse_duration, show_duration
-from exporter.errors import ConfigError
-from exporter.keys import KeySource, Secret
+from exporter.config.selection import only
+from exporter.config.values import (
+    Unfit,
+    check_base_url,
+    check_source_url,
+    mask_proxy,
+    parse_duration,
+    show_duration,
+)
+from exporter.errors import ConfigError, StartError
+from exporter.keys import InvalidKey, KeySource, Secret
 
 ROOT = Path(__file__).parent.parent
 BAD_FILES = Path(__file__).parent / "testdata" / "config"
@@ -27,6 +54,18 @@ KEY = "sk_test_0123456789abcdef"
 ENVIRON = {"KNOCK_API_KEY": KEY}
 FIRST = "123e4567-e89b-12d3-a456-426614174000"
 SECOND = "b19d032a-fc3b-4a54-9f54-369484527201"
+
+TOKEN = "0123456789abcdef"  # as short as a token may be
+LEVELS = (
+    ConfigKeys,
+    EnvironmentKeys,
+    PollingKeys,
+    OperationKeys,
+    HttpSourceKeys,
+    RegistrationKeys,
+    TokenKeys,
+    StorageKeys,
+)
 
 Loader = Callable[[str], Config]
 
@@ -95,8 +134,14 @@ def test_the_smallest_file_has_the_documented_defaults(read: Loader) -> None:
                 polling=Polling(5.0, 15.0, 60.0, 86400.0, 604800.0, 600.0),
                 per_operation="all",
                 per_operation_limit=1000,
+                operations_files=(),
+                operations_http=(),
+                retention=86400.0,
             ),
         ),
+        max_operations=50_000,
+        tokens=(),
+        storage=None,
     )
 
 
@@ -104,14 +149,17 @@ def test_environments_override_the_top_level_key_by_key(read: Loader) -> None:
     config = read("""
         rate_limit: 50
         timeout: 3s
+        retention: 2d
         polling: {processing: 10s, slowest: 2m}
         per_operation: active
         environments:
           - {name: a, api_key: k, rate_limit: 1, polling: {queued: 20s}}
-          - {name: b, api_key: k, timeout: 1m, per_operation: none, per_operation_limit: 0, max_in_flight: 256}
+          - {name: b, api_key: k, timeout: 1m, per_operation: none, per_operation_limit: 0, max_in_flight: 256,
+             retention: 1h}
     """)
     a, b = config.environments
     assert (a.rate_limit, a.max_in_flight, a.timeout, a.per_operation) == (1.0, 4, 3.0, "active")
+    assert (a.retention, b.retention) == (172800.0, 3600.0)
     assert a.polling == Polling(processing=10.0, queued=20.0, slowest=120.0)
     assert (b.rate_limit, b.max_in_flight, b.timeout, b.per_operation) == (50.0, 256, 60.0, "none")
     assert b.polling == Polling(processing=10.0, slowest=120.0)
@@ -238,6 +286,133 @@ def test_a_ca_file_is_loaded_to_see_whether_it_can_be(tmp_path: Path, read: Load
     assert read(_one("ca_file: ca.pem")).environments[0].ca_file == tmp_path / "ca.pem"
 
 
+def test_patterns_of_files_start_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a[b]*"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(_one("operations_files: [ids/*.json, '../**/', /srv/*.yaml]"), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    patterns = load(Path("config.yaml"), ENVIRON).environments[0].operations_files
+    assert patterns == (f"{tmp_path}/a[[]b][*]/ids/*.json", f"{tmp_path}/a[[]b][*]/../**/", "/srv/*.yaml")
+
+
+def test_addresses_of_lists(tmp_path: Path, read: Loader) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "list.token").write_text("x\n", encoding="utf-8")
+    config = read(
+        _one("""
+            operations_http:
+              - url: HTTP://Ids.Example/List?of=a/b?c
+              - {url: 'https://ids.example', interval: 1s, bearer_token_file: list.token, ca_file: ca.pem}
+        """)
+    )
+    assert config.environments[0].operations_http == (
+        HttpSource("http://ids.example/List?of=a/b?c", 60.0, None, None),
+        HttpSource("https://ids.example/", 1.0, KeySource(file=tmp_path / "list.token"), tmp_path / "ca.pem"),
+    )
+
+
+@pytest.mark.parametrize("more", ["https://ids.example/", "HTTPS://IDS.example"])
+def test_an_address_stands_once_however_it_is_written(read: Loader, more: str) -> None:
+    addresses = f"operations_http: [{{url: 'https://ids.example'}}, {{url: '{more}'}}]"
+    assert "operations_http[1].url: the same address stands twice" in _complaint(read, _one(addresses))
+
+
+def test_a_bearer_token_leaves_this_machine_unprotected_only_on_demand(tmp_path: Path, read: Loader) -> None:
+    (tmp_path / "list.token").write_text("x", encoding="utf-8")
+    source = "operations_http: [{url: 'http://%s/', bearer_token_file: list.token}]"
+    assert "insecure_http: true" in _complaint(read, _one(source % "10.0.0.1"))
+    for allowed in (source % "localhost", source % "10.0.0.1" + "\ninsecure_http: true"):
+        config = read(_one(allowed))
+        assert read(effective_yaml(config)) == config
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a/<b>", "https://a/?b=|", "https://a/?b=sk_test_1", "https://a b", "https://"]
+)
+def test_broken_addresses_of_lists_are_refused(url: str) -> None:
+    with pytest.raises(Unfit):
+        check_source_url(url)
+
+
+def test_tokens_are_good_for_all_environments_or_for_some(tmp_path: Path, read: Loader) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.token").write_text(f"{TOKEN}\n", encoding="utf-8")
+    config = read(
+        _one(
+            top="""
+            registration:
+              tokens:
+                - token_file: a.token
+                - {token_file: b.token, environments: [all]}
+                - {token_file: c.token, environments: [production]}
+            """
+        )
+    )
+    assert config.tokens == (
+        TokenSource(KeySource(file=tmp_path / "a.token", least=16), None),
+        TokenSource(KeySource(file=tmp_path / "b.token", least=16), None),
+        TokenSource(KeySource(file=tmp_path / "c.token", least=16), frozenset({"production"})),
+    )
+    assert config.tokens[0].token.read({}) == Secret(TOKEN)
+    (tmp_path / "a.token").write_text(TOKEN[1:], encoding="utf-8")
+    with pytest.raises(InvalidKey, match=r"a\.token is too short for a token \(expected at least 16 ") as caught:
+        config.tokens[0].token.read({})
+    assert TOKEN[1:] not in str(caught.value)
+
+
+def test_the_state_has_a_file_or_none(tmp_path: Path, read: Loader) -> None:
+    assert read(_one(top="storage: {path: state.db}\nmax_operations: 1000000")) == replace(
+        read(_one()), storage=tmp_path / "state.db", max_operations=1_000_000
+    )
+    (tmp_path / "state.db").write_bytes(b"")
+    assert read(_one(top="storage: {path: state.db}")).storage == tmp_path / "state.db"
+    assert "state.db: is no folder" in _complaint(read, _one(top="storage: {path: state.db/state.db}"))
+    assert "File name too long" in _complaint(read, _one(top=f"storage: {{path: {'x' * 300}}}"))
+
+
+def test_some_environments_may_be_taken_in_the_order_of_the_file(tmp_path: Path, read: Loader) -> None:
+    (tmp_path / "a.token").write_text(TOKEN, encoding="utf-8")
+    config = read("""
+        registration: {tokens: [{token_file: a.token, environments: [staging, eu]}]}
+        environments: [{name: production, api_key: k}, {name: staging, api_key: k}, {name: eu, api_key: k}]
+    """)
+    production, _, eu = config.environments
+    assert only(config, ["eu", "production", "eu"]) == replace(config, environments=(production, eu))
+    assert only(config, ["eu"]).tokens == config.tokens
+    assert only(config, ["production"]).tokens == ()
+
+
+def test_what_other_environments_need_need_not_be_there(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        """
+        registration: {tokens: [{token_file: eu.token, environments: [eu]}]}
+        environments: [{name: production, api_key: k}, {name: eu, api_key_file: eu.key}]
+        """,
+        encoding="utf-8",
+    )
+    assert [each.name for each in load(tmp_path / "config.yaml", {}, ["production"]).environments] == ["production"]
+    with pytest.raises(ConfigError, match=r"eu\.key"):
+        load(tmp_path / "config.yaml", {}, ["eu"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["eu", "prodution"],
+            '"prodution" is no environment of the configuration (did you mean "production"? it has: ',
+        ),
+        (["colour"], '"colour" is no environment of the configuration (it has: production, eu)'),
+        ([""], '"" is no environment of the configuration (it has: '),
+    ],
+)
+def test_environments_that_are_not_there_cannot_be_taken(read: Loader, names: list[str], message: str) -> None:
+    config = read("environments: [{name: production, api_key: k}, {name: eu, api_key: k}]")
+    with pytest.raises(StartError) as caught:
+        only(config, names)
+    assert str(caught.value).startswith(message)
+
+
 def test_effective_settings_are_whole_and_masked(read: Loader) -> None:
     config = read(
         f"labels: [team]\nenvironments: [{{name: a, api_key: {KEY}, proxy: 'http://u:p@h:1', operations: [{FIRST}]}}]"
@@ -260,22 +435,49 @@ def test_effective_settings_are_whole_and_masked(read: Loader) -> None:
             not_found_after: 1d
             max_age: 7d
             key_check_interval: 10m
+          retention: 1d
           per_operation: all
           per_operation_limit: 1000
           operations:
           - {FIRST}
+          operations_files: []
+          operations_http: []
         labels:
         - team
+        max_operations: 50000
+        registration:
+          tokens: []
         """)
 
 
-def test_effective_settings_mean_the_same_when_read_again(read: Loader) -> None:
-    (more, top) = (
-        "base_url: http://10.0.0.1/knock\ninsecure_http: true\nbranch: 'on'",
-        "labels: [team]\ntimeout: 1m30s",
+def test_effective_settings_mean_the_same_when_read_again(tmp_path: Path, read: Loader) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("list.token", "a.token", "b.token"):
+        (tmp_path / name).write_text(TOKEN, encoding="utf-8")
+    more = f"""
+        base_url: http://10.0.0.1/knock
+        insecure_http: true
+        branch: 'on'
+        retention: 90m
+        operations: [{FIRST}, {{id: {SECOND}, group: 'no', labels: {{team: '7'}}}}]
+        operations_files: ['*.json', '[0-9]/no', /srv/*.json]
+        operations_http:
+          - {{url: 'http://ids.example/?a=%20b', interval: 1500ms, bearer_token_file: list.token, ca_file: ca.pem}}
+          - {{url: 'https://ids.example/on'}}
+    """
+    top = """
+        labels: [team]
+        timeout: 1m30s
+        max_operations: 7
+        storage: {path: state.db}
+        registration: {tokens: [{token_file: a.token, environments: [production]}, {token_file: b.token}]}
+    """
+    config = read(_one(more, top))
+    assert None not in (
+        config.storage,
+        config.tokens[0].environments,
+        config.environments[0].operations_http[0].ca_file,
     )
-    listed = f"\noperations: [{FIRST}, {{id: {SECOND}, group: 'no', labels: {{team: '7'}}}}]"
-    config = read(_one(more + listed, top))
     assert read(effective_yaml(config)) == config
 
 
@@ -283,13 +485,13 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     (tmp_path / "knock.key").write_text(KEY, encoding="utf-8")
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
-    shown = load(tmp_path / "config.yaml", {}).environments[0]
-    assert shown == Environment(
+    shown = Environment(
         "production",
         KeySource(file=tmp_path / "knock.key"),
         operations=(ListedOperation(FIRST), ListedOperation(SECOND, "nightly-sync", (("team", "growth"),))),
     )
-    keys = {key for model in (ConfigKeys, EnvironmentKeys, PollingKeys, OperationKeys) for key in model.model_fields}
+    assert load(tmp_path / "config.yaml", {}) == Config((shown,), labels=("team",))
+    keys = {key for model in LEVELS for key in model.model_fields}
     assert set(re.findall(r"^[\s#-]*(\w+):", text, re.MULTILINE)) == keys
 
 
@@ -298,12 +500,11 @@ def test_the_schema_is_up_to_date() -> None:
     assert committed == json_schema(), "run `make schema`"
 
 
-def test_the_schema_describes_every_key_and_offers_none_that_is_not_available() -> None:
+def test_the_schema_describes_every_key() -> None:
     schema = json.loads(json_schema())
     models = [schema, *schema["$defs"].values()]
     keys = {key: value for model in models for key, value in model["properties"].items()}
     assert all("description" in value for value in keys.values())
-    assert not {"retention", "storage", "operations_files", "operations_http", "registration"} & set(keys)
     assert schema["properties"]["timeout"]["default"] == show_duration(defaults.TIMEOUT)
     assert "default" not in schema["$defs"]["EnvironmentKeys"]["properties"]["timeout"]
 
@@ -320,9 +521,7 @@ def test_fifty_thousand_operations_load_in_seconds(tmp_path: Path) -> None:
     assert time.perf_counter() - begun < 20, "an order of magnitude more than it takes"
 
 
-_KEYS = sorted(
-    {key for model in (ConfigKeys, EnvironmentKeys, PollingKeys, OperationKeys) for key in model.model_fields}
-)
+_KEYS = sorted({key for model in LEVELS for key in model.model_fields})
 _scalars = (
     st.none()
     | st.booleans()

@@ -12,28 +12,31 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main
-from exporter.config.values import parse_duration, show_duration
+from exporter.config.values import DURATION, parse_duration
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 DOCUMENTS = [path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"] + sorted(ROOT.glob("docs/**/*.md"))
 # Their defaults are told in words: a value that another one settles, or none at all.
-IN_WORDS = {"max_in_flight", "environments[].ca_file", "environments[].operations", "labels"}
+IN_WORDS = {"max_in_flight", "environments[].ca_file", "environments[].operations_http[].ca_file"}
 
 
 def _schema_keys() -> dict[str, dict[str, Any]]:
     schema = json.loads((ROOT / "docs/config.schema.json").read_text(encoding="utf-8"))
 
-    def properties(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        target = schema["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
-        return dict(target.get("properties", {}))
+    def walk(path: str, node: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the leaves below a node: `a.b` of a mapping, `a[].b` of a list of mappings."""
+        if node.get("items", {}).get("$ref"):
+            return walk(f"{path}[]", node["items"])
+        if "$ref" not in node:
+            return {path: node}
+        inner = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]["properties"]
+        own = {
+            key: value for key, value in inner.items() if path != "environments[]" or key not in schema["properties"]
+        }
+        return {leaf: found for key, value in own.items() for leaf, found in walk(f"{path}.{key}", value).items()}
 
-    top = properties(schema)
-    keys = {key: value for key, value in top.items() if key not in ("environments", "polling")}
-    keys |= {f"polling.{key}": value for key, value in properties(top["polling"]).items()}
-    own = properties(top["environments"]["items"])
-    keys |= {f"environments[].{key}": value for key, value in own.items() if key not in top}
-    return keys
+    return {leaf: found for key, value in schema["properties"].items() for leaf, found in walk(key, value).items()}
 
 
 def _documented_keys() -> dict[str, str]:
@@ -48,14 +51,25 @@ def test_every_key_is_documented_and_no_other() -> None:
 @pytest.mark.parametrize("key", sorted(set(_schema_keys()) - IN_WORDS))
 def test_the_documented_default_is_the_real_one(key: str) -> None:
     documented, real = _documented_keys()[key].strip("`"), _schema_keys()[key].get("default")
-    if real is None:
-        assert documented in ("", "none", "required"), documented
-    elif key == "timeout" or key.startswith("polling."):
-        assert show_duration(parse_duration(str(real))) == show_duration(parse_duration(documented))
+    if not real and not isinstance(real, bool):
+        assert documented in ("none", "required"), documented
+    elif re.fullmatch(DURATION, str(real)):
+        assert parse_duration(documented) == parse_duration(real)
     else:
-        assert documented == (
-            str(real).lower() if isinstance(real, bool) else f"{real:g}" if isinstance(real, float) else str(real)
-        )
+        assert documented == _written(real)
+
+
+def _written(default: Any) -> str:
+    if isinstance(default, list):
+        return f"[{', '.join(default)}]"
+    return f"{default:g}" if isinstance(default, float) else str(default).lower()
+
+
+def test_every_key_says_when_a_reload_takes_it() -> None:
+    rows = re.findall(r"^\| `([^`]+)` ?\*? \|.*\| ([^|]+) \|$", CONFIGURATION, flags=re.MULTILINE)
+    reloads = {key: reload.partition(";")[0].partition(",")[0] for key, reload in rows if key in _schema_keys()}
+    assert {key for key, reload in reloads.items() if reload != "at once"} == {"storage.path"}
+    assert reloads["storage.path"].startswith("restart")
 
 
 def _flags() -> list[tuple[str, click.Option]]:

@@ -3,9 +3,11 @@
 yaml_source   the file as plain values that remember their lines
 models        the keys, one by one (pydantic); `values` says what a single value may look like
 wording       pydantic's errors in our words
-checks        what concerns several keys, or files
+checks        what concerns several keys; `plain` steps through values that may be of any type
+files         what the keys name outside of the file
 resolve       keys → `settings`, with the defaults
 effective     `settings` → YAML, secrets masked
+selection     some of the environments
 schema        `models` → JSON Schema (`python -m exporter.config`)
 """
 
@@ -17,33 +19,56 @@ from pydantic import ValidationError
 
 from exporter.config.checks import check
 from exporter.config.effective import effective_yaml
+from exporter.config.files import check_files
 from exporter.config.models import ConfigKeys
 from exporter.config.resolve import resolve
-from exporter.config.settings import Config, Environment, ListedOperation, PerOperation, Polling
+from exporter.config.selection import only
+from exporter.config.settings import (
+    Config,
+    Environment,
+    HttpSource,
+    ListedOperation,
+    PerOperation,
+    Polling,
+    TokenSource,
+)
 from exporter.config.wording import reworded
 from exporter.config.yaml_source import Document, Found, read_document
 from exporter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Config", "Environment", "ListedOperation", "PerOperation", "Polling", "effective_yaml", "load"]
+__all__ = [
+    "Config",
+    "Environment",
+    "HttpSource",
+    "ListedOperation",
+    "PerOperation",
+    "Polling",
+    "TokenSource",
+    "effective_yaml",
+    "load",
+]
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Config:
+def load(path: Path, environ: Mapping[str, str], names: Sequence[str] = ()) -> Config:
     """Read a configuration file and the files that it names; relative paths start at its folder.
 
-    Raises ConfigError with all problems at once, in the order of the file.
+    With `names`, only these environments of it, and only the files that they need. Raises ConfigError with all problems
+    at once, in the order of the file, and StartError for a name that is not in it.
     """
     document = read_document(path)
     keys, found = _validate(document.data)
     places = {problem.loc for problem in found}
-    found += [problem for problem in check(document, path.parent, environ) if problem.loc not in places]
+    more = [*check(document), *check_files(document, path.parent, environ, names)]
+    found += [problem for problem in more if problem.loc not in places]
     found = [problem for problem in found if problem.loc not in document.unusable] + document.found
     if keys is None or found:
         raise _config_error(str(path), document, found)
-    return resolve(keys, path.parent)
+    settings = resolve(keys, path.parent)
+    return only(settings, names) if names else settings
 
 
 def _validate(data: object) -> tuple[ConfigKeys | None, list[Found]]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from exporter.config.settings import GROUP, Config, Environment, ListedOperation, Polling
+from exporter.config.settings import ALL_ENVIRONMENTS, GROUP, Config, Environment, ListedOperation, Polling
 from exporter.config.values import mask_proxy, plain_http_abroad, show_duration
 from exporter.keys import MASK
 
 if TYPE_CHECKING:
+    from exporter.config.settings import HttpSource, TokenSource
     from exporter.keys import KeySource
 
 try:
@@ -22,10 +23,14 @@ except ImportError:  # PyYAML built without libyaml: slower, otherwise the same
 
 def effective_yaml(config: Config) -> str:
     """Write all settings with the defaults that apply; keys and the proxy's user are masked as ***."""
-    document = {
+    document: dict[str, Any] = {
         "environments": [_environment(environment) for environment in config.environments],
         "labels": list(config.labels),
+        "max_operations": config.max_operations,
+        "registration": {"tokens": [_token(token) for token in config.tokens]},
     }
+    if config.storage is not None:
+        document["storage"] = {"path": str(config.storage)}
     return yaml.dump(document, Dumper=_SafeDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -34,7 +39,7 @@ def _environment(environment: Environment) -> dict[str, Any]:
         "name": environment.name,
         **_key(environment.key),
         "base_url": environment.base_url,
-        "insecure_http": plain_http_abroad(environment.base_url),
+        "insecure_http": _sends_unprotected(environment),
         "branch": environment.branch,
         "ca_file": str(environment.ca_file) if environment.ca_file else None,
         "proxy": mask_proxy(environment.proxy.reveal()) if environment.proxy else None,
@@ -43,11 +48,23 @@ def _environment(environment: Environment) -> dict[str, Any]:
         "max_in_flight": environment.max_in_flight,
         "timeout": show_duration(environment.timeout),
         "polling": _polling(environment.polling),
+        "retention": show_duration(environment.retention),
         "per_operation": environment.per_operation,
         "per_operation_limit": environment.per_operation_limit,
         "operations": [_operation(operation) for operation in environment.operations],
+        "operations_files": list(environment.operations_files),
+        "operations_http": [_http_source(source) for source in environment.operations_http],
     }
+    return _set(written)
+
+
+def _set(written: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in written.items() if value is not None}
+
+
+def _sends_unprotected(environment: Environment) -> bool:
+    urls = [environment.base_url, *(one.url for one in environment.operations_http if one.bearer_token)]
+    return any(plain_http_abroad(url) for url in urls)
 
 
 def _key(source: KeySource) -> dict[str, str]:
@@ -64,3 +81,19 @@ def _operation(operation: ListedOperation) -> Any:
     if operation.group == GROUP and not operation.labels:
         return operation.id
     return {"id": operation.id, "group": operation.group, "labels": dict(operation.labels)}
+
+
+def _http_source(source: HttpSource) -> dict[str, Any]:
+    return _set(
+        {
+            "url": source.url,
+            "interval": show_duration(source.interval),
+            "bearer_token_file": str(source.bearer_token.file) if source.bearer_token else None,
+            "ca_file": str(source.ca_file) if source.ca_file else None,
+        }
+    )
+
+
+def _token(source: TokenSource) -> dict[str, Any]:
+    names = [ALL_ENVIRONMENTS] if source.environments is None else sorted(source.environments)
+    return {"token_file": str(source.token.file), "environments": names}

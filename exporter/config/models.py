@@ -6,7 +6,7 @@ The models describe single values; what concerns several at once is in `checks`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -27,6 +27,18 @@ def _in_timeout_range(seconds: float) -> float:
     return seconds
 
 
+def _not_too_often(seconds: float) -> float:
+    if seconds < settings.HTTP_INTERVAL_MIN:
+        raise Unfit(f"is too short (expected at least {show_duration(settings.HTTP_INTERVAL_MIN)})")
+    return seconds
+
+
+def _as_source(item: Any) -> Any:
+    if isinstance(item, dict):
+        return item
+    raise Unfit("expected a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)")
+
+
 def _as_operation(item: Any) -> Any:
     if isinstance(item, str):
         return {"id": item}
@@ -39,10 +51,14 @@ def _as_operation(item: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(values.parse_duration), _pattern(f"(?=.){values.DURATION}")]
 Timeout = Annotated[Duration, AfterValidator(_in_timeout_range)]
-Name = Annotated[str, AfterValidator(values.check_name), _pattern(values.NAME)]
+SourceInterval = Annotated[Duration, AfterValidator(_not_too_often)]
+Name = Annotated[str, AfterValidator(values.check_name), _pattern(f"(?!{settings.ALL_ENVIRONMENTS}$){values.NAME}")]
+NameOrAll = Annotated[str, _pattern(values.NAME)]
 Branch = Annotated[str, AfterValidator(values.check_branch), _pattern(values.BRANCH)]
 Variable = Annotated[str, AfterValidator(values.check_variable), _pattern(values.VARIABLE)]
 FilePath = Annotated[str, AfterValidator(values.check_path)]
+FilePattern = Annotated[str, AfterValidator(values.check_pattern), WithJsonSchema({"type": "string", "minLength": 1})]
+SourceUrl = Annotated[str, AfterValidator(values.check_source_url), _pattern("https?://[^#@/?]+([/?][^#]*)?")]
 BaseUrl = Annotated[str, AfterValidator(values.check_base_url), _pattern("https?://[^?#@]+")]
 ProxyUrl = Annotated[str, AfterValidator(values.check_proxy), _pattern("https?://[^?#]+")]
 LabelName = Annotated[str, AfterValidator(values.check_label_name), _pattern(values.LABEL_NAME)]
@@ -107,6 +123,10 @@ class PaceKeys(Keys):
     )
     timeout: Timeout = _duration(settings.TIMEOUT, "How long a whole answer of Knock may take; 100ms to 5m.")
     polling: PollingKeys = Field(default_factory=PollingKeys, description="How often operations are asked for.")
+    retention: Duration = _duration(
+        settings.RETENTION,
+        "How long a finished operation is kept: from its end, or from when it was first shown so, if that is later.",
+    )
     per_operation: settings.PerOperation = Field(
         default=settings.PER_OPERATION, description="Which operations have series of their own."
     )
@@ -127,6 +147,15 @@ class OperationKeys(Keys):
     )
 
 
+class HttpSourceKeys(Keys):
+    """An address of your own that lists operations."""
+
+    url: SourceUrl = Field(description="Where the list is: http:// or https://, path and query allowed.")
+    interval: SourceInterval = _duration(settings.HTTP_INTERVAL, "How often the list is asked for; 1s at least.")
+    bearer_token_file: FilePath = _optional("A file that holds the bearer token to send; relative to this file.")
+    ca_file: FilePath = _optional("A PEM file of the authorities to trust, in place of the system's.")
+
+
 class EnvironmentKeys(PaceKeys):
     """A Knock environment; exactly one of api_key_file, api_key_env and api_key."""
 
@@ -139,7 +168,7 @@ class EnvironmentKeys(PaceKeys):
         description="Where Knock answers; http:// only to this machine, or with insecure_http.",
     )
     insecure_http: bool = Field(
-        default=False, description="Allow an http:// base_url on another machine: the key travels unprotected."
+        default=False, description="Allow http:// to another machine: the key or bearer token travels unprotected."
     )
     branch: Branch = _optional("The slug of a branch of the development environment.")
     ca_file: FilePath = _optional("A PEM file of the authorities to trust, in place of the system's.")
@@ -150,6 +179,37 @@ class EnvironmentKeys(PaceKeys):
     operations: list[
         Annotated[OperationKeys, BeforeValidator(_as_operation, json_schema_input_type=OperationId | OperationKeys)]
     ] = Field(default_factory=list, description="The operations to follow: ids, or mappings with id, group and labels.")
+    operations_files: list[FilePattern] = Field(
+        default_factory=list, description="Patterns of files that list operations; relative to this file."
+    )
+    operations_http: list[Annotated[HttpSourceKeys, BeforeValidator(_as_source)]] = Field(
+        default_factory=list, description="Addresses that list operations."
+    )
+
+
+class TokenKeys(Keys):
+    """A bearer token that may register operations."""
+
+    token_file: FilePath = Field(
+        description="A file that holds the token, of at least 16 characters; relative to this file."
+    )
+    environments: list[NameOrAll] = Field(
+        default=[settings.ALL_ENVIRONMENTS], min_length=1, description="The environments that the token is good for."
+    )
+
+
+class RegistrationKeys(Keys):
+    """Who may register operations over HTTP."""
+
+    tokens: list[TokenKeys] = Field(
+        default_factory=list, description="The tokens that are valid; two at a time allow rotation. None: it is off."
+    )
+
+
+class StorageKeys(Keys):
+    """Where the state outlives a restart."""
+
+    path: FilePath = Field(description="The file that holds the state, in a folder that exists; relative to this file.")
 
 
 class ConfigKeys(PaceKeys):
@@ -159,7 +219,18 @@ class ConfigKeys(PaceKeys):
     labels: list[LabelName] = Field(
         default_factory=list, description="Names of extra labels that operations may have; they stand on `_info` only."
     )
-
-
-# Keys that are planned: refused by name, so that nobody believes they work.
-NOT_YET = frozenset({"operations_files", "operations_http", "retention", "max_operations", "registration", "storage"})
+    max_operations: int = Field(
+        default=settings.MAX_OPERATIONS,
+        ge=1,
+        le=settings.MAX_OPERATIONS_MOST,
+        description="How many operations are kept, at most; the oldest that completed cleanly go early.",
+    )
+    registration: RegistrationKeys = Field(
+        default_factory=RegistrationKeys, description="Registering operations over HTTP."
+    )
+    # Not `| None`: an empty `storage:` would pass, and the state be kept in memory only.
+    storage: StorageKeys = Field(
+        default=cast("StorageKeys", None),
+        description="Where the state is kept. Without it: in memory only.",
+        json_schema_extra=_without_default,
+    )

@@ -31,6 +31,13 @@ POLL_SLOWEST = 60.0
 NOT_FOUND_AFTER = 24 * 3600.0
 MAX_AGE = 7 * 86400.0
 KEY_CHECK_INTERVAL = 600.0
+RETENTION = 24 * 3600.0
+MAX_OPERATIONS = 50_000
+MAX_OPERATIONS_MOST = 1_000_000  # far past what one process can ask for
+HTTP_INTERVAL = 60.0
+HTTP_INTERVAL_MIN = 1.0
+ALL_ENVIRONMENTS = "all"  # no environment's name
+TOKEN_LEAST = 16  # characters; a shorter token could be guessed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +54,32 @@ class Polling:
 
 @dataclass(frozen=True, slots=True)
 class ListedOperation:
-    """An operation that the configuration itself lists; the id in lower case, the labels sorted by name."""
+    """An operation as a source names it; the id in lower case, the labels sorted by name.
+
+    The group `default` says nothing: another source may name one.
+    """
 
     id: str
     group: str = GROUP
     labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSource:
+    """A list of operations at an address of the user's own: Prometheus' http_sd; `interval` in seconds."""
+
+    url: str
+    interval: float = HTTP_INTERVAL
+    bearer_token: KeySource | None = None
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """A bearer token for registrations, and the environments that it is good for (None: all)."""
+
+    token: KeySource
+    environments: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +94,27 @@ class Environment:
     proxy: Secret | None = None  # a whole URL, which may hold a password
     proxy_from_environment: bool = False
     operations: tuple[ListedOperation, ...] = ()
+    operations_files: tuple[str, ...] = ()  # absolute globs
+    operations_http: tuple[HttpSource, ...] = ()
     rate_limit: float = RATE_LIMIT
     max_in_flight: int = round(RATE_LIMIT * IN_FLIGHT_SECONDS)
     timeout: float = TIMEOUT
     polling: Polling = Polling()
+    retention: float = RETENTION
     per_operation: PerOperation = PER_OPERATION
     per_operation_limit: int = PER_OPERATION_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole, valid configuration; `labels` are the names of the declared extra labels."""
+    """A whole, valid configuration.
+
+    `labels` are the names of the declared extra labels, `tokens` what registrations are allowed by (none: they are
+    off), `storage` the file that holds the state (None: memory only).
+    """
 
     environments: tuple[Environment, ...]
     labels: tuple[str, ...] = ()
+    max_operations: int = MAX_OPERATIONS
+    tokens: tuple[TokenSource, ...] = ()
+    storage: Path | None = None

@@ -9,6 +9,7 @@ import re
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from exporter.config.settings import ALL_ENVIRONMENTS
 from exporter.errors import redact
 from exporter.operation import NIL_ID, is_operation_id
 
@@ -28,6 +29,8 @@ _PART = re.compile(r"([0-9]+)([a-z]+)")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _URL_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+_URL_QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
+_SOURCE_EXAMPLE = "https://ids.example/operations"
 _DURATION_CHARACTERS = 60  # Python refuses to read numbers of thousands of digits
 _SHOWN = 60  # characters of a found value
 _DURATION_HINT = "a duration such as 5s, 1m30s, 1h, 7d or 500ms"
@@ -72,6 +75,8 @@ def check_name(text: str) -> str:
     """Take an environment's name. Raises Unfit."""
     if re.fullmatch(NAME, text) is None:
         raise Unfit(f"{quoted(text)} is no name (expected 1 to 63 of a-z, 0-9, _ and -)")
+    if text == ALL_ENVIRONMENTS:
+        raise Unfit(f"{quoted(text)} stands for every environment under registration.tokens (choose another name)")
     return _public(text)
 
 
@@ -102,6 +107,13 @@ def check_path(text: str) -> str:
     """Take a path of a file. Raises Unfit."""
     if not text or not text.isprintable():
         raise Unfit("is no path of a file (expected visible characters)")
+    return text
+
+
+def check_pattern(text: str) -> str:
+    """Take a pattern of files. Raises Unfit."""
+    if not text or not text.isprintable():
+        raise Unfit("is no pattern of files (expected visible characters, e.g. ids/*.json)")
     return text
 
 
@@ -139,6 +151,21 @@ def check_base_url(text: str) -> str:
     return f"{parts.scheme}://{_authority(parts)}{parts.path.rstrip('/')}"
 
 
+def check_source_url(text: str) -> str:
+    """Take the address of a list, with scheme and host in lower case. Raises Unfit, without the text."""
+    parts = _split(text, _SOURCE_EXAMPLE)
+    if parts.scheme not in ("http", "https"):
+        raise Unfit(f"is no absolute URL (expected http:// or https:// and a host, e.g. {_SOURCE_EXAMPLE})")
+    if "@" in parts.netloc:
+        raise Unfit("must not hold a user or password (use bearer_token_file)")
+    if "#" in text:
+        raise Unfit("must not hold a fragment (#)")
+    if not (_URL_PATH.fullmatch(parts.path) and _URL_QUERY.fullmatch(parts.query)):
+        raise Unfit("holds characters that no path or query of a URL has (percent-encode them)")
+    query = f"?{parts.query}" if parts.query else ""
+    return _public(f"{parts.scheme}://{_authority(parts)}{parts.path or '/'}{query}")
+
+
 def check_proxy(text: str) -> str:
     """Take a proxy's URL, which may hold user and password. Raises Unfit, without the text."""
     parts = _split(text, "http://proxy.example:3128")
@@ -158,7 +185,7 @@ def mask_proxy(url: str) -> str:
 
 
 def plain_http_abroad(url: str) -> bool:
-    """Whether a valid base URL would send the key unencrypted over a network."""
+    """Whether what is sent to a valid URL would travel unencrypted over a network."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from exporter.config.models import NOT_YET, ConfigKeys, EnvironmentKeys, Keys, OperationKeys, PaceKeys, PollingKeys
+from exporter.config.models import (
+    ConfigKeys,
+    EnvironmentKeys,
+    HttpSourceKeys,
+    Keys,
+    OperationKeys,
+    PaceKeys,
+    PollingKeys,
+    RegistrationKeys,
+    StorageKeys,
+    TokenKeys,
+)
 from exporter.config.values import quoted
 from exporter.config.yaml_source import Found
 
@@ -19,11 +30,18 @@ _LEVELS: dict[str, type[Keys]] = {
     "environments": EnvironmentKeys,
     "polling": PollingKeys,
     "operations": OperationKeys,
+    "operations_http": HttpSourceKeys,
+    "registration": RegistrationKeys,
+    "tokens": TokenKeys,
+    "storage": StorageKeys,
 }
 _MISSING = {
     "environments": "is missing (list at least one environment)",
     "name": "is missing (every environment needs a name, e.g. production)",
     "id": "is missing (every operation needs its id)",
+    "url": "is missing (give the address of the list)",
+    "token_file": "is missing (every token needs the file that holds it)",
+    "path": "is missing (name the file that holds the state)",
 }
 _EXPECTED = {
     "string_type": "text",
@@ -36,9 +54,9 @@ _EXPECTED = {
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "literal_error": "{expected}",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "more than {gt:.15g}",
+    "greater_than_equal": "at least {ge:.15g}",
+    "less_than_equal": "at most {le:.15g}",
 }
 _QUOTE = " (put it in quotes)"  # YAML makes booleans of yes, no, on and off
 _MANY = 10**15  # Python refuses to write numbers of thousands of digits
@@ -54,8 +72,14 @@ def reworded(error: ValidationError) -> list[Found]:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` where one of the known words is close, else what there is to choose from."""
     words = list(known)
-    close = get_close_matches(word[:_TEXT_LONGEST], words, n=1)
-    return f' (did you mean "{close[0]}"?)' if close else f" (known: {', '.join(words) or 'none'})"
+    close = closest(word, words)
+    return f' (did you mean "{close}"?)' if close else f" (known: {', '.join(words) or 'none'})"
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is close to this one, if any is."""
+    close = get_close_matches(word[:_TEXT_LONGEST], known, n=1)
+    return close[0] if close else None
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
@@ -101,8 +125,6 @@ def _number(found: float) -> str:
 def _unknown(loc: tuple[str | int, ...]) -> str:
     key, level = str(loc[-1]), _level(loc[:-1])
     if issubclass(level, PaceKeys):
-        if key in NOT_YET:
-            return "is not available yet (remove it)"
         if key in ConfigKeys.model_fields:
             return "unknown key here (it belongs to the top level)"
         if key in EnvironmentKeys.model_fields:

@@ -28,6 +28,8 @@ except ImportError:  # PyYAML built without libyaml: ten times slower, otherwise
 Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "name")
 
 DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
+UNBOUNDED = 2**60
+COPIES_MOST = 100_000  # of what merge keys (<<) copy: it can grow with the square of a file
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
 _TAGGED = "tags are not supported (remove the ! and the word behind it, or put the text in quotes)"
@@ -47,8 +49,12 @@ class Found(NamedTuple):
 
 class _Loader(_SafeLoader):
     depth = 0
+    left = UNBOUNDED
 
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:  # noqa: ARG002 - PyYAML calls it so
+        self.left -= 1
+        if self.left < 0:
+            raise yaml.MarkedYAMLError(problem="too many values", problem_mark=current_node.start_mark)
         self.depth += 1
         if self.depth > DEEPEST:
             raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=current_node.start_mark)
@@ -104,14 +110,18 @@ def _step(path: str, part: str | int) -> str:
 
 def read_document(path: Path) -> Document:
     """Read and parse a file. Raises ConfigError for what cannot be read or is no YAML."""
-    text, source = _read_text(path), str(path)
-    with _no_garbage_collection():
-        return _parse(text, source)
+    return parse_document(_read_text(path), str(path))
+
+
+def parse_document(text: str, source: str, most: int = UNBOUNDED) -> Document:
+    """Parse a text of at most so many values. Raises ConfigError for what is no YAML."""
+    with no_garbage_collection():
+        return _parse(text, source, most)
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # Nodes by the hundred thousand, none of them garbage: looking through them takes two thirds of the time.
+def no_garbage_collection() -> Iterator[None]:
+    """Read without it: values by the hundred thousand, none of them garbage, would be looked through for seconds."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -121,9 +131,10 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(text: str, source: str) -> Document:
+def _parse(text: str, source: str, most: int) -> Document:
     try:
         loader = _Loader(text)
+        loader.left = most
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise ConfigError(source, (_syntax_problem(error),)) from None
@@ -183,6 +194,7 @@ class _Builder:
         }
         self._done: dict[yaml.Node, Any] = {}
         self._open: set[yaml.Node] = set()
+        self._copies = COPIES_MOST
 
     def build(self, node: yaml.Node, loc: Loc) -> Any:
         if isinstance(node, yaml.ScalarNode):
@@ -252,5 +264,9 @@ class _Builder:
             if not isinstance(built, dict):
                 self._add(loc, "<< takes a mapping, or a list of mappings", node)
                 continue
+            self._copies -= len(source.value)
+            if self._copies < 0:
+                self._add(loc, "<< copies too much (write the keys themselves)", node)
+                return merged
             merged.extend((key.value, (key, value)) for key, value in source.value)
         return merged
