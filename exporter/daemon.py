@@ -9,22 +9,31 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter import __version__
-from exporter.housekeeping import Housekeeping
+from exporter.errors import StartError
+from exporter.housekeeping import Housekeeping, KeyLooks
 from exporter.keys import KeyWatch
-from exporter.knock.connect import connect, read_key
-from exporter.knock.pool import FetchPool
+from exporter.knock.connect import read_key
+from exporter.knock.outlets import Outlets
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
-from exporter.tracking.messages import Close, HandOver, Message, Outside, Request, Stop
+from exporter.reloading import NeedsRestart, Reloading
+from exporter.sources import Sources
+from exporter.store.opening import open_store
+from exporter.store.writer import Writer
+from exporter.tokens import TokenWatch
+from exporter.tracking.memory import NOTHING
+from exporter.tracking.messages import Close, Handed, Message, Outside, Reconfigure, Register, Stop
 from exporter.tracking.record import Moment
 from exporter.tracking.tracker import Tracker, run
 from exporter.web.app import House, make_app
+from exporter.web.registration import Desk
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
@@ -32,6 +41,10 @@ if TYPE_CHECKING:
 
     from exporter.config import Config, ListedOperation
     from exporter.keys import Secret
+    from exporter.reloading import ConfigFile
+    from exporter.tracking.memory import Memory
+    from exporter.tracking.roster import Source
+    from exporter.web.lifecycle import ReloadReply
 
 HEARTBEAT_SECONDS = 60.0  # a thread that did not step for so long is not healthy
 LAST_ANSWERS_SECONDS = 1.5
@@ -48,60 +61,140 @@ def clock() -> Moment:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the command line settles about the process."""
+    """What the command line settles about the process; `enable_lifecycle` lets a POST reload the configuration."""
 
     listen_addresses: Sequence[tuple[str, int]]
     telemetry_path: str = "/metrics"
+    enable_lifecycle: bool = False
 
 
 class Daemon:
-    """The exporter of one configuration, from start to end."""
+    """The exporter of one configuration, from start to end; with its `file`, the configuration can be reloaded."""
 
-    def __init__(self, config: Config, flags: Flags, environ: Mapping[str, str]) -> None:
-        self._ends: SimpleQueue[tuple[str, int]] = SimpleQueue()
+    def __init__(
+        self, config: Config, flags: Flags, environ: Mapping[str, str], file: ConfigFile | None = None
+    ) -> None:
+        self._config = config
+        self._environ = environ
         self._inbox: SimpleQueue[Message] = SimpleQueue()
+        self._ends: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._view: View | None = None
         self._ending = False
         self._sockets = [bind(*address) for address in flags.listen_addresses]
         self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
-        keys = {each.name: read_key(each, environ) for each in config.environments}
+        keys = _read_keys(config, environ)
+        self._tokens = TokenWatch(config.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
-        self._clients = {each.name: connect(each, keys[each.name]) for each in config.environments}
-        self._pools = {
-            each.name: FetchPool(each.name, each.max_in_flight, self._clients[each.name].fetch, self._inbox.put)
-            for each in config.environments
-        }
-        watches = {each.name: KeyWatch(each.key, keys[each.name]) for each in config.environments}
-        self._housekeeping = Housekeeping(watches, environ, self._inbox.put, clock)
-        outside = Outside(self._fetch, self._housekeeping.ask, self._use_key, self._publish, random.random)
-        self._tracker = Tracker(config, keys, outside, self._activity, clock())
-        self._threads = [
+        self._outlets = Outlets(self._inbox.put)
+        self._outlets.prepare(config.environments, keys)()
+        self._writer, memory = self._open_store(config)
+        self._keys = KeyLooks(environ, self._inbox.put, clock)
+        self._keys.use(_watches(config, keys))
+        self._sources = Sources(config, self._inbox.put, _remembered(memory))
+        self._reloading = (
+            Reloading(file, self._apply, lambda: self._activity.reload_successful.set(0)) if file else None
+        )
+        self._housekeeping = self._make_housekeeping()
+        outside = Outside(
+            self._outlets.fetch,
+            lambda name: self._housekeeping.ask(partial(self._keys.ask, name)),
+            self._outlets.use_key,
+            self._publish,
+            random.random,
+            self._writer.save if self._writer else None,
+        )
+        self._tracker = Tracker(config, keys, outside, self._activity, clock(), memory=memory)
+        self._threads = self._make_threads()
+        self._web = WebServer(make_app(self._house(flags)), self._sockets, lambda reason: self.end(reason, code=1))
+
+    def _open_store(self, config: Config) -> tuple[Writer | None, Memory]:
+        if config.storage is None:
+            return None, NOTHING
+        store, memory = open_store(config.storage, clock)
+        return Writer(store, self._inbox.put, clock), memory
+
+    def _make_housekeeping(self) -> Housekeeping:
+        checks = [self._keys.look, lambda: self._sources.look(clock()), self._look_at_tokens]
+        if (reloading := self._reloading) is not None:
+            checks.append(lambda: reloading.look(time.time()))
+        return Housekeeping(checks, [self._keys.answer, lambda: self._sources.step(clock())], clock)
+
+    def _make_threads(self) -> list[threading.Thread]:
+        threads = [
             self._thread("tracker", lambda: run(self._tracker, self._inbox, clock)),
             self._thread("housekeeping", self._housekeeping.run),
         ]
-        house = House(
+        return [*threads, self._thread("writer", self._writer.run)] if self._writer else threads
+
+    def _house(self, flags: Flags) -> House:
+        desk = Desk(
+            deliver=self._inbox.put,
+            config=lambda: self._config,
+            tokens=lambda: self._tokens.tokens,
+            ending=lambda: self._ending,
+            activity=self._activity,
+            monotonic=time.monotonic,
+        )
+        return House(
             view=lambda: self._view or View(),
             activity=self._activity,
             unhealthy=self._unhealthy,
             unready=self._unready,
             monotonic=time.monotonic,
             telemetry_path=flags.telemetry_path,
+            desk=desk,
+            reload=self.reload if flags.enable_lifecycle else None,
         )
-        self._web = WebServer(make_app(house), self._sockets, lambda reason: self.end(reason, code=1))
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
         """Follow these operations too, from now on."""
-        self._inbox.put(HandOver(environment, operations))
+        handed = tuple(Handed(each) for each in operations)
+        self._inbox.put(Register(environment, handed, again=False, reply=lambda _answer: None))
 
-    # What the tracker asks of others.
+    # Reload.
 
-    def _fetch(self, request: Request) -> None:
-        self._pools[request.environment].submit(request)
+    def reload(self, reply: ReloadReply = lambda _problem, _conflict: None) -> None:
+        """Have the configuration loaded anew; never blocks. `reply` as in `web.lifecycle`."""
+        if self._reloading is None:
+            reply("there is no configuration file to reload", False)  # noqa: FBT003 - nor would a restart help
+        else:
+            self._housekeeping.ask(partial(self._reloading.reload, reply))
 
-    def _use_key(self, environment: str, key: Secret) -> None:
-        self._clients[environment].use_key(key)
+    def _apply(self, config: Config) -> None:
+        """Put a configuration in force. Raises StartError, and then nothing has changed."""
+        if config.storage != self._config.storage:
+            raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is in force)")
+        keys = _read_keys(config, self._environ)
+        tokens = TokenWatch(config.tokens, self._environ)
+        outlets = self._outlets.prepare(config.environments, keys)
+        applied = threading.Event()
+
+        def switch() -> None:
+            outlets()
+            self._config, self._tokens = config, tokens
+
+        self._inbox.put(Reconfigure(config, keys, switch, applied.set))
+        while not applied.wait(1.0):
+            if self._ending:
+                raise StartError("the exporter is ending")
+        self._keys.use(_watches(config, keys))
+        self._sources.reconfigure(config)
+        self._activity.reload_successful.set(1)
+        self._activity.reload_time.set(time.time())
+        self._tell_registration()
+
+    def _look_at_tokens(self) -> None:
+        problem = self._tokens.problem
+        if self._tokens.look(time.time(), self._environ):
+            log.info("using changed registration tokens")
+        if self._tokens.problem and self._tokens.problem != problem:
+            log.warning("registration token cannot be read, keeping the old one", error=self._tokens.problem)
+
+    def _tell_registration(self) -> None:
+        if not self._config.tokens:
+            log.info("registration over HTTP is off: no tokens are configured (registration.tokens)")
 
     def _publish(self, view: View) -> None:
         self._view = view
@@ -111,6 +204,8 @@ class Daemon:
     def _unhealthy(self) -> str | None:
         now = time.monotonic()
         steps = {"tracker": self._tracker.stepped_at, "housekeeping": self._housekeeping.stepped_at}
+        if self._writer is not None:
+            steps["writer"] = self._writer.stepped_at
         late = [name for name, stepped_at in steps.items() if now - stepped_at > HEARTBEAT_SECONDS]
         return f"no step for {HEARTBEAT_SECONDS:.0f} s: {', '.join(late)}" if late else None
 
@@ -137,11 +232,13 @@ class Daemon:
         sys.setswitchinterval(SWITCH_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, lambda *_: self.reload())
         for thread in self._threads:
             thread.start()
         self._web.start()
         for host, port, *_ in self.addresses:
             log.info("listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", version=__version__)
+        self._tell_registration()
         reason, code = self._ends.get()
         self._close(reason)
         return code
@@ -165,5 +262,20 @@ class Daemon:
         self._inbox.put(Close())
         tracker.join(JOIN_SECONDS)
         self._housekeeping.stop()
+        if self._writer is not None:
+            self._writer.stop()
+            self._threads[-1].join(JOIN_SECONDS)
         self._web.stop()
         log.info("ended")
+
+
+def _read_keys(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
+    return {each.name: read_key(each, environ) for each in config.environments}
+
+
+def _watches(config: Config, keys: Mapping[str, Secret]) -> dict[str, KeyWatch]:
+    return {each.name: KeyWatch(each.key, keys[each.name]) for each in config.environments}
+
+
+def _remembered(memory: Memory) -> set[tuple[str, Source]]:
+    return {(key.environment, naming.source) for key, kept in memory.operations.items() for naming in kept.namings}

@@ -1,4 +1,4 @@
-"""Looks at what may change on disk, every few seconds, on a thread of its own."""
+"""Does what has to be done every few seconds, or when it is asked for, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from schedule import Scheduler
 from exporter.tracking.messages import KeyRead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from exporter.keys import KeyWatch
     from exporter.tracking.record import Moment
+
+    Job = Callable[[], None]
 
 CHECK_SECONDS = 5
 DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the jobs are planned anew
@@ -26,48 +28,32 @@ log = structlog.get_logger()
 
 
 class Housekeeping:
-    """Reads key sources, regularly and when asked, and tells the tracker.
+    """Runs `checks` every CHECK_SECONDS, `chores` at each step (a second at most), and what is asked for at once.
 
     `schedule` plans by naive local time: when clocks go back its jobs would stand still for as long. So they are
     planned anew whenever local and monotonic time drift apart: by the end of summer time too. `stepped_at` (monotonic)
     is its heartbeat.
     """
 
-    def __init__(
-        self,
-        watches: Mapping[str, KeyWatch],
-        environ: Mapping[str, str],
-        deliver: Callable[[KeyRead], None],
-        clock: Callable[[], Moment],
-    ) -> None:
+    def __init__(self, checks: Sequence[Job], chores: Sequence[Job], clock: Callable[[], Moment]) -> None:
         self.stepped_at = clock().mono
         self.scheduler = Scheduler()
-        self._watches = watches
-        self._environ = environ
-        self._deliver = deliver
+        self._checks = checks
+        self._chores = chores
         self._clock = clock
-        self._asked: SimpleQueue[str | None] = SimpleQueue()
-        self._waiting: set[str] = set()
-        self._problems: dict[str, str | None] = {}
+        self._asked: SimpleQueue[Job | None] = SimpleQueue()
         self._drift = 0.0
         self._plan()
 
     def _plan(self) -> None:
         self._drift = _drift(self._clock())
         self.scheduler.clear()
-        for name in self._watches:
-            self.scheduler.every(CHECK_SECONDS).seconds.do(self._guarded, partial(self._look, name))
+        for check in self._checks:
+            self.scheduler.every(CHECK_SECONDS).seconds.do(_guarded, check)
 
-    def _guarded(self, job: Callable[[], None]) -> None:
-        # A job that raises would stay due and starve those after it.
-        try:
-            job()
-        except Exception:
-            log.exception("housekeeping failed, trying again at its next turn")
-
-    def ask(self, environment: str) -> None:
-        """Have a key source read now; a KeyRead is delivered whether it changed or not. Never blocks."""
-        self._asked.put(environment)
+    def ask(self, job: Job) -> None:
+        """Have something done now. Never blocks; a signal handler may call it."""
+        self._asked.put(job)
 
     def stop(self) -> None:
         """End `run`."""
@@ -77,13 +63,12 @@ class Housekeeping:
         """Be the housekeeping thread until `stop`."""
         while True:
             try:
-                name = self._asked.get(timeout=IDLE_SECONDS)
+                job = self._asked.get(timeout=IDLE_SECONDS)
+                if job is None:
+                    return
+                _guarded(job)
             except Empty:
-                name = ""
-            if name is None:
-                return
-            if name:
-                self._waiting.add(name)
+                pass
             self.step()
 
     def step(self) -> None:
@@ -93,30 +78,73 @@ class Housekeeping:
         if abs(_drift(now) - self._drift) > DRIFT_SECONDS:
             self._plan()
         self.scheduler.run_pending()
-        for name in sorted(self._waiting):
-            self._guarded(partial(self._answer, name))
+        for chore in self._chores:
+            _guarded(chore)
 
-    def _answer(self, name: str) -> None:
-        key = self._watches[name].look(self._clock().wall, self._environ)
-        if key is None and self._watches[name].unsettled:
-            return  # half written, perhaps: the next step looks again
-        self._waiting.discard(name)
-        self._deliver(KeyRead(name, key))
 
-    def _look(self, name: str) -> None:
-        watch = self._watches[name]
+def _guarded(job: Job) -> None:
+    # A job that raises would stay due and starve those after it.
+    try:
+        job()
+    except Exception:
+        log.exception("housekeeping failed, trying again at its next turn")
+
+
+def _drift(now: Moment) -> float:
+    """Return how far local time, by which `schedule` plans, is ahead of monotonic time."""
+    return now.wall + time.localtime(now.wall).tm_gmtoff - now.mono
+
+
+class KeyLooks:
+    """Reads the API keys of the environments, regularly and when asked, and tells the tracker of new ones."""
+
+    def __init__(
+        self, environ: Mapping[str, str], deliver: Callable[[KeyRead], None], clock: Callable[[], Moment]
+    ) -> None:
+        self._environ = environ
+        self._deliver = deliver
+        self._clock = clock
+        self._watches: Mapping[str, KeyWatch] = {}
+        self._waiting: set[str] = set()
+        self._problems: dict[str, str | None] = {}
+
+    def use(self, watches: Mapping[str, KeyWatch]) -> None:
+        """Watch these from now on."""
+        self._watches = watches
+
+    def look(self) -> None:
+        """Read all; tell of those that changed."""
+        for name, watch in self._watches.items():
+            _guarded(partial(self._look, name, watch))
+
+    def _look(self, name: str, watch: KeyWatch) -> None:
         key = watch.look(self._clock().wall, self._environ)
         if key is not None:
             self._deliver(KeyRead(name, key))
         self._tell(name, watch.problem)
+
+    def ask(self, name: str) -> None:
+        """Have one read at the next `answer`, which tells of it whether it changed or not."""
+        self._waiting.add(name)
+
+    def answer(self) -> None:
+        """Read those that were asked for."""
+        for name in sorted(self._waiting):
+            _guarded(partial(self._answer, name))
+
+    def _answer(self, name: str) -> None:
+        watch = self._watches.get(name)
+        if watch is None:
+            self._waiting.discard(name)
+            return
+        key = watch.look(self._clock().wall, self._environ)
+        if key is None and watch.unsettled:
+            return  # half written, perhaps: the next step looks again
+        self._waiting.discard(name)
+        self._deliver(KeyRead(name, key))
 
     def _tell(self, name: str, problem: str | None) -> None:
         if problem != self._problems.get(name):
             self._problems[name] = problem
             if problem:
                 log.warning("API key cannot be read, keeping the old one", environment=name, error=problem)
-
-
-def _drift(now: Moment) -> float:
-    """Return how far local time, by which `schedule` plans, is ahead of monotonic time."""
-    return now.wall + time.localtime(now.wall).tm_gmtoff - now.mono

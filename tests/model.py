@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,8 +16,22 @@ from exporter.keys import KeySource, Secret
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import Format, View, fresh_part, knock_part
 from exporter.operation import NIL_ID, Operation, Status
-from exporter.tracking.messages import Answered, Message, Outside, Request
+from exporter.tracking.memory import NOTHING, Changes, Memory
+from exporter.tracking.messages import (
+    Answered,
+    Handed,
+    Listed,
+    Message,
+    Outside,
+    Register,
+    Registered,
+    Release,
+    Released,
+    Request,
+    Saved,
+)
 from exporter.tracking.record import Moment
+from exporter.tracking.roster import Source, SourceKind
 from exporter.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -49,6 +63,34 @@ def running(operation_id: str, **fields: object) -> Operation:
 
 
 @dataclass
+class Disk:
+    """A store in memory: what was saved is there for the next model. Not while `broken`, not yet while `slow`."""
+
+    memory: Memory = NOTHING
+    changes: list[Changes] = field(default_factory=list)
+    written: list[Changes] = field(default_factory=list)
+    broken: bool = False
+    slow: bool = False
+
+    def write(self) -> Saved | None:
+        """Write what waits, and say so."""
+        if not self.changes or self.slow:
+            return None
+        changes = self.changes.pop(0)
+        if self.broken:
+            return Saved(changes.number, ok=False)
+        kept = {field.name: dict(getattr(self.memory, field.name)) for field in fields(Memory)}
+        for name, before in kept.items():
+            for key, value in getattr(changes, name).items():
+                before.pop(key, None)
+                if value is not None:
+                    before[key] = value
+        self.memory = Memory(**kept)
+        self.written.append(changes)
+        return Saved(changes.number, ok=True)
+
+
+@dataclass
 class Model:
     """A tracker, a Knock that is a function, and a clock that only this moves."""
 
@@ -59,6 +101,7 @@ class Model:
     keys: dict[str, Secret] = field(default_factory=dict)
     mono: float = 1000.0
     wall_offset: float = WALL - 1000.0
+    disk: Disk | None = None
 
     def __post_init__(self) -> None:
         self.sent: list[Request] = []
@@ -75,8 +118,10 @@ class Model:
             lambda name, key: self.used_keys.append((name, key)),
             self.views.append,
             self.chance,
+            self.disk.changes.append if self.disk else None,
         )
-        self.tracker = Tracker(self.config, keys, outside, self.activity, self.now)
+        memory = self.disk.memory if self.disk else NOTHING
+        self.tracker = Tracker(self.config, keys, outside, self.activity, self.now, memory=memory)
 
     @property
     def now(self) -> Moment:
@@ -93,6 +138,11 @@ class Model:
         end = self.mono + seconds
         while True:
             wake = self.tracker.advance(self.now)
+            if self.tracker.ended:
+                return
+            if self.disk is not None and (saved := self.disk.write()) is not None:
+                self.tracker.handle(saved, self.now)
+                continue
             answer_at = self._answers[0][0] if self._answers else float("inf")
             following = min(wake, answer_at)
             if following > end:
@@ -106,6 +156,30 @@ class Model:
     def tell(self, message: Message) -> None:
         """Put a message into the inbox."""
         self.tracker.handle(message, self.now)
+
+    def register(
+        self, *operations: Handed | str, environment: str = "production", again: bool = False
+    ) -> list[Registered]:
+        """Register operations; the answer comes into the list that is returned, once there is one."""
+        answers: list[Registered] = []
+        handed = tuple(Handed(ListedOperation(each)) if isinstance(each, str) else each for each in operations)
+        self.tell(Register(environment, handed, again, answers.append))
+        return answers
+
+    def release(self, operation_id: str, environment: str = "production") -> list[Released]:
+        """Let go of an operation; the answer comes into the list."""
+        answers: list[Released] = []
+        self.tell(Release(environment, operation_id, answers.append))
+        return answers
+
+    def list_file(self, path: str, *operations: ListedOperation | str, environment: str = "production") -> None:
+        """Have a file list these operations, and no others."""
+        listed = tuple(ListedOperation(each) if isinstance(each, str) else each for each in operations)
+        self.tell(Listed(environment, Source(SourceKind.FILES, path), listed))
+
+    def restarted(self, **changes: object) -> Model:
+        """Return what the next process is, on the same disk; by its clocks no time has passed."""
+        return replace(self, **changes)  # type: ignore[arg-type] # the same
 
     def metrics(self, form: Format = Format.TEXT) -> str:
         """Write /metrics as a scrape would now."""

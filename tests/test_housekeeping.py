@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping
+from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping, KeyLooks
 from exporter.keys import KeySource, KeyWatch, Secret
 from exporter.tracking.messages import KeyRead
 from exporter.tracking.record import Moment
@@ -43,7 +43,9 @@ class House:
         self.read: list[KeyRead] = []
         self.write(OLD, age=100)
         watches = others | {"production": KeyWatch(KeySource(file=file), Secret(OLD))}
-        self.keeping = Housekeeping(watches, {}, self.read.append, lambda: self.now)
+        self.keys = KeyLooks({}, self.read.append, lambda: self.now)
+        self.keys.use(watches)
+        self.keeping = Housekeeping([self.keys.look], [self.keys.answer], lambda: self.now)
 
     def write(self, text: str, age: float = 0.0) -> None:
         self.file.write_text(text)
@@ -100,7 +102,7 @@ def test_a_half_written_key_is_not_told(house: House) -> None:
 
 
 def test_asked_for_the_same_key_is_told_too(house: House) -> None:
-    house.keeping._waiting.add("production")
+    house.keys.ask("production")
     house.wait()
     assert house.read == [KeyRead("production", None)]
     house.wait()
@@ -108,7 +110,7 @@ def test_asked_for_the_same_key_is_told_too(house: House) -> None:
 
 
 def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(house: House) -> None:
-    house.keeping._waiting.add("production")
+    house.keys.ask("production")
     house.write(NEW[:-2], age=-1)
     house.wait()
     house.write(NEW, age=-1)
@@ -147,11 +149,19 @@ def test_one_that_fails_does_not_keep_others_from_their_turn(tmp_path: Path, nam
 
 def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
     house = House(tmp_path / "key", a=Broken())
-    house.keeping._waiting |= {"a", "production"}
+    for name in ("a", "production"):
+        house.keys.ask(name)
     with capture_logs() as lines:
         house.wait()
     assert house.read == [KeyRead("production", None)]
     assert len(lines) == 1
+
+
+def test_a_key_that_is_watched_no_more_is_not_waited_for(house: House) -> None:
+    house.keys.ask("gone")
+    for _ in range(2):
+        house.wait()
+    assert house.read == []
 
 
 def stand_still(house: House) -> None:
@@ -204,7 +214,7 @@ def test_the_end_of_summer_time_has_the_jobs_planned_anew(berlin: None, tmp_path
 def test_the_thread_answers_and_ends(house: House) -> None:
     thread = threading.Thread(target=house.keeping.run, daemon=True)
     thread.start()
-    house.keeping.ask("production")
+    house.keeping.ask(lambda: house.keys.ask("production"))
     deadline = time.monotonic() + 5
     while not house.read:
         assert time.monotonic() < deadline

@@ -21,6 +21,7 @@ from exporter.metrics.families import PER_NAME, cell_labels, histogram_samples
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking import record
 from exporter.tracking.book import Book
+from exporter.tracking.journal import Journal
 from exporter.tracking.ledger import (
     QUEUE_BUCKETS,
     RUN_BUCKETS,
@@ -271,7 +272,7 @@ def gauges(cell: Cell) -> tuple[object, ...]:
 def test_kept_sums_are_what_adding_up_anew_would_give(
     steps: list[tuple[int, dict[str, object] | KnockError, float]],
 ) -> None:
-    book = Book((environment(),), (), Activity(process=False))
+    book = book_of()
     keys = [OperationKey("production", each) for each in ids(4)]
     for number, key in enumerate(keys):
         book.record(record.handed_over(key, f"group{number % 2}", (), at(0).now, POLLING), at(0).now)
@@ -363,7 +364,8 @@ def test_every_state_has_its_place() -> None:
 
 
 def book_of(*operation_ids: str) -> Book:
-    book = Book((environment(),), (), Activity(process=False))
+    book = Book((), Activity(process=False), Journal(None, lambda _view: None))
+    book.add_environment(environment(), (), (), {})
     for each in operation_ids:
         key = OperationKey("production", each)
         book.record(record.handed_over(key, "default", (), at(0).now, POLLING), at(0).now)

@@ -15,13 +15,16 @@ from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Reason, TooLarge, Unreachable
 from exporter.keys import Secret
 from exporter.operation import NIL_ID, Operation, Status
-from exporter.tracking.messages import HandOver, KeyRead, Request
+from exporter.tracking.messages import KeyRead, Listed, Request
+
+from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
     from exporter.tracking.record import Moment
 
 A, B = ids(2)
 E = {"knock_environment": "production"}
+LIST = Source(SourceKind.FILES, "/ids.txt")
 OTHER_KEY = Secret("sk_test_other")
 
 
@@ -73,7 +76,7 @@ def test_new_ones_and_live_ones_both_make_progress() -> None:
     )
     model.run(60)
     model.sent.clear()
-    model.tell(HandOver("production", tuple(ListedOperation(each) for each in new)))
+    model.tell(Listed("production", LIST, tuple(ListedOperation(each) for each in new)))
     model.run(30)
     asked = Counter(each.id for each in model.sent)
     firsts = sum(each in asked for each in new)
@@ -86,10 +89,10 @@ def test_new_ones_and_live_ones_both_make_progress() -> None:
 def test_an_operation_handed_over_twice_is_one() -> None:
     model = Model(one(), always_running)
     model.run(2)
-    model.tell(HandOver("production", (ListedOperation(A, group="again"), ListedOperation(B, group="again"))))
+    model.tell(Listed("production", LIST, (ListedOperation(A, group="again"), ListedOperation(B, group="again"))))
     model.run(2)
     assert model.value("knock_exporter_operations", **E) == 2
-    assert model.value("knock_bulk_operation_up", operation_id=A, group="default") == 1
+    assert model.value("knock_bulk_operation_up", operation_id=A, group="again") == 1
     assert model.value("knock_bulk_operation_up", operation_id=B, group="again") == 1
 
 

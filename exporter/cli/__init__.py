@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from exporter import __version__
-from exporter.errors import ExporterError, KnockError, NotFound, StartError, redact
-from exporter.operation import is_operation_id
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Command = Callable[..., Any]
-
-MAX_PORT = 65535
-_PORT = re.compile(r"[0-9]{1,5}")
-_URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
-
-
-def _flag(name: str, **settings: Any) -> Callable[[Command], Command]:
-    variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
-    parameter = name.replace(".", "_").replace("-", "_")
-    return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+from exporter.cli.flags import Address, Duration, Names, OperationId, UrlPath, flag
+from exporter.cli.register import register
+from exporter.cli.state import state
+from exporter.errors import ExporterError, KnockError, NotFound, StartError
 
 
 def _leave(code: int, *, logs_written: bool) -> NoReturn:
@@ -59,65 +45,6 @@ class _RunByDefault(click.Group):
             ctx.exit(1)
 
 
-class _Address(click.ParamType[tuple[str, int]]):
-    """`HOST:PORT`, `:PORT` (all addresses) or `[IPV6]:PORT`, read as (host, port)."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        host, colon, port = value.rpartition(":")
-        if not colon or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
-            self.fail(f"{value!r}: expected HOST:PORT or :PORT, as in :10187 or 127.0.0.1:10187", param, ctx)
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            self.fail(f"{value!r}: an IPv6 address stands in brackets, as in [::1]:10187", param, ctx)
-        return host, int(port)
-
-
-class _Path(click.ParamType[str]):
-    """The path of an URL."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
-        if not _URL_PATH.fullmatch(text) or text.startswith("/-/"):
-            self.fail(f"{text!r}: expected a path as in /metrics, and not below /-/", param, ctx)
-        return text
-
-
-class _Duration(click.ParamType[float]):
-    """A duration in Prometheus' syntax, read as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from exporter.config.values import parse_duration  # noqa: PLC0415 - pydantic is not needed for --help
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _OperationId(click.ParamType[str]):
-    """A bulk operation's id, in lower case."""
-
-    name = "id"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not is_operation_id(value):
-            self.fail(
-                f"{redact(repr(value))} is no UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)", param, ctx
-            )
-        return str(value).lower()
-
-
 @click.group(cls=_RunByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="knock-exporter %(version)s")
 def main() -> None:
@@ -128,35 +55,44 @@ def main() -> None:
 
 
 @main.command(name="run")
-@_flag("config.file", default="config.yaml", type=click.Path(path_type=Path), help="Configuration file.")
-@_flag(
+@flag("config.file", default="config.yaml", type=click.Path(path_type=Path), help="Configuration file.")
+@flag(
     "web.listen-address",
     default=[":10187"],
     multiple=True,
-    type=_Address(),
+    type=Address(),
     help="Address to listen on, HOST:PORT or :PORT. Repeatable; in the variable, separated by spaces.",
 )
-@_flag("web.telemetry-path", default="/metrics", type=_Path(), help="Path under which metrics are served.")
-@_flag("log.level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Lines to log.")
-@_flag("log.format", default="logfmt", type=click.Choice(["logfmt", "json"]), help="How lines are written.")
-def run_command(
+@flag("web.telemetry-path", default="/metrics", type=UrlPath(), help="Path under which metrics are served.")
+@flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload load the configuration anew.")
+@flag("environments", default=None, type=Names(), help="Take only these environments, separated by commas.")
+@flag("storage.path", default=None, type=click.Path(path_type=Path), help="Keep state here, not where the file says.")
+@flag("log.level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Lines to log.")
+@flag("log.format", default="logfmt", type=click.Choice(["logfmt", "json"]), help="How lines are written.")
+def run_command(  # noqa: PLR0913 - one parameter for each flag
+    *,
     config_file: Path,
     web_listen_address: tuple[tuple[str, int], ...],
     web_telemetry_path: str,
+    web_enable_lifecycle: bool,
+    environments: tuple[str, ...] | None,
+    storage_path: Path | None,
     log_level: str,
     log_format: str,
 ) -> None:
     """Run the exporter (the default command)."""
-    from exporter import config, daemon, logs  # noqa: PLC0415 - the other commands start without these
+    from exporter import daemon, logs, reloading  # noqa: PLC0415 - the other commands start without these
 
     # Until the daemon takes the signals over: as process 1 of a container, they would be ignored without a handler.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    settings = config.load(config_file, os.environ)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes too early must not end the process
+    file = reloading.ConfigFile(config_file, os.environ, environments or (), storage_path)
+    settings = file.load()
     flush = logs.set_up(log_level, log_format)
     try:
-        flags = daemon.Flags(web_listen_address, web_telemetry_path)
-        code = daemon.Daemon(settings, flags, os.environ).run()
+        flags = daemon.Flags(web_listen_address, web_telemetry_path, enable_lifecycle=web_enable_lifecycle)
+        code = daemon.Daemon(settings, flags, os.environ, file).run()
     finally:
         written = flush()
     _leave(code, logs_written=written)
@@ -172,10 +108,10 @@ def check_config(file: Path) -> None:
 
 
 @main.command()
-@_flag("web.listen-address", default="127.0.0.1:10188", type=_Address(), help="Address to listen on.")
-@_flag("speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Times real time; limits scale with it.")
-@_flag("seed", default=None, type=int, help="Seed of all chance; drawn and told without it.")
-@_flag("api-key", default=None, help="The only key that is accepted; without it, any that begins with sk_.")
+@flag("web.listen-address", default="127.0.0.1:10188", type=Address(), help="Address to listen on.")
+@flag("speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Times real time; limits scale with it.")
+@flag("seed", default=None, type=int, help="Seed of all chance; drawn and told without it.")
+@flag("api-key", default=None, help="The only key that is accepted; without it, any that begins with sk_.")
 def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None, api_key: str | None) -> None:
     """Simulate Knock: bulk operations that queue, run and fail, over HTTP."""
     from exporter.knock.simulator import LIFELIKE, Simulator, World  # noqa: PLC0415 - only this command needs them
@@ -194,11 +130,11 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
 
 
 @main.command()
-@_flag("web.listen-address", default="127.0.0.1:10187", type=_Address(), help="Address to listen on.")
-@_flag(
+@flag("web.listen-address", default="127.0.0.1:10187", type=Address(), help="Address to listen on.")
+@flag(
     "speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="How fast the story goes, times real time."
 )
-@_flag("duration", default=None, type=_Duration(), help="End by itself after so long, as in 90s or 5m.")
+@flag("duration", default=None, type=Duration(), help="End by itself after so long, as in 90s or 5m.")
 def demo(web_listen_address: tuple[str, int], speed: float, duration: float | None) -> None:
     """Show the exporter at work on a simulated Knock; needs no key and no configuration."""
     from exporter import demo as story  # noqa: PLC0415 - only this command needs it
@@ -213,9 +149,9 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
 
 
 @main.command()
-@click.argument("operation_id", metavar="ID", type=_OperationId())
-@_flag("config.file", default=None, type=click.Path(path_type=Path), help="Configuration file to take the key from.")
-@_flag("environment", default=None, help="Which of its environments, where the configuration has several.")
+@click.argument("operation_id", metavar="ID", type=OperationId())
+@flag("config.file", default=None, type=click.Path(path_type=Path), help="Configuration file to take the key from.")
+@flag("environment", default=None, help="Which of its environments, where the configuration has several.")
 @click.option(
     "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json", "metrics"]), help="Form."
 )
@@ -247,3 +183,7 @@ def get(
         listed = document.get("error_items")
         items = (listed if isinstance(listed, list) else []) if error_items else None
         writer.write_table(sys.stdout, asked.name, operation, items, time.time())
+
+
+main.add_command(register)
+main.add_command(state)

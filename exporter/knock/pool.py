@@ -34,7 +34,7 @@ class FetchPool:
         self._most = most
         self._fetch = fetch
         self._deliver = deliver
-        self._requests: SimpleQueue[Request] = SimpleQueue()
+        self._requests: SimpleQueue[Request | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
 
@@ -43,6 +43,11 @@ class FetchPool:
         self._requests.put(request)
         if not self._idle.acquire(blocking=False) and self._threads < self._most:
             self._start_thread()
+
+    def close(self) -> None:
+        """End the threads once what was submitted is done; nothing may be submitted afterwards."""
+        for _ in range(self._threads):
+            self._requests.put(None)
 
     def _start_thread(self) -> None:
         name = f"fetch-{self._name}-{self._threads + 1}"
@@ -61,6 +66,8 @@ class FetchPool:
             except Empty:
                 self._idle.release()
                 request = self._requests.get()
+            if request is None:
+                return
             started = monotonic()
             outcome = self._outcome(request.id)
             self._deliver(Answered(request, outcome, monotonic() - started))

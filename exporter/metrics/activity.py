@@ -17,15 +17,14 @@ from prometheus_client.process_collector import ProcessCollector
 from exporter import __version__
 from exporter.errors import Reason
 from exporter.tracking.pacing import PollClass
+from exporter.tracking.roster import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OPERATIONS_LIMIT = 50_000
 POLL_DELAY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
 API_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SCRAPE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-SOURCES = ("config", "files", "http", "api")
 REFUSALS = ("limit", "invalid", "unauthorized")
 FOLDED_LABELS = ("group", "name")
 NO_ANSWER = "none"
@@ -104,8 +103,9 @@ class Activity:
         )
         r.register(self.reload_time)
         self.operations = Gauge("knock_exporter_operations", "Operations tracked.", [_E], registry=r)
-        limit = Gauge("knock_exporter_operations_limit", "How many operations are tracked at most.", registry=r)
-        limit.set(OPERATIONS_LIMIT)
+        self.operations_limit = Gauge(
+            "knock_exporter_operations_limit", "How many operations are tracked at most.", registry=r
+        )
         self.refused = Counter(
             "knock_exporter_operations_refused", "Operation ids handed over and not taken.", [_E, "reason"], registry=r
         )
@@ -184,13 +184,12 @@ class Activity:
         self.source_failures = Counter(
             "knock_exporter_source_failures", "Failures to read a source of operation ids.", [_E, "source"], registry=r
         )
-        r.register(
-            _LateGauge(
-                "knock_exporter_state_last_write_timestamp_seconds",
-                "When state was last written, in Unix seconds; absent without storage.",
-            )
+        self.state_written = _LateGauge(
+            "knock_exporter_state_last_write_timestamp_seconds",
+            "When state was last written, in Unix seconds; absent without storage.",
         )
-        Counter("knock_exporter_state_write_failures", "Failures to write state.", registry=r)
+        r.register(self.state_written)
+        self.state_failures = Counter("knock_exporter_state_write_failures", "Failures to write state.", registry=r)
         r.register(
             _LateGauge(
                 "knock_exporter_tracker_last_step_timestamp_seconds",
@@ -208,6 +207,11 @@ class Activity:
             "knock_exporter_exposition_size_bytes", "Size of the last answer to a scrape, uncompressed."
         )
         r.register(self.exposition_size)
+        self._by_environment = (
+            *(self.up, self.last_answer, self.operations, self.refused, self.conflicts, self.not_exposed, self.folded),
+            *(self.poll_interval, self.polls, self.poll_failures, self.poll_delay, self.requests, self.in_flight),
+            *(self.request_duration, self.rate_limit, self.suspended, self.source_success, self.source_failures),
+        )
         if process:
             self._register_process(r)
 
@@ -226,7 +230,7 @@ class Activity:
             self.folded.labels(name, label)
         for reason in Reason:
             self.poll_failures.labels(name, reason)
-        for source in SOURCES:
+        for source in SourceKind:
             self.source_failures.labels(name, source)
         for metric in (self.conflicts, self.polls, self.request_duration, self.in_flight, self.suspended):
             metric.labels(name)
@@ -235,3 +239,8 @@ class Activity:
             self.request_duration.labels(name),
             {poll_class: self.poll_delay.labels(name, poll_class) for poll_class in PollClass},
         )
+
+    def remove_environment(self, name: str) -> None:
+        """Take away the series of an environment."""
+        for metric in self._by_environment:
+            metric.remove_by_labels({_E: name})

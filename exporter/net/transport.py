@@ -105,10 +105,20 @@ class Transport(HTTPAdapter):
         manager = self.proxy_manager_for(proxy) if proxy is not None else self.poolmanager
         self._pool: HTTPConnectionPool = manager.connection_from_url(base_url)
 
-    def ask(self, url: str, headers: Mapping[str, str], deadline: Deadline) -> BaseHTTPResponse:
-        """Send a GET and return the answer once its headers are here; whoever asks has to close and release it."""
+    def ask(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> BaseHTTPResponse:
+        """Send a request and return the answer once its headers are here; whoever asks has to close and release it."""
         request = PreparedRequest()
-        request.method, request.url = "GET", url
+        request.method, request.url, request.body = method, url, body
+        if body is not None:
+            headers = {**headers, "Content-Length": str(len(body))}
         request.headers = cast("CaseInsensitiveDict[str]", headers)  # frozen; requests and urllib3 only read it
         return cast("BaseHTTPResponse", self.send(request, stream=True, timeout=cast("Any", deadline)).raw)
 

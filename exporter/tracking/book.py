@@ -18,22 +18,24 @@ from exporter.tracking.exposure import Admission, Shelf
 from exporter.tracking.ledger import Cell, GroupCell, Ordered, ended_now, grow, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from exporter.config import Environment
     from exporter.metrics.activity import Activity
+    from exporter.tracking.exposure import Rank
+    from exporter.tracking.journal import Journal
+    from exporter.tracking.memory import CellMemory, CellPlace
     from exporter.tracking.record import Moment, Tracked
 
 
 class _EnvironmentBook:
     """What the book keeps for one environment."""
 
-    def __init__(self, settings: Environment, labels: Sequence[str]) -> None:
+    def __init__(self, settings: Environment, groups: Sequence[str], names: Sequence[str]) -> None:
         self.settings = settings
-        self.labels = labels
         self.shelf = Shelf(settings.per_operation_limit)
-        self.groups = Admission(exposure.GROUPS_MOST)
-        self.names = Admission(exposure.NAMES_MOST)
+        self.groups = Admission(exposure.GROUPS_MOST, groups)
+        self.names = Admission(exposure.NAMES_MOST, names)
         self.tracked = 0
         self.lost = 0
         self.missing = 0  # those of which Knock said 404 since their last record
@@ -41,11 +43,13 @@ class _EnvironmentBook:
 
 
 class Book:
-    """All tracked operations. Owned by the tracker's thread."""
+    """All tracked operations. Owned by the tracker's thread; `journal` is told what is to be remembered."""
 
-    def __init__(self, environments: Sequence[Environment], labels: Sequence[str], activity: Activity) -> None:
+    def __init__(self, labels: Sequence[str], activity: Activity, journal: Journal) -> None:
+        self._labels = labels
         self._activity = activity
-        self._environments = {each.name: _EnvironmentBook(each, labels) for each in environments}
+        self._journal = journal
+        self._environments: dict[str, _EnvironmentBook] = {}
         self._operations: dict[OperationKey, Tracked] = {}
         self._cells: dict[tuple[str, str, str], Cell] = {}
         self._groups: dict[tuple[str, str], GroupCell] = {}
@@ -69,15 +73,84 @@ class Book:
         """Walk through the operations of an environment."""
         return (each for each in self._operations.values() if each.key.environment == environment)
 
+    # Environments.
+
+    def add_environment(
+        self, settings: Environment, groups: Sequence[str], names: Sequence[str], cells: Mapping[CellPlace, CellMemory]
+    ) -> None:
+        """Begin with an environment: the label values that it let in before, and what its aggregates remember."""
+        self._environments[settings.name] = _EnvironmentBook(settings, groups, names)
+        for place, memory in cells.items():
+            self._cell_at(place).remember(memory)
+        self.changed = True
+
+    def remove_environment(self, name: str) -> None:
+        """End with an environment: nothing of it is shown any more."""
+        for key in [each.key for each in self.of(name)]:
+            del self._operations[key]
+            self._boards["operations"].drop(key)
+        for place in [each for each in self._cells if each[0] == name]:
+            del self._cells[place], self._cell_labels[place]
+            self._stale.pop(place, None)
+            self._boards["cells"].drop(place)
+        for group in [each for each in self._groups if each[0] == name]:
+            del self._groups[group]
+            self._boards["groups"].drop(group)
+        self._touched = {key: None for key in self._touched if key.environment != name}
+        self._touched_cells = {place: None for place in self._touched_cells if place[0] != name}
+        self._touched_groups = {group: None for group in self._touched_groups if group[0] != name}
+        del self._environments[name]
+        self.changed = True
+
+    def change_environment(self, settings: Environment, now: Moment) -> None:
+        """Show the operations of an environment as its settings now say."""
+        kept = self._environments[settings.name]
+        before, kept.settings = kept.settings, settings
+        if (before.per_operation, before.per_operation_limit) == (settings.per_operation, settings.per_operation_limit):
+            return
+        kept.shelf = Shelf(settings.per_operation_limit)
+        shown = [each for each in self.of(settings.name) if not self._is_hidden(each, now)]
+        kept.shelf.fill(exposure.rank(each) for each in shown)
+        self._touch_all(settings.name)
+
+    def use_labels(self, labels: Sequence[str]) -> None:
+        """Show these declared labels from now on."""
+        if labels != self._labels:
+            self._labels = labels
+            for name in self._environments:
+                self._touch_all(name)
+
+    def _touch_all(self, environment: str) -> None:
+        self._touched |= dict.fromkeys(each.key for each in self.of(environment))
+        self.changed = True
+
+    def admitted(self, environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the groups and the names that an environment lets in."""
+        kept = self._environments[environment]
+        return kept.groups.admitted, kept.names.admitted
+
+    def remembered(self, place: CellPlace) -> CellMemory | None:
+        """Return what is to be remembered of an aggregate by name."""
+        cell = self._cells.get(place)
+        return cell.memory if cell is not None else None
+
+    def cells(self, environment: str) -> dict[CellPlace, CellMemory]:
+        """Return what is to be remembered of all aggregates of an environment."""
+        return {place: cell.memory for place, cell in self._cells.items() if place[0] == environment}
+
     def admit_group(self, environment: str, group: str) -> str:
         """Return the group under which a new operation is shown; what is folded is counted."""
         return self._admit(environment, "group", group)
 
     def _admit(self, environment: str, label: str, value: str) -> str:
         kept = self._environments[environment]
-        admitted = (kept.groups if label == "group" else kept.names).admit(value)
+        admission = kept.groups if label == "group" else kept.names
+        known = len(admission.admitted)
+        admitted = admission.admit(value)
         if admitted != value:
             self._activity.folded.labels(environment, label).inc()
+        if len(admission.admitted) != known:
+            self._journal.dirty.environments[environment] = None
         return admitted
 
     def only_missing(self, environment: str) -> bool:
@@ -102,6 +175,17 @@ class Book:
         self.changed = True
         return after
 
+    def remove(self, key: OperationKey, reason: str | None) -> None:
+        """Let go of an operation; `reason` is counted: retention or limit (None: somebody said so)."""
+        before = self._operations.pop(key)
+        cell = self._cell(before)
+        cell.remove(share(before))
+        if reason is not None:
+            cell.retired[reason] += 1
+        self._tally(before, -1)
+        self._touched |= dict.fromkeys([key, *self._placed(before, None)])
+        self.changed = True
+
     def _admitted(self, before: Tracked | None, after: Tracked) -> Tracked:
         record = after.operation
         if record is None:
@@ -119,13 +203,14 @@ class Book:
     def _count(self, before: Tracked, after: Tracked) -> Tracked:
         if after.operation is None:
             return after
-        marks, growth = grow(before.marks, after.operation, from_birth=after.from_birth)
+        marks, growth = grow(before.marks, after.operation, from_birth=bool(after.from_birth))
         cell = self._cell(after)
         cell.count(growth)
         if ended_now(before, after):
             cell.count_end(after)
         if after.final and not before.final:
             cell.note_final(after)
+            self._journal.dirty.cells[cell.environment, cell.group, cell.name] = None
         group = self._group(after)
         if group.observe(before, after):
             self._touched_groups[group.environment, group.group] = None
@@ -141,32 +226,41 @@ class Book:
 
     def _cell(self, tracked: Tracked) -> Cell:
         name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
-        place = (tracked.key.environment, tracked.group, name)
+        return self._cell_at((tracked.key.environment, tracked.group, name))
+
+    def _cell_at(self, place: CellPlace) -> Cell:
         self._touched_cells[place] = None
         cell = self._cells.get(place)
         if cell is None:
             cell = self._cells[place] = Cell(*place)
             self._cell_labels[place] = encode_labels(families.cell_labels(cell))
-            self._group(tracked)
+            self._group_at(place[:2])
         return cell
 
     def _group(self, tracked: Tracked) -> GroupCell:
-        place = (tracked.key.environment, tracked.group)
+        return self._group_at((tracked.key.environment, tracked.group))
+
+    def _group_at(self, place: tuple[str, str]) -> GroupCell:
         if place not in self._groups:
             self._groups[place] = GroupCell(*place)
             self._touched_groups[place] = None
         return self._groups[place]
 
     def _show(self, tracked: Tracked, now: Moment) -> None:
-        kept = self._environments[tracked.key.environment]
-        mode = kept.settings.per_operation
+        place = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
+        self._touched |= dict.fromkeys(self._placed(tracked, place))
+
+    def _placed(self, tracked: Tracked, rank: Rank | None) -> Iterator[OperationKey]:
+        kept, environment = self._environments[tracked.key.environment], tracked.key.environment
+        return (OperationKey(environment, each) for each in kept.shelf.place(tracked.key.id, rank))
+
+    def _is_hidden(self, tracked: Tracked, now: Moment) -> bool:
+        mode = self._environments[tracked.key.environment].settings.per_operation
         hidden_at = exposure.hidden_at(tracked, mode)
-        hidden = hidden_at is not None and hidden_at <= now.mono
-        if hidden_at is not None and not hidden:
-            heappush(self._hidings, (hidden_at, tracked.key))
-        place = None if hidden else exposure.rank(tracked)
-        for operation_id in kept.shelf.place(tracked.key.id, place):
-            self._touched[OperationKey(tracked.key.environment, operation_id)] = None
+        if hidden_at is None or hidden_at <= now.mono:
+            return hidden_at is not None
+        heappush(self._hidings, (hidden_at, tracked.key))
+        return False
 
     def hide_due(self, now: Moment) -> None:
         """Take away the series of clean operations whose time in `active` mode is over."""
@@ -199,11 +293,11 @@ class Book:
 
     def _render_operation(self, key: OperationKey) -> None:
         board = self._boards["operations"]
-        tracked, kept = self._operations.get(key), self._environments[key.environment]
-        if tracked is None or not kept.shelf.shows(key.id):
+        tracked = self._operations.get(key)
+        if tracked is None or not self._environments[key.environment].shelf.shows(key.id):
             board.drop(key)
-            return
-        board.put(key, render_operation(tracked, kept.labels))
+        else:
+            board.put(key, render_operation(tracked, self._labels))
 
     def _render_cell(self, place: tuple[str, str, str]) -> None:
         cell, labels = self._cells[place], self._cell_labels[place]

@@ -9,6 +9,8 @@ from exporter.errors import redact
 from exporter.operation import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from exporter.tracking.record import Tracked
 
 GROUPS_MOST, NAMES_MOST, LABEL_BYTES_MOST = 100, 50, 128
@@ -36,9 +38,8 @@ def hidden_at(tracked: Tracked, mode: str) -> float | None:
     """Return from when on (monotonic) the mode hides an operation: -inf for always, None for never."""
     if mode == "none" or tracked.lost:
         return float("-inf")
-    clean = tracked.final and tracked.state != Status.FAILED and not tracked.has_errors
-    if mode == "active" and clean and tracked.last_success is not None:
-        return tracked.last_success.mono + CLEAN_SECONDS
+    if mode == "active" and tracked.clean and tracked.final_at is not None:
+        return tracked.final_at + CLEAN_SECONDS
     return None
 
 
@@ -59,6 +60,11 @@ class Shelf:
         """Whether an operation has series of its own."""
         rank = self._ranks.get(operation_id)
         return rank is not None and bisect_left(self._order, rank, hi=self.shown) < self.shown
+
+    def fill(self, ranks: Iterable[Rank]) -> None:
+        """Begin with these, all at once."""
+        self._order = sorted(ranks)
+        self._ranks = {rank.id: rank for rank in self._order}
 
     def place(self, operation_id: str, rank: Rank | None) -> list[str]:
         """Move an operation to its rank (None: off the shelf); return the ids that may be shown or hidden by it."""
@@ -89,9 +95,14 @@ class Shelf:
 class Admission:
     """The values of one label that are let in: the first `most`, each short and printable; the rest becomes `other`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, admitted: Iterable[str] = ()) -> None:
         self._most = most
-        self._admitted: set[str] = set()
+        self._admitted = dict.fromkeys(admitted)
+
+    @property
+    def admitted(self) -> tuple[str, ...]:
+        """The values let in so far, in their order."""
+        return tuple(self._admitted)
 
     def admit(self, value: str) -> str:
         """Return the value itself, or `other`. What was admitted once stays so."""
@@ -99,7 +110,7 @@ class Admission:
             return value
         if len(self._admitted) >= self._most or not is_label_value(value):
             return OTHER
-        self._admitted.add(value)
+        self._admitted[value] = None
         return value
 
 

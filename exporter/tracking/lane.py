@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from exporter.tracking.pacing import Agenda, Entry, Gate, Pacer, PollClass, Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from exporter.config import Environment
     from exporter.keys import Secret
+    from exporter.tracking.messages import Request
+    from exporter.tracking.record import Tracked
 
 MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
 BAD_ANSWERS_BEFORE_LOG = 5
@@ -48,13 +52,15 @@ class Asker:
     """The asking of one environment: its planned requests, and what its answers prove.
 
     `trusted`: a record came since key, branch or URL changed, so a 404 means that the operation is gone, not that the
-    key belongs elsewhere. `key_epoch` counts the keys, so that an answer to an old one is not held against a new one.
+    key belongs elsewhere. `key_epoch` counts the keys, so that an answer to an old one is not held against a new one;
+    `epochs` counts those of all askers, so that an answer to a former asker of this name is known for what it is.
     """
 
-    def __init__(self, settings: Environment, key: Secret) -> None:
+    def __init__(self, settings: Environment, key: Secret, epochs: Iterator[int]) -> None:
         self.settings = settings
         self.key = key
-        self.key_epoch = 0
+        self._epochs = epochs
+        self.key_epoch = self._first_epoch = next(epochs)
         self.agenda = Agenda()
         self.health = Health()
         self.in_flight = 0
@@ -67,6 +73,10 @@ class Asker:
     def name(self) -> str:
         """The environment's name."""
         return self.settings.name
+
+    def sent(self, request: Request) -> bool:
+        """Whether a request is one of its own."""
+        return request.key_epoch >= self._first_epoch
 
     @property
     def free(self) -> bool:
@@ -81,15 +91,16 @@ class Asker:
     def use_key(self, key: Secret) -> None:
         """Begin anew with another key: what the old one proved no longer counts."""
         self.key = key
-        self.key_epoch += 1
+        self.key_epoch = next(self._epochs)
         self.trusted = self.hinted = False
         self.health = Health()
         self.last_sent = -math.inf
 
-    def plan(self, operation_id: str, due: float, poll_class: PollClass, interval: float) -> None:
-        """Plan a request about an operation."""
-        self._added += 1
-        self.agenda.add(Entry(due, self._added, operation_id, poll_class, interval))
+    def plan(self, tracked: Tracked) -> None:
+        """Plan the next request about an operation, if there is to be one."""
+        if tracked.due is not None:
+            self._added += 1
+            self.agenda.add(Entry(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
 
     def next_due(self) -> float:
         """Return when there is something to ask (inf: not before an answer comes in)."""
@@ -117,7 +128,7 @@ class Lane:
         """Take an environment in; the lowest limit of all holds."""
         if self.askers:
             self.askers.append(asker)
-            self._use_lowest_limit()
+            self.use_lowest_limit()
         else:
             self.askers.append(asker)
             self.pacer = Pacer(asker.settings.rate_limit)
@@ -127,9 +138,10 @@ class Lane:
         self.askers.remove(asker)
         self.gate.probe_lost(now)
         if self.askers:
-            self._use_lowest_limit()
+            self.use_lowest_limit()
 
-    def _use_lowest_limit(self) -> None:
+    def use_lowest_limit(self) -> None:
+        """Take the lowest limit that its environments set."""
         self.pacer.use_limit(min(each.settings.rate_limit for each in self.askers))
 
     def next_start(self) -> float:

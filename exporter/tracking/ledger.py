@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import Status
+from exporter.tracking.memory import CellMemory
 from exporter.tracking.record import LOST, PENDING, Marks
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _grown(mark: int | None, value: int | None, *, from_birth: bool) -> tuple[in
 
 def ended_now(before: Tracked, after: Tracked) -> bool:
     """Whether this answer is the end of an operation that counts: from birth, or seen unfinished."""
-    return after.final and not before.final and (after.from_birth or before.seen_unfinished)
+    return after.final and not before.final and bool(after.from_birth or before.seen_unfinished)
 
 
 class Ordered:
@@ -204,6 +205,19 @@ class Cell:
             (self.stale_at, share.stale_at),
         )
         return [(ordered, value) for ordered, value in pairs if value is not None]
+
+    @property
+    def memory(self) -> CellMemory:
+        """What outlives a restart."""
+        return CellMemory(
+            self.last_completed, self.last_failed, self.last_failed_seen, self.last_completed_with_errors_seen
+        )
+
+    def remember(self, memory: CellMemory) -> None:
+        """Take over what an earlier process knew."""
+        self.last_completed, self.last_failed = memory.last_completed, memory.last_failed
+        self.last_failed_seen = memory.last_failed_seen
+        self.last_completed_with_errors_seen = memory.last_completed_with_errors_seen
 
     def count(self, growth: Growth) -> None:
         """Add growth of rows to the counters."""

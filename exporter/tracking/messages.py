@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import NIL_ID, Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from exporter.config import ListedOperation
+    from exporter.config import Config, ListedOperation
     from exporter.errors import KnockError
     from exporter.keys import Secret
     from exporter.metrics.exposition import View
+    from exporter.tracking.memory import Changes
+    from exporter.tracking.roster import Source, SourceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,108 @@ class KeyRead:
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
-    """Operations to follow from now on, named by some source; those already followed stay as they are."""
+class Listed:
+    """A source was read: these are all the operations that it names now."""
 
     environment: str
+    source: Source
     operations: tuple[ListedOperation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A source could not be read: what it named last stays."""
+
+    environment: str
+    kind: SourceKind
+
+
+class Created(NamedTuple):
+    """What is believed of the record that Knock's create call answered; its status was `queued`."""
+
+    name: str
+    inserted_at: float | None  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """An operation that a program registers, with the record of its birth where the program has it."""
+
+    operation: ListedOperation
+    created: Created | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one registered operation: its state, or None where there is no room for it."""
+
+    id: str
+    state: str | None  # pending, queued, processing, completed, failed, unknown, lost, retired
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The answer to a registration, in the order of its operations.
+
+    `durable`: it survives the end of this process. `saved` is False where state is kept but could not be written.
+    """
+
+    taken: tuple[Taken, ...]
+    durable: bool
+    saved: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Operations that a program hands over; `again` brings back what was retired or lost.
+
+    `reply` gets the answer once it is committed, from another thread; it must not block.
+    """
+
+    environment: str
+    operations: tuple[Handed, ...]
+    again: bool
+    reply: Callable[[Registered], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The answer to a release: `known` False where there is no such operation, `listed_by` who still lists it."""
+
+    known: bool
+    listed_by: tuple[Source, ...] = ()
+    durable: bool = False
+    saved: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let go of an operation; `reply` as with `Register`."""
+
+    environment: str
+    id: str
+    reply: Callable[[Released], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """Another configuration is in force from now on, whole; `keys` are the API keys by environment.
+
+    `switch` is called by the tracker at that moment: it exchanges what sends the requests, and must not block.
+    """
+
+    config: Config
+    keys: Mapping[str, Secret]
+    switch: Callable[[], None]
+    reply: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A commit of state was tried: the one of `Changes.number`."""
+
+    number: int
+    ok: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +166,7 @@ class Close:
     """Publish the last view and end."""
 
 
-Message = Answered | KeyRead | HandOver | Stop | Close
+Message = Answered | KeyRead | Listed | Unread | Register | Release | Reconfigure | Saved | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +175,7 @@ class Outside:
 
     `fetch` sends a request (an `Answered` comes back), `read_key` reads a key source anew (a `KeyRead` comes back),
     `use_key` gives an environment's client its new key, `publish` shows a view, `chance` is a random number in [0, 1).
+    `save` commits changes of state (a `Saved` comes back); None: nothing is kept.
     """
 
     fetch: Callable[[Request], None]
@@ -83,3 +183,4 @@ class Outside:
     use_key: Callable[[str, Secret], None]
     publish: Callable[[View], None]
     chance: Callable[[], float]
+    save: Callable[[Changes], None] | None = None

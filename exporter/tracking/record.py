@@ -57,7 +57,8 @@ class Tracked:
     """One operation as this exporter follows it.
 
     `up` tells how the last attempt about it went; `healthy_interval` is the interval planned for its state, by which it
-    is judged stale; `due` is when it is asked next (None: never again).
+    is judged stale; `due` is when it is asked next (None: never again). `from_birth`: this exporter sees its whole
+    life, so its counts grow from 0; None until the first record tells.
     """
 
     key: OperationKey
@@ -78,11 +79,12 @@ class Tracked:
     odd_polls: int = 0  # records in a row with an undocumented status
     ended_polls: int = 0  # of these, in a row with an end time
     lost: bool = False
-    from_birth: bool = False
+    from_birth: bool | None = None
     seen_unfinished: bool = False
     seen_started: bool = False
     marks: Marks = NO_MARKS
     final_seen: float | None = None  # Unix seconds
+    final_at: float | None = None  # the same, monotonic
 
     @property
     def state(self) -> str:
@@ -102,6 +104,11 @@ class Tracked:
         return not self.final and not self.lost
 
     @property
+    def clean(self) -> bool:
+        """Whether it ended well: completed, without errors."""
+        return self.final and self.state == Status.COMPLETED and not self.has_errors
+
+    @property
     def has_errors(self) -> bool:
         """Whether Knock counted or listed a failed item."""
         return self.operation is not None and bool(self.operation.errors or self.operation.error_items)
@@ -118,6 +125,21 @@ def handed_over(
 ) -> Tracked:
     """Begin with an id of which nothing is known yet: asked as soon as there is a slot."""
     return Tracked(key, group, labels, now, now.mono, polling.queued, polling.queued)
+
+
+def created(before: Tracked, record: Operation, chance: float) -> Tracked:
+    """Believe what Knock's create call answered: it is queued, and this exporter sees its whole life.
+
+    It is asked for the first time when one that waits would be.
+    """
+    return replace(
+        before,
+        operation=record,
+        poll_class=PollClass.LIVE,
+        due=before.handed_over.mono + pacing.spread(before.interval, chance),
+        from_birth=True,
+        seen_unfinished=True,
+    )
 
 
 def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
@@ -144,10 +166,11 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
         odd_polls=odd,
         ended_polls=ended,
         lost=False,
-        from_birth=before.from_birth if before.operation else _born_after(record, at.epoch),
+        from_birth=_born_after(record, at.epoch) if before.from_birth is None else before.from_birth,
         seen_unfinished=before.seen_unfinished or not final,
         seen_started=before.seen_started or record.started_at is not None,
-        final_seen=(before.final_seen or now.wall) if final else None,
+        final_seen=now.wall if final else None,
+        final_at=now.mono if final else None,
         poll_class=poll_class,
         interval=interval,
         healthy_interval=interval,
@@ -199,6 +222,16 @@ def asked_again(before: Tracked, now: Moment, polling: Polling) -> Tracked:
     return replace(
         before, lost=False, missing=0, missing_since=None, due=now.mono, interval=polling.queued, poll_class=poll_class
     )
+
+
+def repaced(before: Tracked, now: Moment, polling: Polling) -> Tracked:
+    """Ask sooner where other settings of the pace say so; never later than planned."""
+    if before.due is None or before.operation is None or before.poll_class is not PollClass.LIVE:
+        return before
+    last = before.last_success or before.handed_over
+    unchanged, age = now.mono - (before.last_change or last).mono, now.mono - before.handed_over.mono
+    interval = pacing.live_interval(before.operation.status, unchanged, age, polling)
+    return replace(before, interval=interval, healthy_interval=interval, due=min(before.due, last.mono + interval))
 
 
 def _born_after(record: Operation, epoch: float) -> bool:

@@ -1,4 +1,4 @@
-"""The routes: metrics, health, and a landing page.
+"""The routes: metrics, health, registration, reload, and a landing page.
 
 The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
 joined batch by batch as it leaves, so that a reader that stalls holds one batch beside the view's own lines.
@@ -20,6 +20,8 @@ from starlette.routing import Route
 
 from exporter import __version__
 from exporter.metrics.exposition import accepts_gzip, choose_format, fresh_part, knock_part, knock_size
+from exporter.web.lifecycle import reload_route
+from exporter.web.registration import Registration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -28,20 +30,23 @@ if TYPE_CHECKING:
 
     from exporter.metrics.activity import Activity
     from exporter.metrics.exposition import Format, View
+    from exporter.web.lifecycle import Reload
+    from exporter.web.registration import Desk
 
 SLICE_BYTES = 64 * 1024
 BATCH_BYTES = 256 * 1024
 WORKERS = 2
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
 _Made = TypeVar("_Made")
-HEALTHY, READY = "/-/healthy", "/-/ready"
+HEALTHY, READY, RELOAD = "/-/healthy", "/-/ready", "/-/reload"
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What the pages show of the rest: read-only looks, none of which blocks.
+    """What the pages show of the rest, and what they pass on to it; none of it blocks.
 
     `unhealthy` and `unready` return what is wrong, or None. `monotonic` is the clock by which staleness is judged.
+    `desk` takes registrations (None: there are no such calls), `reload` has the configuration read anew (None: off).
     """
 
     view: Callable[[], View]
@@ -50,6 +55,8 @@ class House:
     unready: Callable[[], str | None]
     monotonic: Callable[[], float]
     telemetry_path: str = "/metrics"
+    desk: Desk | None = None
+    reload: Reload | None = None
 
 
 class Zipped(NamedTuple):
@@ -155,6 +162,8 @@ def make_app(house: House) -> Starlette:
         Route(house.telemetry_path, scrapes.answer),
         Route(HEALTHY, healthy),
         Route(READY, ready),
+        reload_route(RELOAD, house.reload),
+        *(Registration(house.desk).routes() if house.desk is not None else ()),
     ]
     if house.telemetry_path != "/":
         page = _landing_page(house.telemetry_path)

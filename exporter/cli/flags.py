@@ -1,0 +1,105 @@
+"""What the commands share: flags with their variables, and the kinds of values that they take."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.errors import redact
+from exporter.operation import is_operation_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., Any]
+
+MAX_PORT = 65535
+_PORT = re.compile(r"[0-9]{1,5}")
+_URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
+
+
+def flag(name: str, **settings: Any) -> Callable[[Command], Command]:
+    """Make a flag that a variable can set too: --config.file and KNOCK_EXPORTER_CONFIG_FILE."""
+    variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
+    parameter = name.replace(".", "_").replace("-", "_")
+    return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """`HOST:PORT`, `:PORT` (all addresses) or `[IPV6]:PORT`, read as (host, port)."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Read the value, or fail with what was expected."""
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = value.rpartition(":")
+        if not colon or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
+            self.fail(f"{value!r}: expected HOST:PORT or :PORT, as in :10187 or 127.0.0.1:10187", param, ctx)
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            self.fail(f"{value!r}: an IPv6 address stands in brackets, as in [::1]:10187", param, ctx)
+        return host, int(port)
+
+
+class UrlPath(click.ParamType[str]):
+    """The path of an URL."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        text = str(value)
+        if not _URL_PATH.fullmatch(text) or text.startswith("/-/"):
+            self.fail(f"{text!r}: expected a path as in /metrics, and not below /-/", param, ctx)
+        return text
+
+
+class Duration(click.ParamType[float]):
+    """A duration in Prometheus' syntax, read as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the value, or fail with what was expected."""
+        from exporter.config.values import parse_duration  # noqa: PLC0415 - pydantic is not needed for --help
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names, separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Read the value, or fail with what was expected."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r}: expected names, separated by commas, as in a,b", param, ctx)
+        return names
+
+
+class OperationId(click.ParamType[str]):
+    """A bulk operation's id, in lower case."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        if not is_operation_id(value):
+            self.fail(
+                f"{redact(repr(value))} is no UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)", param, ctx
+            )
+        return str(value).lower()

@@ -1,0 +1,93 @@
+"""`knock-exporter register`: hand ids to a running exporter, from a shell or a CI job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.flags import OperationId, flag
+
+if TYPE_CHECKING:
+    from exporter.terminal.standard_input import Item
+
+STDIN = "-"
+
+
+class _IdOrStdin(OperationId):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return STDIN if value == STDIN else super().convert(value, param, ctx)
+
+
+class _Url(click.ParamType[str]):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from exporter.config.values import Unfit, check_base_url  # noqa: PLC0415 - pydantic is not needed for --help
+
+        try:
+            return check_base_url(str(value))
+        except Unfit:  # its message knows of Knock's own address only; and the value may hold a password
+            self.fail("expected the address of an exporter, as in http://127.0.0.1:10187", param, ctx)
+
+
+class _Label(click.ParamType[tuple[str, str]]):
+    name = "k=v"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        label, sign, text = str(value).partition("=")
+        if not (label and sign and text):
+            self.fail("expected NAME=VALUE, as in team=growth", param, ctx)
+        return label, text
+
+
+@click.command()
+@click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=_IdOrStdin())
+@flag("url", default="http://127.0.0.1:10187", type=_Url(), help="Where the exporter answers.")
+@flag("environment", required=True, help="The environment that the operations run in.")
+@flag("token-file", required=True, type=click.Path(path_type=Path), help="File that holds a token of registration.")
+@flag("group", default=None, help="Group of all of them.")
+@click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
+@flag("again", is_flag=True, help="Follow them anew, even those that were retired or given up as lost.")
+def register(  # noqa: PLR0913 - a parameter for each flag
+    operation_ids: tuple[str, ...],
+    *,
+    url: str,
+    environment: str,
+    token_file: Path,
+    group: str | None,
+    labels: tuple[tuple[str, str], ...],
+    again: bool,
+) -> None:
+    """Hand operations over to a running exporter, by their ID or (with -) from standard input.
+
+    Standard input holds ids, one a line, or JSON: what Knock answered to the calls that started them. Waits up to a
+    minute for an exporter that restarts. The exit code is 0 if all were accepted.
+    """
+    from exporter.terminal.register import Outside, Registrar, Sender, Target  # noqa: PLC0415 - only this command
+
+    items, problems = _items(operation_ids)
+    for problem in problems:
+        click.echo(f"standard input: {problem}", err=True)
+    target = Target(url, environment, group, labels, again)
+    with closing(Sender(target, token_file, os.environ)) as sender:
+        outside = Outside(sender, click.echo, lambda line: click.echo(line, err=True))
+        complete = Registrar(url, outside).register(items)
+    if problems or not complete:
+        sys.exit(1)
+
+
+def _items(operation_ids: tuple[str, ...]) -> tuple[list[Item], list[str]]:
+    from exporter.terminal.standard_input import read  # noqa: PLC0415 - only this command needs it
+
+    given: list[Item] = [each for each in operation_ids if each != STDIN]
+    if STDIN not in operation_ids:
+        return given, []
+    found = read(sys.stdin.buffer.read())
+    return [*given, *found.items], found.problems

@@ -1,0 +1,123 @@
+"""One list of operations from an address of the user's own: Prometheus' http_sd.
+
+A request is one exchange with one deadline, like those to Knock: no retries, no redirects, no cookies, nothing from the
+environment. What goes wrong comes out as BrokenList, without the token.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from contextlib import closing
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from exporter import __version__
+from exporter.errors import KnockError
+from exporter.keys import MASK, InvalidKey
+from exporter.net.deadline import Deadline
+from exporter.net.failures import failure, read_body
+from exporter.net.transport import Transport, trust
+from exporter.sources.listing import BrokenList
+from exporter.sources.lists import Form, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from urllib3.response import BaseHTTPResponse
+
+    from exporter.config import ListedOperation
+    from exporter.config.settings import HttpSource
+    from exporter.net.deadline import Lookup
+
+TIMEOUT = 10.0  # seconds, for the whole exchange
+_DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def shown(url: str) -> str:
+    """Show where a list is, without its query, which may hold a secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def fetch(
+    source: HttpSource,
+    labels: Collection[str],
+    *,
+    timeout: float = TIMEOUT,
+    lookup: Lookup = socket.getaddrinfo,
+) -> tuple[ListedOperation, ...]:
+    """Ask for a list, with the token as its file holds it now. Raises BrokenList and nothing else."""
+    token = _token(source)
+    body = _exchange(source, token, timeout, lookup)
+    if token:
+        body = body.replace(token.encode(), MASK.encode())  # should it come back, no message may show it
+    return parse(body, Form.JSON, labels)
+
+
+def _token(source: HttpSource) -> str:
+    if source.bearer_token is None:
+        return ""
+    try:
+        return source.bearer_token.read(os.environ).reveal()
+    except InvalidKey as error:
+        raise BrokenList(f"bearer token: {error}") from None
+
+
+def _exchange(source: HttpSource, token: str, timeout: float, lookup: Lookup) -> bytes:
+    try:
+        return _body(source, token, Deadline(timeout), lookup)
+    except BrokenList:
+        raise
+    except KnockError as error:
+        problem = str(error)
+    except Exception as error:  # noqa: BLE001  requests and urllib3 raise more than they document
+        problem = str(failure(error))
+    raise BrokenList(problem.replace(token, MASK) if token else problem)
+
+
+def _body(source: HttpSource, token: str, deadline: Deadline, lookup: Lookup) -> bytes:
+    context = _context(source)
+    with closing(Transport(source.url, context=context, proxy=None, connections=1, lookup=lookup)) as transport:
+        answer = transport.ask(source.url, _headers(source, token), deadline)
+        try:
+            _check(answer)
+            return read_body(answer)
+        finally:
+            answer.close()
+            answer.release_conn()
+
+
+def _context(source: HttpSource) -> ssl.SSLContext:
+    if source.url.startswith("http:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: loading authorities takes a while
+    try:
+        return trust(source.ca_file)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+        raise BrokenList(f"{source.ca_file or 'system certificates'}: {reason}") from None
+
+
+def _headers(source: HttpSource, token: str) -> dict[str, str]:
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"knock-exporter/{__version__}",
+        "X-Prometheus-Refresh-Interval-Seconds": f"{source.interval:f}".rstrip("0").rstrip("."),
+    }
+    return headers | {"Authorization": f"Bearer {token}"} if token else headers
+
+
+def _check(answer: BaseHTTPResponse) -> None:
+    status = answer.status
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        raise BrokenList(f"HTTP {status}: redirects are not followed (configure the address that it leads to)")
+    if status in _DENIED:
+        raise BrokenList(f"HTTP {status} (check bearer_token_file)")
+    if status != HTTPStatus.OK:
+        raise BrokenList(f"HTTP {status}, expected 200")
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise BrokenList("is not JSON by its Content-Type (expected application/json)")

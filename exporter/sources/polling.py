@@ -1,0 +1,139 @@
+"""Asks for the http lists of all environments, each at its interval and in a thread of its own.
+
+A list whose server hangs delays no other. All decisions are made in `step`, in the thread that calls it: a fetch only
+puts its outcome into a queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from exporter.sources.http import fetch, shown
+from exporter.sources.listing import BrokenList
+from exporter.tracking.messages import Listed, Unread
+from exporter.tracking.roster import Source, SourceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from exporter.config import Config, ListedOperation
+    from exporter.config.settings import HttpSource
+    from exporter.tracking.record import Moment
+
+    Outcome = tuple[ListedOperation, ...] | BrokenList
+    Fetch = Callable[[HttpSource, tuple[str, ...]], tuple[ListedOperation, ...]]
+    Start = Callable[[Callable[[], None]], None]
+
+log = structlog.get_logger()
+
+
+class Key(NamedTuple):
+    """What makes a list one."""
+
+    environment: str
+    url: str
+
+
+class Poll:
+    """How one list is asked for, from when on; a changed list is another one."""
+
+    def __init__(self, key: Key, source: HttpSource, labels: tuple[str, ...]) -> None:
+        self.key = key
+        self.source = source
+        self.labels = labels
+        self.due = 0.0  # monotonic; at once
+        self.problem: str | None = None
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="http-list", daemon=True).start()
+
+
+class HttpLists:
+    """All http lists. `remembered` are the sources that are known from before a restart."""
+
+    def __init__(
+        self,
+        config: Config,
+        deliver: Callable[[Listed | Unread], None],
+        remembered: Iterable[tuple[str, Source]] = (),
+        *,
+        fetch: Fetch = fetch,
+        start: Start = _in_thread,
+    ) -> None:
+        self._deliver = deliver
+        self._fetch = fetch
+        self._start = start
+        self._outcomes: SimpleQueue[tuple[Poll, Outcome]] = SimpleQueue()
+        self._polls: dict[Key, Poll] = {}
+        self._under_way: set[Key] = set()
+        self._listed = {Key(name, source.name) for name, source in remembered if source.kind is SourceKind.HTTP}
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by another configuration: what a removed list named is let go at once, a changed list is asked anew."""
+        before, self._polls = self._polls, {}
+        for environment in config.environments:
+            for source in environment.operations_http:
+                key = Key(environment.name, source.url)
+                poll = before.get(key)
+                same = poll is not None and (poll.source, poll.labels) == (source, config.labels)
+                self._polls[key] = poll if poll and same else Poll(key, source, config.labels)
+        names = {each.name for each in config.environments}
+        for key in sorted(self._listed - self._polls.keys()):
+            if key.environment in names:
+                self._listed.discard(key)
+                self._deliver(Listed(key.environment, Source(SourceKind.HTTP, key.url), ()))
+
+    def step(self, now: Moment) -> None:
+        """Deliver what came back, and ask for what is due."""
+        try:
+            while True:
+                self._take(*self._outcomes.get_nowait())
+        except Empty:
+            pass
+        for key, poll in self._polls.items():
+            if poll.due <= now.mono and key not in self._under_way:
+                poll.due = now.mono + poll.source.interval
+                self._ask(poll)
+
+    def _ask(self, poll: Poll) -> None:
+        self._under_way.add(poll.key)
+        try:
+            self._start(lambda: self._outcomes.put((poll, self._outcome(poll))))
+        except RuntimeError:  # no thread can be had
+            self._outcomes.put((poll, BrokenList("no thread can be started")))
+
+    def _outcome(self, poll: Poll) -> Outcome:
+        try:
+            return self._fetch(poll.source, poll.labels)
+        except BrokenList as error:
+            return error
+        except Exception as error:
+            # Whatever it is, it has to come back: the list would be under way for ever.
+            log.exception("fetching a list of operations failed", environment=poll.key.environment)
+            return BrokenList(f"unforeseen {type(error).__name__}")
+
+    def _take(self, poll: Poll, outcome: Outcome) -> None:
+        self._under_way.discard(poll.key)
+        if self._polls.get(poll.key) is not poll:
+            return
+        environment = poll.key.environment
+        self._tell(poll, str(outcome) if isinstance(outcome, BrokenList) else None)
+        if isinstance(outcome, BrokenList):
+            self._deliver(Unread(environment, SourceKind.HTTP))
+            return
+        self._listed.add(poll.key)
+        self._deliver(Listed(environment, Source(SourceKind.HTTP, poll.key.url), outcome))
+
+    def _tell(self, poll: Poll, problem: str | None) -> None:
+        before, poll.problem = poll.problem, problem
+        about = {"environment": poll.key.environment, "url": shown(poll.key.url)}
+        if problem is not None and problem != before:
+            log.warning("list of operations cannot be used, keeping what it named last", error=problem, **about)
+        elif problem is None and before is not None:
+            log.info("list of operations is good again", **about)

@@ -1,0 +1,1 @@
+"""What outlives the process: one SQLite file, read at the start and written by a thread of its own."""

@@ -1,0 +1,147 @@
+"""The file itself: connected to, looked at, and put aside where it is damaged. Foreign errors end here."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.errors import StartError
+from exporter.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUSY_SECONDS = 0.1  # how long SQLite itself waits for a lock; who may wait longer asks again
+WAL_BYTES = 16 << 20  # what is left of a log that a long read made grow
+SIDES = ("-wal", "-shm")  # first to be put aside: a log without its file is nothing, but must not meet another one
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class Damaged(Exception):
+    """The file is no database any more: it is put aside, or left alone, by who opens it."""
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else has the lock."""
+    return _code(error) in _BUSY
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+@contextmanager
+def ours(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say into our words; who waits for a lock sees SQLite's own error."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if is_busy(error):
+            raise
+        if _code(error) in _DAMAGED:
+            raise Damaged(str(error)) from None
+        raise StartError(f"state {path} cannot be used: {error}") from None
+    except OSError as error:
+        raise StartError(f"state {path} cannot be used: {error.strerror}") from None
+
+
+def make_file(path: Path) -> bool:
+    """Make an empty file, that its owner alone may read, unless there is one; return whether it was made."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a file that exists; `mode` is `rw` or `ro`. Transactions are begun and ended by name."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    # A row in another encoding is one that cannot be read, no more.
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    return connection
+
+
+def check_identity(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse what another program made, or a newer version of this one."""
+    if not schema.is_ours(connection):
+        raise StartError(f"state {path} is a database of another program: name another file as storage.path")
+    version, newest = schema.version_of(connection), len(schema.MIGRATIONS)
+    if version > newest:
+        raise StartError(
+            f"state {path} was written by a newer version of knock-exporter (its form is {version}, this one knows up"
+            f" to {newest}): run that version, or name another file as storage.path"
+        )
+
+
+def check_soundness(connection: sqlite3.Connection, check: str = "PRAGMA quick_check(1)") -> None:
+    """Raise Damaged where SQLite finds something wrong."""
+    found = connection.execute(check).fetchone()[0]
+    if found != "ok":
+        raise Damaged(str(found))
+
+
+def prepare(path: Path, connection: sqlite3.Connection) -> None:
+    """Set how the file is written, and bring it up to date."""
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StartError(f"state {path} cannot have a write-ahead log there: storage.path must be on a local disk")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    schema.migrate(connection)
+
+
+def put_aside(path: Path, wall: float) -> Path:
+    """Rename a damaged file and what belongs to it; return its new name."""
+    stem = f"{path.name}.corrupt-{datetime.fromtimestamp(wall, UTC):%Y%m%dT%H%M%SZ}"
+    names = (path.with_name(stem if number == 0 else f"{stem}-{number}") for number in range(1000))
+    kept_as = next(name for name in names if not name.exists())
+    for side in (*SIDES, ""):
+        beside = Path(f"{path}{side}")
+        if beside.exists():
+            beside.rename(f"{kept_as}{side}")
+    return kept_as
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Read a file as it is at one moment, also while an exporter writes to it. Raises StartError."""
+    try:
+        with ours(path), closing(_connect_reader(path)) as connection:
+            yield connection
+    except Damaged as error:
+        raise StartError(f"state {path} is damaged: {error}") from None
+    except sqlite3.Error as error:
+        raise StartError(f"state {path} cannot be read now: {error}") from None
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    path.stat()  # SQLite's own "unable to open database file" names no reason
+    connection = connect(path, "ro")
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 20000:.0f}")
+        connection.execute("BEGIN")
+        check_identity(path, connection)
+        _check_current(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_current(path: Path, connection: sqlite3.Connection) -> None:
+    version, newest = schema.version_of(connection), len(schema.MIGRATIONS)
+    if version == 0:
+        raise StartError(f"state {path} is empty: no exporter has written to it")
+    if version < newest:
+        raise StartError(
+            f"state {path} was written by an older version of knock-exporter (its form is {version}, this one's"
+            f" {newest}): start this version's exporter with it once"
+        )

@@ -1,0 +1,124 @@
+"""From a path to an open store and what was kept in it: locked, sound, up to date."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from exporter.errors import StartError
+from exporter.store import database, rows
+from exporter.store.ages import Ages, checkpoint, first_ages
+from exporter.store.database import Damaged
+from exporter.store.lock import Patience, held_elsewhere, hold
+from exporter.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.tracking.memory import Memory
+    from exporter.tracking.record import Moment
+
+WAIT_SECONDS = 10.0
+
+log = structlog.get_logger()
+
+
+def open_store(
+    path: Path,
+    clock: Callable[[], Moment],
+    *,
+    wait: float = WAIT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Store, Memory]:
+    """Open the file, made if it is missing, and read what is kept. Raises StartError.
+
+    A file that another process has is waited for. A damaged one is put aside and begun anew.
+    """
+    return Opening(path, clock, Patience(wait, clock, sleep)).open()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a file is opened: `ages` is the clock that a new one begins with, `mend` puts a damaged one aside."""
+
+    path: Path
+    clock: Callable[[], Moment]
+    patience: Patience
+    ages: Ages | None = None
+    mend: bool = True
+
+    def open(self) -> tuple[Store, Memory]:
+        """Open the file and read what is kept. Raises StartError."""
+        path = Path(os.path.realpath(self.path))  # two names of one file share a lock
+        lock = hold(path, self.patience)
+        try:
+            return self._mended(path, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def _mended(self, path: Path, lock: int) -> tuple[Store, Memory]:
+        try:
+            return self._patiently(path, lock)
+        except Damaged as error:
+            problem = str(error)
+        if not self.mend:
+            raise StartError(f"state {path} is damaged ({problem}): move it away, or start the exporter with it")
+        with database.ours(path):
+            kept_as = database.put_aside(path, self.clock().wall)
+        log.error("state is damaged: put aside, and begun anew", path=str(path), kept_as=str(kept_as), error=problem)
+        try:
+            return self._patiently(path, lock)
+        except Damaged as error:
+            raise StartError(f"state {path} is damaged as soon as it is made: {error}") from None
+
+    def _patiently(self, path: Path, lock: int) -> tuple[Store, Memory]:
+        while True:
+            try:
+                with database.ours(path):
+                    return self._now(path, lock)
+            except sqlite3.Error:  # somebody has it locked
+                if self.patience.ends():
+                    raise held_elsewhere(path, self.patience) from None
+
+    def _now(self, path: Path, lock: int) -> tuple[Store, Memory]:
+        if not database.make_file(path) and path.stat().st_size == 0:
+            log.warning("state file is empty: begun anew", path=str(path))
+        connection = database.connect(path, "rw")
+        try:
+            database.check_identity(path, connection)
+            database.check_soundness(connection)
+            database.prepare(path, connection)
+            ages = _go_on(connection, self.clock(), self.ages)
+            memory = rows.read_memory(connection, ages, _log_skipped)
+            return Store(path, connection, lock, ages), memory
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _go_on(connection: sqlite3.Connection, now: Moment, first: Ages | None) -> Ages:
+    """Go on with the file's clock, or begin it.
+
+    The write lock is taken in any case, so that who holds it, or a file that cannot be written, is met at the start.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        kept = rows.read_checkpoint(connection)
+        if kept is not None:
+            return kept.ages(now)
+        ages = first or first_ages(now)
+        rows.write_checkpoint(connection, checkpoint(ages, now))
+        return ages
+    finally:
+        connection.execute("COMMIT")
+
+
+def _log_skipped(environment: str, row: str, error: str) -> None:
+    log.error("part of the state cannot be read: skipped", environment=environment, id=row, error=error)

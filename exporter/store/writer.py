@@ -1,0 +1,116 @@
+"""The thread that commits: the tracker never waits for a disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import structlog
+
+from exporter.tracking.messages import Saved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.store.store import Store
+    from exporter.tracking.memory import Changes
+    from exporter.tracking.record import Moment
+
+IDLE_SECONDS = 1.0
+TRIES, LAST_TRIES = 20, 5  # of a tenth of a second each, for a lock: while running, and at the end
+
+log = structlog.get_logger()
+
+
+class Writer:
+    """Commits what `save` takes. Owns the store from `run` on, and closes it.
+
+    What is queued at one moment is committed together, and one `Saved` with the highest number tells how that went.
+    What could not be written is tried again along with what comes next, so `ok` means: all up to this number is on
+    disk. `stepped_at` (monotonic) is its heartbeat.
+    """
+
+    def __init__(self, store: Store, deliver: Callable[[Saved], None], clock: Callable[[], Moment]) -> None:
+        self.stepped_at = clock().mono
+        self._store = store
+        self._deliver = deliver
+        self._clock = clock
+        self._queue: SimpleQueue[Changes | None] = SimpleQueue()
+        self._waiting: Changes | None = None
+        self._stopping = False
+        self._works = True
+
+    def save(self, changes: Changes) -> None:
+        """Have changes committed. Never blocks."""
+        self._queue.put(changes)
+
+    def stop(self) -> None:
+        """Have `run` commit what is queued, and end: within a second of a lock, too."""
+        self._stopping = True
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """Be the writer thread until `stop`."""
+        goes_on = True
+        while goes_on:
+            goes_on = self.step(IDLE_SECONDS)
+        try:
+            self._store.close()
+        except sqlite3.Error as error:
+            log.warning("state could not be closed in order", error=str(error))
+
+    def step(self, wait: float) -> bool:
+        """Commit what comes within so many seconds; return whether to go on."""
+        taken = self._take(wait)
+        self.stepped_at = self._clock().mono
+        for changes in taken:
+            if changes is not None:
+                self._waiting = changes if self._waiting is None else merged(self._waiting, changes)
+        if self._waiting is not None and taken:
+            self._commit(self._waiting)
+            self.stepped_at = self._clock().mono
+        return None not in taken
+
+    def _take(self, wait: float) -> list[Changes | None]:
+        taken: list[Changes | None] = []
+        try:
+            taken.append(self._queue.get(timeout=wait))
+            while True:
+                taken.append(self._queue.get_nowait())
+        except Empty:
+            return taken
+
+    def _commit(self, changes: Changes) -> None:
+        try:
+            self._store.commit(changes, self._patient)
+        except (sqlite3.Error, OSError) as error:
+            self._tell(str(error))
+            ok = False
+        else:
+            self._waiting = None
+            self._tell(None)
+            ok = True
+        self._deliver(Saved(changes.number, ok))
+
+    def _patient(self, tried: int) -> bool:
+        return tried < (LAST_TRIES if self._stopping else TRIES)
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None and self._works:
+            log.error("state cannot be written, going on without", path=str(self._store.path), error=problem)
+        if problem is None and not self._works:
+            log.info("state is written again", path=str(self._store.path))
+        self._works = problem is None
+
+
+def merged(earlier: Changes, later: Changes) -> Changes:
+    """Put two groups into one; the later of two changes counts."""
+    return replace(
+        later,
+        operations={**earlier.operations, **later.operations},
+        tombstones={**earlier.tombstones, **later.tombstones},
+        cells={**earlier.cells, **later.cells},
+        environments={**earlier.environments, **later.environments},
+    )

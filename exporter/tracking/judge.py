@@ -1,0 +1,94 @@
+"""What an answer tells beside the operation: about the lane's pace and key, and whether Knock answers at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from exporter.errors import BadAnswer, KeyRefused, KnockError, RateLimited
+from exporter.metrics.activity import code_label
+from exporter.operation import Operation
+
+if TYPE_CHECKING:
+    from exporter.metrics.activity import Activity
+    from exporter.tracking.environments import Environments
+    from exporter.tracking.lane import Asker, Lane
+    from exporter.tracking.messages import Answered, Outside
+    from exporter.tracking.record import Moment
+
+log = structlog.get_logger()
+
+
+class Judge:
+    """Counts requests and draws the conclusions for their lane. Owned by the tracker's thread."""
+
+    def __init__(self, environments: Environments, activity: Activity, outside: Outside) -> None:
+        self._environments = environments
+        self._activity = activity
+        self._outside = outside
+
+    def judge(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        """Take in what an answer tells."""
+        self._count_request(answer, now)
+        self._judge_lane(asker, answer, now)
+
+    def _count_request(self, answer: Answered, now: Moment) -> None:
+        environment, outcome = answer.request.environment, answer.outcome
+        code = outcome.code if isinstance(outcome, KnockError) else 200
+        self._activity.requests.labels(environment, code_label(code)).inc()
+        self._environments.counters[environment].seconds.observe(answer.seconds)
+        if code is not None:
+            self._activity.last_answer.labels(environment).set(now.wall)
+        if not answer.request.checks_key:
+            self._environments.counters[environment].polls.inc()
+            if isinstance(outcome, KnockError):
+                self._activity.poll_failures.labels(environment, outcome.reason).inc()
+
+    def _judge_lane(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        lane, outcome, request = self._environments.lane(asker), answer.outcome, answer.request
+        if isinstance(outcome, RateLimited):
+            if lane.pacer.limited(now.mono, request.sent_at, outcome.retry_after, self._outside.chance()):
+                log.warning("rate limited by Knock, slowing down", environment=asker.name, limit=lane.pacer.rate)
+        elif isinstance(outcome, Operation):
+            lane.pacer.accepted(request.sent_at)
+        self._judge_bad_answers(lane, asker, outcome)
+        if request.key_epoch != asker.key_epoch:
+            return  # it says nothing about the key of now
+        self._judge_key(lane, asker, answer, now)
+        asker.trusted |= isinstance(outcome, Operation)
+
+    def _judge_bad_answers(self, lane: Lane, asker: Asker, outcome: Operation | KnockError) -> None:
+        if isinstance(outcome, BadAnswer):
+            if lane.bad_answer(outcome.field):
+                log.warning(
+                    "Knock keeps answering what it does not document", environment=asker.name, error=str(outcome)
+                )
+        elif isinstance(outcome, Operation):
+            lane.good_answer()
+
+    def _judge_key(self, lane: Lane, asker: Asker, answer: Answered, now: Moment) -> None:
+        outcome, request, was_up = answer.outcome, answer.request, asker.health.up
+        if isinstance(outcome, KeyRefused):
+            asker.health.refused()
+            if lane.gate.refused(now.mono, probe=request.probe):
+                self._outside.read_key(asker.name)
+        elif isinstance(outcome, Operation) or outcome.accepted_key:
+            asker.health.accepted()
+            if request.probe:
+                lane.gate.accepted()
+        else:
+            if asker.health.missed(request.sent_at, now.mono):
+                log.warning("no good answer from Knock, trying on", environment=asker.name, error=str(outcome))
+            if request.probe:
+                lane.gate.probe_failed(now.mono)
+        if asker.health.up != was_up:
+            self._tell_health(asker, outcome)
+
+    def _tell_health(self, asker: Asker, outcome: Operation | KnockError) -> None:
+        if asker.health.up:
+            log.info("Knock answers and takes the key", environment=asker.name)
+        else:
+            trouble = "Knock refuses the key" if isinstance(outcome, KeyRefused) else "Knock cannot be read"
+            log.error(trouble, environment=asker.name, error=str(outcome))
+        self._activity.up.labels(asker.name).set(asker.health.up or 0)

@@ -1,0 +1,89 @@
+"""What outlives a restart: frozen values between the tracker and the store.
+
+All `mono` times are those of this process; the store keeps them so that they mean the same to the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.operation import OperationKey
+    from exporter.tracking.record import Moment, Tracked
+    from exporter.tracking.roster import Namings
+
+CellPlace = tuple[str, str, str]  # environment, group, name
+
+
+class Kept(NamedTuple):
+    """An operation, and who names it."""
+
+    tracked: Tracked
+    namings: Namings
+
+
+class Tombstone(NamedTuple):
+    """What is left of an operation that was let go; `at` is monotonic.
+
+    `retired`: its time was over, so it is tracked anew only on demand; otherwise somebody let go of it, and naming it
+    again is enough.
+    """
+
+    at: float
+    retired: bool
+
+
+class CellMemory(NamedTuple):
+    """What an aggregate by name remembers, in Unix seconds."""
+
+    last_completed: float | None = None
+    last_failed: float | None = None
+    last_failed_seen: float | None = None
+    last_completed_with_errors_seen: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentMemory:
+    """What an environment remembers.
+
+    `epoch` (Unix seconds): operations inserted later are the exporter's from birth. `groups` and `names` are the label
+    values let in. `asleep_since` (monotonic): no longer configured since then; None: configured.
+    """
+
+    base_url: str
+    branch: str | None
+    epoch: float
+    groups: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    asleep_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All that was kept, as it is read at the start."""
+
+    operations: Mapping[OperationKey, Kept] = field(default_factory=dict)
+    tombstones: Mapping[OperationKey, Tombstone] = field(default_factory=dict)  # the oldest first
+    cells: Mapping[CellPlace, CellMemory] = field(default_factory=dict)
+    environments: Mapping[str, EnvironmentMemory] = field(default_factory=dict)
+
+
+NOTHING = Memory()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to be kept from now on, in one commit: None for what is gone.
+
+    `number` tells commits apart, `at` is the checkpoint: when this was so.
+    """
+
+    number: int
+    at: Moment
+    operations: Mapping[OperationKey, Kept | None] = field(default_factory=dict)
+    tombstones: Mapping[OperationKey, Tombstone | None] = field(default_factory=dict)
+    cells: Mapping[CellPlace, CellMemory | None] = field(default_factory=dict)
+    environments: Mapping[str, EnvironmentMemory | None] = field(default_factory=dict)

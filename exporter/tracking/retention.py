@@ -1,0 +1,73 @@
+"""When operations that have ended leave, and which of them may leave early."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from exporter.tracking.exposure import CLEAN_SECONDS
+from exporter.tracking.roster import CONFIG
+from exporter.tracking.tombstones import KEPT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from exporter.operation import OperationKey
+    from exporter.tracking.record import Tracked
+    from exporter.tracking.roster import Namings
+
+NEVER = float("inf")
+
+
+def leaves_at(tracked: Tracked, namings: Namings, retention: float) -> float:
+    """Return when the time of an operation is over (monotonic): NEVER while it is followed, or the configuration's.
+
+    `retention` seconds run from its end, or from when it was first seen at its end if that is later. One that ended
+    cleanly and that nobody names any more leaves sooner.
+    """
+    if any(each.source == CONFIG for each in namings):
+        return NEVER
+    if tracked.lost:
+        return (tracked.missing_since or 0.0) + KEPT_SECONDS
+    if tracked.final_at is None or tracked.operation is None:
+        return NEVER
+    # An end that lies ahead by Knock's clock counts from there, but no clock keeps an operation for ever.
+    ahead = (tracked.operation.finished_at or 0.0) - (tracked.final_seen or 0.0)
+    until = tracked.final_at + retention + min(max(ahead, 0.0), retention)
+    return until if namings or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
+
+
+class Departures:
+    """Who leaves next. Times are looked at again when they come, so an entry may be too early, never too late."""
+
+    def __init__(self) -> None:
+        self._leaving: list[tuple[float, OperationKey]] = []
+        self._clean: list[tuple[float, OperationKey]] = []
+
+    def note(self, ended: Tracked, at: float) -> None:
+        """Plan the departure of an operation that ended or was lost."""
+        if at < NEVER:
+            heappush(self._leaving, (at, ended.key))
+            if ended.clean and ended.final_at is not None:
+                heappush(self._clean, (ended.final_at, ended.key))
+
+    def begin_anew(self, ended: Iterable[tuple[Tracked, float]]) -> None:
+        """Plan all departures again: the settings have changed."""
+        self._leaving, self._clean = [], []
+        for tracked, at in ended:
+            self.note(tracked, at)
+
+    @property
+    def next(self) -> float:
+        """When the next one may leave (monotonic)."""
+        return self._leaving[0][0] if self._leaving else NEVER
+
+    def due(self, now: float) -> Iterator[OperationKey]:
+        """Take out, one by one, those whose time may have come."""
+        while self._leaving and self._leaving[0][0] <= now:
+            yield heappop(self._leaving)[1]
+
+    def cleanest(self) -> Iterator[OperationKey]:
+        """Take out, one by one, those that may have ended cleanly, the oldest end first."""
+        while self._clean:
+            yield heappop(self._clean)[1]

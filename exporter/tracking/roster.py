@@ -1,0 +1,150 @@
+"""Which source names which operation, and what follows for its group and labels.
+
+One operation is one, however many sources name it. Group and labels come from the first source that says something, in
+the order of precedence: configuration, files by path, http lists by URL, registrations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.config.settings import GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from exporter.config import ListedOperation
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class SourceKind(StrEnum):
+    """Where ids come from, in the order of precedence; the label `source`."""
+
+    CONFIG = "config"
+    FILES = "files"
+    HTTP = "http"
+    API = "api"
+
+
+_RANKS = {kind: rank for rank, kind in enumerate(SourceKind)}
+
+
+class Source(NamedTuple):
+    """One list of ids: the configuration, a file (`name`: its path), an http list (its URL), or the registrations."""
+
+    kind: SourceKind
+    name: str = ""
+
+
+CONFIG, API = Source(SourceKind.CONFIG), Source(SourceKind.API)
+
+
+class Naming(NamedTuple):
+    """That a source names an operation, and what it says of it; the group `default` says nothing."""
+
+    source: Source
+    group: str = GROUP
+    labels: Labels = ()
+
+
+Namings = tuple[Naming, ...]  # of one operation, in the order of precedence
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a source's new list changes: ids that it names newly or otherwise than before, and ids that it dropped."""
+
+    named: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+def group_of(namings: Namings) -> str:
+    """Return the group that an operation belongs to."""
+    return next((each.group for each in namings if each.group != GROUP), GROUP)
+
+
+def labels_of(namings: Namings) -> Labels:
+    """Return the labels of an operation, each from the first source that sets it, sorted by name."""
+    labels: dict[str, str] = {}
+    for naming in namings:
+        for name, value in naming.labels:
+            labels.setdefault(name, value)
+    return tuple(sorted(labels.items()))
+
+
+def contradict(namings: Namings) -> bool:
+    """Whether sources say different things about an operation."""
+    groups = {each.group for each in namings if each.group != GROUP}
+    labels = {pair for each in namings for pair in each.labels}
+    return len(groups) > 1 or len(labels) > len({name for name, _ in labels})
+
+
+class Roster:
+    """Who names which operation of one environment. Owned by the tracker's thread."""
+
+    def __init__(self) -> None:
+        self._namings: dict[str, Namings] = {}
+        self._lists: dict[Source, set[str]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._namings)
+
+    def namings(self, operation_id: str) -> Namings:
+        """Return who names an operation; empty: nobody any more."""
+        return self._namings.get(operation_id, ())
+
+    def sources(self, kind: SourceKind) -> list[Source]:
+        """Return the lists of a kind that name anything."""
+        return [source for source in self._lists if source.kind is kind]
+
+    def restore(self, operation_id: str, namings: Namings) -> None:
+        """Take over what is known of an operation from before."""
+        if namings:
+            self._namings[operation_id] = namings
+        for naming in namings:
+            self._lists.setdefault(naming.source, set()).add(operation_id)
+
+    def list_all(self, source: Source, operations: Iterable[ListedOperation]) -> Change:
+        """Take a source's whole list in place of its last one."""
+        listed = {each.id: each for each in operations}
+        named = [each.id for each in listed.values() if self.name(source, each)]
+        dropped = [each for each in self._lists.get(source, ()) if each not in listed]
+        for operation_id in dropped:
+            self.drop(source, operation_id)
+        return Change(tuple(named), tuple(dropped))
+
+    def name(self, source: Source, operation: ListedOperation) -> bool:
+        """Note that a source names an operation; return whether that is new, or says something new."""
+        before = self._namings.get(operation.id, ())
+        naming = Naming(source, operation.group, operation.labels)
+        if naming in before:
+            return False
+        others = [each for each in before if each.source != source]
+        self._namings[operation.id] = tuple(sorted([*others, naming], key=_precedence))
+        self._lists.setdefault(source, set()).add(operation.id)
+        return True
+
+    def drop(self, source: Source, operation_id: str) -> None:
+        """Note that a source names an operation no more."""
+        left = tuple(each for each in self._namings.get(operation_id, ()) if each.source != source)
+        if left:
+            self._namings[operation_id] = left
+        else:
+            self._namings.pop(operation_id, None)
+        listed = self._lists.get(source)
+        if listed is not None:
+            listed.discard(operation_id)
+            if not listed:
+                del self._lists[source]
+
+    def forget(self, operation_id: str) -> None:
+        """Note that no source is to name an operation any more."""
+        for naming in self._namings.get(operation_id, ()):
+            self.drop(naming.source, operation_id)
+
+
+def _precedence(naming: Naming) -> tuple[int, str]:
+    return _RANKS[naming.source.kind], naming.source.name

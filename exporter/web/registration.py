@@ -1,0 +1,274 @@
+"""Registration by programs: POST hands operations over, DELETE lets go of one.
+
+Whoever has no good token learns nothing but that; nothing here waits for anything but the tracker's reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from exporter.config.values import Unfit, check_operation_id, quoted
+from exporter.registrations import MAX_BODY_BYTES, Batch, Unreadable, read_batch, read_query
+from exporter.tracking.messages import Register, Registered, Release, Released
+from exporter.tracking.roster import SourceKind
+from exporter.web.replies import Refusal, reply_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from exporter.config import Config
+    from exporter.metrics.activity import Activity
+    from exporter.registrations import Rejected, Said
+    from exporter.tokens import Grant, Tokens
+    from exporter.tracking.roster import Source
+
+    Endpoint = Callable[[Request], Awaitable[Response]]
+
+PATH = "/api/v1/operations/{environment}"
+RATE = 20  # POSTs and DELETEs a second, of each token
+REPLY_SECONDS = 5.0
+BODY_SECONDS = 10.0
+LARGE_BODY = 64 * 1024  # bytes; reading more takes long enough to be noticed by a scrape
+LIMIT_RETRY_SECONDS = 30
+
+_TEXT, _JSON = "text/plain", "application/json"
+_CONTENT_TYPE = re.compile(r'\s*([\w./+-]+)\s*(?:;\s*charset\s*=\s*"?(?:utf-?8|us-ascii)"?\s*)?;?\s*', re.IGNORECASE)
+_NO_ROOM = "no room: max_operations is reached, and none of the operations can be let go (try again later)"
+_LISTED_BY = {
+    SourceKind.CONFIG: "the configuration lists it",
+    SourceKind.FILES: "a file lists it",
+    SourceKind.HTTP: "an HTTP source lists it",
+    SourceKind.API: "a registration names it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where programs register: looks at what is in force, and the way into the tracker's inbox; none of it blocks."""
+
+    deliver: Callable[[Register | Release], None]
+    config: Callable[[], Config]
+    tokens: Callable[[], Tokens]
+    ending: Callable[[], bool]
+    activity: Activity
+    monotonic: Callable[[], float]
+    reply_seconds: float = REPLY_SECONDS
+
+
+class _Bucket:
+    """Lets RATE requests a second through, as many at once after a quiet second."""
+
+    def __init__(self, now: float) -> None:
+        self._left, self._at = float(RATE), now
+
+    def take(self, now: float) -> bool:
+        self._left = min(float(RATE), self._left + (now - self._at) * RATE)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Registration:
+    """The calls of the registration API. Lives in the event loop's thread."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._buckets: dict[bytes, _Bucket] = {}
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(PATH, _told(self._register), methods=["POST"]),
+            Route(PATH + "/{id}", _told(self._release), methods=["DELETE"]),
+        ]
+
+    # Who may.
+
+    def _admit(self, request: Request) -> str:
+        """Return the environment that the request may register for. Raises Refusal."""
+        tokens, environment = self._desk.tokens(), str(request.path_params["environment"])
+        if not tokens:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND, "registration is off: the configuration has no tokens (registration.tokens)"
+            )
+        self._check_open()
+        known = any(each.name == environment for each in self._desk.config().environments)
+        grant = _grant(request, tokens)
+        if known and (grant is None or not grant.allows(environment)):
+            self._desk.activity.refused.labels(environment, "unauthorized").inc()
+        if grant is None:
+            raise Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                "expected an Authorization header with a token of this exporter (Bearer …)",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        self._check_rate(grant)
+        if not known:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
+        if not grant.allows(environment):
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the token is not good for {quoted(environment)}")
+        return environment
+
+    def _check_open(self) -> None:
+        if self._desk.ending():
+            raise _try_again("the exporter is ending", 1)
+
+    def _check_rate(self, grant: Grant) -> None:
+        now = self._desk.monotonic()
+        if not self._buckets.setdefault(grant.token, _Bucket(now)).take(now):
+            raise Refusal(
+                HTTPStatus.TOO_MANY_REQUESTS, f"more than {RATE} requests a second with one token", {"Retry-After": "1"}
+            )
+
+    # POST.
+
+    async def _register(self, request: Request) -> Response:
+        environment = self._admit(request)
+        text = _is_text(request)
+        body = await _body(request)
+        batch = await self._read(request, body, text=text)
+        if batch.rejected:
+            self._desk.activity.refused.labels(environment, "invalid").inc(len(batch.rejected))
+        rejected = [_rejected(each) for each in batch.rejected]
+        if not batch.named:
+            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "nothing could be accepted", accepted=[], rejected=rejected)
+        self._check_open()
+        registered = await self._hand_over(environment, batch.named)
+        states = {each.id: each.state for each in registered.taken}
+        accepted = [{"id": each.id, "state": states[each.id]} for each in batch.named if states.get(each.id)]
+        rejected += [{"id": each.id, "reason": _NO_ROOM} for each in batch.named if not states.get(each.id)]
+        if not accepted:
+            raise _try_again("nothing could be accepted", LIMIT_RETRY_SECONDS, accepted=[], rejected=rejected)
+        return JSONResponse({"accepted": accepted, "rejected": rejected, "durable": registered.durable})
+
+    async def _read(self, request: Request, body: bytes, *, text: bool) -> Batch:
+        declared = self._desk.config().labels
+        try:
+            beside = read_query(request.query_params.multi_items(), declared)
+            read = partial(read_batch, body, beside, declared, text=text)
+            if len(body) <= LARGE_BODY:
+                return read()
+            return await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        except Unreadable as error:
+            raise Refusal(error.status, str(error)) from None
+
+    async def _hand_over(self, environment: str, named: tuple[Said, ...]) -> Registered:
+        parts = [
+            self._asked(partial(Register, environment, operations, again))
+            for again in (False, True)
+            if (operations := tuple(each.handed() for each in named if bool(each.again) is again))
+        ]
+        answers = await asyncio.gather(*parts)
+        _check_saved(saved=all(each.saved for each in answers))
+        taken = tuple(each for answer in answers for each in answer.taken)
+        return Registered(taken, durable=all(each.durable for each in answers))
+
+    # DELETE.
+
+    async def _release(self, request: Request) -> Response:
+        environment = self._admit(request)
+        try:
+            operation_id = check_operation_id(request.path_params["id"])
+        except Unfit as error:
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"id: {error}") from None
+        released: Released = await self._asked(partial(Release, environment, operation_id))
+        if not released.known:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"no operation {operation_id} is known in {quoted(environment)}")
+        if released.listed_by:
+            reasons = "; ".join(map(_lister, released.listed_by))
+            raise Refusal(HTTPStatus.CONFLICT, f"cannot let go of {operation_id}: {reasons}")
+        _check_saved(saved=released.saved)
+        return JSONResponse({"id": operation_id, "released": True, "durable": released.durable})
+
+    async def _asked(self, message: Callable[[Callable[[Any], None]], Register | Release]) -> Any:
+        seconds = self._desk.reply_seconds
+        answer: Registered | Released | None = await reply_of(lambda reply: self._desk.deliver(message(reply)), seconds)
+        if answer is None:
+            raise _try_again(f"no answer in {seconds:g} s; it may have been done (asking again does no harm)", 1)
+        return answer
+
+
+def _told(handle: Endpoint) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except Refusal as refusal:
+            return refusal.answer()
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
+
+    return endpoint
+
+
+def _try_again(detail: str, seconds: int, **more: Any) -> Refusal:
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(seconds)}, **more)
+
+
+def _check_saved(*, saved: bool) -> None:
+    if not saved:
+        raise _try_again("the state could not be written, try again (the exporter's log says why)", 1)
+
+
+def _grant(request: Request, tokens: Tokens) -> Grant | None:
+    headers = request.headers.getlist("authorization")
+    return tokens.find(headers[0] if len(headers) == 1 else "")
+
+
+def _is_text(request: Request) -> bool:
+    match = _CONTENT_TYPE.fullmatch(request.headers.get("content-type", ""))
+    kind = match[1].lower() if match else ""
+    if kind not in (_TEXT, _JSON) or request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"expected Content-Type: {_JSON} or {_TEXT} (ids, one a line), in UTF-8 and not compressed",
+        )
+    return kind == _TEXT
+
+
+async def _body(request: Request) -> bytes:
+    length = request.headers.get("content-length", "")
+    body = bytearray()
+    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body took longer than {BODY_SECONDS:g} s") from None
+    return bytes(body)
+
+
+def _too_large() -> Refusal:
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+
+
+def _rejected(each: Rejected) -> dict[str, Any]:
+    known = {"item": each.item} if each.id is None else {"item": each.item, "id": each.id}
+    return known | {"reason": each.reason}
+
+
+def _lister(source: Source) -> str:
+    name = source.name
+    if source.kind is SourceKind.HTTP:  # user, password and query may be secrets
+        parts = urlsplit(name)
+        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{_LISTED_BY[source.kind]}: {name}" if name else _LISTED_BY[source.kind]

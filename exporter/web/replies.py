@@ -1,0 +1,52 @@
+"""What routes share: problems told as RFC 9457 has it, and waiting for another thread's reply."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from http import HTTPStatus
+
+_Reply = TypeVar("_Reply")
+
+
+class _ProblemResponse(JSONResponse):
+    media_type = "application/problem+json"
+
+
+class Refusal(Exception):
+    """An answer other than the one hoped for; `more` are further members of the problem's body."""
+
+    def __init__(self, status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self._status, self._detail, self._headers, self._more = status, detail, headers, more
+
+    def answer(self) -> JSONResponse:
+        """Return it as problem details."""
+        known = {"type": "about:blank", "title": self._status.phrase, "status": self._status, "detail": self._detail}
+        return _ProblemResponse(known | self._more, self._status, self._headers)
+
+
+async def reply_of(ask: Callable[[Callable[[_Reply], None]], None], seconds: float) -> _Reply | None:
+    """Ask with a function that takes the reply, from any thread; return the reply, None if none came in time."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Reply] = loop.create_future()
+
+    def settle(value: _Reply) -> None:
+        if not future.done():
+            future.set_result(value)
+
+    def reply(value: _Reply) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            loop.call_soon_threadsafe(settle, value)
+
+    ask(reply)
+    try:
+        return await asyncio.wait_for(future, seconds)
+    except TimeoutError:
+        return None

@@ -1,0 +1,521 @@
+"""Ids that come and go, in virtual time: sources, precedence, the limit, retention, tombstones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from model import KEY, WALL, Model, environment, ids, running
+from structlog.testing import capture_logs
+
+from exporter.config import Config, ListedOperation
+from exporter.config.settings import HttpSource
+from exporter.errors import NotFound
+from exporter.operation import Operation, OperationKey, Status
+from exporter.tracking.exposure import CLEAN_SECONDS
+from exporter.tracking.memory import Tombstone
+from exporter.tracking.messages import Created, Handed, Listed, Reconfigure, Released, Taken, Unread
+from exporter.tracking.roster import CONFIG, Source, SourceKind
+from exporter.tracking.tombstones import KEPT_SECONDS, Tombstones
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.errors import KnockError
+    from exporter.tracking.messages import Request
+    from exporter.tracking.record import Moment
+
+A, B, C, D = ids(4)
+DAY = 86400.0
+E = {"knock_environment": "production"}
+URL = "https://app.example/operations"
+
+Knock = dict[str, "Operation | KnockError"]
+
+
+def finished(operation_id: str, status: Status = Status.COMPLETED, **fields: object) -> Operation:
+    made = running(operation_id, rows_processed=100, successes=100, started_at=WALL - 400)
+    ends = {"failed_at" if status is Status.FAILED else "completed_at": WALL - 5}
+    return replace(made, status=status, **ends | fields)  # type: ignore[arg-type] # the tests name fields that exist
+
+
+def missing() -> NotFound:
+    return NotFound("HTTP 404", code=404, accepted_key=True)
+
+
+def knock_of(records: Knock) -> Callable[[Request, Moment], Operation | KnockError]:
+    return lambda request, _now: missing() if request.checks_key else records.get(request.id, running(request.id))
+
+
+def model_of(records: Knock | None = None, **settings: object) -> Model:
+    whole = {key: settings.pop(key) for key in ("max_operations", "labels") if key in settings}
+    config = Config((environment("production", **settings),), **whole)  # type: ignore[arg-type]
+    return Model(config, knock_of(records if records is not None else {}))
+
+
+def reconfigure(model: Model, *environments: object, **settings: object) -> list[str]:
+    """Put another configuration in force; what was called is in the list."""
+    calls: list[str] = []
+    config = Config(tuple(environments), **settings)  # type: ignore[arg-type]
+    keys = {each.name: KEY for each in config.environments}
+    model.tell(Reconfigure(config, keys, lambda: calls.append("switch"), lambda: calls.append("reply")))
+    return calls
+
+
+def shown(model: Model) -> set[str]:
+    return {line.split('operation_id="')[1][:36] for line in model.metrics().splitlines() if "_operation_up{" in line}
+
+
+def tracked(model: Model) -> float | None:
+    return model.value("knock_exporter_operations", **E)
+
+
+# Sources.
+
+
+def test_ids_of_all_sources_are_followed() -> None:
+    model = model_of(operations=[A])
+    model.list_file("/ids", B)
+    model.tell(Listed("production", Source(SourceKind.HTTP, URL), (ListedOperation(C),)))
+    model.register(D)
+    model.run(2)
+    assert shown(model) == {A, B, C, D}
+    for source in SourceKind:
+        assert model.value("knock_exporter_source_last_success_timestamp_seconds", source=source, **E) == WALL
+
+
+def test_a_source_that_cannot_be_read_is_counted_and_lets_nothing_go() -> None:
+    model = model_of()
+    model.list_file("/ids", A)
+    model.tell(Unread("production", SourceKind.FILES))
+    model.tell(Unread("gone", SourceKind.FILES))
+    model.run(2)
+    assert model.value("knock_exporter_source_failures_total", source="files", **E) == 1
+    assert tracked(model) == 1
+
+
+def test_one_operation_of_many_sources_is_one() -> None:
+    model = model_of(operations=[A])
+    for path in ("/a", "/b"):
+        model.list_file(path, A)
+    model.register(A)
+    model.run(2)
+    assert tracked(model) == 1
+    assert len(model.sent) == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_group_is_that_of_the_first_source_that_names_one(*, reverse: bool) -> None:
+    model = model_of()
+    steps: list[Callable[[], object]] = [
+        lambda: model.list_file("/b", ListedOperation(A, "of-b")),
+        lambda: model.list_file("/a", ListedOperation(A, "of-a")),
+        lambda: model.register(Handed(ListedOperation(A, "of-post"))),
+        lambda: model.tell(Listed("production", Source(SourceKind.HTTP, URL), (ListedOperation(A, "of-http"),))),
+    ]
+    with capture_logs() as lines:
+        for step in reversed(steps) if reverse else steps:
+            step()
+    model.run(2)
+    assert model.value("knock_bulk_operation_up", group="of-a", operation_id=A) == 1
+    assert model.value("knock_exporter_source_conflicts_total", **E) == 1
+    assert [line["event"] for line in lines] == ["sources name different groups or labels for operations"]
+    model.tell(Listed("production", CONFIG, (ListedOperation(A, "of-config"),)))
+    model.run(2)
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 1
+    assert model.value("knock_bulk_operation_up", group="of-config", operation_id=A) == 1
+    assert model.value("knock_exporter_source_conflicts_total", **E) == 1
+
+
+def test_a_bare_id_says_nothing_about_its_group() -> None:
+    model = model_of(operations=[A], labels=("team", "tier"))
+    model.list_file("/a", ListedOperation(A, labels=(("team", "growth"),)))
+    model.register(Handed(ListedOperation(A, "nightly", (("tier", "1"),))))
+    model.run(2)
+    assert model.value("knock_bulk_operation_info", group="nightly", team="growth", tier="1") == 1
+    assert model.value("knock_exporter_source_conflicts_total", **E) == 0
+
+
+def test_when_the_first_source_drops_it_the_group_is_that_of_the_next() -> None:
+    model = model_of()
+    model.list_file("/a", ListedOperation(A, "of-a"))
+    model.list_file("/b", ListedOperation(A, "of-b"))
+    model.run(2)
+    model.list_file("/a")
+    model.run(2)
+    assert model.value("knock_bulk_operation_up", group="of-b") == 1
+    assert model.value("knock_bulk_operations", group="of-a") == 0
+
+
+# Letting go.
+
+
+def test_what_the_configuration_drops_goes_at_once() -> None:
+    model = model_of(operations=[A, B])
+    model.run(2)
+    reconfigure(model, environment("production", [B]))
+    model.run(1)
+    assert shown(model) == {B}
+    assert tracked(model) == 1
+
+
+def test_what_the_configuration_drops_stays_while_a_file_lists_it() -> None:
+    model = model_of(operations=[A])
+    model.list_file("/ids", A)
+    reconfigure(model, environment("production"))
+    model.run(2)
+    assert shown(model) == {A}
+
+
+def test_what_a_file_drops_is_followed_to_its_end() -> None:
+    records: Knock = {}
+    model = model_of(records)
+    model.list_file("/ids", A)
+    model.run(10)
+    model.list_file("/ids")
+    model.run(60)
+    assert shown(model) == {A}
+    records[A] = finished(A)
+    model.run(60)
+    assert model.value("knock_bulk_operation_status", status="completed") == 1
+    model.run(CLEAN_SECONDS)
+    assert shown(model) == set()
+    assert model.value("knock_bulk_operations_retired_total", reason="retention") == 1
+
+
+def test_what_a_file_drops_when_it_has_ended_cleanly_goes_at_once() -> None:
+    model = model_of({A: finished(A), B: finished(B, errors=3), C: finished(C, Status.FAILED)})
+    model.list_file("/ids", A, B, C)
+    model.run(10)
+    model.list_file("/ids")
+    model.run(2)
+    assert shown(model) == {B, C}  # what went wrong is seen for its retention
+    model.run(DAY)
+    assert shown(model) == set()
+
+
+def test_an_http_list_that_is_configured_no_more_lets_go() -> None:
+    lists = (HttpSource(URL), HttpSource(URL + "2"))
+    model = model_of({A: finished(A), B: finished(B)}, operations_http=lists)
+    for each, source in zip((A, B), lists, strict=True):
+        model.tell(Listed("production", Source(SourceKind.HTTP, source.url), (ListedOperation(each),)))
+    model.run(5)
+    reconfigure(model, environment("production", operations_http=lists[1:]))
+    model.run(1)
+    assert shown(model) == {B}
+
+
+def test_release_lets_go_at_once_and_a_new_registration_follows_anew() -> None:
+    records: Knock = {A: finished(A)}
+    model = model_of(records)
+    model.register(A)
+    model.run(2)
+    assert model.release(A) == [Released(known=True, durable=False)]
+    assert model.release(A) == [Released(known=False)]
+    model.run(1)
+    assert shown(model) == set()
+    assert model.register(A)[0].taken == (Taken(A, "pending"),)
+    model.run(2)
+    assert shown(model) == {A}
+
+
+def test_what_a_source_lists_is_not_released() -> None:
+    model = model_of(operations=[A])
+    model.list_file("/ids", A)
+    model.register(A)
+    sources = (CONFIG, Source(SourceKind.FILES, "/ids"))
+    assert model.release(A) == [Released(known=True, listed_by=sources)]
+    model.run(2)
+    assert shown(model) == {A}
+
+
+def test_what_is_let_go_while_it_is_asked_for_stays_away() -> None:
+    model = model_of()
+    model.register(A)
+    model.run(0.01)
+    assert len(model.sent) == 1
+    model.release(A)
+    model.run(30)
+    assert shown(model) == set()
+    assert tracked(model) == 0
+
+
+def test_another_environment_knows_nothing_of_it() -> None:
+    model = model_of()
+    assert model.release(A, environment="gone") == [Released(known=False)]
+    assert model.register(A, environment="gone")[0].taken == (Taken(A, None),)
+
+
+# The record of a create call.
+
+
+def handed(operation_id: str, name: str = "users.identify", inserted_at: float | None = WALL - 5) -> Handed:
+    return Handed(ListedOperation(operation_id), Created(name, inserted_at))
+
+
+def test_a_create_answer_is_believed_to_be_queued() -> None:
+    model = model_of({A: running(A, rows_processed=40, successes=40)})
+    assert model.register(handed(A))[0].taken == (Taken(A, "queued"),)
+    model.run(1)
+    text = [line for line in model.metrics().splitlines() if A in line and "status" not in line]
+    assert sorted(line.split("{")[0] for line in text) == [
+        "knock_bulk_operation_info",
+        "knock_bulk_operation_inserted_timestamp_seconds",
+    ]
+    assert model.value("knock_bulk_operation_status", status="queued") == 1
+    assert model.value("knock_bulk_operations", name="users.identify", status="queued") == 1
+    assert model.times(A) == []
+    model.run(20)
+    assert model.times(A)[0] == pytest.approx(15.0, abs=0.1)
+    # Ours from birth: what it did before our first look counts.
+    assert model.value("knock_bulk_operations_rows_processed_total", name="users.identify") == 40
+
+
+def test_an_operation_of_a_create_answer_that_is_over_at_the_first_look_counts_as_ended() -> None:
+    model = model_of({A: finished(A, inserted_at=WALL - 1000)})
+    model.register(handed(A))
+    model.run(30)
+    assert model.value("knock_bulk_operations_finished_total", status="completed") == 1
+    assert model.value("knock_bulk_operations_rows_processed_total", name="users.identify") == 100
+
+
+def test_a_create_answer_for_what_is_known_already_changes_nothing() -> None:
+    model = model_of({A: finished(A)})
+    model.register(A)
+    model.run(2)
+    assert model.register(handed(A))[0].taken == (Taken(A, "completed"),)
+    model.release(A)
+    assert model.register(handed(A))[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
+    model.run(2)
+    assert model.value("knock_bulk_operations_finished_total") == 0
+
+
+def test_a_create_answer_names_what_was_handed_over_bare() -> None:
+    model = model_of({A: running(A, rows_processed=40)}, rate_limit=0.01)
+    model.list_file("/ids", B, A)
+    model.register(handed(A))
+    model.run(1)
+    assert model.value("knock_bulk_operation_status", operation_id=A, status="queued") == 1
+
+
+# Idempotence, retirement, tombstones.
+
+
+def test_registering_again_is_the_same() -> None:
+    model = model_of()
+    first = model.register(Handed(ListedOperation(A, "nightly")))[0]
+    model.run(5)
+    assert [each.id for each in first.taken] == [A]
+    assert model.register(A)[0].taken == (Taken(A, "processing"),)
+    model.run(5)
+    assert model.value("knock_bulk_operation_up", group="nightly") == 1
+    assert model.value("knock_exporter_operations_refused_total", **E) == 0
+    model.register(Handed(ListedOperation(A, "daily")))
+    model.run(5)
+    assert model.value("knock_bulk_operation_up", group="daily") == 1
+
+
+def test_retention_runs_from_when_it_was_first_shown_as_final() -> None:
+    model = model_of({A: finished(A, completed_at=WALL - 5 * DAY)})
+    model.register(A)
+    model.run(DAY - 10)
+    assert shown(model) == {A}
+    model.run(20)
+    assert shown(model) == set()
+    assert tracked(model) == 0
+    assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 1
+
+
+def test_an_end_that_lies_ahead_counts_from_there_but_not_for_ever() -> None:
+    ahead = finished(A, completed_at=WALL + 3600)
+    model = model_of({A: ahead, B: finished(B, completed_at=WALL + 3650 * DAY)})
+    model.register(A, B)
+    model.run(DAY + 3500)
+    assert shown(model) == {A, B}
+    model.run(300)
+    assert shown(model) == {B}
+    model.run(DAY)
+    assert shown(model) == set()
+
+
+def test_a_wall_clock_that_jumps_retires_nothing() -> None:
+    model = model_of({A: finished(A)})
+    model.register(A)
+    model.run(10)
+    model.wall_offset += 400 * DAY
+    model.run(60)
+    assert shown(model) == {A}
+
+
+def test_what_the_configuration_lists_stays() -> None:
+    model = model_of({A: finished(A)}, operations=[A], retention=60.0)
+    model.run(DAY)
+    assert shown(model) == {A}
+    model.list_file("/ids", A)
+    reconfigure(model, environment("production", retention=60.0))
+    model.run(5)
+    assert shown(model) == set()  # its time was over long ago
+
+
+def test_a_retired_id_is_known_and_comes_back_on_demand_only() -> None:
+    model = model_of({A: finished(A, inserted_at=WALL + 100)}, retention=60.0)
+    model.register(A)
+    model.run(100)
+    counted = model.value("knock_bulk_operations_finished_total", **E)
+    asked = len(model.times(A))
+    assert counted == 1
+    assert model.register(A)[0].taken == (Taken(A, "retired"),)
+    model.list_file("/ids", A)
+    model.run(30)
+    assert (shown(model), len(model.times(A))) == (set(), asked)
+    model.list_file("/ids")
+    assert model.register(A, again=True)[0].taken == (Taken(A, "pending"),)
+    model.run(30)
+    assert shown(model) == {A}
+    assert len(model.times(A)) == asked + 1
+    assert model.value("knock_bulk_operations_finished_total", **E) == counted
+
+
+def test_release_and_registration_bring_a_retired_id_back() -> None:
+    model = model_of({A: finished(A)}, retention=60.0)
+    model.register(A)
+    model.run(100)
+    assert model.release(A)[0].known
+    assert model.register(A)[0].taken == (Taken(A, "pending"),)
+
+
+def test_what_the_configuration_lists_anew_is_followed_whatever_was_before() -> None:
+    model = model_of({A: finished(A)}, retention=60.0)
+    model.register(A)
+    model.run(100)
+    reconfigure(model, environment("production", [A], retention=60.0))
+    model.run(5)
+    assert shown(model) == {A}
+
+
+def test_a_shorter_retention_holds_at_once() -> None:
+    model = model_of({A: finished(A)})
+    model.register(A)
+    model.run(1000)
+    reconfigure(model, environment("production", retention=60.0))
+    model.run(1)
+    assert shown(model) == set()
+
+
+def test_tombstones_go_after_a_month_unless_a_source_still_names_them() -> None:
+    model = model_of({A: finished(A), B: finished(B)}, retention=60.0)
+    model.register(A)
+    model.list_file("/ids", B)
+    model.run(100)
+    assert model.register(A, B)[0].taken == (Taken(A, "retired"), Taken(B, "retired"))
+    model.mono += KEPT_SECONDS
+    model.run(1)
+    assert model.register(A, B)[0].taken == (Taken(A, "pending"), Taken(B, "retired"))
+
+
+def test_the_oldest_tombstones_go_where_there_are_too_many() -> None:
+    stones = Tombstones(most=2)
+    for number, each in enumerate((A, B, C)):
+        stones.put(OperationKey("production", each), Tombstone(float(number), retired=True))
+    stones.put(OperationKey("production", A), Tombstone(9.0, retired=True))
+    assert [key.id for key in stones.overdue(10.0)] == [B]
+    assert len(stones) == 2
+
+
+# Lost.
+
+
+def test_a_lost_id_is_asked_again_on_demand() -> None:
+    records: Knock = {A: missing()}
+    model = model_of(records, operations=[B])
+    model.register(A)
+    model.run(DAY + 7200)
+    assert model.register(A)[0].taken == (Taken(A, "lost"),)
+    model.run(10)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 1
+    records[A] = running(A)
+    assert model.register(A, again=True)[0].taken == (Taken(A, "pending"),)
+    model.run(10)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 0
+    assert shown(model) == {A, B}
+
+
+def test_a_key_of_the_wrong_environment_for_a_day_loses_no_id() -> None:
+    records: Knock = dict.fromkeys((A, B, C), missing())
+    model = model_of(records)
+    model.register(A, B)
+    model.list_file("/ids", C)
+    model.run(3 * DAY)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 0
+    records.clear()
+    model.run(3700)
+    assert model.value("knock_bulk_operations", status="processing", **E) == 3
+
+
+def test_a_lost_id_goes_after_a_month() -> None:
+    model = model_of({A: missing()}, operations=[B])
+    model.register(A)
+    model.run(DAY + 7200)
+    assert tracked(model) == 2
+    model.mono += KEPT_SECONDS
+    model.run(1)
+    assert tracked(model) == 1
+
+
+# The limit.
+
+
+def test_at_the_limit_the_oldest_clean_ones_retire_early() -> None:
+    records: Knock = {A: finished(A), B: finished(B, errors=1), C: finished(C, Status.FAILED)}
+    model = model_of(records, max_operations=4)
+    model.register(A, B, C)
+    model.run(5)
+    fourth, fifth, sixth = ids(3, seed=7)
+    records |= {fourth: finished(fourth)}
+    model.register(fourth)
+    model.run(5)
+    assert model.register(fifth)[0].taken == (Taken(fifth, "pending"),)
+    model.run(5)
+    assert shown(model) == {B, C, fourth, fifth}
+    assert model.value("knock_bulk_operations_retired_total", reason="limit", **E) == 1
+    assert model.register(sixth)[0].taken == (Taken(sixth, "pending"),)
+    assert model.register(ids(1, seed=8)[0])[0].taken[0].state is None
+    model.run(1)
+    assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 1
+    assert model.value("knock_exporter_operations_limit") == 4
+    assert tracked(model) == 4
+
+
+def test_what_the_configuration_lists_does_not_retire_early() -> None:
+    model = model_of({A: finished(A)}, operations=[A], max_operations=1)
+    model.run(5)
+    assert model.register(B)[0].taken == (Taken(B, None),)
+    model.list_file("/ids", A)
+    reconfigure(model, environment("production"), max_operations=1)
+    assert model.register(B)[0].taken == (Taken(B, "pending"),)
+
+
+def test_listed_ids_wait_for_room() -> None:
+    records: Knock = {}
+    model = model_of(records, max_operations=2)
+    with capture_logs() as lines:
+        model.list_file("/ids", A, B, C, D)
+    assert [(line["event"], line["refused"]) for line in lines] == [
+        ("no room for operations: max_operations is reached", 2)
+    ]
+    model.run(5)
+    assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 2
+    assert shown(model) == {A, B}
+    records |= {A: finished(A), B: finished(B)}
+    model.run(60)
+    assert shown(model) == {C, D}
+    assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 2
+
+
+def test_a_lower_limit_drops_nothing() -> None:
+    model = model_of(operations=[A, B])
+    model.register(C)
+    reconfigure(model, environment("production", [A, B]), max_operations=1)
+    model.run(2)
+    assert tracked(model) == 3

@@ -1,0 +1,372 @@
+"""What outlives a restart, and what waits until it is on disk: in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from model import KEY, WALL, Disk, Model, environment, ids, running
+from test_intake import DAY, E, finished, handed, knock_of, missing, shown
+
+from exporter.config import Config, ListedOperation
+from exporter.keys import Secret
+from exporter.operation import OperationKey, Status
+from exporter.tracking.journal import GROUP_SECONDS, HOLD_SECONDS
+from exporter.tracking.messages import Handed, Reconfigure, Released, Stop, Taken
+from exporter.tracking.tombstones import KEPT_SECONDS
+
+if TYPE_CHECKING:
+    from exporter.errors import KnockError
+    from exporter.operation import Operation
+
+A, B, C = ids(3, seed=11)
+TOTAL = "knock_bulk_operations_rows_processed_total"
+
+
+def model_of(records: dict[str, Operation | KnockError] | None = None, **settings: object) -> Model:
+    config = Config((environment("production", **settings),))
+    return Model(config, knock_of(records if records is not None else {}), disk=Disk())
+
+
+def started(model: Model) -> Model:
+    """Let the first commit be done."""
+    model.run(1)
+    return model
+
+
+def total(model: Model) -> float | None:
+    return model.value(TOTAL, **E)
+
+
+# Answers and views wait for the commit.
+
+
+def test_a_registration_is_answered_after_its_commit() -> None:
+    model = started(model_of())
+    assert model.disk is not None
+    model.disk.slow = True
+    answers = model.register(A)
+    model.run(0.2)
+    assert answers == []
+    assert [list(each.operations) for each in model.disk.changes] == [[OperationKey("production", A)]]
+    model.disk.slow = False
+    model.run(0.01)
+    assert (answers[0].taken, answers[0].durable, answers[0].saved) == ((Taken(A, "pending"),), True, True)
+
+
+def test_a_registration_does_not_wait_for_the_next_group() -> None:
+    model = started(model_of())
+    model.register(A)
+    before = model.mono
+    answers = model.register(B)
+    model.run(0.001)
+    assert answers[0].saved
+    assert model.mono - before < GROUP_SECONDS
+
+
+def test_what_could_not_be_committed_is_said_so_and_tried_again() -> None:
+    model = started(model_of())
+    assert model.disk is not None
+    model.disk.broken = True
+    answers, released = model.register(A), model.release(A)
+    model.run(1)
+    assert not answers[0].saved
+    assert released == [Released(known=True, durable=True, saved=False)]
+    assert (model.value("knock_exporter_state_write_failures_total") or 0) >= 1
+    model.register(B)
+    model.run(10)
+    assert shown(model) == {B}  # polled and shown all the same
+    model.disk.broken = False
+    model.run(5)
+    assert {key.id for key in model.disk.memory.operations} == {B}
+    assert model.value("knock_exporter_state_last_write_timestamp_seconds") == pytest.approx(model.now.wall, abs=5)
+
+
+def test_without_a_store_nothing_waits_and_nothing_is_durable() -> None:
+    model = Model(Config((environment(),)), knock_of({}))
+    answer = model.register(A)[0]
+    assert (answer.durable, answer.saved) == (False, True)
+    model.run(1)
+    assert model.value("knock_exporter_state_last_write_timestamp_seconds") is None
+
+
+def test_growth_is_shown_only_once_its_mark_is_on_disk() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10)}
+    model = started(model_of(records))
+    assert model.disk is not None
+    model.register(handed(A))
+    model.run(30)
+    assert total(model) == 10
+    records[A] = running(A, rows_processed=25)
+    model.disk.slow = True
+    model.run(4)
+    assert total(model) == 10
+    model.disk.slow = False
+    model.run(0.1)
+    assert total(model) == 25
+    marks = model.disk.memory.operations[OperationKey("production", A)].tracked.marks
+    assert marks.processed == 25
+
+
+def test_a_disk_that_hangs_does_not_hold_views_for_ever() -> None:
+    model = started(model_of(operations=[A]))
+    assert model.disk is not None
+    model.run(5)
+    model.disk.slow = True
+    model.register(B)
+    model.run(HOLD_SECONDS + 2)
+    assert shown(model) == {A, B}
+    views = len(model.views)
+    model.disk.slow = False
+    model.run(0.05)
+    assert shown(model) == {A, B}
+    assert len(model.views) - views <= 2
+
+
+def test_groups_are_a_quarter_of_a_second_apart() -> None:
+    model = model_of(operations=ids(200, seed=3), rate_limit=100.0, max_in_flight=64)
+    model.run(30)
+    assert model.disk is not None
+    times = [each.at.mono for each in model.disk.written]
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert min(gaps) >= GROUP_SECONDS
+    assert sorted(gaps)[len(gaps) // 2] <= GROUP_SECONDS + 0.05
+
+
+def test_a_checkpoint_is_written_where_nothing_happens() -> None:
+    model = model_of()
+    model.run(600)
+    assert model.disk is not None
+    assert 9 <= len([each for each in model.disk.written if not each.operations]) <= 13
+
+
+def test_the_end_flushes_and_answers() -> None:
+    model = started(model_of())
+    assert model.disk is not None
+    model.disk.slow = True
+    answers = model.register(A)
+    model.tell(Stop())
+    model.run(0.5)
+    assert not model.tracker.ended
+    model.disk.slow = False
+    model.run(0.5)
+    assert model.tracker.ended
+    assert answers[0].saved
+    assert OperationKey("production", A) in model.disk.memory.operations
+
+
+# The next process.
+
+
+def test_final_operations_are_not_asked_again() -> None:
+    records: dict[str, Operation | KnockError] = {A: finished(A), B: finished(B, Status.FAILED, errors=4)}
+    model = model_of(records)
+    model.register(A, B)
+    model.run(10)
+    text = [line for line in model.metrics().splitlines() if line.startswith("knock_bulk_operation_")]
+    later = model.restarted()
+    later.run(DAY / 2)
+    assert later.times(A) == later.times(B) == []
+    assert [line for line in later.metrics().splitlines() if line.startswith("knock_bulk_operation_")] == text
+    assert later.value("knock_bulk_operations_last_failed_seen_timestamp_seconds") == model.value(
+        "knock_bulk_operations_last_failed_seen_timestamp_seconds"
+    )
+    later.run(DAY / 2)
+    assert shown(later) == set()
+
+
+def test_no_counter_counts_twice() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10, started_at=WALL - 50)}
+    model = model_of(records)
+    model.register(handed(A))
+    model.run(30)
+    assert total(model) == 10
+    records[A] = running(A, rows_processed=30, started_at=WALL - 50)
+    second = model.restarted()
+    second.run(60)
+    assert total(second) == 20
+    assert second.value("knock_bulk_operations_queue_duration_seconds_count", **E) == 0
+    records[A] = finished(A)
+    third = second.restarted()
+    third.run(60)
+    assert total(third) == 70
+    assert third.value("knock_bulk_operations_finished_total", **E) == 1
+    fourth = third.restarted()
+    fourth.run(60)
+    assert (total(fourth), fourth.value("knock_bulk_operations_finished_total", **E)) == (0, 0)
+
+
+def test_what_was_planned_is_not_asked_sooner() -> None:
+    model = model_of({A: running(A)})
+    model.register(A)
+    model.run(200)
+    later = model.restarted(mono=model.mono)
+    later.run(300)
+    before, after = model.times(A)[-1], later.times(A)[0]
+    assert after - before >= 5
+
+
+def test_a_failure_of_the_time_between_is_dated_as_newly_seen() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A)}
+    model = model_of(records)
+    model.register(A)
+    model.run(60)
+    records[A] = finished(A, Status.FAILED, failed_at=WALL + 100)
+    later = model.restarted(mono=model.mono + 2 * DAY)
+    later.run(60)
+    seen = later.value("knock_bulk_operations_last_failed_seen_timestamp_seconds")
+    assert seen == pytest.approx(WALL + 2 * DAY + 60, abs=60)
+    assert later.value("knock_bulk_operations_last_failed_timestamp_seconds") == WALL + 100
+    assert later.value("knock_bulk_operations_finished_total", status="failed", **E) == 1
+    later.run(DAY - 200)
+    assert shown(later) == {A}
+
+
+def test_groups_and_names_that_were_let_in_stay_in() -> None:
+    records = {each: running(each, name=f"name-{number}") for number, each in enumerate(ids(60, seed=5))}
+    model = model_of(dict(records))
+    model.register(*(Handed(ListedOperation(each, f"group-{number}")) for number, each in enumerate(records)))
+    model.run(30)
+    assert model.value("knock_exporter_label_values_folded_total", label="name", **E) == 10
+    later = model.restarted()
+    later.run(30)
+    assert later.value("knock_exporter_label_values_folded_total", **E) == 0
+    assert later.metrics().count('name="other"') == model.metrics().count('name="other"')
+
+
+def test_tombstones_and_sources_are_remembered() -> None:
+    model = model_of({A: finished(A)}, retention=60.0)
+    model.register(A)
+    model.list_file("/ids", B)
+    model.run(100)
+    later = model.restarted()
+    assert later.register(A)[0:] == []
+    answers = later.register(A)
+    later.run(1)
+    assert answers[0].taken == (Taken(A, "retired"),)
+    later.list_file("/ids", C)
+    later.run(2)
+    assert shown(later) == {B, C}  # the one that was dropped meanwhile is followed to its end
+
+
+def test_what_the_configuration_drops_between_two_runs_goes() -> None:
+    model = model_of(operations=[A, B])
+    model.run(5)
+    later = model.restarted(config=Config((environment("production", [B]),)))
+    later.run(2)
+    assert shown(later) == {B}
+    assert later.disk is not None
+    assert [key.id for key in later.disk.memory.operations] == [B]
+
+
+def test_an_environment_at_another_address_begins_a_new_epoch() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=7, inserted_at=WALL + 500)}
+    model = model_of({A: missing()})
+    model.register(A)
+    model.run(1000)
+    elsewhere = environment("production", base_url="https://elsewhere.example")
+    later = model.restarted(config=Config((elsewhere,)), knock=knock_of(records), mono=model.mono)
+    later.run(5000)
+    assert total(later) == 0
+    same = model.restarted(knock=knock_of(records), mono=model.mono, disk=model_of().disk)
+    assert same.disk is not model.disk
+
+
+# Environments that go and come back.
+
+
+def reconfigured(model: Model, *environments: object, key: Secret = KEY) -> None:
+    config = Config(tuple(environments))  # type: ignore[arg-type] # the tests name fields that exist
+    keys = {each.name: key for each in config.environments}
+    model.tell(Reconfigure(config, keys, lambda: None, lambda: None))
+
+
+def test_an_environment_that_is_configured_no_more_sleeps_with_its_operations() -> None:
+    model = model_of({A: finished(A, Status.FAILED)})
+    model.register(A, B)
+    model.run(5)
+    reconfigured(model, environment("other"))
+    model.run(60)
+    assert 'knock_environment="production"' not in model.metrics()
+    asked = len(model.sent)
+    later = model.restarted(config=Config((environment("other"),)))
+    later.run(60)
+    assert [each for each in later.sent if not each.checks_key] == []
+    reconfigured(later, environment("production"))
+    later.run(60)
+    assert shown(later) == {A, B}
+    assert later.times(A) == []
+    assert asked
+    assert later.value("knock_bulk_operations_last_failed_seen_timestamp_seconds") == pytest.approx(WALL, abs=2)
+
+
+def test_what_sleeps_for_a_month_is_forgotten() -> None:
+    model = model_of()
+    model.register(A)
+    model.run(5)
+    reconfigured(model, environment("other"))
+    model.run(5)
+    assert model.disk is not None
+    assert len(model.disk.memory.operations) == 1
+    model.mono += KEPT_SECONDS
+    model.run(5)
+    assert (model.disk.memory.operations, list(model.disk.memory.environments)) == ({}, ["other"])
+    reconfigured(model, environment("production"))
+    model.run(5)
+    assert shown(model) == set()
+
+
+def test_an_answer_for_an_environment_that_is_gone_is_dropped() -> None:
+    model = Model(Config((environment(operations=[A]),)), knock_of({}), latency=lambda _request: 3.0)
+    model.run(1)
+    reconfigured(model, environment("other"))
+    reconfigured(model, environment("production", [A]))
+    model.run(2.5)
+    assert model.value("knock_exporter_api_requests_in_flight", **E) == 1  # the new one's own
+    model.run(30)
+    assert shown(model) == {A}
+
+
+def test_all_of_a_configuration_is_in_force_at_once() -> None:
+    model = Model(Config((environment("production", ids(20, seed=9), per_operation_limit=5),)), knock_of({}))
+    model.run(5)
+    assert len(shown(model)) == 5
+    reconfigured(
+        model,
+        replace(environment("production", ids(20, seed=9)), per_operation_limit=15),
+        environment("other", [A]),
+    )
+    model.run(5)
+    assert len(shown(model)) == 16
+    reconfigured(model, replace(environment("production", ids(20, seed=9)), per_operation="none"))
+    model.run(5)
+    assert shown(model) == set()
+    assert model.value("knock_exporter_operations_not_exposed", **E) == 20
+
+
+def test_another_pace_holds_at_once_and_pushes_nothing_back() -> None:
+    model = Model(Config((environment(operations=[A]),)), knock_of({}))
+    model.run(1000)  # unchanged for long: asked every 50 s
+    polling = replace(environment().polling, processing=1.0, slowest=2.0)
+    reconfigured(model, environment("production", [A], polling=polling))
+    asked = len(model.sent)
+    model.run(10)
+    assert len(model.sent) - asked >= 5
+    reconfigured(model, environment("production", [A]))
+    asked = len(model.sent)
+    model.run(2.1)
+    assert len(model.sent) - asked >= 1
+
+
+def test_a_key_of_the_configuration_is_used_and_lost_ones_are_asked_again() -> None:
+    other = Secret("sk_test_another")
+    records: dict[str, Operation | KnockError] = {A: missing()}
+    model = Model(Config((environment(operations=[A, B]),)), knock_of(records))
+    model.run(DAY + 7200)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 1
+    records.clear()
+    reconfigured(model, environment("production", [A, B]), key=other)
+    model.run(5)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 0
+    assert model.value("knock_bulk_operations", status="processing", **E) == 2
