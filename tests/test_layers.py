@@ -20,7 +20,7 @@ LAYERS = (
     ("tracking.retention",),
     ("metrics",),
     ("tracking.messages",),
-    ("tracking.journal", "tracking.lane", "registrations"),
+    ("tracking.journal", "tracking.lane", "tracking.aggregates", "registrations"),
     ("tracking.book",),
     ("tracking.intake",),
     ("tracking.environments",),

@@ -16,7 +16,6 @@ from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLim
 from exporter.keys import Secret
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.messages import KeyRead, Listed, Request
-
 from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from exporter.metrics import families
-from exporter.metrics.exposition import Board, View, encode_labels, render, render_operation
+from exporter.metrics.exposition import Board, View, render_operation
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
+from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.exposure import Admission, Shelf
-from exporter.tracking.ledger import Cell, GroupCell, Ordered, ended_now, grow, share
+from exporter.tracking.ledger import Ordered, ended_now, grow, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,14 +51,9 @@ class Book:
         self._journal = journal
         self._environments: dict[str, _EnvironmentBook] = {}
         self._operations: dict[OperationKey, Tracked] = {}
-        self._cells: dict[tuple[str, str, str], Cell] = {}
-        self._groups: dict[tuple[str, str], GroupCell] = {}
-        self._boards = {"operations": Board(), "cells": Board(), "groups": Board()}
-        self._cell_labels: dict[tuple[str, str, str], str] = {}
-        self._stale: dict[tuple[str, str, str], tuple[str, Sequence[float]]] = {}
+        self._aggregates = Aggregates()
+        self._board = Board()
         self._touched: dict[OperationKey, None] = {}
-        self._touched_cells: dict[tuple[str, str, str], None] = {}
-        self._touched_groups: dict[tuple[str, str], None] = {}
         self._hidings: list[tuple[float, OperationKey]] = []
         self.changed = True
 
@@ -81,24 +76,16 @@ class Book:
         """Begin with an environment: the label values that it let in before, and what its aggregates remember."""
         self._environments[settings.name] = _EnvironmentBook(settings, groups, names)
         for place, memory in cells.items():
-            self._cell_at(place).remember(memory)
+            self._aggregates.remember(place, memory)
         self.changed = True
 
     def remove_environment(self, name: str) -> None:
         """End with an environment: nothing of it is shown any more."""
         for key in [each.key for each in self.of(name)]:
             del self._operations[key]
-            self._boards["operations"].drop(key)
-        for place in [each for each in self._cells if each[0] == name]:
-            del self._cells[place], self._cell_labels[place]
-            self._stale.pop(place, None)
-            self._boards["cells"].drop(place)
-        for group in [each for each in self._groups if each[0] == name]:
-            del self._groups[group]
-            self._boards["groups"].drop(group)
+            self._board.drop(key)
+        self._aggregates.remove_environment(name)
         self._touched = {key: None for key in self._touched if key.environment != name}
-        self._touched_cells = {place: None for place in self._touched_cells if place[0] != name}
-        self._touched_groups = {group: None for group in self._touched_groups if group[0] != name}
         del self._environments[name]
         self.changed = True
 
@@ -131,12 +118,11 @@ class Book:
 
     def remembered(self, place: CellPlace) -> CellMemory | None:
         """Return what is to be remembered of an aggregate by name."""
-        cell = self._cells.get(place)
-        return cell.memory if cell is not None else None
+        return self._aggregates.remembered(place)
 
-    def cells(self, environment: str) -> dict[CellPlace, CellMemory]:
+    def all_remembered(self, environment: str) -> dict[CellPlace, CellMemory]:
         """Return what is to be remembered of all aggregates of an environment."""
-        return {place: cell.memory for place, cell in self._cells.items() if place[0] == environment}
+        return self._aggregates.all_remembered(environment)
 
     def admit_group(self, environment: str, group: str) -> str:
         """Return the group under which a new operation is shown; what is folded is counted."""
@@ -166,9 +152,9 @@ class Book:
             after = self._count(before, after)
         self._operations[after.key] = after
         if before is not None:
-            self._cell(before).remove(share(before))
+            self._aggregates.cell_of(before).remove(share(before))
             self._tally(before, -1)
-        self._cell(after).add(share(after))
+        self._aggregates.cell_of(after).add(share(after))
         self._tally(after, 1)
         self._touched[after.key] = None
         self._show(after, now)
@@ -178,7 +164,7 @@ class Book:
     def remove(self, key: OperationKey, reason: str | None) -> None:
         """Let go of an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         before = self._operations.pop(key)
-        cell = self._cell(before)
+        cell = self._aggregates.cell_of(before)
         cell.remove(share(before))
         if reason is not None:
             cell.retired[reason] += 1
@@ -204,16 +190,14 @@ class Book:
         if after.operation is None:
             return after
         marks, growth = grow(before.marks, after.operation, from_birth=bool(after.from_birth))
-        cell = self._cell(after)
+        cell = self._aggregates.cell_of(after)
         cell.count(growth)
         if ended_now(before, after):
             cell.count_end(after)
         if after.final and not before.final:
             cell.note_final(after)
             self._journal.dirty.cells[cell.environment, cell.group, cell.name] = None
-        group = self._group(after)
-        if group.observe(before, after):
-            self._touched_groups[group.environment, group.group] = None
+        self._aggregates.observe(before, after)
         return replace(after, marks=marks)
 
     def _tally(self, tracked: Tracked, sign: int) -> None:
@@ -223,28 +207,6 @@ class Book:
         kept.missing += sign * (tracked.missing_since is not None)
         if tracked.active:
             (kept.intervals.add if sign > 0 else kept.intervals.remove)(tracked.interval)
-
-    def _cell(self, tracked: Tracked) -> Cell:
-        name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
-        return self._cell_at((tracked.key.environment, tracked.group, name))
-
-    def _cell_at(self, place: CellPlace) -> Cell:
-        self._touched_cells[place] = None
-        cell = self._cells.get(place)
-        if cell is None:
-            cell = self._cells[place] = Cell(*place)
-            self._cell_labels[place] = encode_labels(families.cell_labels(cell))
-            self._group_at(place[:2])
-        return cell
-
-    def _group(self, tracked: Tracked) -> GroupCell:
-        return self._group_at((tracked.key.environment, tracked.group))
-
-    def _group_at(self, place: tuple[str, str]) -> GroupCell:
-        if place not in self._groups:
-            self._groups[place] = GroupCell(*place)
-            self._touched_groups[place] = None
-        return self._groups[place]
 
     def _show(self, tracked: Tracked, now: Moment) -> None:
         place = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
@@ -278,31 +240,20 @@ class Book:
         """Render what changed since the last view, and return all as it stands."""
         for key in self._touched:
             self._render_operation(key)
-        for place in self._touched_cells:
-            self._render_cell(place)
-        for group_place in self._touched_groups:
-            group = self._groups[group_place]
-            labels = encode_labels(families.group_labels(group))
-            self._boards["groups"].put(group_place, render(families.PER_GROUP, labels, group))
-        self._touched, self._touched_cells, self._touched_groups = {}, {}, {}
+        self._touched = {}
+        self._aggregates.render()
         self._publish_gauges()
         self.changed = False
-        chunks = {level: board.publish() for level, board in self._boards.items()}
-        size = sum(board.size for board in self._boards.values())
-        return View(**chunks, stale=tuple(self._stale.values()), size=size)
+        boards = {"operations": self._board, "cells": self._aggregates.cells, "groups": self._aggregates.groups}
+        chunks = {level: board.publish() for level, board in boards.items()}
+        return View(**chunks, stale=self._aggregates.stale, size=sum(board.size for board in boards.values()))
 
     def _render_operation(self, key: OperationKey) -> None:
-        board = self._boards["operations"]
         tracked = self._operations.get(key)
         if tracked is None or not self._environments[key.environment].shelf.shows(key.id):
-            board.drop(key)
+            self._board.drop(key)
         else:
-            board.put(key, render_operation(tracked, self._labels))
-
-    def _render_cell(self, place: tuple[str, str, str]) -> None:
-        cell, labels = self._cells[place], self._cell_labels[place]
-        self._boards["cells"].put(place, render(families.PER_NAME, labels, cell))
-        self._stale[place] = (labels, cell.stale_at.frozen())
+            self._board.put(key, render_operation(tracked, self._labels))
 
     def _publish_gauges(self) -> None:
         for name, kept in self._environments.items():

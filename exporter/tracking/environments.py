@@ -154,7 +154,7 @@ class Environments:
         self._lane_of.pop(name).leave(asker, now.mono)
         self._drop_empty_lanes()
         groups, names = self._book.admitted(name)
-        self._asleep_cells[name] = self._book.cells(name)
+        self._asleep_cells[name] = self._book.all_remembered(name)
         self._asleep[name] = self._intake.remove_environment(name)
         self._remember(name, replace(self._remembered[name], groups=groups, names=names))
         self._book.remove_environment(name)

@@ -220,7 +220,7 @@ def test_no_key_is_in_it(image: dict[str, Any], tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "image.tar") as saved:
         # All that the Dockerfile adds is one layer, on top.
         added = _read(saved, json.loads(_read(saved, "manifest.json"))[0]["Layers"][-1])
-    assert b"exporter/cli.py" in added
+    assert b"exporter/cli/__init__.py" in added
     assert CANARY.encode() not in added
 
 
