@@ -15,7 +15,7 @@ from exporter.errors import NotFound
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking.exposure import CLEAN_SECONDS
 from exporter.tracking.memory import Tombstone
-from exporter.tracking.messages import Created, Handed, Listed, Reconfigure, Released, Taken, Unread
+from exporter.tracking.messages import Created, Handed, Listed, Reconfigure, Released, Reread, Taken, Unread
 from exporter.tracking.roster import CONFIG, Source, SourceKind
 from exporter.tracking.tombstones import KEPT_SECONDS, Tombstones
 
@@ -90,8 +90,12 @@ def test_a_source_that_cannot_be_read_is_counted_and_lets_nothing_go() -> None:
     model.list_file("/ids", A)
     model.tell(Unread("production", SourceKind.FILES))
     model.tell(Unread("gone", SourceKind.FILES))
+    model.mono += 200
+    for name in ("gone", "production"):
+        model.tell(Reread(name, SourceKind.FILES))
     model.run(2)
     assert model.value("knock_exporter_source_failures_total", source="files", **E) == 1
+    assert model.value("knock_exporter_source_last_success_timestamp_seconds", source="files", **E) == WALL + 200
     assert tracked(model) == 1
 
 

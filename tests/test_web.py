@@ -8,11 +8,12 @@ import http.client
 import socket
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
+from desk import served
 from model import Model, environment, ids, running
 
 from exporter import __version__
@@ -23,7 +24,7 @@ from exporter.web.app import House, make_app
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from starlette.applications import Starlette
 
@@ -255,7 +256,7 @@ def test_the_verdicts(model: Model, path: str, good: str) -> None:
     assert ask(bad, "/metrics").status == 200
 
 
-@pytest.mark.parametrize("path", ["/nope", "/metrics/x", "/-/", "/-/reload", "/%00"])
+@pytest.mark.parametrize("path", ["/nope", "/metrics/x", "/-/", "/-/quit", "/api/v1/operations/production", "/%00"])
 def test_what_is_not_there(app: Starlette, path: str) -> None:
     assert ask(app, path).status == 404
 
@@ -269,18 +270,6 @@ def test_what_is_not_allowed(app: Starlette, path: str, method: str) -> None:
 
 
 # The server.
-
-
-@contextmanager
-def served(app: Starlette, on_crash: Callable[[str], None] = pytest.fail) -> Iterator[tuple[str, int]]:
-    listening = bind("127.0.0.1", 0)
-    address = listening.getsockname()
-    server = WebServer(app, [listening], on_crash)
-    server.start()
-    try:
-        yield address
-    finally:
-        server.stop()
 
 
 def over_http(

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from exporter.sources.files import FileLists
 from exporter.sources.polling import HttpLists
+from exporter.tracking.messages import Reread
+from exporter.tracking.roster import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,7 +36,10 @@ class Sources:
     """
 
     def __init__(
-        self, config: Config, deliver: Callable[[Listed | Unread], None], remembered: Iterable[tuple[str, Source]] = ()
+        self,
+        config: Config,
+        deliver: Callable[[Listed | Reread | Unread], None],
+        remembered: Iterable[tuple[str, Source]] = (),
     ) -> None:
         remembered = list(remembered)
         self._deliver = deliver
@@ -60,6 +65,8 @@ class Sources:
         self._apply()
         for message in self._files.look(now):
             self._deliver(message)
+        for environment in self._files.sound():
+            self._deliver(Reread(environment, SourceKind.FILES))
 
     def _apply(self) -> None:
         try:

@@ -79,7 +79,7 @@ class FileList:
         if mark == self._judged or not (still or (first and mark.old(now.wall))):
             return None
         try:
-            content = _read(self._path, mark)
+            content = read(self._path, mark)
             if content is None:
                 self._seen = None
                 return None
@@ -87,6 +87,9 @@ class FileList:
             return self._good(parse(content, form_of(self._path), labels))
         except BrokenList as error:
             return self._bad(mark, str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is: it must not lose the news of the files before it
+            self._judged = None
+            return self._bad(mark, f"unforeseen {type(error).__name__}")
 
     def miss(self, now: Moment, *, wanted: bool) -> Listed | None:
         """Note that it is not there; lets go of what it named after a while, or at once if it is not wanted."""
@@ -100,6 +103,11 @@ class FileList:
         self.listed = False
         self._log().info("list of operations is gone, letting go of what it named")
         return Listed(self._environment, self._source, ())
+
+    @property
+    def sound(self) -> bool:
+        """Whether it counts as it stands, and nothing is wrong with it."""
+        return self._broken is None and self._judged is not None
 
     @property
     def _source(self) -> Source:
@@ -152,13 +160,18 @@ class FileLists:
         self._first = False
         return news
 
+    def sound(self) -> list[str]:
+        """Return the environments of which every file was read as it stands, as of the last look."""
+        unsound = {environment for (environment, _), file in self._files.items() if not file.sound}
+        return [each.name for each in self._config.environments if each.operations_files and each.name not in unsound]
+
     def _look(self, environment: Environment, now: Moment) -> Iterator[Listed | Unread]:
         name, wanted = environment.name, frozenset(environment.operations_files)
         found = self._matches(environment)
         known = {path for owner, path in self._files if owner == name}
         for path in sorted(known | found.keys()):
             file = self._files.setdefault((name, path), FileList(name, path))
-            mark = _mark(path) if path in found else None
+            mark = mark_of(path) if path in found else None
             if mark is not None:
                 file.patterns = frozenset(found[path])
                 message = file.look(mark, self._config.labels, now, first=self._first)
@@ -186,7 +199,7 @@ class FileLists:
             log.info("no file lists operations there yet", environment=environment, pattern=pattern)
 
 
-def _mark(path: str) -> Mark | None:
+def mark_of(path: str) -> Mark | None:
     """Look at a file without opening it; None where there is none: nothing, or a folder."""
     if not path.isprintable():  # such as a name that is no UTF-8, which neither state nor logs can hold
         return Mark(problem="its name holds special characters (rename it)")
@@ -205,7 +218,7 @@ def _signature(found: os.stat_result) -> Mark:
     return Mark(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _read(path: str, mark: Mark) -> bytes | None:
+def read(path: str, mark: Mark) -> bytes | None:
     """Read a file; None if it is another one meanwhile, or changes while it is read. Raises BrokenList."""
     if mark.problem:
         raise BrokenList(mark.problem)

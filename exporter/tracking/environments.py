@@ -82,7 +82,6 @@ class Environments:
                 self._begin(settings, keys[name], now)
             self._intake.list_all(Listed(name, CONFIG, settings.operations), now)
             self._intake.unlist_http(self.askers[name], now)
-        self._intake.use_retention()
         for name in [each for each in self._remembered if each not in wanted]:
             self._sleep_on(name, now)
 
@@ -108,6 +107,8 @@ class Environments:
         if moved:
             self._moved(asker, now)
         self._book.change_environment(settings, now)
+        if before.retention != settings.retention:
+            self._intake.use_retention()
         if before.polling != settings.polling:
             for each in [each for each in self._book.of(asker.name) if each.active]:
                 asker.plan(self._intake.record(record.repaced(each, now, settings.polling), now))

@@ -61,6 +61,14 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """All sources of a kind are good, and what they named last is what they name."""
+
+    environment: str
+    kind: SourceKind
+
+
+@dataclass(frozen=True, slots=True)
 class Unread:
     """A source could not be read: what it named last stays."""
 
@@ -166,7 +174,7 @@ class Close:
     """Publish the last view and end."""
 
 
-Message = Answered | KeyRead | Listed | Unread | Register | Release | Reconfigure | Saved | Stop | Close
+Message = Answered | KeyRead | Listed | Reread | Unread | Register | Release | Reconfigure | Saved | Stop | Close
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from exporter.tracking.messages import (
     Release,
     Released,
     Request,
+    Reread,
     Saved,
     Stop,
     Taken,
@@ -102,7 +103,7 @@ class Tracker:
                 self._take_answer(message, now)
             case KeyRead():
                 self._take_key(message, now)
-            case Listed() | Unread() | Register() | Release():
+            case Listed() | Reread() | Unread() | Register() | Release():
                 self._take_source(message, now)
             case Reconfigure():
                 message.switch()
@@ -115,11 +116,13 @@ class Tracker:
             case Close():
                 self._stopping = self.ended = True
 
-    def _take_source(self, message: Listed | Unread | Register | Release, now: Moment) -> None:
+    def _take_source(self, message: Listed | Reread | Unread | Register | Release, now: Moment) -> None:
         known = message.environment in self._environments.askers  # it may be configured no more since
         match message:
             case Listed() if known:
                 self._intake.list_all(message, now)
+            case Reread() if known:
+                self._activity.source_success.labels(message.environment, message.kind).set(now.wall)
             case Unread() if known:
                 self._activity.source_failures.labels(message.environment, message.kind).inc()
             case Register():

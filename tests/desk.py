@@ -1,0 +1,104 @@
+"""A desk where programs register, without a tracker behind it: it says what it is told to say. And its server."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.config import Config, Environment
+from exporter.keys import KeySource, Secret
+from exporter.metrics.activity import Activity
+from exporter.metrics.exposition import View
+from exporter.tokens import Token, Tokens
+from exporter.tracking.messages import Register, Registered, Release, Released, Taken
+from exporter.web.app import House, make_app
+from exporter.web.registration import Desk
+from exporter.web.server import WebServer, bind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.applications import Starlette
+
+TOKEN, STAGING_TOKEN = "token-of-all-environments", "token-of-staging"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+TOKENS = Tokens((Token.of(Secret(TOKEN), None), Token.of(Secret(STAGING_TOKEN), frozenset({"staging"}))))
+CONFIG = Config(
+    tuple(Environment(name, KeySource(inline=Secret("sk_test_desk"))) for name in ("production", "staging")),
+    labels=("team", "tier"),
+)
+
+
+@contextmanager
+def served(app: Starlette, on_crash: Callable[[str], None] = pytest.fail) -> Iterator[tuple[str, int]]:
+    """Serve an application on a free port."""
+    listening = bind("127.0.0.1", 0)
+    address = listening.getsockname()
+    server = WebServer(app, [listening], on_crash)
+    server.start()
+    try:
+        yield address
+    finally:
+        server.stop()
+
+
+@dataclass
+class FakeDesk:
+    """Stands for the tracker: notes what is delivered, and answers as told; `state` is that of every operation."""
+
+    state: Callable[[str], str | None] = lambda _id: "pending"
+    durable: bool = True
+    saved: bool = True
+    silent: bool = False
+    released: Released = field(default_factory=lambda: Released(known=True, durable=True))
+    tokens: Tokens = TOKENS
+    config: Config = CONFIG
+    ending: bool = False
+    now: float = 1000.0
+    reply_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        self.activity = Activity(process=False)
+        self.delivered: list[Register | Release] = []
+        self.handed: dict[str, Any] = {}
+
+    @property
+    def registers(self) -> list[Register]:
+        return [each for each in self.delivered if isinstance(each, Register)]
+
+    def deliver(self, message: Register | Release) -> None:
+        self.delivered.append(message)
+        if isinstance(message, Register):
+            self.handed |= {each.operation.id: each for each in message.operations}
+        if self.silent:
+            return
+        if isinstance(message, Release):
+            message.reply(self.released)
+        else:
+            taken = tuple(Taken(each.operation.id, self.state(each.operation.id)) for each in message.operations)
+            message.reply(Registered(taken, self.durable, self.saved))
+
+    def refused(self, environment: str, reason: str) -> float:
+        value = self.activity.registry.get_sample_value(
+            "knock_exporter_operations_refused_total", {"knock_environment": environment, "reason": reason}
+        )
+        return value or 0.0
+
+    def house(self, **settings: Any) -> House:
+        desk = Desk(
+            deliver=self.deliver,
+            config=lambda: self.config,
+            tokens=lambda: self.tokens,
+            ending=lambda: self.ending,
+            activity=self.activity,
+            monotonic=lambda: self.now,
+            reply_seconds=self.reply_seconds,
+        )
+        house = House(View, self.activity, lambda: None, lambda: None, lambda: self.now, desk=desk)
+        return replace(house, **settings)
+
+    def app(self, **settings: Any) -> Starlette:
+        return make_app(self.house(**settings))

@@ -1,0 +1,640 @@
+"""The calls by which programs register operations: the application in process, at a desk without a tracker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from http import HTTPStatus
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from desk import CONFIG, HEADERS, STAGING_TOKEN, FakeDesk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+
+from exporter.config import Config, ListedOperation
+from exporter.registrations import MAX_BODY_BYTES, MAX_IDS
+from exporter.tokens import Tokens
+from exporter.tracking.messages import Created, Handed, Register, Released
+from exporter.tracking.roster import CONFIG as LISTED
+from exporter.tracking.roster import Source, SourceKind
+from exporter.web.lifecycle import ReloadReply, reload_route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+A, B, C = (f"00000000-0000-4000-8000-00000000000{each}" for each in "abc")
+BORN = {
+    "__typename": "BulkOperation",
+    "completed_at": None,
+    "estimated_total_rows": 2,
+    "failed_at": None,
+    "id": A,
+    "inserted_at": "2022-05-27T11:12:08.281201Z",
+    "name": "users.identify",
+    "processed_rows": 0,
+    "progress_path": f"/v1/bulk_operations/{A}",
+    "started_at": None,
+    "status": "queued",
+    "updated_at": "2022-05-27T11:12:08.286507Z",
+}
+BORN_AT = 1653649928.281201
+POST = "/api/v1/operations/production"
+JSON, TEXT = "application/json", "text/plain"
+
+
+async def asked(app: Starlette, method: str, path: str, **request: Any) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as client:
+        return await client.request(method, path, **request)
+
+
+def call(desk: FakeDesk, method: str, path: str, **request: Any) -> httpx.Response:
+    return asyncio.run(asked(desk.app(), method, path, **request))
+
+
+def post(desk: FakeDesk, body: Any, path: str = POST, kind: str = JSON, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, (bytes, str)) and kind != JSON else json.dumps(body)
+    return call(desk, "POST", path, content=content, headers=HEADERS | {"Content-Type": kind} | headers)
+
+
+def problem(answer: httpx.Response, status: int, detail: str, **more: Any) -> None:
+    """Check a whole answer of problem details."""
+    assert answer.json() == more | {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    return FakeDesk()
+
+
+# What a body may hold.
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (A, JSON), ({"id": A}, JSON), ([A], JSON), ([{"id": A.upper()}], JSON),
+        (A, TEXT), (f"# one\n\n  {A} # it\n", TEXT), (f"\ufeff{A}\r\n", TEXT),
+        (json.dumps({"id": A}), TEXT), (f' "{A}"', TEXT), (f'[{{"id": "{A}"}}]', "text/plain;charset=UTF-8"),
+        (A, 'Application/JSON; charset="utf-8"'), (A, "text/plain; charset=us-ascii"),
+        ({"status": "completed", "id": A}, JSON), (BORN | {"status": "failed"}, JSON),
+        ({"id": A, "group": None, "labels": None, "again": None}, JSON), ({"id": A, "group": "default"}, JSON),
+    ],
+)  # fmt: skip
+def test_an_id_is_taken_as_it_is_at_hand(desk: FakeDesk, body: Any, kind: str) -> None:
+    if "json" in kind.lower():
+        body, kind = json.dumps(body).encode(), kind + " "
+    answer = post(desk, body, kind=kind)
+    assert answer.json() == {"accepted": [{"id": A, "state": "pending"}], "rejected": [], "durable": True}
+    assert answer.status_code == 200
+    [message] = desk.registers
+    assert (message.environment, message.operations) == ("production", (Handed(ListedOperation(A)),))
+    assert not message.again
+
+
+@pytest.mark.parametrize(
+    ("change", "created"),
+    [
+        ({}, Created("users.identify", BORN_AT)),
+        ({"inserted_at": None}, Created("users.identify", None)),
+        ({"inserted_at": "yesterday"}, None),
+        ({"inserted_at": 5}, None),
+        ({"status": "processing"}, None),
+        ({"status": ["queued"]}, None),
+        ({"name": None}, None),
+        ({"name": ""}, None),
+        ({"name": "a" * 257}, None),
+        ({"name": "\ud800"}, None),
+        ({"name": "a\nb"}, None),
+        ({"completed_at": "2022-05-27T11:12:09Z", "processed_rows": "many", "new": {"deep": []}},
+         Created("users.identify", BORN_AT)),
+    ],
+)  # fmt: skip
+def test_of_a_record_only_its_birth_is_believed(
+    desk: FakeDesk, change: dict[str, Any], created: Created | None
+) -> None:
+    assert post(desk, BORN | change).status_code == 200
+    assert desk.handed[A] == Handed(ListedOperation(A), created)
+
+
+def test_group_and_labels_stand_beside_the_id_or_in_the_query(desk: FakeDesk) -> None:
+    items = [{"id": A, "group": "own", "labels": {"tier": "2", "team": "own"}}, BORN | {"id": B, "labels": {}}, C]
+    answer = post(desk, items, path=f"{POST}?group=sync&label.team=growth")
+    assert answer.status_code == 200
+    assert [desk.handed[each].operation for each in (A, B, C)] == [
+        ListedOperation(A, "own", (("team", "own"), ("tier", "2"))),
+        ListedOperation(B, "sync", (("team", "growth"),)),
+        ListedOperation(C, "sync", (("team", "growth"),)),
+    ]
+
+
+def test_a_record_may_have_a_group_beside_it(desk: FakeDesk) -> None:
+    assert post(desk, BORN | {"group": "sync", "labels": {"team": "x"}}).status_code == 200
+    operation = ListedOperation(A, "sync", (("team", "x"),))
+    assert desk.handed[A] == Handed(operation, Created("users.identify", BORN_AT))
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "again"),
+    [
+        ("", [A, B], {False: [A, B]}),
+        ("?again=false", [A], {False: [A]}),
+        ("?again=true", [A, B], {True: [A, B]}),
+        ("", {"id": A, "again": True}, {True: [A]}),
+        ("?again=true", {"id": A, "again": False}, {False: [A]}),
+        ("?again=true", [A, {"id": B, "again": False}, C], {False: [B], True: [A, C]}),
+    ],
+)
+def test_again_is_asked_for_each_or_for_all(
+    desk: FakeDesk, query: str, body: Any, again: dict[bool, list[str]]
+) -> None:
+    answer = post(desk, body, path=POST + query)
+    assert {each.again: [one.operation.id for one in each.operations] for each in desk.registers} == again
+    assert [each["id"] for each in answer.json()["accepted"]] == sorted(chain(*again.values()))
+
+
+def test_doubles_are_one_and_the_last_that_says_something_wins(desk: FakeDesk) -> None:
+    items = [
+        BORN | {"group": "first", "labels": {"team": "x", "tier": "1"}, "again": True},
+        {"id": A.upper(), "group": "second", "labels": {"tier": "2"}},
+        A,
+        {"id": A, "group": "default"},
+    ]
+    answer = post(desk, items)
+    assert answer.json()["accepted"] == [{"id": A, "state": "pending"}]
+    operation = ListedOperation(A, "second", (("team", "x"), ("tier", "2")))
+    assert desk.registers[0].operations == (Handed(operation, Created("users.identify", BORN_AT)),)
+    assert desk.registers[0].again
+
+
+def test_known_states_are_told_and_order_is_kept(desk: FakeDesk) -> None:
+    desk.state = {A: "retired", B: "lost", C: "completed"}.get
+    desk.durable = False
+    answer = post(desk, [C, A, {"id": B, "again": True}])
+    states = [{"id": C, "state": "completed"}, {"id": A, "state": "retired"}, {"id": B, "state": "lost"}]
+    assert answer.json() == {"accepted": states, "rejected": [], "durable": False}
+
+
+# Items that are none.
+
+NO_UUID = "is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)"
+LABELS = "(declared: team, tier)"
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("abc", f'id: "abc" {NO_UUID}'),
+        ("sk_live_secret", f'id: "sk_***" {NO_UUID}'),
+        ("\x1b[2J" + "x" * 99, f'id: "�[2J{"x" * 56}…" {NO_UUID}'),
+        ("\ud800", f'id: "�" {NO_UUID}'),
+        ("00000000-0000-0000-0000-000000000000", "id: is the nil UUID, which no operation has"),
+        (None, "expected an id, an object with an id, or Knock's record; got null"),
+        (5, "expected an id, an object with an id, or Knock's record; got a number"),
+        (True, "expected an id, an object with an id, or Knock's record; got true or false"),
+        ([A], "expected an id, an object with an id, or Knock's record; got a list"),
+        ({}, "has no id"),
+        ({"status": "queued"}, "has no id"),
+        ({"id": None}, "id: expected text, got null"),
+        ({"id": [A]}, "id: expected text, got a list"),
+        ({"id": A, "grup": "x"},
+         '"grup" is unknown (known: id, group, labels, again, or the whole of Knock\'s record)'),
+        ({"id": A, "group": 5}, "group: expected text, got a number"),
+        ({"id": A, "group": ""}, "group: is empty (give a value, or remove the key)"),
+        ({"id": A, "group": "a\n"}, "group: holds characters that cannot be shown (expected printable text)"),
+        ({"id": A, "labels": "team"}, "labels: expected an object of names and values, got text"),
+        ({"id": A, "labels": {"tem": "x"}}, f'labels: "tem" is not declared in the configuration {LABELS}'),
+        ({"id": A, "labels": {"team": 1.5}}, "labels.team: expected text, got a number"),
+        ({"id": A, "labels": {"team": "é" * 65}}, "labels.team: is too long (expected at most 128 bytes of UTF-8)"),
+        ({"id": A, "again": "yes"}, "again: expected true or false, got text"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_item_is_told(desk: FakeDesk, item: Any, reason: str) -> None:
+    known = {"id": A} if isinstance(item, dict) and item.get("id") == A else {}
+    known |= {"id": item} if isinstance(item, str) and item.startswith("0000") else {}
+    answer = post(desk, [B, item])
+    assert answer.status_code == 200
+    assert answer.json()["accepted"] == [{"id": B, "state": "pending"}]
+    assert answer.json()["rejected"] == [{"item": 1, **known, "reason": reason}]
+    assert list(desk.handed) == [B]
+    assert desk.refused("production", "invalid") == 1
+
+    rejected = [{"item": 0, **known, "reason": reason}]
+    alone = post(desk, [item])
+    problem(alone, 422, "nothing could be accepted", accepted=[], rejected=rejected)
+    assert len(desk.delivered) == 1
+    assert desk.refused("production", "invalid") == 2
+
+
+def test_without_declared_labels_none_are_known(desk: FakeDesk) -> None:
+    desk.config = Config(CONFIG.environments)
+    answer = post(desk, {"id": A, "labels": {"team": "x"}})
+    reason = answer.json()["rejected"][0]["reason"]
+    assert reason == 'labels: "team" is not declared in the configuration (declared: none)'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "detail"),
+    [
+        (b"{", JSON, 400, "the body is not JSON (JSONDecodeError)"),
+        (b"", JSON, 400, "the body is not JSON (JSONDecodeError)"),
+        (A.encode(), JSON, 400, "the body is not JSON (JSONDecodeError)"),
+        (b"\xff\xfe\xff", JSON, 400, "the body is not JSON (UnicodeDecodeError)"),
+        (b"[" * 100_000, JSON, 400, "the body is nested too deeply"),
+        (b"9" * 5000, JSON, 400, "the body is not JSON (ValueError)"),
+        (b"\xff", TEXT, 400, "the body is no UTF-8 text"),
+        (b"[]", JSON, 422, "the body names no operation"),
+        (b"", TEXT, 422, "the body names no operation"),
+        (b"# nothing\n", TEXT, 422, "the body names no operation"),
+        (b"x\n" * (MAX_IDS + 1), TEXT, 413, "1001 items in one request (at most 1000)"),
+        (b"[" + b"1," * MAX_IDS + b"1]", JSON, 413, "1001 items in one request (at most 1000)"),
+    ],
+)  # fmt: skip
+def test_bodies_that_name_nothing(desk: FakeDesk, body: bytes, kind: str, status: int, detail: str) -> None:
+    problem(post(desk, body, kind=kind + ";"), status, detail)
+    assert desk.delivered == []
+
+
+def test_a_thousand_records_are_one_request(desk: FakeDesk) -> None:
+    names = [f"00000000-0000-4000-8000-{each:012x}" for each in range(MAX_IDS)]
+    answer = post(desk, [BORN | {"id": each} for each in names])
+    assert [each["id"] for each in answer.json()["accepted"]] == names
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("grup=x", '"grup" is unknown (known: group, label.NAME, again)'),
+        ("team=x", '"team" is unknown (known: group, label.NAME, again)'),
+        ("group=a&group=b", '"group" is given twice'),
+        ("group=", "group: is empty (give a value, or remove the key)"),
+        ("label.tem=x", f'labels: "tem" is not declared in the configuration {LABELS}'),
+        ("label.=x", f'labels: "" is not declared in the configuration {LABELS}'),
+        ("label.team=", "labels.team: is empty (give a value, or remove the key)"),
+        ("label.team=sk_live_1",
+         "labels.team: looks like an API key, which everybody could read here (renew the key if it is one)"),
+        ("again=1", "again: expected true or false"),
+        ("again=", "again: expected true or false"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_query_is_told(desk: FakeDesk, query: str, detail: str) -> None:
+    problem(post(desk, A, path=f"{POST}?{query}"), 400, f"query: {detail}")
+    assert desk.delivered == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": ""},
+        {"Content-Type": "application/json; charset=utf-16"},
+        {"Content-Type": "application/jsonp"},
+        {"Content-Encoding": "gzip"},
+    ],
+)
+def test_other_kinds_of_bodies_are_refused(desk: FakeDesk, headers: dict[str, str]) -> None:
+    detail = "expected Content-Type: application/json or text/plain (ids, one a line), in UTF-8 and not compressed"
+    problem(post(desk, A, **headers), 415, detail)
+
+
+# How large a body may be.
+
+
+def large(size: int) -> bytes:
+    return json.dumps([A]).encode().ljust(size)
+
+
+def test_a_body_may_have_a_mebibyte(desk: FakeDesk) -> None:
+    assert post(desk, large(MAX_BODY_BYTES), kind=JSON + ";").status_code == 200
+    problem(post(desk, large(MAX_BODY_BYTES + 1), kind=JSON + ";"), 413, "the body is larger than 1 MiB")
+
+
+def test_a_body_that_is_too_large_is_not_even_read(desk: FakeDesk) -> None:
+    answer = post(desk, A, **{"Content-Length": "9" * 30})
+    problem(answer, 413, "the body is larger than 1 MiB")
+
+
+def test_a_body_in_chunks_is_counted_while_it_is_read(desk: FakeDesk) -> None:
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b" " * 65536
+
+    async def attempt() -> httpx.Response:
+        headers = HEADERS | {"Content-Type": JSON}
+        return await asked(desk.app(), "POST", POST, content=chunks(), headers=headers)
+
+    problem(asyncio.run(attempt()), 413, "the body is larger than 1 MiB")
+    assert sent == 17
+
+
+def test_a_body_in_chunks_is_whole(desk: FakeDesk) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for each in json.dumps([A, B]).encode():
+            yield bytes([each])
+
+    async def attempt() -> httpx.Response:
+        headers = HEADERS | {"Content-Type": JSON}
+        return await asked(desk.app(), "POST", POST, content=chunks(), headers=headers)
+
+    assert len(asyncio.run(attempt()).json()["accepted"]) == 2
+
+
+# Who may.
+
+NO_TOKEN = "expected an Authorization header with a token of this exporter (Bearer …)"
+DELETE = f"{POST}/{A}"
+CALLS = [("POST", POST), ("DELETE", DELETE)]
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_without_tokens_the_calls_are_off(desk: FakeDesk, method: str, path: str) -> None:
+    desk.tokens, desk.ending = Tokens(), True
+    answer = call(desk, method, path, headers=HEADERS)
+    problem(answer, 404, "registration is off: the configuration has no tokens (registration.tokens)")
+
+
+def test_without_a_desk_there_are_no_calls(desk: FakeDesk) -> None:
+    assert asyncio.run(asked(desk.app(desk=None), "POST", POST, headers=HEADERS)).status_code == 404
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_at_the_end_nothing_is_taken(desk: FakeDesk, method: str, path: str) -> None:
+    desk.ending = True
+    answer = call(desk, method, path, headers=HEADERS)
+    problem(answer, 503, "the exporter is ending")
+    assert answer.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("Authorization", "Bearer wrong")],
+        [("Authorization", "Basic YTpi")],
+        [*HEADERS.items(), *HEADERS.items()],
+    ],
+)
+def test_without_a_good_token_nothing_is_told(
+    desk: FakeDesk, method: str, path: str, headers: list[tuple[str, str]]
+) -> None:
+    answer = call(desk, method, path, headers=headers)
+    problem(answer, 401, NO_TOKEN)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert desk.refused("production", "unauthorized") == 1
+    problem(call(desk, method, path.replace("production", "nowhere"), headers=headers), 401, NO_TOKEN)
+    assert desk.activity.refused._metrics.keys() == {("production", "unauthorized")}
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_a_token_of_another_environment_is_refused(desk: FakeDesk, method: str, path: str) -> None:
+    headers = {"Authorization": f"Bearer {STAGING_TOKEN}", "Content-Type": JSON}
+    problem(call(desk, method, path, headers=headers), 403, 'the token is not good for "production"')
+    assert desk.refused("production", "unauthorized") == 1
+    answer = call(desk, method, path.replace("production", "staging"), headers=headers, content=json.dumps(A))
+    assert answer.status_code == 200
+    assert desk.delivered[0].environment == "staging"
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_an_environment_of_another_process_is_told(desk: FakeDesk, method: str, path: str) -> None:
+    answer = call(desk, method, path.replace("production", "sk_test_x"), headers=HEADERS)
+    problem(answer, 404, 'this process does not watch "sk_***"')
+
+
+def test_each_token_has_a_pace_of_its_own(desk: FakeDesk) -> None:
+    app = desk.app()
+
+    def statuses(count: int, **headers: str) -> list[int]:
+        sent = HEADERS | {"Content-Type": JSON} | headers
+        path = POST.replace("production", "staging")
+        return [
+            asyncio.run(asked(app, "POST", path, content=json.dumps(A), headers=sent)).status_code for _ in range(count)
+        ]
+
+    assert statuses(21) == [200] * 20 + [429]
+    assert statuses(1, Authorization=f"Bearer {STAGING_TOKEN}") == [200]
+    assert statuses(1, Authorization="Bearer wrong") == [401]
+    desk.now += 0.1
+    assert statuses(3) == [200, 200, 429]
+    desk.now += 3600
+    assert statuses(21) == [200] * 20 + [429]
+    answer = asyncio.run(asked(app, "DELETE", DELETE, headers=HEADERS))
+    problem(answer, 429, "more than 20 requests a second with one token")
+    assert answer.headers["Retry-After"] == "1"
+
+
+# What the tracker says.
+
+
+def test_ids_without_room_are_told(desk: FakeDesk) -> None:
+    desk.state = lambda each: None if each == B else "queued"
+    answer = post(desk, [A, B, "x"])
+    assert answer.status_code == 200
+    reason = "no room: max_operations is reached, and none of the operations can be let go (try again later)"
+    assert answer.json()["accepted"] == [{"id": A, "state": "queued"}]
+    assert answer.json()["rejected"][1:] == [{"id": B, "reason": reason}]
+    nothing = post(desk, [B])
+    problem(nothing, 503, "nothing could be accepted", accepted=[], rejected=[{"id": B, "reason": reason}])
+    assert nothing.headers["Retry-After"] == "30"
+    assert desk.refused("production", "limit") == 0, "the tracker counts these"
+
+
+def test_state_that_cannot_be_written_is_told(desk: FakeDesk) -> None:
+    desk.saved = False
+    answer = post(desk, [A, {"id": B, "again": True}])
+    problem(answer, 503, "the state could not be written, try again (the exporter's log says why)")
+    assert answer.headers["Retry-After"] == "1"
+    desk.released = Released(known=True, saved=False)
+    answer = call(desk, "DELETE", DELETE, headers=HEADERS)
+    problem(answer, 503, "the state could not be written, try again (the exporter's log says why)")
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_a_tracker_that_says_nothing_is_not_waited_for(method: str, path: str) -> None:
+    desk = FakeDesk(silent=True, reply_seconds=0.01)
+    headers = HEADERS | {"Content-Type": JSON}
+    answer = call(desk, method, path, headers=headers, content=json.dumps(A))
+    problem(answer, 503, "no answer in 0.01 s; it may have been done (asking again does no harm)")
+    assert answer.headers["Retry-After"] == "1"
+    late: Callable[[Any], None] = desk.delivered[0].reply
+    late(None)  # the loop has ended meanwhile
+
+
+def test_the_reply_comes_from_another_thread_late_or_twice() -> None:
+    desk = FakeDesk()
+    reply_now, asked_for, deliver = threading.Event(), asyncio.Event(), desk.deliver
+    threads: list[threading.Thread] = []
+
+    def later(message: Any) -> None:
+        def answer() -> None:
+            assert reply_now.wait(10)
+            deliver(message)
+            deliver(message)
+
+        threads.append(threading.Thread(target=answer))
+        threads[-1].start()
+        asked_for.set()
+
+    desk.deliver = later  # type: ignore[method-assign] # a tracker of its own
+    app = desk.app()
+
+    async def exchange() -> list[int]:
+        headers = HEADERS | {"Content-Type": JSON}
+        first = asyncio.create_task(asked(app, "POST", POST, content=json.dumps(A), headers=headers))
+        await asked_for.wait()
+        others = [(await asked(app, "GET", "/-/ready")).status_code]  # the loop is not blocked meanwhile
+        reply_now.set()
+        return [*others, (await first).status_code]
+
+    assert asyncio.run(exchange()) == [200, 200]
+    for thread in threads:
+        thread.join()
+
+
+# Letting go.
+
+
+def test_an_operation_is_let_go(desk: FakeDesk) -> None:
+    answer = call(desk, "DELETE", f"{POST}/{A.upper()}", headers=HEADERS)
+    assert (answer.status_code, answer.json()) == (200, {"id": A, "released": True, "durable": True})
+    assert [(each.environment, each.id) for each in desk.delivered if not isinstance(each, Register)] == [
+        ("production", A)
+    ]
+
+
+def test_what_is_unknown_cannot_be_let_go(desk: FakeDesk) -> None:
+    desk.released = Released(known=False)
+    problem(call(desk, "DELETE", DELETE, headers=HEADERS), 404, f'no operation {A} is known in "production"')
+    answer = call(desk, "DELETE", f"{POST}/abc", headers=HEADERS)
+    problem(answer, 400, 'id: "abc" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)')
+
+
+@pytest.mark.parametrize(
+    ("sources", "reasons"),
+    [
+        ((LISTED,), "the configuration lists it"),
+        ((Source(SourceKind.FILES, "/etc/ids.yaml"),), "a file lists it: /etc/ids.yaml"),
+        (
+            (LISTED, Source(SourceKind.HTTP, "https://user:secret@app.example:8443/ids?key=secret")),
+            "the configuration lists it; an HTTP source lists it: https://app.example:8443/ids",
+        ),
+    ],
+)
+def test_what_a_source_still_lists_cannot_be_let_go(desk: FakeDesk, sources: tuple[Source, ...], reasons: str) -> None:
+    desk.released = Released(known=True, listed_by=sources)
+    problem(call(desk, "DELETE", DELETE, headers=HEADERS), 409, f"cannot let go of {A}: {reasons}")
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", POST), ("PATCH", POST), ("POST", DELETE), ("PUT", DELETE)])
+def test_other_methods_are_none(desk: FakeDesk, method: str, path: str) -> None:
+    assert call(desk, method, path, headers=HEADERS).status_code == 405
+
+
+# Whatever comes.
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.sampled_from([A, B, "queued", "default"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "group", "labels", "again", "status", "name", "inserted_at", "team"]) | st.text(),
+            inner,
+        )
+    ),
+)
+MANY = FakeDesk()
+MANY_APP = MANY.app()
+
+
+def survives(content: bytes, kind: str, query: str = "") -> None:
+    MANY.now += 1
+    headers = HEADERS | {"Content-Type": kind}
+    answer = asyncio.run(asked(MANY_APP, "POST", f"{POST}{query}", content=content, headers=headers))
+    assert answer.status_code in (200, 400, 422)
+    document = answer.json()
+    assert (answer.status_code == 200) == ("durable" in document)
+    for each in document.get("rejected", ()):
+        assert each["reason"]
+
+
+@given(anything)
+@settings(deadline=None)
+def test_any_document_is_answered(document: Any) -> None:
+    survives(json.dumps(document).encode(), JSON)
+
+
+@given(st.binary(), st.sampled_from([JSON, TEXT]))
+@settings(deadline=None)
+def test_any_bytes_are_answered(content: bytes, kind: str) -> None:
+    survives(content, kind)
+
+
+@given(st.dictionaries(st.sampled_from(["group", "again", "label.team"]) | st.text(), st.text(), max_size=3))
+@settings(deadline=None)
+def test_any_query_is_answered(query: dict[str, str]) -> None:
+    sent = {name.encode(errors="replace"): value.encode(errors="replace") for name, value in query.items()}
+    survives(json.dumps([A]).encode(), JSON, f"?{httpx.QueryParams({k.decode(): v.decode() for k, v in sent.items()})}")
+
+
+# Reload.
+
+
+def reloaded(reload: Callable[[ReloadReply], None] | None, method: str = "POST") -> httpx.Response:
+    return asyncio.run(asked(FakeDesk().app(reload=reload), method, "/-/reload"))
+
+
+def test_reload_is_off_by_default() -> None:
+    answer = reloaded(None)
+    assert (answer.status_code, answer.text) == (
+        403,
+        "Lifecycle API is not enabled (--web.enable-lifecycle).\n",
+    )
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(
+    ("verdict", "status", "text"),
+    [
+        ((None, False), 200, "The configuration was reloaded.\n"),
+        (("config.yaml: line 3: no sk_live_key", False), 500, "config.yaml: line 3: no sk_***\n"),
+        (("storage.path needs a restart", True), 409, "storage.path needs a restart\n"),
+    ],
+)
+def test_reload_tells_what_came_of_it(method: str, verdict: tuple[str | None, bool], status: int, text: str) -> None:
+    answer = reloaded(lambda reply: reply(*verdict), method)
+    assert (answer.status_code, answer.text) == (status, text)
+    assert answer.headers["Content-Type"].startswith("text/plain")
+
+
+def test_reload_is_asked_for_with_post() -> None:
+    answer = reloaded(lambda reply: reply(None, False), "GET")  # noqa: FBT003 - the contract
+    assert answer.status_code == 405
+    assert set(answer.headers["Allow"].split(", ")) == {"POST", "PUT"}
+
+
+def test_a_reload_without_end_is_not_waited_for() -> None:
+    waiting: list[ReloadReply] = []
+    app = Starlette(routes=[reload_route("/-/reload", waiting.append, seconds=0.01)])
+    answer = asyncio.run(asked(app, "POST", "/-/reload"))
+    assert (answer.status_code, answer.text) == (
+        503,
+        "The reload is not done yet; the log will tell how it ends.\n",
+    )
+    waiting[0](None, False)  # noqa: FBT003 - the contract

@@ -1,0 +1,433 @@
+"""Files that list operations, looked at in virtual time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from exporter.config import Config, Environment, ListedOperation
+from exporter.keys import KeySource, Secret
+from exporter.sources.files import AGE_SECONDS, GRACE_SECONDS, FileLists, mark_of, read
+from exporter.sources.listing import MAX_BYTES
+from exporter.tracking.messages import Listed, Unread
+from exporter.tracking.record import Moment
+from exporter.tracking.roster import Source, SourceKind
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from pathlib import Path
+
+A = "123e4567-e89b-12d3-a456-426614174000"
+B = "b19d032a-fc3b-4a54-9f54-369484527201"
+WALL = 1_800_000_000.0
+UNREAD = Unread("production", SourceKind.FILES)
+
+
+def environment(name: str, *patterns: str) -> Environment:
+    return Environment(name, KeySource(inline=Secret("sk_test_1")), operations_files=patterns)
+
+
+def source(path: Path) -> Source:
+    return Source(SourceKind.FILES, str(path))
+
+
+class House:
+    """A folder of lists, and clocks that only this moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now = Moment(1000.0, WALL)
+        self.config = Config((environment("production", f"{folder}/*.*"),))
+        self.lists = FileLists(self.config)
+        self.logs: list[MutableMapping[str, Any]] = []
+
+    def restart(self, *remembered: tuple[str, Source]) -> None:
+        self.lists = FileLists(self.config, remembered)
+
+    def write(self, name: str, text: str | bytes, age: float = 100.0) -> Path:
+        path = self.folder / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        os.utime(path, (self.now.wall - age,) * 2)
+        return path
+
+    def look(self, seconds: float = 5.0) -> list[Listed | Unread]:
+        """Let time pass and look."""
+        self.now = Moment(self.now.mono + seconds, self.now.wall + seconds)
+        with capture_logs() as logs:
+            news = self.lists.look(self.now)
+        self.logs += logs
+        return news
+
+    def settle(self) -> list[Listed | Unread]:
+        return self.look() + self.look()
+
+    def reconfigure(self, **changes: Any) -> None:
+        self.config = replace(self.config, **changes)
+        self.lists.reconfigure(self.config)
+
+    def told(self) -> list[tuple[str, Any]]:
+        found = [(each["log_level"], each.get("error")) for each in self.logs if each["event"] != IDLE]
+        self.logs.clear()
+        return found
+
+
+IDLE = "no file lists operations there yet"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def listed(path: Path, *ids: str, owner: str = "production") -> Listed:
+    return Listed(owner, source(path), tuple(ListedOperation(each) for each in ids))
+
+
+# When a file counts
+
+
+def test_at_the_start_an_old_file_counts_at_once(house: House) -> None:
+    path = house.write("a.txt", A, age=AGE_SECONDS)
+    assert house.look(0) == [listed(path, A)]
+    assert house.settle() == []
+
+
+@pytest.mark.parametrize("age", [AGE_SECONDS - 1, 0, -3600])
+def test_at_the_start_a_fresh_file_has_to_stand_still(house: House, age: float) -> None:
+    path = house.write("a.txt", A, age=age)
+    assert house.look(0) == []
+    assert house.look() == [listed(path, A)]
+
+
+def test_later_each_file_has_to_stand_still(house: House) -> None:
+    house.look()
+    path = house.write("a.txt", A)
+    assert house.look() == []
+    assert house.look(0.1) == []
+    assert house.look() == [listed(path, A)]
+
+
+def test_a_file_that_is_being_written_does_not_count(house: House) -> None:
+    house.look()
+    for end in range(1, 4):
+        house.write("a.txt", f"{A}\n{B}\n"[: end * 15], age=0)
+        assert house.look() == []
+    path = house.write("a.txt", f"{A}\n{B}\n", age=0)
+    assert house.settle() == [listed(path, A, B)]
+    assert house.told() == []
+
+
+def test_the_same_size_and_time_in_another_file_is_a_change(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    os.replace(house.write("new", B), path)  # noqa: PTH105  the pattern does not match `new`
+    assert house.settle() == [listed(path, B)]
+
+
+def test_a_copy_that_sets_its_time_back_is_a_change(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    house.write("a.txt", B)
+    assert house.settle() == [listed(path, B)]
+
+
+def test_a_changed_file_is_listed_anew(house: House) -> None:
+    path = house.write("a.txt", f"{A}\n{B}")
+    assert house.look() == [listed(path, A, B)]
+    house.write("a.txt", f"{B}\n")
+    assert house.settle() == [listed(path, B)]
+    house.write("a.txt", "# none\n")
+    assert house.settle() == [listed(path)]
+
+
+# Which files there are
+
+
+def test_files_come_in_the_order_of_their_paths_and_each_once(house: House) -> None:
+    paths = [house.write(name, A) for name in ("b.txt", "a.txt", "c.txt")]
+    house.reconfigure(
+        environments=(environment("production", *(f"{house.folder}/{each}" for each in ("c.txt", "*.txt", "./a.*"))),)
+    )
+    assert house.look() == [listed(each, A) for each in sorted(paths)]
+
+
+def test_environments_share_files_and_differ(house: House) -> None:
+    first, second = house.write("a.txt", A), house.write("b.txt", B)
+    house.reconfigure(environments=(environment("z", str(second), str(first)), environment("y", str(first))))
+    assert house.look() == [listed(first, A, owner="z"), listed(second, B, owner="z"), listed(first, A, owner="y")]
+
+
+def test_two_stars_go_into_folders(house: House) -> None:
+    (house.folder / "in" / "deep").mkdir(parents=True)
+    path = house.write("in/deep/a.txt", A)
+    house.reconfigure(environments=(environment("production", f"{house.folder}/**/*.txt"),))
+    assert house.look() == [listed(path, A)]
+
+
+def test_folders_and_hidden_files_are_passed_over(house: House) -> None:
+    (house.folder / "folder.txt").mkdir()
+    house.write(".a.txt", A)
+    assert house.settle() == []
+    assert house.told() == []
+
+
+def test_forms_go_by_the_name(house: House) -> None:
+    text = f'[{{"targets": ["{A}"], "labels": {{"group": "g"}}}}]'
+    paths = [house.write(name, text) for name in ("a.json", "b.yaml", "c.yml")]
+    operations = (ListedOperation(A, "g"),)
+    assert house.look() == [Listed("production", source(path), operations) for path in paths]
+
+
+def test_a_pattern_without_files_is_told_once(house: House) -> None:
+    house.settle()
+    assert house.logs == [
+        {"event": IDLE, "log_level": "info", "environment": "production", "pattern": f"{house.folder}/*.*"}
+    ]
+    path = house.write("a.txt", A)
+    house.look()
+    path.unlink()
+    house.look()
+    assert [each["event"] for each in house.logs].count(IDLE) == 2
+
+
+def test_a_mounted_config_map_that_is_switched(house: House) -> None:
+    for number, text in enumerate((A, B)):
+        (house.folder / f"..{number}").mkdir()
+        house.write(f"..{number}/a.txt", text)
+    (house.folder / "..data").symlink_to("..0")
+    (house.folder / "a.txt").symlink_to("..data/a.txt")
+    assert house.look() == [listed(house.folder / "a.txt", A)]
+    (house.folder / "..new").symlink_to("..1")
+    os.replace(house.folder / "..new", house.folder / "..data")  # noqa: PTH105  a rename, as kubelet does it
+    assert house.settle() == [listed(house.folder / "a.txt", B)]
+
+
+# Broken files
+
+
+def test_a_broken_file_is_told_once_and_keeps_what_it_named(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    house.write("a.txt", f"{B}\nx")
+    assert house.settle() == [UNREAD]
+    assert house.settle() == []
+    error = 'line 2: "x" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)'
+    assert house.logs == [
+        {
+            "event": "list of operations is broken, keeping what it named last",
+            "log_level": "warning",
+            "environment": "production",
+            "path": str(path),
+            "error": error,
+        }
+    ]
+    house.write("a.txt", f"{A}\nx")
+    assert house.settle() == [UNREAD]
+    house.write("a.txt", "")
+    assert house.settle() == [UNREAD]
+    house.logs[:1] = []
+    assert house.told() == [("warning", "is empty (to list nothing, write a comment such as # none)")]
+    house.write("a.txt", A)
+    assert house.settle() == [listed(path, A)]
+    assert [each["event"] for each in house.logs] == ["list of operations is good again"]
+
+
+def test_a_broken_file_does_not_hold_up_the_others(house: House) -> None:
+    house.write("a.txt", "x")
+    path = house.write("b.txt", B)
+    assert house.look() == [UNREAD, listed(path, B)]
+
+
+def test_a_named_pipe_does_not_block(house: House) -> None:
+    os.mkfifo(house.folder / "a.txt")
+    assert house.settle() == [UNREAD]
+    assert house.told() == [("warning", "is not a regular file")]
+
+
+def test_a_link_to_itself(house: House) -> None:
+    (house.folder / "a.txt").symlink_to("a.txt")
+    assert house.settle() == [UNREAD]
+    assert house.told() == [("warning", "cannot be read: Too many levels of symbolic links")]
+
+
+def test_a_link_to_nothing_is_no_file(house: House) -> None:
+    (house.folder / "a.txt").symlink_to("nowhere")
+    assert house.settle() == []
+    assert house.told() == []
+
+
+def test_a_file_that_cannot_be_read_is_tried_at_each_look(house: House) -> None:
+    path = house.folder / "a.txt"
+    path.symlink_to("/proc/self/mem")  # a regular file whose beginning nobody can read, not even root
+    assert house.settle() == [UNREAD]
+    assert house.settle() == []
+    assert house.told() == [("warning", "cannot be read: Input/output error")]
+    path.unlink()
+    house.write("a.txt", A)
+    assert house.settle() == [listed(path, A)]
+
+
+def test_a_file_past_the_bound(house: House) -> None:
+    house.write("a.txt", b"#" * (MAX_BYTES + 1))
+    assert house.look() == [UNREAD]
+    assert house.told() == [("warning", "is larger than 16 MiB (split it)")]
+
+
+def test_a_name_that_no_state_could_hold(house: House) -> None:
+    with open(os.fsencode(house.folder) + b"/\xff.txt", "w", encoding="utf-8") as file:  # noqa: PTH123  no Path takes bytes
+        file.write(A)
+    assert house.settle() == [UNREAD]
+    assert house.told() == [("warning", "its name holds special characters (rename it)")]
+
+
+# Files that vanish
+
+
+def test_a_vanished_file_keeps_its_ids_for_ten_minutes(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    path.unlink()
+    assert house.look() == []
+    assert house.look(GRACE_SECONDS - 1) == []
+    assert house.look(1) == [listed(path)]
+    assert house.look(GRACE_SECONDS) == []
+    assert house.told() == [("info", None), ("info", None)]
+
+
+def test_the_wall_clock_does_not_count(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    path.unlink()
+    house.look()
+    house.now = Moment(house.now.mono, house.now.wall + 1e6)
+    assert house.look() == []
+
+
+def test_a_file_that_comes_back_lost_nothing(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    aside = path.rename(house.folder / "aside")
+    assert house.look(0) == house.look(GRACE_SECONDS - 1) == []
+    aside.rename(path)
+    assert house.settle() == [listed(path, A)]
+    path.unlink()
+    assert house.look() == house.look(GRACE_SECONDS - 1) == []
+    assert house.look(1) == [listed(path)]
+    house.write("a.txt", A)
+    assert house.settle() == [listed(path, A)]
+
+
+def test_a_file_that_comes_back_broken_keeps_its_ids(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    path.unlink()
+    house.look()
+    house.write("a.txt", "x")
+    assert house.settle() == [UNREAD]
+    assert house.look(2 * GRACE_SECONDS) == []
+
+
+def test_a_file_that_named_nothing_goes_without_a_word(house: House) -> None:
+    for text in ("# none", "x"):
+        path = house.write("a.txt", text)
+        house.settle()
+        path.unlink()
+        assert house.look() == house.look(GRACE_SECONDS) == []
+
+
+# Restarts
+
+
+def test_what_vanished_while_the_exporter_was_down_has_its_ten_minutes(house: House) -> None:
+    path, other = house.folder / "a.txt", house.write("b.txt", B)
+    house.restart(
+        ("production", source(path)),
+        ("production", source(other)),
+        ("gone", source(path)),
+        ("production", Source(SourceKind.HTTP, "http://x/")),
+        ("production", Source(SourceKind.CONFIG)),
+    )
+    assert house.look() == [listed(other, B)]
+    assert house.look(GRACE_SECONDS - 1) == []
+    assert house.look(1) == [listed(path)]
+    assert house.look(GRACE_SECONDS) == []
+
+
+def test_a_remembered_file_that_is_no_longer_configured_has_them_too(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.config = Config((environment("production"),))
+    house.restart(("production", source(path)))
+    assert house.look() == house.look(GRACE_SECONDS - 1) == []
+    assert house.look(1) == [listed(path)]
+
+
+# Reloads
+
+
+def test_a_label_that_is_declared_now_makes_a_file_good_and_back(house: House) -> None:
+    path = house.write("a.yaml", f"- {{targets: [{A}], labels: {{team: x}}}}")
+    assert house.look() == [UNREAD]
+    house.reconfigure(labels=("team",))
+    good = Listed("production", source(path), (ListedOperation(A, labels=(("team", "x"),)),))
+    assert house.look() == [good]
+    house.reconfigure(labels=("team",))
+    assert house.settle() == []
+    house.reconfigure(labels=("area", "team"))
+    assert house.look() == [good]
+    house.reconfigure(labels=())
+    assert house.look() == [UNREAD]
+
+
+def test_a_file_that_stays_broken_is_not_told_again(house: House) -> None:
+    house.write("a.txt", "x")
+    house.look()
+    house.told()
+    house.reconfigure(labels=("team",))
+    assert house.look() == []
+    assert house.told() == []
+
+
+def test_a_removed_pattern_lets_go_at_once(house: House) -> None:
+    first, second = house.write("a.txt", A), house.write("b.txt", B)
+    house.look()
+    second.unlink()
+    house.look()
+    house.reconfigure(environments=(environment("production", str(second)),))
+    assert house.look() == [listed(first), listed(second)]
+
+
+def test_another_pattern_for_the_same_file_changes_nothing(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    house.reconfigure(environments=(environment("production", str(path)),))
+    assert house.settle() == []
+
+
+def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(house: House) -> None:
+    path = house.write("a.txt", A)
+    house.look()
+    before = house.config.environments
+    house.reconfigure(environments=(environment("other"),))
+    assert house.look() == house.look(GRACE_SECONDS) == []
+    house.reconfigure(environments=before)
+    assert house.look() == [listed(path, A)]
+
+
+# Races
+
+
+def test_a_file_that_is_another_one_by_now_is_not_read(house: House) -> None:
+    path = house.write("a.txt", A)
+    mark = mark_of(str(path))
+    assert mark is not None
+    assert read(str(path), mark) == A.encode()
+    house.write("a.txt", f"{A}\n")
+    assert read(str(path), mark) is None
+    path.unlink()
+    assert read(str(path), mark) is None
+    os.mkfifo(path)
+    assert read(str(path), mark) is None
