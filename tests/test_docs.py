@@ -72,13 +72,21 @@ def test_every_key_says_when_a_reload_takes_it() -> None:
     assert reloads["storage.path"].startswith("restart")
 
 
+def _commands(name: str, command: click.Command) -> list[tuple[str, click.Command]]:
+    """Return a command, or all those of a group, by the name of the row that tells of them."""
+    return (
+        [(name, each) for each in command.commands.values()] if isinstance(command, click.Group) else [(name, command)]
+    )
+
+
 def _flags() -> list[tuple[str, click.Option]]:
     context = click.Context(main)
-    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
     return [
         (name, parameter)
-        for name, command in commands.items()
-        if command is not None
+        for top, known in found.items()
+        if known is not None
+        for name, command in _commands(top, known)
         for parameter in command.params
         if isinstance(parameter, click.Option)
     ]

@@ -2,9 +2,74 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
+
 import click
+
+from exporter.cli.flags import flag
+
+WAIT_SECONDS = 3.0
+_PATH = flag("storage.path", required=True, type=click.Path(path_type=Path), help="File of the state.")
 
 
 @click.group()
 def state() -> None:
     """Export, import or check the state of an exporter."""
+
+
+@state.command()
+@_PATH
+def check(storage_path: Path) -> None:
+    """Tell what the state holds, and whether it is sound (exit 1 if not); also while an exporter runs."""
+    from exporter.store.inspect import inspect  # noqa: PLC0415 - the other commands start without these
+
+    report = inspect(storage_path)
+    for line in report.lines:
+        click.echo(line)
+    for problem in report.problems:
+        click.echo(problem, err=True)
+    if report.problems:
+        sys.exit(1)
+
+
+@state.command(name="export")
+@_PATH
+@click.option("--environment", "environments", multiple=True, help="Only this one. Repeatable.")
+def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
+    """Write the state as lines of JSON to standard output; also while an exporter runs."""
+    from exporter.store import database, portable  # noqa: PLC0415 - the other commands start without these
+
+    with database.reading(storage_path) as connection:
+        for line in portable.export(connection, environments, _tell_skipped):
+            click.echo(line)
+
+
+@state.command(name="import")
+@_PATH
+def import_command(storage_path: Path) -> None:
+    """Take in an export from standard input, all of it or nothing; not while an exporter runs.
+
+    What the state knows already is kept: nothing is counted twice.
+    """
+    from exporter import logs  # noqa: PLC0415 - the other commands start without these
+    from exporter.store.lock import Patience  # noqa: PLC0415 - the same
+    from exporter.store.transfer import take_in  # noqa: PLC0415 - the same
+    from exporter.tracking.record import Moment  # noqa: PLC0415 - the same
+
+    def clock() -> Moment:
+        return Moment(time.monotonic(), time.time())
+
+    flush = logs.set_up("warning", "logfmt")
+    try:
+        patience = Patience(WAIT_SECONDS, clock, time.sleep)
+        told = take_in(storage_path, sys.stdin.buffer, clock, patience, _tell_skipped)
+    finally:
+        flush()
+    for line in told:
+        click.echo(line, err=True)
+
+
+def _tell_skipped(environment: str, row: str, problem: str) -> None:
+    click.echo(f"{environment} {row}: cannot be read, left out: {problem}", err=True)

@@ -1,164 +1,245 @@
-"""How what is kept is written: plain JSON, and checked field by field when it is read.
+"""What is kept as rows, and back. Where a time is monotonic it is written as an age.
 
-What is None is left out. A field that is not in its table is not kept: `tests/test_store_codec.py` compares the tables
-with the classes.
+A field that is forgotten here is not kept: `tests/test_store_codec.py` sets each to something that is not its default.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.operation import Operation, Status
-from exporter.store.forms import (
-    AGE,
+from exporter.store.ages import checkpoint
+from exporter.store.layout import (
     COUNT,
     FLAG,
-    LABELS,
-    MOMENT,
+    MAYBE_COUNT,
+    MAYBE_FLAG,
+    MAYBE_NUMBER,
+    MAYBE_TEXT,
     NUMBER,
     TEXT,
-    TEXTS,
-    Form,
-    Forms,
+    Layout,
     Unreadable,
-    need,
-    or_none,
-    read_fields,
-    word,
-    write_fields,
+    dump,
+    is_encodable,
+    parse,
 )
 from exporter.tracking.memory import CellMemory, EnvironmentMemory, Kept
 from exporter.tracking.pacing import PollClass
-from exporter.tracking.record import Marks, Tracked
+from exporter.tracking.record import Marks, Moment, Tracked
 from exporter.tracking.roster import Naming, Source, SourceKind
 
 if TYPE_CHECKING:
+    from enum import StrEnum
+
     from exporter.operation import OperationKey
     from exporter.store.ages import Ages
+    from exporter.store.layout import Row
+    from exporter.tracking.roster import Labels, Namings
 
-    Document = dict[str, Any]
+OPERATIONS = Layout(
+    {
+        "group": TEXT,
+        "status": MAYBE_TEXT,  # None: never answered
+        "name": MAYBE_TEXT,
+        "rows_processed": MAYBE_COUNT,
+        "rows_estimated": MAYBE_COUNT,
+        "successes": MAYBE_COUNT,
+        "errors": MAYBE_COUNT,
+        "error_items": MAYBE_COUNT,
+        "inserted_at": MAYBE_NUMBER,
+        "updated_at": MAYBE_NUMBER,
+        "started_at": MAYBE_NUMBER,
+        "completed_at": MAYBE_NUMBER,
+        "failed_at": MAYBE_NUMBER,
+        "labels": TEXT,
+        "namings": TEXT,
+        "handed_over": NUMBER,
+        "handed_over_wall": NUMBER,
+        "due": MAYBE_NUMBER,
+        "interval": NUMBER,
+        "healthy_interval": NUMBER,
+        "poll_class": TEXT,
+        "up": MAYBE_FLAG,
+        "last_success": MAYBE_NUMBER,
+        "last_success_wall": MAYBE_NUMBER,
+        "last_change": MAYBE_NUMBER,
+        "last_change_wall": MAYBE_NUMBER,
+        "failures": COUNT,
+        "missing": COUNT,
+        "missing_since": MAYBE_NUMBER,
+        "odd_polls": COUNT,
+        "ended_polls": COUNT,
+        "lost": FLAG,
+        "from_birth": MAYBE_FLAG,
+        "seen_unfinished": FLAG,
+        "seen_started": FLAG,
+        "mark_processed": MAYBE_COUNT,
+        "mark_successes": MAYBE_COUNT,
+        "mark_errors": MAYBE_COUNT,
+        "final_seen": MAYBE_NUMBER,
+        "final_at": MAYBE_NUMBER,
+    },
+    nested=frozenset({"labels", "namings"}),
+)
+ENVIRONMENTS = Layout(
+    {
+        "base_url": TEXT,
+        "branch": MAYBE_TEXT,
+        "epoch": NUMBER,
+        "groups": TEXT,
+        "names": TEXT,
+        "asleep_since": MAYBE_NUMBER,
+    },
+    nested=frozenset({"groups", "names"}),
+)
+CELLS = Layout(dict.fromkeys(CellMemory._fields, MAYBE_NUMBER))
 
-OPERATION: Forms = {  # without its id, by which it is kept
-    "status": word(Status),
-    "name": TEXT,
-    "rows_processed": or_none(COUNT),
-    "rows_estimated": or_none(COUNT),
-    "successes": or_none(COUNT),
-    "errors": or_none(COUNT),
-    "error_items": or_none(COUNT),
-    "inserted_at": or_none(NUMBER),
-    "updated_at": or_none(NUMBER),
-    "started_at": or_none(NUMBER),
-    "completed_at": or_none(NUMBER),
-    "failed_at": or_none(NUMBER),
-}
-MARKS: Forms = {name: or_none(COUNT) for name in Marks._fields}
-CELL: Forms = {name: or_none(NUMBER) for name in CellMemory._fields}
-SOURCE: Forms = {"kind": word(SourceKind), "name": TEXT}
-ENVIRONMENT: Forms = {
-    "base_url": TEXT,
-    "branch": or_none(TEXT),
-    "epoch": NUMBER,
-    "groups": TEXTS,
-    "names": TEXTS,
-    "asleep_since": or_none(AGE),
-}
+_RECORD = tuple(each.name for each in fields(Operation) if each.name not in ("id", "status"))
+_PLAIN = ("group", "interval", "healthy_interval", "failures", "missing", "odd_polls", "ended_polls", "final_seen")
+_FLAGS = ("up", "lost", "from_birth", "seen_unfinished", "seen_started")
+_AGES = ("due", "missing_since", "final_at")
+_MOMENTS = ("handed_over", "last_success", "last_change")
+_MARKS = tuple(f"mark_{name}" for name in Marks._fields)
+_STATUSES = {str(each): each for each in Status}
+_POLL_CLASSES = {str(each): each for each in PollClass}
+_SOURCE_KINDS = {str(each): each for each in SourceKind}
+_SHARED = 4096  # labels and namings that many operations share are read, and held, once
 
 
-def _read_marks(document: Any, ages: Ages) -> Marks:
-    return Marks(**read_fields(MARKS, document, ages))
+def kept_row(kept: Kept, ages: Ages) -> Row:
+    """Return the row of an operation, but for its key."""
+    it, record = kept.tracked, kept.tracked.operation
+    values: dict[str, Any] = {name: getattr(it, name) for name in (*_PLAIN, *_FLAGS)}
+    values |= {name: None if (mono := getattr(it, name)) is None else ages.age(mono) for name in _AGES}
+    for name in _MOMENTS:
+        moment = getattr(it, name)
+        values[name], values[f"{name}_wall"] = (None, None) if moment is None else checkpoint(ages, moment)
+    values |= zip(_MARKS, it.marks, strict=True)
+    values |= {name: None if record is None else getattr(record, name) for name in _RECORD}
+    values["status"] = None if record is None else record.status.value
+    values["poll_class"] = it.poll_class.value
+    values["labels"] = dump(dict(it.labels))
+    values["namings"] = dump([_naming_document(each) for each in kept.namings])
+    return tuple(values[name] for name in OPERATIONS.names)
 
 
-def _read_record(document: Any, ages: Ages) -> Document:
-    values = read_fields(OPERATION, document, ages)
-    need(values, "status")
-    return values  # an Operation but for its id, which only the row knows
+def read_kept(key: OperationKey, row: Row, ages: Ages) -> Kept:
+    """Make an operation of its row. Raises Unreadable."""
+    # By place, not by name: there may be 50,000 of them to read at the start.
+    group, status, *record = OPERATIONS.check(row)[:13]
+    labels, namings, handed_over, handed_over_wall, due, interval, healthy_interval, poll_class, up = row[13:22]
+    success, success_wall, change, change_wall, failures, missing, missing_since, odd_polls, ended_polls = row[22:31]
+    lost, from_birth, seen_unfinished, seen_started, *marks, final_seen, final_at = row[31:]
+    shift = ages.shift
+    tracked = Tracked(
+        key,
+        group,
+        _labels(labels),
+        Moment(handed_over - shift, handed_over_wall),
+        None if due is None else due - shift,
+        interval,
+        healthy_interval,
+        _POLL_CLASSES.get(poll_class) or _unknown("poll_class", PollClass),
+        None if status is None else _operation(key.id, status, record),
+        None if up is None else bool(up),
+        _moment(success, success_wall, shift),
+        _moment(change, change_wall, shift),
+        failures,
+        missing,
+        None if missing_since is None else missing_since - shift,
+        odd_polls,
+        ended_polls,
+        bool(lost),
+        None if from_birth is None else bool(from_birth),
+        bool(seen_unfinished),
+        bool(seen_started),
+        Marks(*marks),
+        final_seen,
+        None if final_at is None else final_at - shift,
+    )
+    return Kept(tracked, _namings(namings))
 
 
-def _write_naming(naming: Naming, ages: Ages) -> Document:
-    return {**write_fields(SOURCE, naming.source, ages), "group": naming.group, "labels": dict(naming.labels)}
+def _operation(operation_id: str, status: str, rest: list[Any]) -> Operation:
+    if rest[0] is None:
+        raise Unreadable("name: missing")
+    return Operation(operation_id, _STATUSES.get(status) or _unknown("status", Status), *rest)
 
 
-NAMING: Forms = {**SOURCE, "group": TEXT, "labels": LABELS}
+def _moment(age: float | None, wall: float | None, shift: float) -> Moment | None:
+    return None if age is None or wall is None else Moment(age - shift, wall)
 
 
-def _read_namings(documents: Any, ages: Ages) -> tuple[Naming, ...]:
+def _unknown(field: str, words: type[StrEnum]) -> NoReturn:
+    raise Unreadable(f"{field}: expected one of {', '.join(words)}")
+
+
+@lru_cache(_SHARED)
+def _labels(text: str) -> Labels:
+    return _read_labels("labels", parse(text))
+
+
+def _read_labels(field: str, document: Any) -> Labels:
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        raise Unreadable(f"{field}: expected an object of texts")
+    labels = tuple(document.items())
+    if not is_encodable(text for pair in labels for text in pair):
+        raise Unreadable(f"{field}: holds a lone surrogate")
+    return labels
+
+
+def _naming_document(naming: Naming) -> dict[str, Any]:
+    return {**naming.source._asdict(), "group": naming.group, "labels": dict(naming.labels)}
+
+
+@lru_cache(_SHARED)
+def _namings(text: str) -> Namings:
+    documents = parse(text)
     if not isinstance(documents, list):
-        raise Unreadable("expected a list")
-    return tuple(_read_naming(each, ages) for each in documents)
+        raise Unreadable("namings: expected a list")
+    return tuple(_naming(each) for each in documents)
 
 
-def _read_naming(document: Any, ages: Ages) -> Naming:
-    values = read_fields(NAMING, document, ages)
-    need(values, *NAMING)
-    return Naming(Source(values["kind"], values["name"]), values["group"], values["labels"])
+def _naming(document: Any) -> Naming:
+    match document:
+        case {"kind": str(kind), "name": str(name), "group": str(group), "labels": labels, **rest} if not rest:
+            if not is_encodable((name, group)):
+                raise Unreadable("namings: holds a lone surrogate")
+            source = Source(_SOURCE_KINDS.get(kind) or _unknown("namings", SourceKind), name)
+            return Naming(source, group, _read_labels("namings", labels))
+        case _:
+            raise Unreadable("namings: expected kind, name, group and labels of each")
 
 
-TRACKED: Forms = {  # without its key, by which it is kept
-    "group": TEXT,
-    "labels": LABELS,
-    "handed_over": MOMENT,
-    "due": or_none(AGE),
-    "interval": NUMBER,
-    "healthy_interval": NUMBER,
-    "poll_class": word(PollClass),
-    "operation": or_none(Form(lambda value, ages: write_fields(OPERATION, value, ages), _read_record)),
-    "up": or_none(FLAG),
-    "last_success": or_none(MOMENT),
-    "last_change": or_none(MOMENT),
-    "failures": COUNT,
-    "missing": COUNT,
-    "missing_since": or_none(AGE),
-    "odd_polls": COUNT,
-    "ended_polls": COUNT,
-    "lost": FLAG,
-    "from_birth": or_none(FLAG),
-    "seen_unfinished": FLAG,
-    "seen_started": FLAG,
-    "marks": Form(lambda value, ages: write_fields(MARKS, value, ages), _read_marks),
-    "final_seen": or_none(NUMBER),
-    "final_at": or_none(AGE),
-}
-KEPT: Forms = {
-    **TRACKED,
-    "namings": Form(lambda value, ages: [_write_naming(each, ages) for each in value], _read_namings),
-}
-# Without one of these a record is none; what else is missing is at its default.
-_NEEDED = ("group", "labels", "handed_over", "interval", "healthy_interval", "namings")
+def environment_row(it: EnvironmentMemory, ages: Ages) -> Row:
+    """Return the row of an environment, but for its name."""
+    asleep_since = None if it.asleep_since is None else ages.age(it.asleep_since)
+    return (it.base_url, it.branch, it.epoch, dump(it.groups), dump(it.names), asleep_since)
 
 
-def write_kept(kept: Kept, ages: Ages) -> Document:
-    """Write an operation; its key is the row's."""
-    return {**write_fields(TRACKED, kept.tracked, ages), "namings": KEPT["namings"].write(kept.namings, ages)}
+def read_environment(row: Row, ages: Ages) -> EnvironmentMemory:
+    """Make what an environment remembers of its row. Raises Unreadable."""
+    base_url, branch, epoch, groups, names, asleep_since = ENVIRONMENTS.check(row)
+    return EnvironmentMemory(
+        base_url,
+        branch,
+        epoch,
+        _texts("groups", groups),
+        _texts("names", names),
+        None if asleep_since is None else ages.mono(asleep_since),
+    )
 
 
-def read_kept(key: OperationKey, document: Any, ages: Ages) -> Kept:
-    """Read an operation. Raises Unreadable."""
-    values = read_fields(KEPT, document, ages)
-    need(values, *_NEEDED)
-    record = values.pop("operation", None)
-    operation = None if record is None else Operation(key.id, **record)
-    due = values.pop("due", None)
-    return Kept(namings=values.pop("namings"), tracked=Tracked(key, due=due, operation=operation, **values))
+def _texts(field: str, text: str) -> tuple[str, ...]:
+    texts = parse(text)
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts) or not is_encodable(texts):
+        raise Unreadable(f"{field}: expected a list of texts")
+    return tuple(texts)
 
 
-def write_environment(environment: EnvironmentMemory, ages: Ages) -> Document:
-    """Write what an environment remembers; its name is the row's."""
-    return write_fields(ENVIRONMENT, environment, ages)
-
-
-def read_environment(document: Any, ages: Ages) -> EnvironmentMemory:
-    """Read what an environment remembers. Raises Unreadable."""
-    values = read_fields(ENVIRONMENT, document, ages)
-    need(values, "base_url", "epoch")
-    return EnvironmentMemory(**{"branch": None, **values})
-
-
-def write_cell(cell: CellMemory, ages: Ages) -> Document:
-    """Write what an aggregate remembers; its place is the row's."""
-    return write_fields(CELL, cell, ages)
-
-
-def read_cell(document: Any, ages: Ages) -> CellMemory:
-    """Read what an aggregate remembers. Raises Unreadable."""
-    return CellMemory(**read_fields(CELL, document, ages))
+def read_cell(row: Row) -> CellMemory:
+    """Make what an aggregate remembers of its row. Raises Unreadable."""
+    return CellMemory(*CELLS.check(row))

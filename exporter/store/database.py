@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUSY_SECONDS = 0.1  # how long SQLite itself waits for a lock; who may wait longer asks again
+READER_SECONDS = 2.0
 WAL_BYTES = 16 << 20  # what is left of a log that a long read made grow
 SIDES = ("-wal", "-shm")  # first to be put aside: a log without its file is nothing, but must not meet another one
 
@@ -47,6 +48,8 @@ def ours(path: Path) -> Iterator[None]:
         if _code(error) in _DAMAGED:
             raise Damaged(str(error)) from None
         raise StartError(f"state {path} cannot be used: {error}") from None
+    except UnicodeDecodeError:  # of SQLite's own message, which names what it found
+        raise Damaged("its tables have names in no encoding") from None
     except OSError as error:
         raise StartError(f"state {path} cannot be used: {error.strerror}") from None
 
@@ -88,6 +91,13 @@ def check_soundness(connection: sqlite3.Connection, check: str = "PRAGMA quick_c
         raise Damaged(str(found))
 
 
+def check_tables(connection: sqlite3.Connection) -> None:
+    """Raise Damaged where a table is not as it was made: SQLite's own check does not look at names."""
+    for table, columns in schema.columns().items():
+        if not columns <= schema.columns_of(connection, table):
+            raise Damaged(f"table {table} is not as it was made")
+
+
 def prepare(path: Path, connection: sqlite3.Connection) -> None:
     """Set how the file is written, and bring it up to date."""
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -114,19 +124,21 @@ def put_aside(path: Path, wall: float) -> Path:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Read a file as it is at one moment, also while an exporter writes to it. Raises StartError."""
     try:
-        with ours(path), closing(_connect_reader(path)) as connection:
+        with ours(path):
+            connection = _connect_reader(path)
+        with closing(connection):
             yield connection
     except Damaged as error:
         raise StartError(f"state {path} is damaged: {error}") from None
     except sqlite3.Error as error:
-        raise StartError(f"state {path} cannot be read now: {error}") from None
+        raise StartError(f"state {path} cannot be read: {error}") from None
 
 
 def _connect_reader(path: Path) -> sqlite3.Connection:
     path.stat()  # SQLite's own "unable to open database file" names no reason
     connection = connect(path, "ro")
     try:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 20000:.0f}")
+        connection.execute(f"PRAGMA busy_timeout = {READER_SECONDS * 1000:.0f}")
         connection.execute("BEGIN")
         check_identity(path, connection)
         _check_current(path, connection)

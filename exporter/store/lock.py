@@ -18,17 +18,20 @@ TRY_SECONDS = 0.1
 
 
 class Patience:
-    """So many seconds to try again in."""
+    """So many seconds to try again in, from the first failure on."""
 
     def __init__(self, seconds: float, clock: Callable[[], Moment], sleep: Callable[[float], None]) -> None:
         self.seconds = seconds
         self._clock = clock
         self._sleep = sleep
-        self._until = clock().mono + seconds
+        self._until: float | None = None
 
     def ends(self) -> bool:
         """Whether the time is over; sleeps for a moment if it is not."""
-        if self._clock().mono >= self._until:
+        now = self._clock().mono
+        if self._until is None:
+            self._until = now + self.seconds
+        if now >= self._until:
             return True
         self._sleep(TRY_SECONDS)
         return False

@@ -21,6 +21,7 @@ from exporter.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exporter.store.rows import Skip
     from exporter.tracking.memory import Memory
     from exporter.tracking.record import Moment
 
@@ -45,13 +46,17 @@ def open_store(
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a file is opened: `ages` is the clock that a new one begins with, `mend` puts a damaged one aside."""
+    """How a file is opened.
+
+    `ages` is the clock that a new one begins with, `mend` puts a damaged one aside, `skip` is told of unreadable rows.
+    """
 
     path: Path
     clock: Callable[[], Moment]
     patience: Patience
     ages: Ages | None = None
     mend: bool = True
+    skip: Skip | None = None
 
     def open(self) -> tuple[Store, Memory]:
         """Open the file and read what is kept. Raises StartError."""
@@ -67,12 +72,9 @@ class Opening:
         try:
             return self._patiently(path, lock)
         except Damaged as error:
-            problem = str(error)
-        if not self.mend:
-            raise StartError(f"state {path} is damaged ({problem}): move it away, or start the exporter with it")
-        with database.ours(path):
-            kept_as = database.put_aside(path, self.clock().wall)
-        log.error("state is damaged: put aside, and begun anew", path=str(path), kept_as=str(kept_as), error=problem)
+            if not self.mend:
+                problem = f"state {path} is damaged ({error}): move it away, or start the exporter with it"
+                raise StartError(problem) from None
         try:
             return self._patiently(path, lock)
         except Damaged as error:
@@ -81,26 +83,38 @@ class Opening:
     def _patiently(self, path: Path, lock: int) -> tuple[Store, Memory]:
         while True:
             try:
-                with database.ours(path):
-                    return self._now(path, lock)
+                return self._now(path, lock)
             except sqlite3.Error:  # somebody has it locked
                 if self.patience.ends():
                     raise held_elsewhere(path, self.patience) from None
 
     def _now(self, path: Path, lock: int) -> tuple[Store, Memory]:
-        if not database.make_file(path) and path.stat().st_size == 0:
-            log.warning("state file is empty: begun anew", path=str(path))
-        connection = database.connect(path, "rw")
+        with database.ours(path):
+            if not database.make_file(path) and path.stat().st_size == 0:
+                log.warning("state file is empty: begun anew", path=str(path))
+            connection = database.connect(path, "rw")
         try:
-            database.check_identity(path, connection)
-            database.check_soundness(connection)
-            database.prepare(path, connection)
-            ages = _go_on(connection, self.clock(), self.ages)
-            memory = rows.read_memory(connection, ages, _log_skipped)
-            return Store(path, connection, lock, ages), memory
-        except BaseException:
+            with database.ours(path):
+                ages, memory = self._read(path, connection)
+                return Store(path, connection, lock, ages), memory
+        except BaseException as error:
+            if isinstance(error, Damaged) and self.mend:
+                self._put_aside(path, str(error))  # before SQLite closes it, and takes its log away
             connection.close()
             raise
+
+    def _read(self, path: Path, connection: sqlite3.Connection) -> tuple[Ages, Memory]:
+        database.check_identity(path, connection)
+        database.check_soundness(connection)
+        database.prepare(path, connection)
+        database.check_tables(connection)
+        ages = _go_on(connection, self.clock(), self.ages)
+        return ages, rows.read_memory(connection, ages, self.skip or _log_skipped)
+
+    def _put_aside(self, path: Path, problem: str) -> None:
+        with database.ours(path):
+            kept_as = database.put_aside(path, self.clock().wall)
+        log.error("state is damaged: put aside, and begun anew", path=str(path), kept_as=str(kept_as), error=problem)
 
 
 def _go_on(connection: sqlite3.Connection, now: Moment, first: Ages | None) -> Ages:

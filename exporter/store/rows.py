@@ -1,21 +1,24 @@
-"""Rows of the file: read one by one, so that one that cannot be read costs no other; and written in one go."""
+"""Rows of the file: read one by one, so that one that cannot be read costs no other, and written in one go."""
 
 from __future__ import annotations
 
+import gc
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.operation import OperationKey, is_operation_id
-from exporter.store import codec, forms
+from exporter.store import codec
 from exporter.store.ages import Checkpoint
-from exporter.store.forms import Unreadable
+from exporter.store.layout import Unreadable
 from exporter.tracking.memory import Memory, Tombstone
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from exporter.store.ages import Ages
+    from exporter.store.layout import Row
     from exporter.tracking.memory import CellMemory, CellPlace, Changes, EnvironmentMemory, Kept
 
     # Told of each row that cannot be read: of which environment, which one, and why.
@@ -24,24 +27,27 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 ID_BYTES = 16
-STATEMENTS = {  # by table: how a row is put in, and how it is taken away
-    "operations": (
-        "REPLACE INTO operations (environment, id, record) VALUES (?, ?, ?)",
-        "DELETE FROM operations WHERE environment = ? AND id = ?",
-    ),
-    "tombstones": (
-        "REPLACE INTO tombstones (environment, id, at, retired) VALUES (?, ?, ?, ?)",
-        "DELETE FROM tombstones WHERE environment = ? AND id = ?",
-    ),
-    "cells": (
-        'REPLACE INTO cells (environment, "group", name, record) VALUES (?, ?, ?, ?)',
-        'DELETE FROM cells WHERE environment = ? AND "group" = ? AND name = ?',
-    ),
-    "environments": (
-        "REPLACE INTO environments (name, record) VALUES (?, ?)",
-        "DELETE FROM environments WHERE name = ?",
-    ),
-}
+
+
+class Table:
+    """The statements of a table: put a row in or in the place of another, take one away, read all in order."""
+
+    def __init__(self, name: str, keys: tuple[str, ...], columns: Sequence[str], order: str = "") -> None:
+        self.keys = keys
+        key, rest = (", ".join(f'"{each}"' for each in names) for names in (keys, columns))
+        updates = ", ".join(f'"{each}" = excluded."{each}"' for each in columns)
+        marks = ", ".join("?" * (len(keys) + len(columns)))
+        places = " AND ".join(f'"{each}" = ?' for each in keys)
+        # All names are of this package: nothing of it comes from outside.
+        self.put = f"INSERT INTO {name} ({key}, {rest}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {updates}"  # noqa: S608
+        self.drop = f"DELETE FROM {name} WHERE {places}"  # noqa: S608
+        self.select = f"SELECT {key}, {rest} FROM {name} ORDER BY {order}{key}"  # noqa: S608
+
+
+OPERATIONS = Table("operations", ("environment", "id"), codec.OPERATIONS.names)
+TOMBSTONES = Table("tombstones", ("environment", "id"), ("at", "retired"), order="at, ")
+CELLS = Table("cells", ("environment", "group", "name"), codec.CELLS.names)
+ENVIRONMENTS = Table("environments", ("environment",), codec.ENVIRONMENTS.names)
 
 
 def read_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
@@ -61,79 +67,83 @@ def read_environments(
     connection: sqlite3.Connection, ages: Ages, skip: Skip
 ) -> Iterator[tuple[str, EnvironmentMemory]]:
     """Read what each environment remembers."""
-    for name, record in connection.execute("SELECT name, record FROM environments ORDER BY name"):
+    for name, *row in connection.execute(ENVIRONMENTS.select):
         try:
-            yield name, codec.read_environment(forms.parse(record), ages)
+            yield _text(name), codec.read_environment(tuple(row), ages)
         except Unreadable as error:
             skip(str(name), "", str(error))
 
 
 def read_operations(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Iterator[tuple[OperationKey, Kept]]:
     """Read all operations."""
-    query = "SELECT environment, id, record FROM operations ORDER BY environment, id"
-    for environment, operation_id, record in connection.execute(query):
+    for row in connection.execute(OPERATIONS.select):
         try:
-            key = OperationKey(environment, _checked_id(operation_id))
-            yield key, codec.read_kept(key, forms.parse(record), ages)
+            key = OperationKey(_text(row[0]), _operation_id(row[1]))
+            yield key, codec.read_kept(key, row[2:], ages)
         except Unreadable as error:
-            skip(str(environment), str(operation_id), str(error))
+            skip(str(row[0]), str(row[1]), str(error))
 
 
 def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Iterator[tuple[OperationKey, Tombstone]]:
     """Read all tombstones, the oldest first."""
     names: dict[str, str] = {}  # a million rows share a few names
-    query = "SELECT environment, id, at, retired FROM tombstones ORDER BY at, environment, id"
-    for environment, id_bytes, at, retired in connection.execute(query):
-        if not isinstance(id_bytes, bytes) or len(id_bytes) != ID_BYTES or not isinstance(at, float):
-            skip(str(environment), str(id_bytes), "no tombstone")
+    shift = ages.shift
+    for environment, packed, at, retired in connection.execute(TOMBSTONES.select):
+        if not (type(environment) is str and type(packed) is bytes and len(packed) == ID_BYTES and _is_number(at)):
+            skip(str(environment), str(packed), "no tombstone")
             continue
-        key = OperationKey(names.setdefault(environment, environment), unpack_id(id_bytes))
-        yield key, Tombstone(ages.mono(at), bool(retired))
+        key = OperationKey(names.setdefault(environment, environment), unpack_id(packed))
+        yield key, Tombstone(at - shift, bool(retired))
 
 
-def read_cells(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Iterator[tuple[CellPlace, CellMemory]]:
+def read_cells(connection: sqlite3.Connection, skip: Skip) -> Iterator[tuple[CellPlace, CellMemory]]:
     """Read what all aggregates remember."""
-    query = 'SELECT environment, "group", name, record FROM cells ORDER BY environment, "group", name'
-    for environment, group, name, record in connection.execute(query):
+    for environment, group, name, *row in connection.execute(CELLS.select):
         try:
-            yield (environment, group, name), codec.read_cell(forms.parse(record), ages)
+            yield (_text(environment), _text(group), _text(name)), codec.read_cell(tuple(row))
         except Unreadable as error:
             skip(str(environment), f"{group}, {name}", str(error))
 
 
 def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memory:
     """Read all that is kept."""
-    return Memory(
-        dict(read_operations(connection, ages, skip)),
-        dict(read_tombstones(connection, ages, skip)),
-        dict(read_cells(connection, ages, skip)),
-        dict(read_environments(connection, ages, skip)),
-    )
+    with _no_collection():
+        return Memory(
+            dict(read_operations(connection, ages, skip)),
+            dict(read_tombstones(connection, ages, skip)),
+            dict(read_cells(connection, skip)),
+            dict(read_environments(connection, ages, skip)),
+        )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    # All that is read stays: to look through it for garbage, again and again, takes a third of the time.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) -> None:
     """Write what changed; the transaction is the caller's."""
     stones = {(key.environment, pack_id(key.id)): stone for key, stone in changes.tombstones.items()}
     environments = {(name,): each for name, each in changes.environments.items()}
-    _write(connection, "operations", changes.operations, lambda each: _json(codec.write_kept(each, ages)))
-    _write(connection, "tombstones", stones, lambda stone: (ages.age(stone.at), stone.retired))
-    _write(connection, "cells", changes.cells, lambda each: _json(codec.write_cell(each, ages)))
-    _write(connection, "environments", environments, lambda each: _json(codec.write_environment(each, ages)))
-
-
-def _json(document: dict[str, Any]) -> tuple[str]:
-    return (forms.dump(document),)
+    _write(connection, OPERATIONS, changes.operations, lambda each: codec.kept_row(each, ages))
+    _write(connection, TOMBSTONES, stones, lambda stone: (ages.age(stone.at), stone.retired))
+    _write(connection, CELLS, changes.cells, tuple)
+    _write(connection, ENVIRONMENTS, environments, lambda each: codec.environment_row(each, ages))
 
 
 def _write(
-    connection: sqlite3.Connection,
-    table: str,
-    changes: Mapping[Any, Value | None],
-    columns: Callable[[Value], tuple[Any, ...]],
+    connection: sqlite3.Connection, table: Table, changes: Mapping[Any, Value | None], row: Callable[[Value], Row]
 ) -> None:
-    put, drop = STATEMENTS[table]
-    connection.executemany(put, [(*key, *columns(value)) for key, value in changes.items() if value is not None])
-    connection.executemany(drop, [key for key, value in changes.items() if value is None])
+    puts = ((*key, *row(value)) for key, value in changes.items() if value is not None)
+    connection.executemany(table.put, puts)
+    connection.executemany(table.drop, [key for key, value in changes.items() if value is None])
 
 
 def pack_id(operation_id: str) -> bytes:
@@ -147,7 +157,17 @@ def unpack_id(packed: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _checked_id(value: Any) -> str:
-    if not isinstance(value, str) or not is_operation_id(value):
-        raise Unreadable("id: no UUID")
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Unreadable("its key is no text")
     return value
+
+
+def _operation_id(value: Any) -> str:
+    if not isinstance(value, str) or not is_operation_id(value):
+        raise Unreadable("its id is no UUID")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)

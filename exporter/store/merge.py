@@ -1,0 +1,203 @@
+"""What an import changes: no registration is lost, nothing ends up counted twice, and what has ended stays ended.
+
+Counting too little is accepted where the two sides do not know enough of each other. To import the same again changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from exporter.operation import UNKNOWN_NAME
+from exporter.tracking.exposure import GROUPS_MOST, NAMES_MOST, Admission
+from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory, Tombstone
+from exporter.tracking.record import NO_MARKS, Marks
+from exporter.tracking.roster import SourceKind, group_of, labels_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporter.operation import OperationKey
+    from exporter.tracking.record import Moment, Tracked
+    from exporter.tracking.roster import Naming, Namings
+
+Number = TypeVar("Number", int, float)
+
+_RANKS = {kind: rank for rank, kind in enumerate(SourceKind)}
+
+
+def merge(here: Memory, taken: Memory, now: Moment) -> Changes:
+    """Return what is to be changed here."""
+    labels = {name: _Labels(here, taken, name) for name in _names(taken)}
+    operations: dict[OperationKey, Kept | None] = {}
+    tombstones: dict[OperationKey, Tombstone | None] = {}
+    for key in (*taken.operations, *taken.tombstones):
+        before = here.operations.get(key) or here.tombstones.get(key)
+        after = settled(before, taken.operations.get(key) or taken.tombstones[key])
+        if isinstance(after, Kept):
+            after = labels[key.environment].folded(after)
+        if after == before:
+            continue
+        if isinstance(after, Kept) or key in here.operations:
+            operations[key] = after if isinstance(after, Kept) else None
+        if isinstance(after, Tombstone) or key in here.tombstones:
+            tombstones[key] = after if isinstance(after, Tombstone) else None
+    cells = _cells(here, taken, labels)
+    environments = {name: _environment(here, taken, name, labels[name]) for name in taken.environments}
+    return Changes(0, now, operations, tombstones, cells, environments)
+
+
+def _names(memory: Memory) -> set[str]:
+    operations = {key.environment for key in (*memory.operations, *memory.tombstones)}
+    return operations | {place[0] for place in memory.cells} | set(memory.environments)
+
+
+# Operations.
+
+
+def settled(before: Kept | Tombstone | None, taken: Kept | Tombstone) -> Kept | Tombstone:
+    """Return what is to be known of an operation after an import."""
+    match before, taken:
+        case Kept(), Kept():
+            return _united(before, taken)
+        case Tombstone(), Tombstone():
+            return Tombstone(max(before.at, taken.at), before.retired or taken.retired)
+        case Kept(), Tombstone():
+            return _over(before, taken)
+        case Tombstone(), Kept():
+            return _over(taken, before)
+        case _:
+            return taken
+
+
+def _over(kept: Kept, stone: Tombstone) -> Kept | Tombstone:
+    """Decide between an operation that one side follows, and what is left of it on the other, which let go of it.
+
+    What had its time had ended: a snapshot that says otherwise is old, unless it was brought back afterwards.
+    """
+    it = kept.tracked
+    if stone.retired and not it.final and it.handed_over.mono <= stone.at:
+        return stone
+    # How much of it the other side had counted, nobody knows any more: what Knock says next only sets the marks.
+    uncounted = replace(it, marks=NO_MARKS, from_birth=False, seen_unfinished=False, seen_started=True)
+    return Kept(uncounted, kept.namings)
+
+
+def _united(before: Kept, taken: Kept) -> Kept:
+    newer, older = (taken, before) if _told(taken.tracked) > _told(before.tracked) else (before, taken)
+    namings = _all_namings(before.namings, taken.namings)
+    ours, theirs = newer.tracked, older.tracked
+    tracked = replace(
+        ours,
+        group=group_of(namings) if namings else ours.group,
+        labels=labels_of(namings) if namings else ours.labels,
+        handed_over=min(ours.handed_over, theirs.handed_over),
+        marks=_marks((ours, theirs)),
+        from_birth=_all_told((ours, theirs), (ours.from_birth, theirs.from_birth)),
+        seen_unfinished=bool(_all_told((ours, theirs), (ours.seen_unfinished, theirs.seen_unfinished))),
+        seen_started=ours.seen_started or theirs.seen_started,
+    )
+    return Kept(tracked, namings)
+
+
+def _told(tracked: Tracked) -> tuple[bool, float, bool]:
+    """Order by how much is told: the end, the later answer of Knock, any record."""
+    success = tracked.last_success
+    return tracked.final, success.mono if success is not None else float("-inf"), tracked.operation is not None
+
+
+def _all_told(sides: tuple[Tracked, Tracked], facts: tuple[bool | None, bool | None]) -> bool | None:
+    """Return whether something is so on each side that knows how far back it knows the operation; None: neither."""
+    told = [fact for side, fact in zip(sides, facts, strict=True) if side.from_birth is not None]
+    return all(told) if told else None
+
+
+def _marks(sides: tuple[Tracked, Tracked]) -> Marks:
+    """Return the highest mark of each count.
+
+    A side that came to know it late and has no mark may have counted before: then the next value sets the mark, and
+    nothing is counted for it.
+    """
+    late = [side.marks for side in sides if side.from_birth is False]
+    highest = [_most(*pair) for pair in zip(sides[0].marks, sides[1].marks, strict=True)]
+    for marks in late:
+        highest = [None if mark is None else most for mark, most in zip(marks, highest, strict=True)]
+    return Marks(*highest)
+
+
+def _most(one: Number | None, other: Number | None) -> Number | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
+
+
+def _all_namings(before: Namings, taken: Namings) -> Namings:
+    by_source = {naming.source: naming for naming in (*before, *taken)}
+    return tuple(sorted(by_source.values(), key=_precedence))
+
+
+def _precedence(naming: Naming) -> tuple[int, str]:
+    return _RANKS[naming.source.kind], naming.source.name
+
+
+# Environments and aggregates.
+
+
+@dataclass(slots=True)
+class _Values:
+    """The values of one label that are let in, in their order."""
+
+    admission: Admission
+    admitted: dict[str, None] = field(default_factory=dict)
+
+    def fold(self, value: str) -> str:
+        folded = self.admission.admit(value)
+        if folded == value:
+            self.admitted[value] = None
+        return folded
+
+
+class _Labels:
+    """Groups and names of an environment: what was let in here comes first, then what was let in there."""
+
+    def __init__(self, here: Memory, taken: Memory, name: str) -> None:
+        sides = [memory.environments[name] for memory in (here, taken) if name in memory.environments]
+        self.groups, self.names = _Values(Admission(GROUPS_MOST)), _Values(Admission(NAMES_MOST))
+        for side in sides:
+            _fold_all(self.groups, side.groups)
+            _fold_all(self.names, side.names)
+
+    def name(self, value: str) -> str:
+        return value if value == UNKNOWN_NAME else self.names.fold(value)
+
+    def folded(self, kept: Kept) -> Kept:
+        it = kept.tracked
+        record = it.operation and replace(it.operation, name=self.name(it.operation.name))
+        return Kept(replace(it, group=self.groups.fold(it.group), operation=record), kept.namings)
+
+
+def _fold_all(values: _Values, texts: Iterable[str]) -> None:
+    for text in texts:
+        values.fold(text)
+
+
+def _environment(here: Memory, taken: Memory, name: str, labels: _Labels) -> EnvironmentMemory:
+    theirs = taken.environments[name]
+    ours = here.environments.get(name, theirs)
+    return replace(
+        ours,
+        epoch=max(ours.epoch, theirs.epoch),
+        groups=tuple(labels.groups.admitted),
+        names=tuple(labels.names.admitted),
+        asleep_since=None,
+    )
+
+
+def _cells(here: Memory, taken: Memory, labels: dict[str, _Labels]) -> dict[tuple[str, str, str], CellMemory | None]:
+    after: dict[tuple[str, str, str], CellMemory | None] = {}
+    for (environment, group, name), cell in taken.cells.items():
+        place = (environment, labels[environment].groups.fold(group), labels[environment].name(name))
+        before = after.get(place) or here.cells.get(place) or CellMemory()
+        after[place] = CellMemory(*(_most(*pair) for pair in zip(before, cell, strict=True)))
+    return after

@@ -1,0 +1,556 @@
+"""The file of the state: opened, held, written, and put aside when it is damaged."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from model import WALL, ids, running
+from structlog.testing import capture_logs
+
+from exporter.errors import StartError
+from exporter.operation import OperationKey
+from exporter.store import database, schema
+from exporter.store.opening import open_store
+from exporter.store.writer import Writer
+from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory, Tombstone
+from exporter.tracking.messages import Saved
+from exporter.tracking.record import Marks, Moment, Tracked
+from exporter.tracking.roster import API, Naming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from exporter.store.store import Store
+
+    Opened = Callable[[], tuple[Store, Memory]]
+
+A, B, C = ids(3)
+ENVIRONMENT = EnvironmentMemory("https://api.knock.app", None, WALL, ("default",), ("users.identify",))
+CELL = CellMemory(last_completed=WALL)
+
+
+class Clock:
+    """Both clocks of a process; sleeping moves them."""
+
+    def __init__(self, mono: float = 1000.0, wall: float = WALL) -> None:
+        self.now = Moment(mono, wall)
+        self.slept = 0.0
+
+    def __call__(self) -> Moment:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.now = Moment(self.now.mono + seconds, self.now.wall + seconds)
+
+
+def key(operation_id: str, environment: str = "production") -> OperationKey:
+    return OperationKey(environment, operation_id)
+
+
+def kept(operation_id: str, now: Moment, environment: str = "production") -> Kept:
+    tracked = Tracked(
+        key(operation_id, environment),
+        "nightly",
+        (("team", "growth"),),
+        now,
+        now.mono + 5.0,
+        5.0,
+        5.0,
+        operation=running(operation_id),
+        last_success=now,
+        last_change=now,
+        marks=Marks(10, None, 0),
+        from_birth=True,
+        seen_unfinished=True,
+    )
+    return Kept(tracked, (Naming(API, "nightly", (("team", "growth"),)),))
+
+
+def changes(number: int, now: Moment, *operation_ids: str) -> Changes:
+    return Changes(number, now, {key(each): kept(each, now) for each in operation_ids})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opened(path: Path, clock: Clock) -> Iterator[Opened]:
+    stores: list[Store] = []
+
+    def open_it() -> tuple[Store, Memory]:
+        while stores:
+            stores.pop().close()
+        store, memory = open_store(path, clock, sleep=clock.sleep)
+        stores.append(store)
+        return store, memory
+
+    yield open_it
+    for store in stores:
+        store.close()
+
+
+def impatient(_tried: int) -> bool:
+    return False
+
+
+# What is kept.
+
+
+def test_a_new_file_is_its_owners_alone_and_empty(path: Path, opened: Opened) -> None:
+    _store, memory = opened()
+    assert memory == Memory()
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()} == dict.fromkeys(
+        ("state.db", "state.db-wal", "state.db-shm", "state.db.lock"), "0o600"
+    )
+
+
+def test_all_that_was_committed_is_read(opened: Opened, clock: Clock) -> None:
+    store, _ = opened()
+    now = clock.now
+    memory = Memory(
+        {key(A): kept(A, now), key(B, "gone"): kept(B, now, "gone")},
+        {key(C): Tombstone(now.mono - 9.0, retired=True), key(B): Tombstone(now.mono, retired=False)},
+        {("production", "nightly", "users.identify"): CELL},
+        {"production": ENVIRONMENT, "gone": replace(ENVIRONMENT, branch="b", asleep_since=now.mono)},
+    )
+    everything = Changes(1, now, memory.operations, memory.tombstones, memory.cells, memory.environments)
+    store.commit(everything, impatient)
+    _, read = opened()
+    assert read == memory
+    assert list(read.tombstones) == [key(C), key(B)], "the oldest first"
+
+
+def test_what_is_gone_is_taken_away(opened: Opened, clock: Clock) -> None:
+    store, _ = opened()
+    place = ("production", "nightly", "users.identify")
+    some = Changes(1, clock.now, {key(A): kept(A, clock.now)}, {key(B): Tombstone(1.0, retired=False)}, {place: CELL})
+    store.commit(replace(some, environments={"production": ENVIRONMENT}), impatient)
+    gone = Changes(2, clock.now, {key(A): None}, {key(B): None}, {place: None}, {"production": None})
+    store.commit(gone, impatient)
+    assert opened()[1] == Memory()
+
+
+def test_an_operation_is_written_over(opened: Opened, clock: Clock) -> None:
+    store, _ = opened()
+    store.commit(changes(1, clock.now, A, B), impatient)
+    clock.sleep(60)
+    store.commit(changes(2, clock.now, A), impatient)
+    read = opened()[1].operations
+    assert read[key(A)] == kept(A, clock.now)
+    assert read[key(B)].tracked.handed_over == Moment(1000.0, WALL)
+
+
+def test_only_time_since_the_checkpoint_counts(path: Path) -> None:
+    first = Clock(mono=1000.0)
+    store, _ = open_store(path, first)
+    store.commit(changes(1, first.now, A), impatient)
+    first.sleep(600)
+    store.commit(Changes(2, first.now), impatient)
+    store.close()
+    rebooted = Clock(mono=20.0, wall=WALL + 600 + 3600)
+    store, memory = open_store(path, rebooted)
+    store.close()
+    assert memory.operations[key(A)].tracked.handed_over == Moment(20.0 - 3600 - 600, WALL)
+    went_back = Clock(mono=20.0, wall=WALL - 1e6)
+    store, memory = open_store(path, went_back)
+    store.close()
+    assert memory.operations[key(A)].tracked.handed_over == Moment(20.0 - 600, WALL)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE operations SET status = 'done' WHERE id = ?",
+        "UPDATE operations SET labels = '{' WHERE id = ?",
+        "UPDATE operations SET failures = 'x' WHERE id = ?",
+        "UPDATE operations SET interval = 9e999 WHERE id = ?",
+        "UPDATE operations SET \"group\" = CAST(x'ff' AS TEXT), labels = x'7b7d' WHERE id = ?",
+        "UPDATE operations SET handed_over = NULL WHERE id = ?",
+    ],
+)
+def test_a_row_that_cannot_be_read_costs_no_other(path: Path, opened: Opened, clock: Clock, damage: str) -> None:
+    store, _ = opened()
+    store.commit(changes(1, clock.now, A, B), impatient)
+    outside = sqlite3.connect(path)
+    outside.execute(damage, (A,))
+    outside.commit()
+    outside.close()
+    with capture_logs() as lines:
+        store, memory = opened()
+    assert list(memory.operations) == [key(B)]
+    (line,) = lines
+    assert (line["environment"], line["id"], line["log_level"]) == ("production", A, "error")
+    store.commit(changes(2, clock.now, A), impatient)
+    assert list(opened()[1].operations) == sorted([key(A), key(B)])
+
+
+# One process.
+
+
+def test_another_process_that_holds_the_file_is_waited_for(path: Path, clock: Clock) -> None:
+    store, _ = open_store(path, clock)
+    with pytest.raises(StartError, match=r"state .*state\.db is held by another process, for 10 s now"):
+        open_store(path, clock, sleep=clock.sleep)
+    assert clock.slept == pytest.approx(10.0, abs=0.2)
+    store.close()
+
+
+def test_the_lock_is_of_the_file_whatever_its_name(path: Path, clock: Clock) -> None:
+    other = path.with_name("other.db")
+    other.symlink_to(path)
+    store, _ = open_store(path, clock)
+    with pytest.raises(StartError, match="held by another process"):
+        open_store(other, clock, sleep=clock.sleep)
+    store.close()
+
+
+def test_a_lock_that_is_let_go_in_time_is_taken(path: Path, clock: Clock) -> None:
+    holder = os.open(path.with_name("state.db.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.slept > 3:
+            fcntl.flock(holder, fcntl.LOCK_UN)
+
+    store, _ = open_store(path, clock, sleep=sleep)
+    store.close()
+    os.close(holder)
+    assert clock.slept == pytest.approx(3.1, abs=0.2)
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_shell_that_holds_the_write_lock_is_waited_for(path: Path, clock: Clock, mode: str) -> None:
+    store, _ = open_store(path, clock)
+    store.close()
+    shell = sqlite3.connect(path, isolation_level=None)
+    shell.execute(f"PRAGMA journal_mode = {mode}")
+    shell.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StartError, match="held by another process"):
+        open_store(path, clock, sleep=clock.sleep)
+    shell.execute("COMMIT")
+    store, _ = open_store(path, clock, sleep=clock.sleep)
+    store.close()
+    shell.close()
+
+
+def test_readers_do_not_disturb_and_see_one_moment(path: Path, opened: Opened, clock: Clock) -> None:
+    store, _ = opened()
+    store.commit(changes(1, clock.now, A), impatient)
+    count = "SELECT count(*) FROM operations"
+    with database.reading(path) as reader:
+        assert reader.execute(count).fetchone() == (1,)
+        store.commit(changes(2, clock.now, B), impatient)
+        assert reader.execute(count).fetchone() == (1,)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.execute("DELETE FROM operations")
+    with database.reading(path) as reader:
+        assert reader.execute(count).fetchone() == (2,)
+
+
+# Files that are not ours, or not whole.
+
+
+def some_state(path: Path, clock: Clock) -> None:
+    store, _ = open_store(path, clock)
+    store.commit(changes(1, clock.now, *ids(200)), impatient)
+    store.close()
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def short(path: Path) -> None:
+    os.truncate(path, 50)
+
+
+def overwritten(path: Path) -> None:
+    chance = random.Random(1)
+    content = bytearray(path.read_bytes())
+    content[4096 : len(content) // 2] = chance.randbytes(len(content) // 2 - 4096)
+    path.write_bytes(content)
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def text(path: Path) -> None:
+    path.write_text("environments:\n  - name: production\n" * 100)
+
+
+@pytest.mark.parametrize("damage", [truncated, short, overwritten, zeroed, text])
+def test_a_damaged_file_is_put_aside_and_begun_anew(path: Path, clock: Clock, damage: Callable[[Path], None]) -> None:
+    some_state(path, clock)
+    damage(path)
+    damaged = path.read_bytes()
+    with capture_logs() as lines:
+        store, memory = open_store(path, clock)
+    store.commit(changes(1, clock.now, A), impatient)
+    store.close()
+    assert memory == Memory()
+    (line,) = [line for line in lines if line["log_level"] == "error"]
+    aside = path.with_name("state.db.corrupt-20270115T080000Z")
+    assert (line["path"], line["kept_as"]) == (str(path), str(aside))
+    assert aside.read_bytes() == damaged
+    store, memory = open_store(path, clock)
+    store.close()
+    assert list(memory.operations) == [key(A)]
+
+
+def test_what_belongs_to_a_damaged_file_goes_with_it_and_no_name_is_taken_twice(path: Path, clock: Clock) -> None:
+    for round_number in range(2):
+        text(path)
+        path.with_name("state.db-wal").write_text(f"log {round_number}")
+        store, _ = open_store(path, clock)
+        store.close()
+    aside = "state.db.corrupt-20270115T080000Z"
+    names = {file.name for file in path.parent.iterdir()}
+    assert {aside, f"{aside}-wal", f"{aside}-1", f"{aside}-1-wal"} <= names
+    assert path.with_name(f"{aside}-1-wal").read_text() == "log 1"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_bytes_are_wrong_the_exporter_starts(path: Path, clock: Clock, seed: int) -> None:
+    some_state(path, clock)
+    chance = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    for _ in range(chance.choice([1, 10, 1000])):
+        content[chance.randrange(100, len(content))] = chance.randrange(256)
+    path.write_bytes(content)
+    with capture_logs():
+        store, memory = open_store(path, clock)
+        store.commit(changes(1, clock.now, A), impatient)
+        store.close()
+        store, again = open_store(path, clock)
+    store.close()
+    assert key(A) in again.operations
+    assert len(memory.operations) <= 200
+
+
+def test_an_empty_file_is_begun_and_told(path: Path, clock: Clock) -> None:
+    path.touch()
+    with capture_logs() as lines:
+        store, memory = open_store(path, clock)
+    store.close()
+    assert memory == Memory()
+    assert [line["event"] for line in lines] == ["state file is empty: begun anew"]
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(path: Path, clock: Clock) -> None:
+    foreign = sqlite3.connect(path)
+    foreign.execute("CREATE TABLE bookmarks (url)")
+    foreign.commit()
+    foreign.close()
+    before = path.read_bytes()
+    with pytest.raises(StartError, match="is a database of another program: name another file"):
+        open_store(path, clock)
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path, clock: Clock) -> None:
+    some_state(path, clock)
+    newer = sqlite3.connect(path)
+    newer.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    newer.close()
+    with pytest.raises(StartError, match=r"written by a newer version of knock-exporter .*: run that version"):
+        open_store(path, clock)
+    assert [file.name for file in path.parent.iterdir() if "corrupt" in file.name] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("missing/state.db", "No such file or directory"),
+        ("file/state.db", "Not a directory"),
+        ("folder", "cannot be used"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_told(tmp_path: Path, clock: Clock, where: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StartError, match=told):
+        open_store(tmp_path / where, clock)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("mode", [0o500, 0o000])
+def test_a_folder_without_permission_is_told(tmp_path: Path, clock: Clock, mode: int) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=mode)
+    with pytest.raises(StartError, match="Permission denied"):
+        open_store(folder / "state.db", clock)
+    folder.chmod(0o700)
+
+
+def test_a_full_disk_at_the_start_is_no_damage(path: Path, clock: Clock) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    with pytest.raises(StartError, match="cannot be used: database or disk is full"), database.ours(path):
+        raise full
+
+
+# The writer.
+
+
+class Desk:
+    """A writer without its thread, and what it said."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.said: list[Saved] = []
+        self.writer = Writer(store, self.said.append, clock)
+
+    def step(self) -> bool:
+        return self.writer.step(0.0)
+
+
+@pytest.fixture
+def desk(opened: Opened, clock: Clock) -> Desk:
+    return Desk(opened()[0], clock)
+
+
+def fill_disk(store: Store, *, full: bool) -> None:
+    """Let the file not grow any more, or let it again."""
+    store._connection.execute(f"PRAGMA max_page_count = {1 if full else 100_000}")
+
+
+def test_what_is_queued_is_committed_at_once_and_told_once(desk: Desk, opened: Opened, clock: Clock) -> None:
+    desk.writer.save(changes(1, clock.now, A, B))
+    desk.writer.save(replace(changes(2, clock.now, C), operations={key(A): None, key(C): kept(C, clock.now)}))
+    assert desk.step()
+    assert desk.said == [Saved(2, ok=True)]
+    assert set(opened()[1].operations) == {key(B), key(C)}, "the later change counts"
+
+
+def test_the_heart_beats_when_idle(desk: Desk, clock: Clock) -> None:
+    clock.sleep(100)
+    assert desk.step()
+    assert desk.writer.stepped_at == clock.now.mono
+    assert desk.said == []
+
+
+def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
+    path: Path, desk: Desk, opened: Opened, clock: Clock
+) -> None:
+    fill_disk(desk.writer._store, full=True)
+    with capture_logs() as lines:
+        for number, operation_id in enumerate(ids(60, seed=5)):
+            desk.writer.save(changes(number, clock.now, operation_id))
+            desk.step()
+        failed = [each for each in desk.said if not each.ok]
+        assert len(failed) > 2
+        fill_disk(desk.writer._store, full=False)
+        desk.writer.save(Changes(99, clock.now))
+        desk.step()
+    assert desk.said[-1] == Saved(99, ok=True)
+    assert [line["event"] for line in lines] == [
+        "state cannot be written, going on without",
+        "state is written again",
+    ]
+    assert lines[0]["error"] == "database or disk is full"
+    assert len(opened()[1].operations) == 60
+
+
+def test_a_locked_file_fails_after_two_seconds_and_sooner_when_ending(path: Path, clock: Clock) -> None:
+    desk = Desk(open_store(path, clock)[0], clock)
+    tries = [tried for tried in range(1, 100) if not desk.writer._patient(tried)]
+    assert tries[0] * database.BUSY_SECONDS == 2.0
+    shell = sqlite3.connect(path, isolation_level=None)
+    shell.execute("BEGIN IMMEDIATE")
+    desk.writer.save(changes(1, clock.now, A))
+    desk.writer.stop()
+    began = time.monotonic()
+    desk.writer.run()
+    assert time.monotonic() - began < 1.5
+    assert desk.said == [Saved(1, ok=False)]
+    shell.close()
+
+
+def test_a_file_that_was_deleted_is_not_written_to_in_vain(path: Path, desk: Desk, clock: Clock) -> None:
+    path.unlink()
+    with capture_logs() as lines:
+        desk.writer.save(changes(1, clock.now, A))
+        desk.step()
+    assert desk.said == [Saved(1, ok=False)]
+    assert lines[0]["error"] == "the file was moved or deleted"
+
+
+def test_stopping_commits_what_is_queued_and_lets_go(path: Path, clock: Clock) -> None:
+    store, _ = open_store(path, clock)
+    desk = Desk(store, clock)
+    thread = threading.Thread(target=desk.writer.run)
+    thread.start()
+    for number, operation_id in enumerate(ids(50)):
+        desk.writer.save(changes(number, clock.now, operation_id))
+    desk.writer.stop()
+    thread.join(5)
+    assert desk.said[-1] == Saved(49, ok=True)
+    assert not path.with_name("state.db-wal").exists(), "its log is written back"
+    store, memory = open_store(path, clock)
+    store.close()
+    assert len(memory.operations) == 50
+
+
+def test_the_log_does_not_grow_without_bound(path: Path, desk: Desk, clock: Clock) -> None:
+    for number in range(150):
+        desk.writer.save(changes(number, clock.now, *ids(40)))
+        desk.step()
+    assert path.with_name("state.db-wal").stat().st_size < 5 << 20
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from test_store import changes, ids, Moment
+from exporter.store.opening import open_store
+clock = lambda: Moment(time.monotonic(), time.time())
+store, memory = open_store(Path({path!r}), clock)
+every = ids(5000)
+for number in range(len(memory.operations), len(every), 5):
+    store.commit(changes(number, clock(), *every[number:number + 5]), lambda tried: False)
+    print(number + 5, flush=True)
+"""
+
+
+def killed_while_writing(path: Path, lines: int) -> int:
+    """Have a process write, kill it after so many commits, and return how many operations it said are safe."""
+    child = CHILD.format(paths=[str(Path(__file__).parent)], path=str(path))
+    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    safe = 0
+    for _ in range(lines):
+        safe = int(process.stdout.readline())
+    process.kill()
+    told = process.stdout.read().split()
+    process.wait()
+    process.stdout.close()
+    return int(told[-1]) if told else safe
+
+
+def test_what_was_committed_survives_a_kill(path: Path) -> None:
+    safe = killed_while_writing(path, 20)
+    store, memory = open_store(path, Clock())
+    store.close()
+    assert set(memory.operations) >= {key(each) for each in ids(5000)[:safe]}
+    assert len(memory.operations) <= safe + 5
