@@ -11,11 +11,11 @@ from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation
 from exporter.config.settings import HttpSource
-from exporter.errors import NotFound
+from exporter.errors import KeyRefused, NotFound
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking.exposure import CLEAN_SECONDS
 from exporter.tracking.memory import Tombstone
-from exporter.tracking.messages import Created, Handed, Listed, Reconfigure, Released, Reread, Taken, Unread
+from exporter.tracking.messages import Created, Handed, KeyRead, Listed, Reconfigure, Released, Reread, Taken, Unread
 from exporter.tracking.roster import CONFIG, Source, SourceKind
 from exporter.tracking.tombstones import KEPT_SECONDS, Tombstones
 
@@ -523,3 +523,115 @@ def test_a_lower_limit_drops_nothing() -> None:
     reconfigure(model, environment("production", [A, B]), max_operations=1)
     model.run(2)
     assert tracked(model) == 3
+
+
+# What was found by breaking it.
+
+
+def test_a_branch_that_changes_while_a_canary_is_awaited_stops_nothing() -> None:
+    bad = [True]
+    refused = KeyRefused("HTTP 401", code=401)
+    model = Model(
+        Config((environment(operations=[A]),)),
+        lambda request, _now: refused if bad[0] else missing() if request.checks_key else running(request.id),
+        latency=lambda _request: 2.0,
+    )
+    model.run(3)
+    model.tell(KeyRead("production", None))
+    model.run(33)
+    reconfigure(model, environment("production", [A], branch="feature"))
+    bad[0] = False
+    model.run(60)
+    assert shown(model) == {A}
+    assert model.value("knock_exporter_api_suspended", **E) == 0
+
+
+def test_an_answer_of_the_former_address_is_not_taken_for_one_of_the_new() -> None:
+    answers = iter([finished(A)])
+    model = Model(
+        Config((environment(operations=[A]),)),
+        lambda request, _now: missing() if request.checks_key else next(answers, running(request.id)),
+        latency=lambda _request: 2.0,
+    )
+    model.run(1)
+    reconfigure(model, environment("production", [A], branch="feature"))
+    model.run(10)
+    assert model.value("knock_bulk_operations", status="processing", **E) == 1
+
+
+def test_many_tombstones_go_at_once_in_time_that_grows_with_their_number() -> None:
+    stones = Tombstones()
+    for number in range(200_000):
+        stones.put(OperationKey("production", str(number)), Tombstone(0.0, retired=True))
+    assert len(list(stones.overdue(KEPT_SECONDS))) == 200_000  # took minutes when it was quadratic
+
+
+def test_what_the_configuration_lists_and_had_no_room_is_followed_in_the_end() -> None:
+    model = model_of({A: finished(A)}, retention=60.0, max_operations=1)
+    model.register(A)
+    model.run(100)
+    model.register(B)
+    model.run(5)
+    reconfigure(model, environment("production", [A], retention=60.0), max_operations=1)
+    model.run(5)
+    model.release(B)
+    model.run(60)
+    assert shown(model) == {A}
+
+
+def test_what_is_dropped_makes_room_for_what_is_new() -> None:
+    model = model_of({A: finished(A)}, operations=[B], max_operations=2)
+    model.register(A)
+    model.run(5)
+    reconfigure(model, environment("production", [C]), max_operations=2)
+    model.run(5)
+    assert shown(model) == {A, C}
+    assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 0
+
+
+def test_nothing_retires_early_where_it_would_not_make_room() -> None:
+    clean, others = ids(10, seed=21), ids(20, seed=22)
+    model = model_of({each: finished(each) for each in clean})
+    model.register(*clean, *others)
+    model.run(30)
+    reconfigure(model, environment("production"), max_operations=5)
+    assert model.register(A)[0].taken == (Taken(A, None),)
+    assert model.release(clean[0])[0].known
+    model.run(1)
+    assert tracked(model) == 29
+
+
+def test_what_has_left_is_not_remembered_for_the_limit() -> None:
+    many = ids(4000, seed=23)
+    model = model_of({each: finished(each) for each in many}, retention=5.0, rate_limit=200.0, max_in_flight=64)
+    model.register(*many)
+    model.run(60)
+    assert tracked(model) == 0
+    assert len(model.tracker._intake._departures._clean) <= 1000
+
+
+def test_a_folded_group_is_counted_once() -> None:
+    model = model_of()
+    model.register(Handed(ListedOperation(A, "x" * 129)))
+    for _ in range(5):
+        model.register(A)
+        model.list_file("/ids", ListedOperation(A, labels=()))
+        model.list_file("/ids")
+    model.run(1)
+    assert model.value("knock_exporter_label_values_folded_total", label="group", **E) == 1
+
+
+def test_a_conflict_that_was_over_and_comes_again_is_a_new_one() -> None:
+    model = model_of()
+    for _ in range(2):
+        model.list_file("/a", ListedOperation(A, "of-a"))
+        model.list_file("/b", ListedOperation(A, "of-b"))
+        model.list_file("/b")
+    model.run(1)
+    assert model.value("knock_exporter_source_conflicts_total", **E) == 2
+
+
+def test_a_listed_id_that_waits_for_room_is_not_released() -> None:
+    model = model_of(max_operations=1)
+    model.list_file("/ids", A, B)
+    assert model.release(B)[0].listed_by == (Source(SourceKind.FILES, "/ids"),)

@@ -135,6 +135,15 @@ def test_groups_are_a_quarter_of_a_second_apart() -> None:
     assert sorted(gaps)[len(gaps) // 2] <= GROUP_SECONDS + 0.05
 
 
+def test_registrations_do_not_make_views_faster_than_they_may_be() -> None:
+    model = started(model_of())
+    views = len(model.views)
+    for each in ids(100, seed=31):
+        assert model.register(each) == []
+        model.run(0.01)
+    assert len(model.views) - views <= 11
+
+
 def test_a_checkpoint_is_written_where_nothing_happens() -> None:
     model = model_of()
     model.run(600)

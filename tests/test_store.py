@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Opened = Callable[[], tuple[Store, Memory]]
 
 A, B, C = ids(3)
-ENVIRONMENT = EnvironmentMemory("https://api.knock.app", None, WALL, ("default",), ("users.identify",))
+ENVIRONMENT = EnvironmentMemory("https://api.knock.app", None, WALL, ("default", "nightly"), ("users.identify",))
 CELL = CellMemory(last_completed=WALL)
 
 
@@ -118,9 +118,9 @@ def impatient(_tried: int) -> bool:
 def test_a_new_file_is_its_owners_alone_and_empty(path: Path, opened: Opened) -> None:
     _store, memory = opened()
     assert memory == Memory()
-    assert {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()} == dict.fromkeys(
-        ("state.db", "state.db-wal", "state.db-shm", "state.db.lock"), "0o600"
-    )
+    names = ("state.db", "state.db-wal", "state.db-shm", "state.db.lock")
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(names, "0o600")
 
 
 def test_all_that_was_committed_is_read(opened: Opened, clock: Clock) -> None:

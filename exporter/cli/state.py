@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from exporter.cli.flags import flag
+from exporter.errors import StartError
 
 WAIT_SECONDS = 3.0
 _PATH = flag("storage.path", required=True, type=click.Path(path_type=Path), help="File of the state.")
@@ -43,7 +44,7 @@ def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
 
     with database.reading(storage_path) as connection:
         for line in portable.export(connection, environments, _tell_skipped):
-            click.echo(line)
+            _write(line)
 
 
 @state.command(name="import")
@@ -69,6 +70,15 @@ def import_command(storage_path: Path) -> None:
         flush()
     for line in told:
         click.echo(line, err=True)
+
+
+def _write(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StartError(f"the export cannot be written: {error.strerror}") from None
 
 
 def _tell_skipped(environment: str, row: str, problem: str) -> None:

@@ -64,7 +64,7 @@ def make_file(path: Path) -> bool:
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open a file that exists; `mode` is `rw` or `ro`. Transactions are begun and ended by name."""
+    """Open a file that exists; `mode` is as in SQLite's addresses. Transactions are begun and ended by name."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
     # A row in another encoding is one that cannot be read, no more.
@@ -130,18 +130,21 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except Damaged as error:
         raise StartError(f"state {path} is damaged: {error}") from None
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise StartError(f"state {path} cannot be read: {error}") from None
 
 
 def _connect_reader(path: Path) -> sqlite3.Connection:
     path.stat()  # SQLite's own "unable to open database file" names no reason
-    connection = connect(path, "ro")
+    closed = not Path(f"{path}-wal").exists()
+    # Where the folder is read-only, SQLite cannot make its log, and a file that nobody has open needs none.
+    connection = connect(path, "ro" if os.access(path.absolute().parent, os.W_OK) or not closed else "ro&immutable=1")
     try:
         connection.execute(f"PRAGMA busy_timeout = {READER_SECONDS * 1000:.0f}")
         connection.execute("BEGIN")
         check_identity(path, connection)
         _check_current(path, connection)
+        check_tables(connection)
     except BaseException:
         connection.close()
         raise

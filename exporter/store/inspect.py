@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from exporter.tracking.memory import Memory
 
-BYTES_A_MIB = 1 << 20
-
 
 @dataclass(slots=True)
 class Report:
@@ -38,8 +36,7 @@ def inspect(path: Path) -> Report:
     """Look through a file, also one that an exporter has open. Raises StartError where it cannot be read at all."""
     report = Report()
     with database.reading(path) as connection:
-        size = path.stat().st_size / BYTES_A_MIB
-        report.lines.append(f"{path}: form {schema.version_of(connection)}, {size:.1f} MiB")
+        report.lines.append(f"{path}: form {schema.version_of(connection)}, {path.stat().st_size:,} bytes")
         _check_soundness(connection, report)
         at = rows.read_checkpoint(connection)
         if at is None:

@@ -64,24 +64,30 @@ def settled(before: Kept | Tombstone | None, taken: Kept | Tombstone) -> Kept | 
         case Tombstone(), Tombstone():
             return Tombstone(max(before.at, taken.at), before.retired or taken.retired)
         case Kept(), Tombstone():
-            return _over(before, taken)
+            old = not before.tracked.final and _had_its_time(before, taken)
+            return taken if old else _uncounted(before)
         case Tombstone(), Kept():
-            return _over(taken, before)
+            return before if _had_its_time(taken, before) else _uncounted(taken)
         case _:
             return taken
 
 
-def _over(kept: Kept, stone: Tombstone) -> Kept | Tombstone:
-    """Decide between an operation that one side follows, and what is left of it on the other, which let go of it.
+def _had_its_time(kept: Kept, stone: Tombstone) -> bool:
+    """Whether an operation that one side follows was over on the other, and was not brought back afterwards.
 
-    What had its time had ended: a snapshot that says otherwise is old, unless it was brought back afterwards.
+    A snapshot that is not final is old then. A final one stays where it is followed, for its retention there; it does
+    not come back to where it was retired, to retire and be counted as such again.
     """
-    it = kept.tracked
-    if stone.retired and not it.final and it.handed_over.mono <= stone.at:
-        return stone
-    # How much of it the other side had counted, nobody knows any more: what Knock says next only sets the marks.
-    uncounted = replace(it, marks=NO_MARKS, from_birth=False, seen_unfinished=False, seen_started=True)
-    return Kept(uncounted, kept.namings)
+    return stone.retired and kept.tracked.handed_over.mono <= stone.at
+
+
+def _uncounted(kept: Kept) -> Kept:
+    """Return what one side follows and the other let go of.
+
+    How much of it the other had counted, nobody knows any more: what Knock says next only sets the marks.
+    """
+    tracked = replace(kept.tracked, marks=NO_MARKS, from_birth=False, seen_unfinished=False, seen_started=True)
+    return Kept(tracked, kept.namings)
 
 
 def _united(before: Kept, taken: Kept) -> Kept:

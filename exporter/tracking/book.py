@@ -128,6 +128,10 @@ class Book:
         """Return the group under which a new operation is shown; what is folded is counted."""
         return self._admit(environment, "group", group)
 
+    def fold_group(self, environment: str, group: str) -> str:
+        """Return the group under which an operation would be shown; counts nothing."""
+        return self._environments[environment].groups.fold(group)
+
     def _admit(self, environment: str, label: str, value: str) -> str:
         kept = self._environments[environment]
         admission = kept.groups if label == "group" else kept.names

@@ -49,6 +49,8 @@ class Environments:
         self._asleep_cells: dict[str, dict[CellPlace, CellMemory]] = {}
         for key, kept in memory.operations.items():
             self._asleep.setdefault(key.environment, {})[key.id] = kept
+            # An environment whose own memory is lost: at no known address, so that nothing in it counts as from birth.
+            self._remembered.setdefault(key.environment, EnvironmentMemory("", None, 0.0))
         for place, cell in memory.cells.items():
             self._asleep_cells.setdefault(place[0], {})[place] = cell
 
@@ -116,6 +118,7 @@ class Environments:
     def _moved(self, asker: Asker, now: Moment) -> None:
         """Another Knock answers now: what it tells first may have been counted elsewhere."""
         known, settings = self._remembered[asker.name], asker.settings
+        asker.moved()
         self._remember(asker.name, replace(known, base_url=settings.base_url, branch=settings.branch, epoch=now.wall))
         self._ask_lost_again(asker, now)
 
@@ -136,6 +139,7 @@ class Environments:
         lane = self._lanes.setdefault((asker.settings.base_url, asker.key), Lane())
         is_new = not lane.askers
         if lane is old:
+            lane.gate.probe_lost(now.mono)  # the answer that is awaited will be one to a former key
             return
         lane.join(asker)
         self._lane_of[asker.name] = lane

@@ -104,14 +104,17 @@ class Admission:
         """The values let in so far, in their order."""
         return tuple(self._admitted)
 
+    def fold(self, value: str) -> str:
+        """Return what `admit` would."""
+        room = len(self._admitted) < self._most
+        return value if value in self._admitted or (room and is_label_value(value)) else OTHER
+
     def admit(self, value: str) -> str:
         """Return the value itself, or `other`. What was admitted once stays so."""
-        if value in self._admitted:
-            return value
-        if len(self._admitted) >= self._most or not is_label_value(value):
-            return OTHER
-        self._admitted[value] = None
-        return value
+        folded = self.fold(value)
+        if folded == value:
+            self._admitted[value] = None
+        return folded
 
 
 def is_label_value(text: str) -> bool:

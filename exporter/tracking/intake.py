@@ -16,7 +16,7 @@ from exporter.tracking import record
 from exporter.tracking.memory import Kept, Tombstone
 from exporter.tracking.messages import Released
 from exporter.tracking.retention import NEVER, Departures, leaves_at
-from exporter.tracking.roster import API, CONFIG, Roster, SourceKind, contradict, group_of, labels_of
+from exporter.tracking.roster import API, CONFIG, Conflicts, Roster, SourceKind, group_of, labels_of
 from exporter.tracking.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Intake:
         self._askers: dict[str, Asker] = {}
         self._rosters: dict[str, Roster] = {}
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused for want of room
-        self._conflicts: set[OperationKey] = set()
+        self._conflicts = Conflicts()
         self._departures = Departures()
 
     # Environments.
@@ -66,7 +66,8 @@ class Intake:
         roster = self._rosters.pop(name)
         del self._askers[name]
         self._waiting = {key: None for key in self._waiting if key.environment != name}
-        self._conflicts = {key for key in self._conflicts if key.environment != name}
+        for operation_id in roster:
+            self._conflicts.newly(OperationKey(name, operation_id), ())
         return {each.key.id: Kept(each, roster.namings(each.key.id)) for each in self._book.of(name)}
 
     def unlist_http(self, asker: Asker, now: Moment) -> None:
@@ -102,12 +103,12 @@ class Intake:
 
     def _list(self, asker: Asker, source: Source, operations: Iterable[ListedOperation], now: Moment) -> None:
         change = self._rosters[asker.name].list_all(source, operations)
+        for operation_id in change.dropped:  # first: they make room
+            self._unlisted(OperationKey(asker.name, operation_id), source, now)
         keys = [OperationKey(asker.name, operation_id) for operation_id in change.named]
         conflicts = sum(self._conflicts_newly(key) for key in keys)
         # What the configuration lists is followed, whatever became of it before.
         states = [self._enter(key, now, again=source == CONFIG) for key in keys]
-        for operation_id in change.dropped:
-            self._unlisted(OperationKey(asker.name, operation_id), source, now)
         self._tell(asker, source, states.count(None), conflicts)
 
     def _tell(self, asker: Asker, source: Source, refused: int, conflicts: int) -> None:
@@ -148,6 +149,7 @@ class Intake:
             return self._renew(tracked, now, again=again)
         stone = self.tombstones.get(key)
         if stone is not None and stone.retired and not again:
+            self._waiting.pop(key, None)
             return RETIRED
         if not self._has_room(now):
             if key not in self._waiting:
@@ -175,7 +177,7 @@ class Intake:
         namings = self._rosters[tracked.key.environment].namings(tracked.key.id)
         self._journal.dirty.operations[tracked.key] = None
         group, labels = group_of(namings), labels_of(namings)
-        if (group, labels) != (tracked.group, tracked.labels):
+        if (self._book.fold_group(tracked.key.environment, group), labels) != (tracked.group, tracked.labels):
             group = self._book.admit_group(tracked.key.environment, group)
             tracked = self.record(replace(tracked, group=group, labels=labels), now)
         if tracked.lost and again:
@@ -190,14 +192,9 @@ class Intake:
         return tracked
 
     def _conflicts_newly(self, key: OperationKey) -> bool:
-        if not contradict(self._rosters[key.environment].namings(key.id)):
-            self._conflicts.discard(key)
-            return False
-        if key in self._conflicts:
-            return False
-        self._conflicts.add(key)
-        self._activity.conflicts.labels(key.environment).inc()
-        return True
+        newly = self._conflicts.newly(key, self._rosters[key.environment].namings(key.id))
+        self._activity.conflicts.labels(key.environment).inc(newly)
+        return newly
 
     # Out.
 
@@ -205,11 +202,11 @@ class Intake:
         """Let go of an operation because somebody says so; not while another source lists it."""
         key, roster = OperationKey(environment, operation_id), self._rosters[environment]
         stone = self.tombstones.get(key)
-        if key not in self and (stone is None or not stone.retired):
-            return Released(known=False)
         listed_by = tuple(each.source for each in roster.namings(operation_id) if each.source != API)
         if listed_by:
             return Released(known=True, listed_by=listed_by)
+        if key not in self and (stone is None or not stone.retired):
+            return Released(known=False)
         self._let_go(key, now, retired=False)
         return Released(known=True, durable=self._journal.durable)
 
@@ -220,6 +217,7 @@ class Intake:
         """Let an operation go that a source lists no more: unless another one names it, or its end is to be seen."""
         if not self._listed(key):
             self._waiting.pop(key, None)
+        self._conflicts_newly(key)
         tracked, namings = self._book.get(key), self._rosters[key.environment].namings(key.id)
         if tracked is None:
             return
@@ -234,6 +232,7 @@ class Intake:
     def _let_go(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
         roster = self._rosters[key.environment]
         roster.drop(API, key.id)
+        self._conflicts.newly(key, ())
         if key in self:
             self._book.remove(key, reason)
             self._journal.dirty.operations[key] = None
@@ -268,6 +267,7 @@ class Intake:
                 self._let_go(key, now, retired=True, reason="retention")
             else:
                 self._departures.note(tracked, at)
+        self._departures.prune(len(self._book), self._may_leave)
         self._forget_tombstones(now)
         self._let_in(now)
 
@@ -284,16 +284,17 @@ class Intake:
         for key in list(self._waiting):
             if not self._has_room(now):
                 return
-            self._enter(key, now, again=False)
+            namings = self._rosters[key.environment].namings(key.id)
+            self._enter(key, now, again=any(each.source == CONFIG for each in namings))
 
     def _has_room(self, now: Moment) -> bool:
         """Whether one more can be tracked: if need be, the operation that ended cleanly longest ago retires early."""
         if len(self._book) < self.limit:
             return True
-        for key in self._departures.cleanest():
-            tracked = self._book.get(key)
-            if tracked is not None and tracked.clean and self._leaves_at(tracked) < NEVER:
-                self._let_go(key, now, retired=True, reason="limit")
-                if len(self._book) < self.limit:
-                    return True
-        return False
+        for key in self._departures.take_cleanest(len(self._book) - self.limit + 1, self._may_leave):
+            self._let_go(key, now, retired=True, reason="limit")
+        return len(self._book) < self.limit
+
+    def _may_leave(self, key: OperationKey) -> bool:
+        tracked = self._book.get(key)
+        return tracked is not None and tracked.clean and self._leaves_at(tracked) < NEVER

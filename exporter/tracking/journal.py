@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exporter.tracking.messages import Saved
     from exporter.tracking.record import Moment
 
+VIEW_SECONDS = 0.1  # between views: each has the whole answer to a scrape joined and compressed anew
 GROUP_SECONDS = 0.25  # between commits, unless somebody waits for one
 RETRY_SECONDS = 1.0
 HOLD_SECONDS = 5.0  # a commit that takes longer does not keep views from being shown
@@ -72,6 +73,7 @@ class Journal:
         self._works = True
         self._next_at = 0.0
         self._checkpoint_at = 0.0
+        self._view_at = 0.0
         self._waiting: list[Callable[[bool], None]] = []  # for the next commit
         self._answers: list[Callable[[bool], None]] = []  # for the one under way
 
@@ -104,7 +106,9 @@ class Journal:
             return float("inf")
         if self._waiting and self._works:
             return now
-        return self._next_at if self.dirty or self._waiting or changed else self._checkpoint_at
+        if self.dirty or self._waiting:
+            return self._next_at
+        return max(self._next_at, self._view_at) if changed else self._checkpoint_at
 
     def step(self, now: Moment, recall: Recall, render: Callable[[], View | None]) -> None:
         """Begin a commit if it is time; `render` makes the view that is shown after it (None: as before)."""
@@ -113,7 +117,9 @@ class Journal:
         hurried = bool(self._waiting) and self._works
         if not hurried and now.mono < self._next_at:
             return
-        view = render() if self._works else None
+        view = None
+        if self._works and now.mono >= self._view_at:
+            view, self._view_at = render(), now.mono + VIEW_SECONDS
         if not self.dirty and not self._waiting and now.mono < self._checkpoint_at:
             if view is not None:
                 self.show(view)

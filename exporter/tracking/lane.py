@@ -60,7 +60,7 @@ class Asker:
         self.settings = settings
         self.key = key
         self._epochs = epochs
-        self.key_epoch = self._first_epoch = next(epochs)
+        self.key_epoch = self._first_epoch = self._moved_epoch = next(epochs)
         self.agenda = Agenda()
         self.health = Health()
         self.in_flight = 0
@@ -77,6 +77,14 @@ class Asker:
     def sent(self, request: Request) -> bool:
         """Whether a request is one of its own."""
         return request.key_epoch >= self._first_epoch
+
+    def moved(self) -> None:
+        """Note that the environment has another address or branch, asked with the key epoch of now."""
+        self._moved_epoch = self.key_epoch
+
+    def asked_here(self, request: Request) -> bool:
+        """Whether a request went to where the environment is now."""
+        return request.key_epoch >= self._moved_epoch
 
     @property
     def free(self) -> bool:

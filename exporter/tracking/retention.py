@@ -10,13 +10,14 @@ from exporter.tracking.roster import CONFIG
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from exporter.operation import OperationKey
     from exporter.tracking.record import Tracked
     from exporter.tracking.roster import Namings
 
 NEVER = float("inf")
+PRUNE_LEAST = 1000
 
 
 def leaves_at(tracked: Tracked, namings: Namings, retention: float) -> float:
@@ -67,7 +68,22 @@ class Departures:
         while self._leaving and self._leaving[0][0] <= now:
             yield heappop(self._leaving)[1]
 
-    def cleanest(self) -> Iterator[OperationKey]:
-        """Take out, one by one, those that may have ended cleanly, the oldest end first."""
-        while self._clean:
-            yield heappop(self._clean)[1]
+    def take_cleanest(self, count: int, may_leave: Callable[[OperationKey], bool]) -> list[OperationKey]:
+        """Take out the `count` operations that ended cleanly longest ago; none at all if there are not so many."""
+        if count > len(self._clean):
+            return []
+        taken: dict[OperationKey, float] = {}
+        while self._clean and len(taken) < count:
+            at, key = heappop(self._clean)
+            if may_leave(key):
+                taken[key] = at
+        if len(taken) < count:
+            for key, at in taken.items():
+                heappush(self._clean, (at, key))
+            return []
+        return list(taken)
+
+    def prune(self, tracked: int, may_leave: Callable[[OperationKey], bool]) -> None:
+        """Forget entries of operations that are gone, once they are most of them."""
+        if len(self._clean) > 2 * tracked + PRUNE_LEAST:
+            self._clean = sorted({each for each in self._clean if may_leave(each[1])})

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from exporter.config import ListedOperation
+    from exporter.operation import OperationKey
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -80,6 +81,22 @@ def contradict(namings: Namings) -> bool:
     groups = {each.group for each in namings if each.group != GROUP}
     labels = {pair for each in namings for pair in each.labels}
     return len(groups) > 1 or len(labels) > len({name for name, _ in labels})
+
+
+class Conflicts:
+    """The operations that sources contradict each other about."""
+
+    def __init__(self) -> None:
+        self._known: set[OperationKey] = set()
+
+    def newly(self, key: OperationKey, namings: Namings) -> bool:
+        """Look at an operation as it is named now; return whether it is one of them that was none before."""
+        if not contradict(namings):
+            self._known.discard(key)
+            return False
+        before = len(self._known)
+        self._known.add(key)
+        return len(self._known) > before
 
 
 class Roster:

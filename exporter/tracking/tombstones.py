@@ -43,9 +43,12 @@ class Tombstones:
 
     def overdue(self, now: float) -> Iterator[OperationKey]:
         """Take away, one by one, those that are too old or too many."""
-        while self._stones:
-            key, stone = next(iter(self._stones.items()))
-            if stone.at + KEPT_SECONDS > now and len(self._stones) <= self._most:
-                return
+        excess = len(self._stones) - self._most
+        old: list[OperationKey] = []  # collected first: the front of a dict is slow to find once it has holes
+        for key, stone in self._stones.items():
+            if stone.at + KEPT_SECONDS > now and len(old) >= excess:
+                break
+            old.append(key)
+        for key in old:
             del self._stones[key]
             yield key

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
+MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
 ROUND_SECONDS = 1.0  # between looks at what waits, and at what is old
 
 log = structlog.get_logger()
@@ -108,7 +109,10 @@ class Tracker:
             case Reconfigure():
                 message.switch()
                 self._environments.configure(message.config, message.keys, now)
-                message.reply()
+                self._next_publish = (
+                    now.mono
+                )  # a scrape must not see the old operations beside the new settings for long
+                self._journal.when_saved(lambda _ok: message.reply())
             case Saved():
                 self._take_saved(message, now)
             case Stop():
@@ -167,6 +171,9 @@ class Tracker:
         before = self._book.get(OperationKey(asker.name, answer.request.id))
         outcome = answer.outcome
         if before is None or before.final:
+            return
+        if not asker.asked_here(answer.request):
+            asker.plan(before)  # another Knock said that
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
             asker.plan(before)  # the lane's trouble, not the operation's: it stays due
@@ -282,9 +289,9 @@ def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Momen
             return
         try:
             message = inbox.get(timeout=max(0.0, wake - clock().mono))
-            now = clock()
-            while True:
-                tracker.handle(message, now)
+            for _ in range(MESSAGES_A_STEP):
+                tracker.handle(message, clock())
                 message = inbox.get_nowait()
+            tracker.handle(message, clock())
         except Empty:
             continue

@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 from exporter import config
 from exporter.daemon import Daemon, Flags
 from exporter.knock.simulator import Simulator, World, faults
-from exporter.tracking.messages import KeyRead
+from exporter.tracking.messages import Listed
+from exporter.tracking.roster import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,7 +151,7 @@ def _signals_as_before() -> Iterator[None]:
 @pytest.mark.usefixtures("_signals_as_before")
 def test_a_thread_that_crashes_ends_the_process_with_one_line(knock: Simulator, start: Starter) -> None:
     daemon = Daemon(config.load(start.configure(knock.url), {}), Flags([("127.0.0.1", 0)]), {})
-    daemon._inbox.put(KeyRead("no such environment", None))
+    daemon._inbox.put(Listed("production", CONFIG, None))  # type: ignore[arg-type] # that is the fault
     with capture_logs() as lines:
         assert daemon.run() == 1
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["thread crashed, ending"]
