@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 60.0  # a thread that did not step for so long is not healthy
 LAST_ANSWERS_SECONDS = 1.5
+SHOWN_SECONDS = 6.0  # for the view of a new configuration
 JOIN_SECONDS = 1.0
 SWITCH_SECONDS = 0.001  # how long a thread may keep others from running
 
@@ -169,16 +171,18 @@ class Daemon:
         keys = _read_keys(config, self._environ)
         tokens = TokenWatch(config.tokens, self._environ)
         outlets = self._outlets.prepare(config.environments, keys)
-        applied = threading.Event()
+        switched, shown = threading.Event(), threading.Event()
 
         def switch() -> None:
             outlets()
             self._config, self._tokens = config, tokens
+            switched.set()
 
-        self._inbox.put(Reconfigure(config, keys, switch, applied.set))
-        while not applied.wait(1.0):
+        self._inbox.put(Reconfigure(config, keys, switch, shown.set))
+        while not switched.wait(1.0):
             if self._ending:
                 raise StartError("the exporter is ending")
+        shown.wait(SHOWN_SECONDS)  # a disk that hangs must not stop the housekeeping
         self._keys.use(_watches(config, keys))
         self._sources.reconfigure(config)
         self._activity.reload_successful.set(1)
@@ -233,6 +237,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, lambda *_: self.reload())
+        gc.freeze()  # what was read at the start lives long: looking through it again and again holds all threads up
         for thread in self._threads:
             thread.start()
         self._web.start()

@@ -147,7 +147,8 @@ class Release:
 class Reconfigure:
     """Another configuration is in force from now on, whole; `keys` are the API keys by environment.
 
-    `switch` is called by the tracker at that moment: it exchanges what sends the requests, and must not block.
+    `switch` is called by the tracker at that moment: it exchanges what sends the requests. `reply` is called when the
+    view of it is shown, or could not be committed first. Neither may block.
     """
 
     config: Config
