@@ -26,10 +26,13 @@ class Report:
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    skipped: int = 0
 
     def skip(self, environment: str, row: str, problem: str) -> None:
-        """Note a row that cannot be read."""
-        self.problems.append(f"environment {environment}: {row}: cannot be read: {problem}")
+        """Note a row that cannot be read; the first ones by name."""
+        self.skipped += 1
+        if self.skipped <= ROWS_NAMED:
+            self.problems.append(f"environment {environment}: {row}: cannot be read: {problem}")
 
 
 def inspect(path: Path) -> Report:
@@ -44,6 +47,8 @@ def inspect(path: Path) -> Report:
         else:
             report.lines.append(f"last checkpoint: {_time(at.wall)}")
         memory = rows.read_memory(connection, Ages(0.0), report.skip)
+    if report.skipped > ROWS_NAMED:
+        report.problems.append(f"and {report.skipped - ROWS_NAMED} more rows that cannot be read")
     report.lines += _environments(memory)
     return report
 
