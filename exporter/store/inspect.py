@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from exporter.tracking.memory import Memory
 
+ROWS_NAMED = 20
+
 
 @dataclass(slots=True)
 class Report:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TOOLS = Path(__file__).parents[2] / ".tools"
 KEY = "sk_test_0123456789abcdef"
+TOKEN = "0123456789abcdef0123456789abcdef"
 LOOK_SECONDS = 0.02
 WEB = requests.Session()
 WEB.trust_env = False  # no proxy stands between a test and this machine
@@ -55,6 +57,13 @@ def tool(name: str, line: int | None = None) -> str:
         pytest.skip(fallen_back.read_text().strip())
     missing = f"{name}{f' {line}.x' if line else ''} is missing: run tests/e2e/get-tools, or put it on PATH"
     return do_without(missing)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody has; for what has to come back where it was."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port: int = taken.getsockname()[1]
+        return port
 
 
 def do_without(missing: str) -> NoReturn:
@@ -159,6 +168,23 @@ class Exporter(Program):
         found = self.samples(name, **labels)
         return sum(each.value for each in found) if found else None
 
+    def register(
+        self, body: Any, environment: str = "production", token: str = TOKEN, **query: str
+    ) -> requests.Response:
+        """Hand operations over."""
+        address = f"{self.url}/api/v1/operations/{environment}"
+        return WEB.post(address, json=body, params=query, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+
+    def release(self, operation_id: str, environment: str = "production", token: str = TOKEN) -> requests.Response:
+        """Let go of an operation."""
+        address = f"{self.url}/api/v1/operations/{environment}/{operation_id}"
+        return WEB.delete(address, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+
+    def kill(self) -> None:
+        """End it as the power does."""
+        self.process.kill()
+        self.process.wait()
+
 
 class Starter:
     """Starts exporters of one test, each with a configuration of its own, and ends them."""
@@ -167,19 +193,36 @@ class Starter:
         self.folder = folder
         self.key_file = folder / "knock.key"
         self.started: list[Program] = []
+        self.whole: dict[str, Any] = {}  # settings beside the environments
         self.use_key(KEY)
 
     def use_key(self, key: str) -> None:
         """Put the key in place as Kubernetes does: whole, at once."""
-        fresh = self.key_file.with_suffix(".new")
-        fresh.write_text(key)
-        fresh.replace(self.key_file)
+        self._place(self.key_file, key)
+
+    def use_token(self, token: str = TOKEN, name: str = "register") -> Path:
+        """Put a token of registration in place, and have the configuration name it; return where it is."""
+        file = self._place(self.folder / f"{name}.token", token)
+        tokens = self.whole.setdefault("registration", {"tokens": []})["tokens"]
+        if (entry := {"token_file": file.name}) not in tokens:
+            tokens.append(entry)
+        return file
+
+    def keep_state(self) -> Path:
+        """Have the configuration keep state; return where."""
+        self.whole["storage"] = {"path": "state.db"}
+        return self.folder / "state.db"
+
+    def _place(self, file: Path, text: str) -> Path:
+        fresh = file.with_suffix(".new")
+        fresh.write_text(text)
+        return fresh.replace(file)
 
     def configure(self, url: str, operations: Sequence[str] = (), **settings: Any) -> Path:
         """Write a configuration with one environment."""
         environment = {"name": "production", "api_key_file": "knock.key", "base_url": url, "operations": [*operations]}
         file = self.folder / "config.yaml"
-        file.write_text(yaml.safe_dump({"environments": [environment | settings]}))
+        file.write_text(yaml.safe_dump({"environments": [environment | settings]} | self.whole))
         return file
 
     def run(self, *args: str, **environ: str) -> Exporter:
