@@ -23,7 +23,7 @@ from exporter.sources import Sources
 from exporter.sources.http import fetch, shown
 from exporter.sources.listing import BrokenList
 from exporter.sources.polling import HttpLists
-from exporter.tracking.messages import Listed, Unread
+from exporter.tracking.messages import Listed, Reread, Unread
 from exporter.tracking.record import Moment
 from exporter.tracking.roster import Source, SourceKind
 
@@ -430,15 +430,22 @@ def test_sources(tmp_path: Path) -> None:
         sources = Sources(Config((environment,), ("team",)), delivered.append, [gone])
         start = time.monotonic()
         sources.step(Moment(start, time.time() + 10))
-        while len(delivered) < 3 and time.monotonic() < start + 5:
+        while len(delivered) < 4 and time.monotonic() < start + 5:
             time.sleep(0.01)
             sources.step(Moment(time.monotonic(), time.time()))
     of_file = Source(SourceKind.FILES, str(tmp_path / "a.txt"))
     assert delivered == [
         Listed("production", gone[1], ()),
         Listed("production", of_file, (ListedOperation(A),)),
+        Reread("production", SourceKind.FILES),
         Listed("production", Source(SourceKind.HTTP, url), LIST),
     ]
+    delivered.clear()
+    (tmp_path / "a.txt").write_text("half an i")
+    for seconds in (10, 15, 20):
+        sources.look(Moment(start + seconds, time.time()))
+    # What is being written does not count yet; once it does, and is broken, nothing is good any more.
+    assert delivered == [Reread("production", SourceKind.FILES), Unread("production", SourceKind.FILES)]
     delivered.clear()
     sources.reconfigure(Config((replace(environment, operations_files=(), operations_http=()),)))
     assert delivered == []
