@@ -46,9 +46,11 @@ class Family:
 
     def encode(self, labels: str, row: object) -> bytes:
         """Write the sample lines of one row, in the order of the function."""
-        return "".join(
-            f"{self.name}{suffix}{{{labels}{extra}}} {go_number(value)}\n" for suffix, extra, value in self.samples(row)
-        ).encode()
+        name = self.name
+        # Lists, no generators: this is done for each family of each operation that changes.
+        samples = self.samples(row)
+        lines = [f"{name}{suffix}{{{labels}{extra}}} {go_number(value)}\n" for suffix, extra, value in samples]
+        return "".join(lines).encode()
 
 
 class OperationRow(NamedTuple):
@@ -58,11 +60,10 @@ class OperationRow(NamedTuple):
     info_labels: str
 
 
-def _one(value: Callable[[Any], float | None]) -> Callable[[Any], Iterator[Sample]]:
-    def samples(row: Any) -> Iterator[Sample]:
+def _one(value: Callable[[Any], float | None]) -> Callable[[Any], Iterable[Sample]]:
+    def samples(row: Any) -> Iterable[Sample]:
         number = value(row)
-        if number is not None:
-            yield Sample("", "", number)
+        return () if number is None else (Sample("", "", number),)
 
     return samples
 
@@ -75,7 +76,7 @@ def _each(label: str, values: Callable[[Any], dict[str, int]]) -> Callable[[Any]
     return samples
 
 
-def _of_record(field: str) -> Callable[[Any], Iterator[Sample]]:
+def _of_record(field: str) -> Callable[[Any], Iterable[Sample]]:
     def value(row: OperationRow) -> float | None:
         record = row.tracked.operation
         return getattr(record, field) if record is not None else None
@@ -88,11 +89,12 @@ def _info(row: OperationRow) -> Iterator[Sample]:
         yield Sample("", row.info_labels, 1)
 
 
-def _status(row: OperationRow) -> Iterator[Sample]:
+def _status(row: OperationRow) -> Iterable[Sample]:
     record = row.tracked.operation
-    if record is not None:
-        for status in Status:
-            yield Sample("", f',status="{status}"', record.status is status)
+    return () if record is None else _STATUS_SAMPLES[record.status]
+
+
+_STATUS_SAMPLES = {now: tuple(Sample("", f',status="{status}"', now is status) for status in Status) for now in Status}
 
 
 def _duration(row: OperationRow) -> float | None:
