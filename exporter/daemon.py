@@ -176,6 +176,8 @@ class Daemon:
         def switch() -> None:
             outlets()
             self._config, self._tokens = config, tokens
+            self._activity.reload_successful.set(1)
+            self._activity.reload_time.set(time.time())
             switched.set()
 
         self._inbox.put(Reconfigure(config, keys, switch, shown.set))
@@ -185,8 +187,6 @@ class Daemon:
         shown.wait(SHOWN_SECONDS)  # a disk that hangs must not stop the housekeeping
         self._keys.use(_watches(config, keys))
         self._sources.reconfigure(config)
-        self._activity.reload_successful.set(1)
-        self._activity.reload_time.set(time.time())
         self._tell_registration()
 
     def _look_at_tokens(self) -> None:

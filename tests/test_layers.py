@@ -24,7 +24,7 @@ LAYERS = (
     ("tracking.book",),
     ("tracking.intake",),
     ("tracking.environments",),
-    ("tracking.judge",),
+    ("tracking.judge", "tracking.reception"),
     ("tracking.tracker",),
     ("knock", "web", "sources", "store", "housekeeping", "logs", "terminal"),
     ("lookup", "reloading"),

@@ -377,3 +377,20 @@ def test_a_key_of_the_configuration_is_used_and_lost_ones_are_asked_again() -> N
     model.run(5)
     assert model.value("knock_bulk_operations", status="lost", **E) == 0
     assert model.value("knock_bulk_operations", status="processing", **E) == 2
+
+
+def test_what_is_let_go_just_before_its_environment_leaves_no_series() -> None:
+    model = Model(Config((environment("production", [A, B]), environment("other"))), knock_of({}))
+    model.run(10)
+    reconfigured(model, environment("production", [B]), environment("other"))
+    reconfigured(model, environment("other"))
+    model.run(10)
+    assert A not in model.metrics()
+
+
+def test_a_lower_limit_holds_with_another_branch_too() -> None:
+    model = Model(Config((environment(operations=ids(200, seed=41), rate_limit=100.0),)), knock_of({}))
+    model.run(5)
+    reconfigured(model, environment("production", ids(200, seed=41), rate_limit=5.0, branch="feature"))
+    model.run(1)
+    assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 5

@@ -16,6 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from exporter import __version__
 from exporter.errors import Reason
+from exporter.metrics.fresh import Fresh
 from exporter.tracking.pacing import PollClass
 from exporter.tracking.roster import SourceKind
 
@@ -75,6 +76,7 @@ class Activity:
     def __init__(self, revision: str = "unknown", *, process: bool = True) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it without types
         r = self.registry = CollectorRegistry()
+        self.fresh = Fresh(r)
         self.heartbeat: float | None = None
         self.up = Gauge(
             "knock_up",

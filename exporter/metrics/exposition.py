@@ -186,7 +186,7 @@ class View:
 
     `size` is how many bytes the rows have, HELP and TYPE apart.
     `stale` has, for each aggregate by name, its encoded labels and in order the monotonic times from which on its
-    unfinished operations count as stale.
+    unfinished operations count as stale. `generation` counts the configurations.
     """
 
     operations: tuple[Chunk, ...] = ()
@@ -194,6 +194,7 @@ class View:
     groups: tuple[Chunk, ...] = ()
     stale: tuple[tuple[str, Sequence[float]], ...] = ()
     size: int = 0
+    generation: int = 0
 
 
 def knock_part(view: View, form: Format) -> Iterator[bytes]:
@@ -217,5 +218,10 @@ def _level(families: Sequence[Family], chunks: Sequence[Chunk], form: Format) ->
 
 def fresh_part(view: View, form: Format, registry: Any, mono: float) -> bytes:
     """Write what each scrape needs anew: what depends on the monotonic time, and the exporter's own families."""
+    return stale_part(view, form, mono) + form.encode(registry)
+
+
+def stale_part(view: View, form: Format, mono: float) -> bytes:
+    """Write what depends on the monotonic time."""
     stale = [STALE.encode(labels, bisect_left(times, mono)) for labels, times in view.stale]
-    return b"".join((_HEADERS[form][STALE.name], *stale, form.encode(registry)))
+    return b"".join((_HEADERS[form][STALE.name], *stale))

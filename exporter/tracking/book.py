@@ -56,6 +56,7 @@ class Book:
         self._touched: dict[OperationKey, None] = {}
         self._hidings: list[tuple[float, OperationKey]] = []
         self.changed = True
+        self.generation = 0  # of what is published: counts the configurations
 
     def __len__(self) -> int:
         return len(self._operations)
@@ -83,9 +84,8 @@ class Book:
         """End with an environment: nothing of it is shown any more."""
         for key in [each.key for each in self.of(name)]:
             del self._operations[key]
-            self._board.drop(key)
+            self._touched[key] = None  # those let go since the last view are among the touched ones already
         self._aggregates.remove_environment(name)
-        self._touched = {key: None for key in self._touched if key.environment != name}
         del self._environments[name]
         self.changed = True
 
@@ -250,7 +250,8 @@ class Book:
         self.changed = False
         boards = {"operations": self._board, "cells": self._aggregates.cells, "groups": self._aggregates.groups}
         chunks = {level: board.publish() for level, board in boards.items()}
-        return View(**chunks, stale=self._aggregates.stale, size=sum(board.size for board in boards.values()))
+        size = sum(board.size for board in boards.values())
+        return View(**chunks, stale=self._aggregates.stale, size=size, generation=self.generation)
 
     def _render_operation(self, key: OperationKey) -> None:
         tracked = self._operations.get(key)

@@ -104,7 +104,7 @@ class Environments:
         moved = (before.base_url, before.branch) != (settings.base_url, settings.branch)
         if moved or key != asker.key:
             self.use_key(asker, key, now)
-        elif before.rate_limit != settings.rate_limit:
+        if before.rate_limit != settings.rate_limit:
             self.lane(asker).use_lowest_limit()
         if moved:
             self._moved(asker, now)

@@ -116,7 +116,7 @@ class Pacer:
 
     def inherit(self, other: Pacer) -> None:
         """Go on where another pacer stands: Knock's limit does not start anew with a new key."""
-        self.rate = self._bounded(other.rate)
+        self.rate = self.limit if other.rate >= other.limit else self._bounded(other.rate)
         self.next_start, self._last_start = other.next_start, other._last_start
         self._halved_at, self._untold = other._halved_at, other._untold
 

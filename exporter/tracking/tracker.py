@@ -7,7 +7,6 @@ the time as an argument and do no I/O, so a test drives them through hours in mi
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -29,18 +28,15 @@ from exporter.tracking.messages import (
     Listed,
     Reconfigure,
     Register,
-    Registered,
     Release,
-    Released,
     Request,
     Reread,
     Saved,
     Stop,
-    Taken,
     Unread,
 )
+from exporter.tracking.reception import Reception
 from exporter.tracking.record import Circumstances, Moment
-from exporter.tracking.roster import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +47,7 @@ if TYPE_CHECKING:
     from exporter.metrics.exposition import View
     from exporter.tracking.lane import Asker, Choice, Lane
     from exporter.tracking.memory import Memory
-    from exporter.tracking.messages import Handed, Message, Outside
+    from exporter.tracking.messages import Message, Outside
 
 PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
@@ -78,11 +74,12 @@ class Tracker:
         self.stepped_at = now.mono
         self._outside = outside
         self._activity = activity
-        self._journal = Journal(outside.save, outside.publish)
+        self._journal = Journal(outside.save, self._show)
         self._book = Book(config.labels, activity, self._journal)
         self._intake = Intake(self._book, self._journal, activity)
         self._intake.tombstones.restore(memory.tombstones)
         self._environments = Environments(memory, self._book, self._intake, self._journal, activity)
+        self._reception = Reception(self._intake, self._environments, self._journal, activity, outside.chance)
         self._judge = Judge(self._environments, activity, outside)
         self._recall = Recall(
             self._environments.recall_operation,
@@ -92,6 +89,7 @@ class Tracker:
         )
         self._environments.configure(config, keys, now)
         self._stopping = False
+        self._replies: list[Callable[[], None]] = []  # to whoever waits for a configuration to be shown
         self._next_publish = -math.inf
         self._next_round = now.mono + ROUND_SECONDS
 
@@ -105,14 +103,9 @@ class Tracker:
             case KeyRead():
                 self._take_key(message, now)
             case Listed() | Reread() | Unread() | Register() | Release():
-                self._take_source(message, now)
+                self._reception.take(message, now)
             case Reconfigure():
-                message.switch()
-                self._environments.configure(message.config, message.keys, now)
-                self._next_publish = (
-                    now.mono
-                )  # a scrape must not see the old operations beside the new settings for long
-                self._journal.when_saved(lambda _ok: message.reply())
+                self._reconfigure(message, now)
             case Saved():
                 self._take_saved(message, now)
             case Stop():
@@ -120,36 +113,24 @@ class Tracker:
             case Close():
                 self._stopping = self.ended = True
 
-    def _take_source(self, message: Listed | Reread | Unread | Register | Release, now: Moment) -> None:
-        known = message.environment in self._environments.askers  # it may be configured no more since
-        match message:
-            case Listed() if known:
-                self._intake.list_all(message, now)
-            case Reread() if known:
-                self._activity.source_success.labels(message.environment, message.kind).set(now.wall)
-            case Unread() if known:
-                self._activity.source_failures.labels(message.environment, message.kind).inc()
-            case Register():
-                self._register(message, now, known=known)
-            case Release():
-                released = (
-                    self._intake.release(message.environment, message.id, now) if known else Released(known=False)
-                )
-                self._journal.when_saved(lambda ok: message.reply(replace(released, saved=ok)))
+    def _reconfigure(self, message: Reconfigure, now: Moment) -> None:
+        """Put a configuration in force; scrapes see nothing of it until they see all of it."""
+        self._activity.fresh.freeze()
+        message.switch()
+        self._environments.configure(message.config, message.keys, now)
+        self._book.generation += 1
+        self._book.changed = True
+        self._next_publish = now.mono
+        self._replies.append(message.reply)
+        self._journal.hurry()
 
-    def _register(self, message: Register, now: Moment, *, known: bool) -> None:
-        taken = tuple(
-            Taken(each.operation.id, self._register_one(message, each, now) if known else None)
-            for each in message.operations
-        )
-        if known:
-            self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
-        durable = self._journal.durable
-        self._journal.when_saved(lambda ok: message.reply(Registered(taken, durable, saved=ok)))
-
-    def _register_one(self, message: Register, handed: Handed, now: Moment) -> str | None:
-        chance = self._outside.chance()
-        return self._intake.register(message.environment, handed, again=message.again, now=now, chance=chance)
+    def _show(self, view: View) -> None:
+        self._outside.publish(view)
+        self._activity.fresh.thaw(view.generation)
+        if view.generation == self._book.generation:
+            replies, self._replies = self._replies, []
+            for reply in replies:
+                reply()
 
     def _take_saved(self, message: Saved, now: Moment) -> None:
         if message.ok:

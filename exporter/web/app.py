@@ -7,6 +7,7 @@ joined batch by batch as it leaves, so that a reader that stalls holds one batch
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from exporter import __version__
-from exporter.metrics.exposition import accepts_gzip, choose_format, fresh_part, knock_part, knock_size
+from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
 from exporter.web.lifecycle import reload_route
 from exporter.web.registration import Registration
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 SLICE_BYTES = 64 * 1024
 BATCH_BYTES = 256 * 1024
 WORKERS = 2
+RETRY_SECONDS = 0.001
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
 _Made = TypeVar("_Made")
 HEALTHY, READY, RELOAD = "/-/healthy", "/-/ready", "/-/reload"
@@ -88,19 +90,16 @@ class Scrapes:
         """Answer `GET /metrics`."""
         started = self._house.monotonic()
         form = choose_format(",".join(request.headers.getlist("accept")))
-        view = self._house.view()
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         if accepts_gzip(",".join(request.headers.getlist("accept-encoding"))):
             headers["Content-Encoding"] = "gzip"
-            parts = [
-                await self._knock_zipped(view, form),
-                await self._in_worker(lambda: compress([self._fresh(view, form)])),
-            ]
+            view, fresh = await self._in_worker(lambda: self._fresh(form))
+            parts = [await self._knock_zipped(view, form), await self._in_worker(lambda: compress([fresh]))]
             pieces = [piece for part in parts for piece in part.pieces]
             plain_size, length = sum(part.plain_size for part in parts), sum(map(len, pieces))
             body = _slices(pieces)
         else:
-            fresh = await self._in_worker(lambda: self._fresh(view, form))
+            view, fresh = await self._in_worker(lambda: self._fresh(form))
             plain_size = length = knock_size(view, form) + len(fresh)
             body = self._joined(view, form, fresh)
         self._house.activity.scrape_duration.observe(self._house.monotonic() - started)
@@ -116,8 +115,14 @@ class Scrapes:
         # Shielded: a reader that goes away must not cancel it for the others that wait.
         return await asyncio.shield(kept)
 
-    def _fresh(self, view: View, form: Format) -> bytes:
-        return fresh_part(view, form, self._house.activity.registry, self._house.monotonic())
+    def _fresh(self, form: Format) -> tuple[View, bytes]:
+        """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
+        while True:
+            view = self._house.view()
+            own = self._house.activity.fresh.encode(view.generation, form)
+            if own is not None:
+                return view, stale_part(view, form, self._house.monotonic()) + own
+            time.sleep(RETRY_SECONDS)
 
     async def _joined(self, view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview]:
         pieces = chain(knock_part(view, form), [fresh])
