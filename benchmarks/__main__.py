@@ -7,6 +7,7 @@ import sys
 
 import polling
 import scrape
+import state
 import structlog
 import tracking
 from common import show
@@ -21,6 +22,10 @@ PARTS = {
     "limit-50": lambda: polling.limit_use(50.0),
     "limit-200": lambda: polling.limit_use(200.0),
     "start": polling.start_up,
+    "commit": state.commit,
+    "restart-10000": lambda: state.restart(10_000),
+    "restart-50000": lambda: state.restart(50_000),
+    "intake": state.intake,
 }
 
 

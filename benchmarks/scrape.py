@@ -10,7 +10,7 @@ from common import Fleet, Result, median_seconds
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics.exposition import Format, fresh_part, knock_part
+from exporter.metrics.exposition import Format, knock_part, stale_part
 from exporter.web.app import Zipped, compress
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _measure_format(fleet: Fleet, form: Format, count: int, runs: int) -> Iterat
     registry = fleet.activity.registry
 
     def fresh() -> bytes:
-        return fresh_part(fleet.view, form, registry, time.monotonic())
+        return stale_part(fleet.view, form, time.monotonic()) + form.encode(registry)
 
     def ours() -> list[bytes]:  # what the server joins and sends, one after the other
         return [*knock_part(fleet.view, form), fresh()]

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.config import Config, Environment, ListedOperation
 from exporter.keys import KeySource, Secret
 from exporter.metrics.activity import Activity
-from exporter.metrics.exposition import Format, View, fresh_part, knock_part
+from exporter.metrics.exposition import Format, View, knock_part, stale_part
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.memory import NOTHING, Changes, Memory
 from exporter.tracking.messages import (
@@ -184,7 +184,7 @@ class Model:
     def metrics(self, form: Format = Format.TEXT) -> str:
         """Write /metrics as a scrape would now."""
         view = self.views[-1]
-        fresh = fresh_part(view, form, self.activity.registry, self.mono)
+        fresh = stale_part(view, form, self.mono) + form.encode(self.activity.registry)
         return b"".join([*knock_part(view, form), fresh]).decode()
 
     def value(self, name: str, /, **labels: str) -> float | None:

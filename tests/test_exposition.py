@@ -24,9 +24,9 @@ from exporter.metrics.exposition import (
     accepts_gzip,
     choose_format,
     encode_labels,
-    fresh_part,
     knock_part,
     knock_size,
+    stale_part,
 )
 from exporter.operation import Operation, Status
 
@@ -272,7 +272,7 @@ def test_two_gzip_members_unpack_to_the_whole() -> None:
     view = model.views[-1]
     parts = [
         b"".join(knock_part(view, Format.OPENMETRICS)),
-        fresh_part(view, Format.OPENMETRICS, model.activity.registry, model.mono),
+        stale_part(view, Format.OPENMETRICS, model.mono) + Format.OPENMETRICS.encode(model.activity.registry),
     ]
     assert gzip.decompress(b"".join(gzip.compress(part) for part in parts)) == b"".join(parts)
 

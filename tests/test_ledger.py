@@ -16,7 +16,7 @@ from prometheus_client import Histogram as TheirHistogram
 from exporter.config import Polling
 from exporter.errors import NotFound, Reason, Unreachable
 from exporter.metrics.activity import Activity
-from exporter.metrics.exposition import Format, encode_labels, fresh_part, knock_part, render
+from exporter.metrics.exposition import Format, encode_labels, knock_part, render, stale_part
 from exporter.metrics.families import PER_NAME, cell_labels, histogram_samples
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking import record
@@ -306,9 +306,7 @@ def assert_sums(book: Book) -> None:
         float(line.rpartition(" ")[2]) for line in shown.splitlines() if line.startswith("knock_bulk_operations{")
     )
     assert total == len(book) == 4
-    stale = [
-        line for line in fresh_part(view, Format.TEXT, CollectorRegistry(), 1e12).decode().splitlines() if "{" in line
-    ]
+    stale = [line for line in stale_part(view, Format.TEXT, 1e12).decode().splitlines() if "{" in line]
     assert sum(float(line.rpartition(" ")[2]) for line in stale) == sum(each.active for each in book.of("production"))
 
 

@@ -216,11 +216,6 @@ def _level(families: Sequence[Family], chunks: Sequence[Chunk], form: Format) ->
             yield b"".join([lines[index] for lines in chunk if lines is not None])
 
 
-def fresh_part(view: View, form: Format, registry: Any, mono: float) -> bytes:
-    """Write what each scrape needs anew: what depends on the monotonic time, and the exporter's own families."""
-    return stale_part(view, form, mono) + form.encode(registry)
-
-
 def stale_part(view: View, form: Format, mono: float) -> bytes:
     """Write what depends on the monotonic time."""
     stale = [STALE.encode(labels, bisect_left(times, mono)) for labels, times in view.stale]

@@ -120,7 +120,7 @@ class Environments:
         known, settings = self._remembered[asker.name], asker.settings
         asker.moved()
         self._remember(asker.name, replace(known, base_url=settings.base_url, branch=settings.branch, epoch=now.wall))
-        self._ask_lost_again(asker, now)
+        self._ask_missing_again(asker, now)
 
     # Keys and lanes.
 
@@ -128,11 +128,12 @@ class Environments:
         """Ask with another key from now on, in the lane of that key."""
         asker.use_key(key)
         self._enter_lane(asker, now)
-        self._ask_lost_again(asker, now)
+        self._ask_missing_again(asker, now)
 
-    def _ask_lost_again(self, asker: Asker, now: Moment) -> None:
-        for lost in [each for each in self._book.of(asker.name) if each.lost]:
-            self._intake.ask_again(lost, now)
+    def _ask_missing_again(self, asker: Asker, now: Moment) -> None:
+        # A 404 under another key, or from another address, proves nothing.
+        for missing in [each for each in self._book.of(asker.name) if each.missing_since is not None]:
+            self._intake.ask_again(missing, now)
 
     def _enter_lane(self, asker: Asker, now: Moment) -> None:
         old = self._lane_of.get(asker.name)

@@ -184,10 +184,10 @@ class Intake:
             tracked = self.ask_again(tracked, now)
         return tracked.state
 
-    def ask_again(self, lost: Tracked, now: Moment) -> Tracked:
-        """Give a lost operation another chance."""
-        asker = self._askers[lost.key.environment]
-        tracked = self.record(record.asked_again(lost, now, asker.settings.polling), now)
+    def ask_again(self, missing: Tracked, now: Moment) -> Tracked:
+        """Give an operation that is lost, or about to be, another chance."""
+        asker = self._askers[missing.key.environment]
+        tracked = self.record(record.asked_again(missing, now, asker.settings.polling), now)
         asker.plan(tracked)
         return tracked
 

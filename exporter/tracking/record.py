@@ -217,7 +217,7 @@ def _after(interval: float, at: Circumstances) -> float:
 
 
 def asked_again(before: Tracked, now: Moment, polling: Polling) -> Tracked:
-    """Give a lost operation another chance: its environment's key, branch or URL has changed."""
+    """Give an operation that Knock did not know another chance: key, branch or URL have changed, or somebody asks."""
     poll_class = PollClass.NEW if before.operation is None else PollClass.LIVE
     return replace(
         before, lost=False, missing=0, missing_since=None, due=now.mono, interval=polling.queued, poll_class=poll_class
