@@ -293,12 +293,16 @@ def test_what_is_wrong_with_a_query_is_told(desk: FakeDesk, query: str, detail: 
     assert desk.delivered == []
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("body", [A, f'"{A}"', json.dumps({"id": A}), json.dumps([BORN])])
+def test_what_curl_sends_by_itself_is_taken(desk: FakeDesk, body: str, kind: str) -> None:
+    assert post(desk, body, kind=kind).json()["accepted"][0]["id"] == A
+
+
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Content-Type": "application/x-www-form-urlencoded"},
         {"Content-Type": "multipart/form-data; boundary=x"},
-        {"Content-Type": ""},
         {"Content-Type": "application/json; charset=utf-16"},
         {"Content-Type": "application/jsonp"},
         {"Content-Encoding": "gzip"},

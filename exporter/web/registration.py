@@ -45,6 +45,8 @@ LARGE_BODY = 64 * 1024  # bytes; reading more takes long enough to be noticed by
 LIMIT_RETRY_SECONDS = 30
 
 _TEXT, _JSON = "text/plain", "application/json"
+# What curl says of `-d` where nobody says more. No browser's form can reach these calls: it sends no bearer token.
+_ANY = frozenset({_TEXT, "application/x-www-form-urlencoded", ""})
 _CONTENT_TYPE = re.compile(r'\s*([\w./+-]+)\s*(?:;\s*charset\s*=\s*"?(?:utf-?8|us-ascii)"?\s*)?;?\s*', re.IGNORECASE)
 _NO_ROOM = "no room: max_operations is reached, and none of the operations can be let go (try again later)"
 _LISTED_BY = {
@@ -231,14 +233,17 @@ def _grant(request: Request, tokens: Tokens) -> Grant | None:
 
 
 def _is_text(request: Request) -> bool:
-    match = _CONTENT_TYPE.fullmatch(request.headers.get("content-type", ""))
-    kind = match[1].lower() if match else ""
-    if kind not in (_TEXT, _JSON) or request.headers.get("content-encoding", "identity").lower() != "identity":
+    given = request.headers.get("content-type", "").strip()
+    match = _CONTENT_TYPE.fullmatch(given)
+    kind = match[1].lower() if match else given
+    if (kind != _JSON and kind not in _ANY) or request.headers.get(
+        "content-encoding", "identity"
+    ).lower() != "identity":
         raise Refusal(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"expected Content-Type: {_JSON} or {_TEXT} (ids, one a line), in UTF-8 and not compressed",
         )
-    return kind == _TEXT
+    return kind in _ANY
 
 
 async def _body(request: Request) -> bytes:
