@@ -244,7 +244,7 @@ with open(path, "w") as file:
         time.sleep(float(pause))
 """
 SMALL, LARGE = 300, 3000
-ROUNDS, LOOKED_AT = 8, (3, 7)  # how often all writers are killed, and after which of these it is left so
+ROUNDS, LOOKED_AT = 5, (2, 4)  # how often all writers are killed, and after which of these it is left so
 
 
 def written(form: str, ids: Sequence[str]) -> str:
