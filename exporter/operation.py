@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 MAX_COUNT = 2**53  # beyond it a Prometheus sample (a float64) is no longer exact
+COLLECTIONS_MOST, COLLECTION_LENGTH_MOST = 20, 64  # by which failed items are counted; the rest is one
+OTHER_COLLECTIONS = "other"
 NIL_ID = "00000000-0000-0000-0000-000000000000"  # no operation has it: asking for it only checks the key
 UNKNOWN_NAME = "unknown"
 
@@ -61,7 +64,10 @@ class Invalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One answer of Knock. Counts are rows, times are Unix seconds; None: Knock did not say."""
+    """One answer of Knock. Counts are rows, times are Unix seconds; None: Knock did not say.
+
+    `collections` counts the failed items by their collection, the most frequent first ("": they have none).
+    """
 
     id: str
     status: Status
@@ -76,6 +82,7 @@ class Operation:
     started_at: float | None = None
     completed_at: float | None = None
     failed_at: float | None = None
+    collections: tuple[tuple[str, int], ...] = ()
 
     @property
     def finished_at(self) -> float | None:
@@ -123,6 +130,7 @@ def parse_operation(document: Any, asked_id: str) -> Operation:
         successes=_count(document, "success_count"),
         errors=_count(document, "error_count"),
         error_items=_length(document.get("error_items")),
+        collections=_collections(document.get("error_items")),
         inserted_at=_time(document, "inserted_at"),
         updated_at=_time(document, "updated_at"),
         started_at=_time(document, "started_at"),
@@ -190,6 +198,24 @@ def _length(value: Any) -> int | None:
     # error_items hold personal data and are documented loosely: only how many there are is taken, and a
     # broken list must not hide the status.
     return len(value) if isinstance(value, list) else None
+
+
+def _collections(value: Any) -> tuple[tuple[str, int], ...]:
+    if not isinstance(value, list) or not value:
+        return ()
+    counted = Counter(_collection(item) for item in value)
+    named = counted.most_common(COLLECTIONS_MOST)
+    rest = counted.total() - sum(count for _, count in named)
+    return (*named, (OTHER_COLLECTIONS, rest)) if rest else tuple(named)
+
+
+def _collection(item: Any) -> str:
+    name = item.get("collection") if isinstance(item, dict) else None
+    if name is None:
+        return ""
+    if not isinstance(name, str) or len(name) > COLLECTION_LENGTH_MOST or not name.isprintable():
+        return OTHER_COLLECTIONS
+    return name
 
 
 def _kind(value: Any) -> str:

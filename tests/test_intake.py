@@ -89,8 +89,8 @@ def test_ids_of_all_sources_are_followed() -> None:
 def test_a_source_that_cannot_be_read_is_counted_and_lets_nothing_go() -> None:
     model = model_of()
     model.list_file("/ids", A)
-    model.tell(Unread("production", SourceKind.FILES))
-    model.tell(Unread("gone", SourceKind.FILES))
+    model.tell(Unread("production", Source(SourceKind.FILES, "list.txt"), "broken"))
+    model.tell(Unread("gone", Source(SourceKind.FILES, "list.txt"), "broken"))
     model.mono += 200
     for name in ("gone", "production"):
         model.tell(Reread(name, SourceKind.FILES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
 from structlog.testing import capture_logs
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 A = "123e4567-e89b-12d3-a456-426614174000"
 B = "b19d032a-fc3b-4a54-9f54-369484527201"
 WALL = 1_800_000_000.0
-UNREAD = Unread("production", SourceKind.FILES)
+UNREAD = Unread("production", ANY, ANY)
 
 
 def environment(name: str, *patterns: str) -> Environment:

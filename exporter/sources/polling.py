@@ -125,7 +125,7 @@ class HttpLists:
         environment = poll.key.environment
         self._tell(poll, str(outcome) if isinstance(outcome, BrokenList) else None)
         if isinstance(outcome, BrokenList):
-            self._deliver(Unread(environment, SourceKind.HTTP))
+            self._deliver(Unread(environment, Source(SourceKind.HTTP, poll.key.url), str(outcome)))
             return
         self._listed.add(poll.key)
         self._deliver(Listed(environment, Source(SourceKind.HTTP, poll.key.url), outcome))

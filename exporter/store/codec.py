@@ -81,8 +81,9 @@ OPERATIONS = Layout(
         "mark_errors": MAYBE_COUNT,
         "final_seen": MAYBE_NUMBER,
         "final_at": MAYBE_NUMBER,
+        "collections": TEXT,
     },
-    nested=frozenset({"labels", "namings"}),
+    nested=frozenset({"labels", "namings", "collections"}),
 )
 ENVIRONMENTS = Layout(
     {
@@ -97,7 +98,7 @@ ENVIRONMENTS = Layout(
 )
 CELLS = Layout(dict.fromkeys(CellMemory._fields, MAYBE_NUMBER))
 
-_RECORD = tuple(each.name for each in fields(Operation) if each.name not in ("id", "status"))
+_RECORD = tuple(each.name for each in fields(Operation) if each.name not in ("id", "status", "collections"))
 _PLAIN = ("group", "interval", "healthy_interval", "failures", "missing", "odd_polls", "ended_polls", "final_seen")
 _FLAGS = ("up", "lost", "from_birth", "seen_unfinished", "seen_started")
 _AGES = ("due", "missing_since", "final_at")
@@ -121,6 +122,7 @@ def kept_row(kept: Kept, ages: Ages) -> Row:
     values |= {name: None if record is None else getattr(record, name) for name in _RECORD}
     values["status"] = None if record is None else record.status.value
     values["poll_class"] = it.poll_class.value
+    values["collections"] = dump(dict(record.collections if record is not None else ()))
     values["labels"] = dump(dict(it.labels))
     values["namings"] = dump([_naming_document(each) for each in kept.namings])
     return tuple(values[name] for name in OPERATIONS.names)
@@ -132,7 +134,8 @@ def read_kept(key: OperationKey, row: Row, ages: Ages) -> Kept:
     group, status, *record = OPERATIONS.check(row)[:13]
     labels, namings, handed_over, handed_over_wall, due, interval, healthy_interval, poll_class, up = row[13:22]
     success, success_wall, change, change_wall, failures, missing, missing_since, odd_polls, ended_polls = row[22:31]
-    lost, from_birth, seen_unfinished, seen_started, *marks, final_seen, final_at = row[31:]
+    lost, from_birth, seen_unfinished, seen_started, *marks, final_seen, final_at, collections = row[31:]
+    record.append(_collections(collections))
     shift = ages.shift
     tracked = Tracked(
         key,
@@ -189,6 +192,18 @@ def _read_labels(field: str, document: Any) -> Labels:
     if not is_encodable(text for pair in labels for text in pair):
         raise Unreadable(f"{field}: holds a lone surrogate")
     return labels
+
+
+@lru_cache(_SHARED)
+def _collections(text: str) -> tuple[tuple[str, int], ...]:
+    document = parse(text)
+    if document is None:  # an export that was written before they were counted
+        return ()
+    if not isinstance(document, dict) or not all(type(count) is int and count > 0 for count in document.values()):
+        raise Unreadable("collections: expected an object of numbers")
+    if not is_encodable(document):
+        raise Unreadable("collections: holds a lone surrogate")
+    return tuple(document.items())
 
 
 def _naming_document(naming: Naming) -> dict[str, Any]:

@@ -48,7 +48,11 @@ def _make_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_make_tables,)  # the first makes version 1
+def _count_collections(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE operations ADD COLUMN collections TEXT DEFAULT '{}'")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_make_tables, _count_collections)  # the first makes version 1
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -18,7 +18,7 @@ from exporter.tracking.exposure import Admission, Shelf
 from exporter.tracking.ledger import Ordered, ended_now, grow, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from exporter.config import Environment
     from exporter.metrics.activity import Activity
@@ -68,6 +68,16 @@ class Book:
     def of(self, environment: str) -> Iterator[Tracked]:
         """Walk through the operations of an environment."""
         return (each for each in self._operations.values() if each.key.environment == environment)
+
+    @property
+    def touched(self) -> Collection[OperationKey]:
+        """The operations that the next view shows otherwise than the last one, or no more."""
+        return self._touched.keys()
+
+    def touch(self, key: OperationKey) -> None:
+        """Note that something beside the record of an operation has changed."""
+        self._touched[key] = None
+        self.changed = True
 
     # Environments.
 
@@ -248,10 +258,10 @@ class Book:
         self._aggregates.render()
         self._publish_gauges()
         self.changed = False
-        boards = {"operations": self._board, "cells": self._aggregates.cells, "groups": self._aggregates.groups}
-        chunks = {level: board.publish() for level, board in boards.items()}
-        size = sum(board.size for board in boards.values())
-        return View(**chunks, stale=self._aggregates.stale, size=size, generation=self.generation)
+        boards = self._board, self._aggregates.cells, self._aggregates.groups
+        operations, cells, groups = (board.publish() for board in boards)
+        size = sum(board.size for board in boards)
+        return View(operations, cells, groups, self._aggregates.stale, size, self.generation)
 
     def _render_operation(self, key: OperationKey) -> None:
         tracked = self._operations.get(key)

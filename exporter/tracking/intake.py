@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from exporter.tracking.journal import Journal
     from exporter.tracking.lane import Asker
     from exporter.tracking.messages import Created, Handed, Listed
+    from exporter.tracking.picture import SourceState
     from exporter.tracking.record import Moment, Tracked
     from exporter.tracking.roster import Source
 
@@ -77,6 +78,11 @@ class Intake:
             if source.name not in urls:
                 self._list(asker, source, (), now)
 
+    def sources(self, asker: Asker) -> tuple[SourceState, ...]:
+        """Return the sources of an environment as they stand."""
+        urls = {each.url for each in asker.settings.operations_http}
+        return asker.standing.sources(self._rosters[asker.name].counts(), urls)
+
     def kept(self, key: OperationKey) -> Kept | None:
         """Return what is to be remembered of an operation, None if it is not tracked."""
         tracked, roster = self._book.get(key), self._rosters.get(key.environment)
@@ -98,6 +104,7 @@ class Intake:
     def list_all(self, message: Listed, now: Moment) -> None:
         """Take a source's whole list in place of its last one."""
         asker = self._askers[message.environment]
+        asker.standing.read(message.source, now.wall)
         self._activity.source_success.labels(asker.name, message.source.kind).set(now.wall)
         self._list(asker, message.source, message.operations, now)
 
@@ -161,6 +168,11 @@ class Intake:
         self._drop_tombstone(key)
         return self._begin(key, now, known=stone is not None).state
 
+    def _mark(self, key: OperationKey) -> None:
+        """Note that an operation is named otherwise: it is to be kept, and shown, as it is now."""
+        self._journal.dirty.operations[key] = None
+        self._book.touch(key)
+
     def _listed(self, key: OperationKey) -> bool:
         return any(each.source != API for each in self._rosters[key.environment].namings(key.id))
 
@@ -175,7 +187,7 @@ class Intake:
 
     def _renew(self, tracked: Tracked, now: Moment, *, again: bool) -> str:
         namings = self._rosters[tracked.key.environment].namings(tracked.key.id)
-        self._journal.dirty.operations[tracked.key] = None
+        self._mark(tracked.key)
         group, labels = group_of(namings), labels_of(namings)
         if (self._book.fold_group(tracked.key.environment, group), labels) != (tracked.group, tracked.labels):
             group = self._book.admit_group(tracked.key.environment, group)
@@ -227,7 +239,7 @@ class Intake:
         elif source == CONFIG or tracked.clean or tracked.lost:
             self._let_go(key, now, retired=False)
         else:
-            self._journal.dirty.operations[key] = None
+            self._mark(key)
 
     def _let_go(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
         roster = self._rosters[key.environment]

@@ -30,16 +30,19 @@ class Judge:
 
     def judge(self, asker: Asker, answer: Answered, now: Moment) -> None:
         """Take in what an answer tells."""
-        self._count_request(answer, now)
+        self._count_request(asker, answer, now)
         self._judge_lane(asker, answer, now)
 
-    def _count_request(self, answer: Answered, now: Moment) -> None:
+    def _count_request(self, asker: Asker, answer: Answered, now: Moment) -> None:
         environment, outcome = answer.request.environment, answer.outcome
         code = outcome.code if isinstance(outcome, KnockError) else 200
         self._activity.requests.labels(environment, code_label(code)).inc()
         self._environments.counters[environment].seconds.observe(answer.seconds)
         if code is not None:
+            asker.standing.last_answer = now.wall
             self._activity.last_answer.labels(environment).set(now.wall)
+        if isinstance(outcome, KnockError):
+            asker.standing.failed(outcome, now.wall)
         if not answer.request.checks_key:
             self._environments.counters[environment].polls.inc()
             if isinstance(outcome, KnockError):

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.tracking.pacing import Agenda, Entry, Gate, Pacer, PollClass, Turns
+from exporter.tracking.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,7 @@ class Asker:
         self.key_epoch = self._first_epoch = self._moved_epoch = next(epochs)
         self.agenda = Agenda()
         self.health = Health()
+        self.standing = Standing()
         self.in_flight = 0
         self.last_sent = -math.inf
         self.trusted = False

@@ -73,7 +73,8 @@ class Unread:
     """A source could not be read: what it named last stays."""
 
     environment: str
-    kind: SourceKind
+    source: Source
+    problem: str
 
 
 class Created(NamedTuple):

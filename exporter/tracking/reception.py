@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exporter.tracking.messages import Listed, Register, Registered, Release, Released, Reread, Taken, Unread
-from exporter.tracking.roster import SourceKind
+from exporter.tracking.roster import API, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +43,11 @@ class Reception:
             case Listed() if known:
                 self._intake.list_all(message, now)
             case Reread() if known:
+                self._environments.askers[message.environment].standing.reread(message.kind, now.wall)
                 self._activity.source_success.labels(message.environment, message.kind).set(now.wall)
             case Unread() if known:
-                self._activity.source_failures.labels(message.environment, message.kind).inc()
+                self._environments.askers[message.environment].standing.unread(message.source, message.problem)
+                self._activity.source_failures.labels(message.environment, message.source.kind).inc()
             case Register():
                 self._register(message, now, known=known)
             case Release():
@@ -61,6 +63,7 @@ class Reception:
             for each in message.operations
         )
         if known:
+            self._environments.askers[message.environment].standing.read(API, now.wall)
             self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
         durable = self._journal.durable
         self._journal.when_saved(lambda ok: message.reply(Registered(taken, durable, saved=ok)))

@@ -113,6 +113,10 @@ class Roster:
         """Return who names an operation; empty: nobody any more."""
         return self._namings.get(operation_id, ())
 
+    def counts(self) -> dict[Source, int]:
+        """Return how many operations each source names; one that names none is left out."""
+        return {source: len(listed) for source, listed in self._lists.items()}
+
     def sources(self, kind: SourceKind) -> list[Source]:
         """Return the lists of a kind that name anything."""
         return [source for source in self._lists if source.kind is kind]
@@ -140,7 +144,7 @@ class Roster:
         if naming in before:
             return False
         others = [each for each in before if each.source != source]
-        self._namings[operation.id] = tuple(sorted([*others, naming], key=_precedence))
+        self._namings[operation.id] = tuple(sorted([*others, naming], key=precedence))
         self._lists.setdefault(source, set()).add(operation.id)
         return True
 
@@ -163,5 +167,6 @@ class Roster:
             self.drop(naming.source, operation_id)
 
 
-def _precedence(naming: Naming) -> tuple[int, str]:
+def precedence(naming: Naming) -> tuple[int, str]:
+    """Return what orders who names an operation: what comes first is believed first."""
     return _RANKS[naming.source.kind], naming.source.name

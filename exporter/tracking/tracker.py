@@ -7,6 +7,7 @@ the time as an argument and do no I/O, so a test drives them through hours in mi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from exporter.tracking.messages import (
     Stop,
     Unread,
 )
+from exporter.tracking.picture import Gallery, Situation
 from exporter.tracking.reception import Reception
 from exporter.tracking.record import Circumstances, Moment
 
@@ -90,6 +92,8 @@ class Tracker:
         self._environments.configure(config, keys, now)
         self._stopping = False
         self._replies: list[Callable[[], None]] = []  # to whoever waits for a configuration to be shown
+        self._gallery = Gallery()
+        self._situations: tuple[Situation, ...] = ()
         self._next_publish = -math.inf
         self._next_round = now.mono + ROUND_SECONDS
 
@@ -153,10 +157,12 @@ class Tracker:
         outcome = answer.outcome
         if before is None or before.final:
             return
+        self._gallery.polled(before.key, answer.seconds, outcome, now.wall)
         if not asker.asked_here(answer.request):
             asker.plan(before)  # another Knock said that
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
+            self._book.touch(before.key)
             asker.plan(before)  # the lane's trouble, not the operation's: it stays due
             return
         at = Circumstances(
@@ -203,7 +209,7 @@ class Tracker:
             self.ended = True
         if self.ended:
             self._set_gauges()
-            self._journal.close(now, self._recall, self._book.publish())
+            self._journal.close(now, self._recall, self._render(now))
             return now.mono
         return min(
             now.mono + STEP_SECONDS, self._publish(now), self._intake.next_step(), self._book.next_hiding(), *starts
@@ -215,6 +221,7 @@ class Tracker:
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
             self._environments.forget_old(now)
+            self._book.changed |= self._situations != self._look_around(now)
 
     def _start_due(self, lane: Lane, now: Moment) -> float:
         while (at := lane.next_start()) <= now.mono:
@@ -237,6 +244,7 @@ class Tracker:
         lane.pacer.start(now.mono)
         asker.in_flight += 1
         asker.last_sent = now.mono
+        asker.standing.sent(now.mono)
         operation_id = entry.id if entry is not None else NIL_ID
         self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
 
@@ -246,13 +254,36 @@ class Tracker:
             self._next_publish = now.mono + PUBLISH_SECONDS
             self._set_gauges()
             if self._book.changed and self._journal.shows_at_once(now.mono):
-                self._journal.show(self._book.publish())
-        self._journal.step(now, self._recall, self._render)
+                self._journal.show(self._render(now))
+        self._journal.step(now, self._recall, lambda: self._render(now) if self._book.changed else None)
         waits = self._next_publish if self._book.changed and self._journal.shows_at_once(now.mono) else math.inf
         return min(waits, self._journal.next_step(now.mono, changed=self._book.changed))
 
-    def _render(self) -> View | None:
-        return self._book.publish() if self._book.changed else None
+    def _render(self, now: Moment) -> View:
+        self._situations = self._look_around(now)
+        picture = self._gallery.publish(self._book.touched, self._intake.kept, self._situations)
+        return replace(self._book.publish(), picture=picture)
+
+    def _look_around(self, now: Moment) -> tuple[Situation, ...]:
+        askers = self._environments.askers
+        return tuple(self._situation(askers[name], now) for name in sorted(askers))
+
+    def _situation(self, asker: Asker, now: Moment) -> Situation:
+        lane = self._environments.lane(asker)
+        return Situation(
+            asker.name,
+            asker.settings.base_url,
+            asker.settings.branch,
+            asker.health.up,
+            lane.gate.suspended,
+            lane.pacer.limit,
+            lane.pacer.rate,
+            asker.standing.used(now.mono),
+            asker.in_flight,
+            asker.standing.last_answer,
+            asker.standing.last_error,
+            self._intake.sources(asker),
+        )
 
     def _set_gauges(self) -> None:
         for name, asker in self._environments.askers.items():

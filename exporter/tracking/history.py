@@ -1,0 +1,141 @@
+"""What became of an operation over its polls: a bounded line of points, and the last polls. Frozen, and packed small.
+
+Kept in memory only: after a restart the line begins anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from exporter.operation import Operation
+
+POINTS_MOST = 60
+GOOD_POLLS_MOST, FAILED_POLLS_MOST = 5, 10
+RATE_SECONDS = 120.0  # what "rows a second" looks back to, where the points are that close
+_NONE = -1
+_POINT, _POLL = Struct("<dqq"), Struct("<df")
+
+
+class Point(NamedTuple):
+    """The counts of rows at one time (Unix seconds); None: Knock did not say."""
+
+    at: float
+    processed: int | None
+    errors: int | None
+
+
+class Trouble(NamedTuple):
+    """Why a poll brought no record: a `reason` of the failure metrics, and its text."""
+
+    reason: str
+    text: str
+
+
+class Poll(NamedTuple):
+    """One poll: when it was answered (Unix seconds), how many seconds it took, and what went wrong (None: nothing)."""
+
+    at: float
+    seconds: float
+    trouble: Trouble | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The points of one operation, at least `spacing` seconds apart but for the last, and its last polls."""
+
+    packed_points: bytes = b""
+    packed_polls: bytes = b""
+    troubles: tuple[Trouble | None, ...] = ()  # one for each poll
+    spacing: float = 0.0
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points, the oldest first."""
+        return tuple(
+            Point(at, _known(processed), _known(errors))
+            for at, processed, errors in _POINT.iter_unpack(self.packed_points)
+        )
+
+    @property
+    def polls(self) -> tuple[Poll, ...]:
+        """The last polls, the oldest first; failed ones are kept longer."""
+        times = _POLL.iter_unpack(self.packed_polls)
+        return tuple(Poll(at, seconds, trouble) for (at, seconds), trouble in zip(times, self.troubles, strict=True))
+
+    @property
+    def rate(self) -> float | None:
+        """Rows a second over the last RATE_SECONDS or the last two points; None where that cannot be told."""
+        points = [each for each in self.points if each.processed is not None]
+        if len(points) < 2:  # noqa: PLR2004 - a line has two ends
+            return None
+        last = points[-1]
+        first = next((each for each in points[:-2] if last.at - each.at <= RATE_SECONDS), points[-2])
+        return _rate(first, last)
+
+
+NO_HISTORY = History()
+
+
+def polled(history: History, at: float, seconds: float, trouble: Trouble | None) -> History:
+    """Note a poll."""
+    times = [*_POLL.iter_unpack(history.packed_polls), (at, seconds)]
+    troubles = [*history.troubles, _same(trouble) if trouble else None]
+    failed = [number for number, each in enumerate(troubles) if each]
+    good = [number for number, each in enumerate(troubles) if each is None]
+    kept = sorted([*failed[-FAILED_POLLS_MOST:], *good[-GOOD_POLLS_MOST:]])
+    return replace(
+        history,
+        packed_polls=b"".join(_POLL.pack(*times[number]) for number in kept),
+        troubles=tuple(troubles[number] for number in kept),
+    )
+
+
+def plotted(history: History, at: float, operation: Operation) -> History:
+    """Note the counts that a poll brought; where there are too many points, every second one goes."""
+    size, packed, spacing = _POINT.size, history.packed_points, history.spacing
+    new = _POINT.pack(at, _packable(operation.rows_processed), _packable(operation.errors))
+    count = len(packed) // size
+    if count > 1 and _goes_on(packed, new, spacing):
+        packed = packed[:-size]
+    packed += new
+    if len(packed) // size > POINTS_MOST:
+        points = [packed[start : start + size] for start in range(0, len(packed), size)]
+        packed = b"".join([*points[:-1:2], new])
+        spacing = max(2 * spacing, 2 * (at - _POINT.unpack(points[0])[0]) / POINTS_MOST)
+    return replace(history, packed_points=packed, spacing=spacing)
+
+
+def without_points(history: History) -> History:
+    """Let go of the points: what ended well needs no line."""
+    return replace(history, packed_points=b"", spacing=0.0)
+
+
+def _goes_on(packed: bytes, new: bytes, spacing: float) -> bool:
+    """Whether the new point takes the place of the last: it came too soon after the one before, or all three agree."""
+    before, last = packed[-2 * _POINT.size : -_POINT.size], packed[-_POINT.size :]
+    return _POINT.unpack(last)[0] - _POINT.unpack(before)[0] < spacing or before[8:] == last[8:] == new[8:]
+
+
+def _rate(first: Point, last: Point) -> float | None:
+    seconds = last.at - first.at
+    if seconds <= 0 or first.processed is None or last.processed is None:
+        return None
+    return max(0.0, (last.processed - first.processed) / seconds)
+
+
+def _known(count: int) -> int | None:
+    return None if count == _NONE else count
+
+
+def _packable(count: int | None) -> int:
+    return _NONE if count is None else count
+
+
+@lru_cache(maxsize=1024)
+def _same(trouble: Trouble) -> Trouble:
+    """Return an equal trouble that others hold already: in an outage all operations have the same one."""
+    return trouble

@@ -1,0 +1,141 @@
+"""What pages and programs are shown of the operations: all of them as they stand, frozen with each view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from exporter.errors import KnockError
+from exporter.tracking.history import NO_HISTORY, History, Trouble, plotted, polled, without_points
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from exporter.operation import Operation, OperationKey
+    from exporter.tracking.memory import Kept
+    from exporter.tracking.record import Tracked
+    from exporter.tracking.roster import Namings, Source
+
+BUCKETS = 256
+
+
+class Entry(NamedTuple):
+    """One operation: what is known of it, who names it, and what its polls brought."""
+
+    tracked: Tracked
+    namings: Namings
+    history: History = NO_HISTORY
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """A source of ids: how many it names, when it was read last (Unix seconds), and what is wrong with it now."""
+
+    source: Source
+    operations: int = 0
+    read_at: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """The last request of an environment that brought no record, and when (Unix seconds)."""
+
+    at: float
+    trouble: Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """How an environment stands.
+
+    `up` as `knock_up` tells it (None: nothing is known yet), `suspended` while the key is refused. `limit` and `pace`
+    are the requests a second that are configured and in force, `used` those of the last ten seconds. `last_answer` is
+    Unix seconds.
+    """
+
+    name: str
+    base_url: str
+    branch: str | None
+    up: bool | None
+    suspended: bool
+    limit: float
+    pace: float
+    used: float
+    in_flight: int
+    last_answer: float | None = None
+    last_error: LastError | None = None
+    sources: tuple[SourceState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """All operations, and the environments in the order of their names."""
+
+    buckets: tuple[Mapping[OperationKey, Entry], ...] = ()
+    environments: tuple[Situation, ...] = ()
+
+    def get(self, key: OperationKey) -> Entry | None:
+        """Return an operation, if it is tracked."""
+        return self.buckets[_bucket(key)].get(key) if self.buckets else None
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (entry for bucket in self.buckets for entry in bucket.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self.buckets))
+
+
+NOTHING_SHOWN = Picture()
+
+
+class Gallery:
+    """The operations as they were shown last; only touched buckets are copied for the next picture.
+
+    Owned by the tracker's thread.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: list[Mapping[OperationKey, Entry]] = [{}] * BUCKETS
+        self._histories: dict[OperationKey, History] = {}
+
+    def polled(self, key: OperationKey, seconds: float, outcome: Operation | KnockError, wall: float) -> None:
+        """Note what a poll of a tracked operation brought; shown when the operation is touched."""
+        before = self._histories.get(key, NO_HISTORY)
+        if isinstance(outcome, KnockError):
+            self._histories[key] = polled(before, wall, seconds, Trouble(outcome.reason, str(outcome)))
+        else:
+            self._histories[key] = plotted(polled(before, wall, seconds, None), wall, outcome)
+
+    def publish(
+        self,
+        touched: Iterable[OperationKey],
+        look: Callable[[OperationKey], Kept | None],
+        environments: tuple[Situation, ...],
+    ) -> Picture:
+        """Take the touched operations in as `look` finds them (None: let go), and return all, frozen."""
+        copies: dict[int, dict[OperationKey, Entry]] = {}
+        for key in touched:
+            number = _bucket(key)
+            if number not in copies:
+                copies[number] = dict(self._buckets[number])
+            kept = look(key)
+            if kept is None:
+                copies[number].pop(key, None)
+                self._histories.pop(key, None)
+            else:
+                copies[number][key] = self._entry(kept)
+        for number, bucket in copies.items():
+            self._buckets[number] = bucket
+        return Picture(tuple(self._buckets), environments)
+
+    def _entry(self, kept: Kept) -> Entry:
+        key = kept.tracked.key
+        history = self._histories.get(key, NO_HISTORY)
+        if kept.tracked.clean and history.packed_points:
+            history = self._histories[key] = without_points(history)
+        return Entry(*kept, history)
+
+
+def _bucket(key: OperationKey) -> int:
+    return hash(key) % BUCKETS

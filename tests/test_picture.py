@@ -1,0 +1,186 @@
+"""What pages are shown: the operations and environments as the tracker has them, frozen with each view."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from model import KEY, WALL, Model, environment, ids, running
+
+from exporter.config import Config
+from exporter.config.settings import HttpSource
+from exporter.errors import KeyRefused, KnockError, RateLimited, Reason, Unreachable
+from exporter.operation import Operation, OperationKey, Status
+from exporter.tracking.history import Trouble
+from exporter.tracking.messages import Listed, Reconfigure, Reread, Unread
+from exporter.tracking.picture import NOTHING_SHOWN, Picture, Situation
+from exporter.tracking.roster import API, CONFIG, Source, SourceKind
+
+if TYPE_CHECKING:
+    from exporter.tracking.messages import Request
+    from exporter.tracking.record import Moment
+
+A, B, C = ids(3)
+FILE, URL = Source(SourceKind.FILES, "/ids.txt"), Source(SourceKind.HTTP, "https://lists.example/ids")
+DOWN = Unreachable(Reason.CONNECT, "no connection")
+
+
+def growing(request: Request, now: Moment) -> Operation:
+    return running(request.id, rows_processed=int(now.mono), rows_estimated=10**6, errors=1)
+
+
+def shown(model: Model) -> Picture:
+    return model.views[-1].picture
+
+
+def situation(model: Model) -> Situation:
+    (found,) = shown(model).environments
+    return found
+
+
+def key(operation_id: str) -> OperationKey:
+    return OperationKey("production", operation_id)
+
+
+def test_before_the_first_view_nothing_is_shown() -> None:
+    assert (len(NOTHING_SHOWN), list(NOTHING_SHOWN), NOTHING_SHOWN.get(key(A))) == (0, [], None)
+
+
+def test_every_operation_is_in_the_picture_also_those_without_series() -> None:
+    model = Model(Config((environment(operations=[A, B], per_operation="none"),)), growing)
+    model.run(10)
+    picture = shown(model)
+    assert {each.tracked.key.id for each in picture} == {A, B}
+    assert len(picture) == 2
+    found = picture.get(key(A))
+    assert found is not None
+    assert found.tracked.operation is not None
+    assert [each.source for each in found.namings] == [CONFIG]
+    assert picture.get(key(C)) is None
+
+
+def test_a_picture_never_changes_and_the_next_one_does() -> None:
+    model = Model(Config((environment(),)), growing)
+    model.register(A)
+    model.run(5)
+    before = shown(model)
+    entries = list(before)
+    model.register(B)
+    model.release(A)
+    model.run(5)
+    assert list(before) == entries
+    assert [each.tracked.key.id for each in before] == [A]
+    assert [each.tracked.key.id for each in shown(model)] == [B]
+
+
+def test_polls_and_points_come_with_the_operation() -> None:
+    answers: list[Operation | KnockError] = [running(A, rows_processed=5), DOWN, running(A, rows_processed=9)]
+    model = Model(Config((environment(operations=[A]),)), lambda *_: answers.pop(0) if answers else DOWN)
+    model.run(30)
+    found = shown(model).get(key(A))
+    assert found is not None
+    assert [each.processed for each in found.history.points] == [5, 9]
+    polls = found.history.polls
+    assert [each.trouble for each in polls[:3]] == [None, Trouble("connect", "no connection"), None]
+    assert [round(each.seconds, 2) for each in polls[:3]] == [0.05] * 3
+    assert WALL < polls[0].at < polls[1].at
+
+
+@pytest.mark.parametrize("error", [RateLimited("slow down", retry_after=5.0), KeyRefused("no")])
+def test_the_trouble_of_a_whole_lane_is_seen_at_the_operation_too(error: KnockError) -> None:
+    model = Model(Config((environment(operations=[A]),)), lambda *_: error)
+    model.run(3)
+    found = shown(model).get(key(A))
+    assert found is not None
+    assert found.history.polls[0].trouble == Trouble(error.reason, str(error))
+
+
+def test_the_line_goes_when_it_ended_well_and_stays_when_it_failed() -> None:
+    def ending(request: Request, now: Moment) -> Operation:
+        if now.mono < 1010:
+            return growing(request, now)
+        status = Status.FAILED if request.id == B else Status.COMPLETED
+        return replace(growing(request, now), status=status, errors=0)
+
+    model = Model(Config((environment(operations=[A, B]),)), ending)
+    model.run(60)
+    good, bad = shown(model).get(key(A)), shown(model).get(key(B))
+    assert good is not None
+    assert bad is not None
+    assert (good.history.points, len(good.history.polls) > 1) == ((), True)
+    assert len(bad.history.points) > 1
+
+
+def test_who_names_an_operation_is_shown_as_it_changes() -> None:
+    model = Model(Config((environment(operations=[A]),)), growing)
+    model.run(1)
+    model.list_file("/ids.txt", A)
+    model.run(1)
+    found = shown(model).get(key(A))
+    assert found is not None
+    assert [each.source for each in found.namings] == [CONFIG, FILE]
+
+
+# Environments.
+
+
+def test_a_quiet_environment_is_shown_and_says_what_is_known() -> None:
+    model = Model(Config((environment(branch="b"),)), growing)
+    model.run(0.2)
+    known = situation(model)
+    assert (known.name, known.branch, known.suspended, known.limit, known.pace) == ("production", "b", False, 20, 20)
+    assert (known.last_error, known.sources) == (None, ())
+
+
+def test_traffic_is_that_of_the_last_ten_seconds() -> None:
+    model = Model(Config((environment(operations=ids(1000), rate_limit=10.0),)), growing)
+    model.run(30)
+    assert 9.0 <= situation(model).used <= 10.0
+    assert situation(model).up is True
+    assert situation(model).last_answer == pytest.approx(WALL + 30, abs=1)
+
+
+def test_when_it_stops_the_page_says_so_within_seconds_though_nothing_else_changes() -> None:
+    model = Model(Config((environment(operations=[A]),)), lambda *_: DOWN)
+    model.run(100)
+    known = situation(model)
+    assert known.up is False
+    assert known.last_error is not None
+    assert known.last_error.trouble == Trouble("connect", "no connection")
+    model = Model(Config((environment(operations=[A]),)), lambda *_: KeyRefused("refused"))
+    model.run(5)
+    model.run(60)
+    assert situation(model).up is False
+    assert situation(model).used <= 0.1
+
+
+def test_an_environment_at_rest_publishes_no_views() -> None:
+    model = Model(Config((environment(),)), growing)
+    model.run(60)
+    before = len(model.views)
+    model.run(300)
+    assert len(model.views) == before
+
+
+def test_sources_tell_how_many_they_name_when_they_were_read_and_what_is_wrong() -> None:
+    settings = environment(operations=[A], operations_http=(HttpSource(URL.name),))
+    model = Model(Config((settings,)), growing)
+    model.list_file("/ids.txt", A, B)
+    model.tell(Listed("production", URL, ()))
+    model.register(C)
+    model.tell(Unread("production", FILE, "line 3: is no UUID"))
+    model.tell(Unread("production", Source(SourceKind.FILES, "/new.txt"), "is empty"))
+    model.run(2)
+    told = {each.source: (each.operations, each.read_at, each.problem) for each in situation(model).sources}
+    assert list(told) == [CONFIG, FILE, Source(SourceKind.FILES, "/new.txt"), URL, API]
+    assert told[CONFIG] == (1, WALL, None)
+    assert told[FILE] == (2, WALL, "line 3: is no UUID")
+    assert told[Source(SourceKind.FILES, "/new.txt")] == (0, None, "is empty")
+    assert told[URL] == (0, WALL, None)
+    assert told[API] == (1, WALL, None)
+    model.tell(Reread("production", SourceKind.FILES))
+    model.tell(Listed("production", FILE, ()))
+    model.tell(Reconfigure(Config((environment(operations=[A]),)), {"production": KEY}, lambda: None, lambda: None))
+    model.run(2)
+    assert [each.source for each in situation(model).sources] == [CONFIG, API], "what is gone is forgotten"
