@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.metrics.exposition import Format, knock_part, stale_part
-from exporter.web.app import Zipped, compress
+from exporter.web.scrapes import Zipped, compress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

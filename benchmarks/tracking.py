@@ -9,7 +9,7 @@ import tracemalloc
 from common import Fleet, Result
 
 from exporter.metrics.exposition import Format, knock_part
-from exporter.web.app import compress
+from exporter.web.scrapes import compress
 
 LIVE, RATE, SECONDS = 50_000, 200.0, 10.0
 

@@ -9,14 +9,12 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter import __version__
 from exporter.errors import StartError
 from exporter.housekeeping import Housekeeping, KeyLooks
 from exporter.keys import KeyWatch
@@ -24,6 +22,7 @@ from exporter.knock.connect import read_key
 from exporter.knock.outlets import Outlets
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
+from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading
 from exporter.sources import Sources
 from exporter.store.opening import open_store
@@ -33,15 +32,15 @@ from exporter.tracking.memory import NOTHING
 from exporter.tracking.messages import Close, Handed, Message, Outside, Reconfigure, Register, Stop
 from exporter.tracking.record import Moment
 from exporter.tracking.tracker import Tracker, run
-from exporter.web.app import House, make_app
+from exporter.web.app import House
 from exporter.web.registration import Desk
-from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from exporter.config import Config, ListedOperation
     from exporter.keys import Secret
+    from exporter.port import Flags
     from exporter.reloading import ConfigFile
     from exporter.tracking.memory import Memory
     from exporter.tracking.roster import Source
@@ -61,15 +60,6 @@ def clock() -> Moment:
     return Moment(time.monotonic(), time.time())
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """What the command line settles about the process; `enable_lifecycle` lets a POST reload the configuration."""
-
-    listen_addresses: Sequence[tuple[str, int]]
-    telemetry_path: str = "/metrics"
-    enable_lifecycle: bool = False
-
-
 class Daemon:
     """The exporter of one configuration, from start to end; with its `file`, the configuration can be reloaded."""
 
@@ -82,8 +72,9 @@ class Daemon:
         self._ends: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._view: View | None = None
         self._ending = False
-        self._sockets = [bind(*address) for address in flags.listen_addresses]
-        self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
+        self._flags = flags
+        self._port = Port(flags)
+        self.addresses = self._port.addresses
         keys = _read_keys(config, environ)
         self._tokens = TokenWatch(config.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
@@ -109,7 +100,6 @@ class Daemon:
         )
         self._tracker = Tracker(config, keys, outside, self._activity, clock(), memory=memory)
         self._threads = self._make_threads()
-        self._web = WebServer(make_app(self._house(flags)), self._sockets, lambda reason: self.end(reason, code=1))
 
     def _open_store(self, config: Config) -> tuple[Writer | None, Memory]:
         if config.storage is None:
@@ -118,7 +108,12 @@ class Daemon:
         return Writer(store, self._inbox.put, clock), memory
 
     def _make_housekeeping(self) -> Housekeeping:
-        checks = [self._keys.look, lambda: self._sources.look(clock()), self._look_at_tokens]
+        checks: list[Callable[[], object]] = [
+            self._keys.look,
+            lambda: self._sources.look(clock()),
+            self._look_at_tokens,
+            self._port.look,
+        ]
         if (reloading := self._reloading) is not None:
             checks.append(lambda: reloading.look(time.time()))
         return Housekeeping(checks, [self._keys.answer, lambda: self._sources.step(clock())], clock)
@@ -130,7 +125,7 @@ class Daemon:
         ]
         return [*threads, self._thread("writer", self._writer.run)] if self._writer else threads
 
-    def _house(self, flags: Flags) -> House:
+    def _house(self) -> House:
         desk = Desk(
             deliver=self._inbox.put,
             config=lambda: self._config,
@@ -145,9 +140,11 @@ class Daemon:
             unhealthy=self._unhealthy,
             unready=self._unready,
             monotonic=time.monotonic,
-            telemetry_path=flags.telemetry_path,
+            config=lambda: self._config,
+            telemetry_path=self._flags.telemetry_path,
+            external_url=self._flags.external_url,
             desk=desk,
-            reload=self.reload if flags.enable_lifecycle else None,
+            reload=self.reload if self._flags.enable_lifecycle else None,
         )
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
@@ -162,7 +159,11 @@ class Daemon:
         if self._reloading is None:
             reply("there is no configuration file to reload", False)  # noqa: FBT003 - nor would a restart help
         else:
-            self._housekeeping.ask(partial(self._reloading.reload, reply))
+            self._housekeeping.ask(partial(self._reload, self._reloading, reply))
+
+    def _reload(self, reloading: Reloading, reply: ReloadReply) -> None:
+        broken = self._port.look()
+        reloading.reload(lambda problem, conflict: reply(problem or broken, conflict))
 
     def _apply(self, config: Config) -> None:
         """Put a configuration in force. Raises StartError, and then nothing has changed."""
@@ -240,9 +241,7 @@ class Daemon:
         gc.freeze()  # what was read at the start lives long: looking through it again and again holds all threads up
         for thread in self._threads:
             thread.start()
-        self._web.start()
-        for host, port, *_ in self.addresses:
-            log.info("listening", address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}", version=__version__)
+        self._port.open(self._house(), lambda reason: self.end(reason, code=1))
         self._tell_registration()
         reason, code = self._ends.get()
         self._close(reason)
@@ -270,7 +269,7 @@ class Daemon:
         if self._writer is not None:
             self._writer.stop()
             self._threads[-1].join(JOIN_SECONDS)
-        self._web.stop()
+        self._port.close()
         log.info("ended")
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exporter.config import Config, Environment, ListedOperation, Polling
-from exporter.daemon import Daemon, Flags
+from exporter.daemon import Daemon
 from exporter.keys import KeySource, Secret
 from exporter.knock.simulator import Order, Simulator, World
+from exporter.port import Flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from exporter.keys import KeyWatch
     from exporter.tracking.record import Moment
 
-    Job = Callable[[], None]
+    Job = Callable[[], object]
 
 CHECK_SECONDS = 5
 DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the jobs are planned anew

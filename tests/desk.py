@@ -21,7 +21,7 @@ from exporter.web.server import WebServer, bind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
 TOKEN, STAGING_TOKEN = "token-of-all-environments", "token-of-staging"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -33,7 +33,7 @@ CONFIG = Config(
 
 
 @contextmanager
-def served(app: Starlette, on_crash: Callable[[str], None] = pytest.fail) -> Iterator[tuple[str, int]]:
+def served(app: ASGIApp, on_crash: Callable[[str], None] = pytest.fail) -> Iterator[tuple[str, int]]:
     """Serve an application on a free port."""
     listening = bind("127.0.0.1", 0)
     address = listening.getsockname()
@@ -100,5 +100,5 @@ class FakeDesk:
         house = House(View, self.activity, lambda: None, lambda: None, lambda: self.now, desk=desk)
         return replace(house, **settings)
 
-    def app(self, **settings: Any) -> Starlette:
+    def app(self, **settings: Any) -> ASGIApp:
         return make_app(self.house(**settings))

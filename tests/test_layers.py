@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "exporter"
 # From the ground up; a module may import what stands below it, and its own line unless that line holds edges.
 LAYERS = (
     ("errors",),
-    ("operation", "keys"),
+    ("operation", "keys", "wording"),
     ("net",),
     ("config",),
     ("tracking.pacing", "tracking.roster", "tokens"),
@@ -30,7 +30,7 @@ LAYERS = (
     ("tracking.judge", "tracking.reception"),
     ("tracking.tracker",),
     ("knock", "web", "sources", "store", "housekeeping", "logs", "terminal"),
-    ("lookup", "reloading"),
+    ("lookup", "port", "reloading"),
     ("daemon",),
     ("demo",),
     ("cli",),

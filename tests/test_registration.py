@@ -47,7 +47,7 @@ POST = "/api/v1/operations/production"
 JSON, TEXT = "application/json", "text/plain"
 
 
-async def asked(app: Starlette, method: str, path: str, **request: Any) -> httpx.Response:
+async def asked(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as client:
         return await client.request(method, path, **request)
 
@@ -374,7 +374,7 @@ def test_without_tokens_the_calls_are_off(desk: FakeDesk, method: str, path: str
 
 
 def test_without_a_desk_there_are_no_calls(desk: FakeDesk) -> None:
-    assert asyncio.run(asked(desk.app(desk=None), "POST", POST, headers=HEADERS)).status_code == 404
+    assert asyncio.run(asked(desk.app(desk=None), "POST", POST, headers=HEADERS)).status_code == 405
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)

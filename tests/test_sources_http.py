@@ -19,9 +19,10 @@ from structlog.testing import capture_logs
 from exporter import __version__
 from exporter.config import Config, Environment, ListedOperation
 from exporter.config.settings import HttpSource
+from exporter.config.values import show_url
 from exporter.keys import KeySource, Secret
 from exporter.sources import Sources
-from exporter.sources.http import fetch, shown
+from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.sources.polling import HttpLists
 from exporter.tracking.messages import Listed, Reread, Unread
@@ -239,7 +240,7 @@ def test_no_thread_and_no_connection_is_left() -> None:
     ],
 )
 def test_logs_show_no_query(url: str, public: str) -> None:
-    assert shown(url) == public
+    assert show_url(url) == public
 
 
 # All lists, in virtual time

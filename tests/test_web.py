@@ -26,7 +26,7 @@ from exporter.web.server import WebServer, bind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -41,7 +41,7 @@ class Reply(NamedTuple):
         return (gzip.decompress(self.body) if self.headers.get("Content-Encoding") == "gzip" else self.body).decode()
 
 
-async def asked(app: Starlette, path: str = "/metrics", method: str = "GET", **headers: str) -> Reply:
+async def asked(app: ASGIApp, path: str = "/metrics", method: str = "GET", **headers: str) -> Reply:
     sent = {"Accept": "*/*", "Accept-Encoding": "identity"} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
@@ -53,7 +53,7 @@ async def asked(app: Starlette, path: str = "/metrics", method: str = "GET", **h
         return Reply(answer.status_code, answer.headers, b"".join([piece async for piece in answer.aiter_raw()]))
 
 
-def ask(app: Starlette, path: str = "/metrics", method: str = "GET", **headers: str) -> Reply:
+def ask(app: ASGIApp, path: str = "/metrics", method: str = "GET", **headers: str) -> Reply:
     return asyncio.run(asked(app, path, method, **headers))
 
 
@@ -71,7 +71,7 @@ def house(model: Model, view: View | None = None, **settings: Any) -> House:
 
 
 @pytest.fixture
-def app(model: Model) -> Starlette:
+def app(model: Model) -> ASGIApp:
     return make_app(house(model))
 
 
@@ -83,7 +83,7 @@ def app(model: Model) -> Starlette:
     [("", Format.TEXT), ("*/*", Format.TEXT), ("text/html", Format.TEXT), (OPENMETRICS, Format.OPENMETRICS)],
 )
 @pytest.mark.parametrize("encoding", ["", "identity", "gzip", "gzip, deflate, br"])
-def test_each_form_says_what_it_is(app: Starlette, accept: str, form: Format, encoding: str) -> None:
+def test_each_form_says_what_it_is(app: ASGIApp, accept: str, form: Format, encoding: str) -> None:
     reply = ask(app, Accept=accept, Accept_Encoding=encoding)
     assert reply.status == 200
     assert reply.headers["Content-Type"] == form.content_type
@@ -97,7 +97,7 @@ def test_each_form_says_what_it_is(app: Starlette, accept: str, form: Format, en
     assert reply.text.count("\nknock_bulk_operation_rows_processed{") == 3
 
 
-def test_the_size_is_told_before_compression(app: Starlette) -> None:
+def test_the_size_is_told_before_compression(app: ASGIApp) -> None:
     for encoding in ("gzip", "identity"):
         size = len(ask(app, Accept_Encoding=encoding).text.encode())
         told = ask(app).text.partition("\nknock_exporter_exposition_size_bytes ")[2].split("\n")[0]
@@ -110,7 +110,7 @@ def test_nothing_is_shown_before_the_first_view_but_headers(model: Model) -> Non
     assert "\nknock_bulk_operation_info{" not in text
 
 
-def test_head_has_the_headers_of_get(app: Starlette) -> None:
+def test_head_has_the_headers_of_get(app: ASGIApp) -> None:
     reply = ask(app, method="HEAD")
     assert (reply.status, reply.body) == (200, b"")
     assert int(reply.headers["Content-Length"]) > 1000
@@ -141,7 +141,7 @@ def watched(model: Model) -> View:
     return View(Watched(chunks), size=size_of(chunks))
 
 
-async def many_at_once(app: Starlette, encoding: str, leaving: int = 0) -> list[Reply]:
+async def many_at_once(app: ASGIApp, encoding: str, leaving: int = 0) -> list[Reply]:
     """Scrape ten times before the first answer can be made; as many readers leave meanwhile."""
     tasks = [asyncio.create_task(asked(app, Accept_Encoding=encoding)) for _ in range(10)]
     deadline = time.monotonic() + 10
@@ -213,7 +213,7 @@ def test_a_failure_is_not_kept(model: Model) -> None:
 # The other pages.
 
 
-def test_the_landing_page_leads_everywhere(app: Starlette) -> None:
+def test_the_landing_page_leads_everywhere(app: ASGIApp) -> None:
     reply = ask(app, "/")
     assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
     assert __version__ in reply.text
@@ -257,13 +257,13 @@ def test_the_verdicts(model: Model, path: str, good: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nope", "/metrics/x", "/-/", "/-/quit", "/api/v1/operations/production", "/%00"])
-def test_what_is_not_there(app: Starlette, path: str) -> None:
+def test_what_is_not_there(app: ASGIApp, path: str) -> None:
     assert ask(app, path).status == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/-/ready"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_what_is_not_allowed(app: Starlette, path: str, method: str) -> None:
+def test_what_is_not_allowed(app: ASGIApp, path: str, method: str) -> None:
     reply = ask(app, path, method)
     assert reply.status == 405
     assert set(reply.headers["Allow"].split(", ")) == {"GET", "HEAD"}
@@ -281,7 +281,7 @@ def over_http(
         return answer, answer.read()
 
 
-def test_it_serves_over_a_socket(app: Starlette) -> None:
+def test_it_serves_over_a_socket(app: ASGIApp) -> None:
     with served(app) as address:
         answer, body = over_http(address)
         assert int(answer.headers["Content-Length"]) == len(body)
@@ -304,7 +304,7 @@ def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:
         assert len(body) > 1_000_000
 
 
-def test_what_is_no_http_breaks_nothing(app: Starlette) -> None:
+def test_what_is_no_http_breaks_nothing(app: ASGIApp) -> None:
     with served(app) as address:
         for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\x00" * 70_000, b"GET /" + b"a" * 100_000):
             with closing(socket.create_connection(address)) as reader:
@@ -312,7 +312,7 @@ def test_what_is_no_http_breaks_nothing(app: Starlette) -> None:
         assert over_http(address, path="/-/ready")[0].status == 200
 
 
-def test_an_idle_server_stops_at_once(app: Starlette) -> None:
+def test_an_idle_server_stops_at_once(app: ASGIApp) -> None:
     listening = bind("127.0.0.1", 0)
     server = WebServer(app, [listening], pytest.fail)
     server.start()
@@ -322,7 +322,7 @@ def test_an_idle_server_stops_at_once(app: Starlette) -> None:
     assert time.monotonic() - began < 0.5
 
 
-def test_a_server_that_ends_by_itself_is_told(app: Starlette) -> None:
+def test_a_server_that_ends_by_itself_is_told(app: ASGIApp) -> None:
     told: list[str] = []
     listening = bind("127.0.0.1", 0)
     listening.close()

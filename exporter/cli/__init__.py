@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from exporter import __version__
-from exporter.cli.flags import Address, Duration, Names, OperationId, UrlPath, flag
+from exporter.cli.flags import Address, Duration, ExternalUrl, Names, OperationId, UrlPath, flag
 from exporter.cli.register import register
 from exporter.cli.state import state
 from exporter.errors import ExporterError, KnockError, NotFound, StartError
@@ -64,6 +64,12 @@ def main() -> None:
     help="Address to listen on, HOST:PORT or :PORT. Repeatable; in the variable, separated by spaces.",
 )
 @flag("web.telemetry-path", default="/metrics", type=UrlPath(), help="Path under which metrics are served.")
+@flag("web.external-url", default=None, type=ExternalUrl(), help="Where people reach the port, behind a proxy.")
+@flag(
+    "web.config.file", default=None, type=click.Path(path_type=Path), help="TLS and passwords, as exporter-toolkit's."
+)
+@flag("web.health-listen-address", default=None, type=Address(), help="Serve health alone, plain, here too.")
+@flag("web.health-without-password", is_flag=True, help="Let probes ask /-/healthy and /-/ready without a password.")
 @flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload load the configuration anew.")
 @flag("environments", default=None, type=Names(), help="Take only these environments, separated by commas.")
 @flag("storage.path", default=None, type=click.Path(path_type=Path), help="Keep state here, not where the file says.")
@@ -74,6 +80,10 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     config_file: Path,
     web_listen_address: tuple[tuple[str, int], ...],
     web_telemetry_path: str,
+    web_external_url: str | None,
+    web_config_file: Path | None,
+    web_health_listen_address: tuple[str, int] | None,
+    web_health_without_password: bool,
     web_enable_lifecycle: bool,
     environments: tuple[str, ...] | None,
     storage_path: Path | None,
@@ -81,7 +91,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     log_format: str,
 ) -> None:
     """Run the exporter (the default command)."""
-    from exporter import daemon, logs, reloading  # noqa: PLC0415 - the other commands start without these
+    from exporter import daemon, logs, port, reloading  # noqa: PLC0415 - the other commands start without these
 
     # Until the daemon takes the signals over: as process 1 of a container, they would be ignored without a handler.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,7 +101,15 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     settings = file.load()
     flush = logs.set_up(log_level, log_format)
     try:
-        flags = daemon.Flags(web_listen_address, web_telemetry_path, enable_lifecycle=web_enable_lifecycle)
+        flags = port.Flags(
+            web_listen_address,
+            web_telemetry_path,
+            enable_lifecycle=web_enable_lifecycle,
+            external_url=web_external_url,
+            web_config_file=web_config_file,
+            health_listen_address=web_health_listen_address,
+            health_without_password=web_health_without_password,
+        )
         code = daemon.Daemon(settings, flags, os.environ, file).run()
     finally:
         written = flush()
@@ -105,6 +123,17 @@ def check_config(file: Path) -> None:
     from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
 
     click.echo(config.effective_yaml(config.load(file, os.environ)), nl=False)
+
+
+@main.command(name="check-web-config")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_web_config(file: Path) -> None:
+    """Check a FILE of --web.config.file, with the certificates and keys that it names."""
+    from exporter.web.lock import Lock  # noqa: PLC0415 - only this command needs it
+
+    config = Lock(file).config
+    tls = "TLS" if config.tls is not None else "no TLS"
+    click.echo(f"{file} is good: {tls}, {len(config.users)} users, {len(config.headers)} headers.")
 
 
 @main.command()

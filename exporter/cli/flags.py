@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_PORT = 65535
 _PORT = re.compile(r"[0-9]{1,5}")
+_EXTERNAL_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
+_TAKEN = ("/-/", "/api/", "/operations/", "/static/", "/config/")  # by other pages
 _URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 
 
@@ -54,9 +56,24 @@ class UrlPath(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read the value, or fail with what was expected."""
         text = str(value)
-        if not _URL_PATH.fullmatch(text) or text.startswith("/-/"):
-            self.fail(f"{text!r}: expected a path as in /metrics, and not below /-/", param, ctx)
+        if not _URL_PATH.fullmatch(text):
+            self.fail(f"{text!r}: expected a path as in /metrics", param, ctx)
+        if taken := next((each for each in _TAKEN if f"{text}/".startswith(each)), None):
+            self.fail(f"{text!r}: what stands below {taken} is taken", param, ctx)
         return text
+
+
+class ExternalUrl(click.ParamType[str]):
+    """Where people reach the port; read without a slash at its end."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        if not _EXTERNAL_URL.fullmatch(value):
+            expected = "expected http(s)://HOST, a port and a path where there are such, and nothing else"
+            self.fail(f"{redact(repr(value))}: {expected}, as in https://example.com/knock", param, ctx)
+        return str(value).rstrip("/")
 
 
 class Duration(click.ParamType[float]):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from exporter.config.settings import ALL_ENVIRONMENTS, GROUP, Config, Environment, ListedOperation, Polling
-from exporter.config.values import mask_proxy, plain_http_abroad, show_duration
+from exporter.config.values import mask_proxy, plain_http_abroad, show_duration, show_url
 from exporter.keys import MASK
 
 if TYPE_CHECKING:
@@ -32,6 +33,21 @@ def effective_yaml(config: Config) -> str:
     if config.storage is not None:
         document["storage"] = {"path": str(config.storage)}
     return yaml.dump(document, Dumper=_SafeDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def without_queries(config: Config) -> Config:
+    """Mask the queries of lists' addresses, which may be secrets."""
+    return replace(
+        config,
+        environments=tuple(
+            replace(each, operations_http=tuple(map(_without_query, each.operations_http)))
+            for each in config.environments
+        ),
+    )
+
+
+def _without_query(source: HttpSource) -> HttpSource:
+    return replace(source, url=f"{show_url(source.url)}?{MASK}") if urlsplit(source.url).query else source
 
 
 def _environment(environment: Environment) -> dict[str, Any]:

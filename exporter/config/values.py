@@ -184,6 +184,12 @@ def mask_proxy(url: str) -> str:
     return f"{scheme}://***@{host}" if user or at else url
 
 
+def show_url(url: str) -> str:
+    """Show where a list is: without user, password and query, which may be secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def plain_http_abroad(url: str) -> bool:
     """Whether what is sent to a valid URL would travel unencrypted over a network."""
     parts = urlsplit(url)

@@ -129,10 +129,10 @@ def render_operation(tracked: Tracked, declared: Sequence[str]) -> Lines:
     return render(PER_OPERATION, labels, row)
 
 
-def operation_text(tracked: Tracked) -> bytes:
-    """Write the families of one operation as a scrape would show them, alone."""
+def operation_text(tracked: Tracked, declared: Sequence[str] = ()) -> bytes:
+    """Write the families of one operation as a scrape would show them, alone; `declared` are its extra labels."""
     board = Board()
-    board.put(tracked.key, render_operation(tracked, ()))
+    board.put(tracked.key, render_operation(tracked, declared))
     return b"".join(_level(PER_OPERATION, board.publish(), Format.TEXT))
 
 

@@ -12,7 +12,6 @@ import ssl
 from contextlib import closing
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from exporter import __version__
 from exporter.errors import KnockError
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0  # seconds, for the whole exchange
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-
-
-def shown(url: str) -> str:
-    """Show where a list is, without its query, which may hold a secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def fetch(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from exporter.sources.http import fetch, shown
+from exporter.config.values import show_url
+from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.tracking.messages import Listed, Unread
 from exporter.tracking.roster import Source, SourceKind
@@ -132,7 +133,7 @@ class HttpLists:
 
     def _tell(self, poll: Poll, problem: str | None) -> None:
         before, poll.problem = poll.problem, problem
-        about = {"environment": poll.key.environment, "url": shown(poll.key.url)}
+        about = {"environment": poll.key.environment, "url": show_url(poll.key.url)}
         if problem is not None and problem != before:
             log.warning("list of operations cannot be used, keeping what it named last", error=problem, **about)
         elif problem is None and before is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from exporter.config.settings import GROUP
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey
 from exporter.tracking.record import Circumstances, Moment, answered, handed_over
+from exporter.wording import moment, number, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +45,8 @@ def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iter
     yield "name", operation.name
     yield "status", str(operation.status)
     yield "rows", _progress(operation)
-    yield "successes", _number(operation.successes)
-    yield "errors", _number(operation.errors)
+    yield "successes", number(operation.successes)
+    yield "errors", number(operation.errors)
     if operation.error_items:
         yield "failed items", f"{operation.error_items:,} listed{hint}"
     yield "inserted", _time(operation.inserted_at, now)
@@ -55,41 +55,26 @@ def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iter
     yield "updated", _time(operation.updated_at, now)
     if operation.started_at is not None:
         end = now if operation.finished_at is None else operation.finished_at
-        yield ("ran for" if operation.status.final else "running for"), _span(end - operation.started_at)
+        yield ("ran for" if operation.status.final else "running for"), span(end - operation.started_at)
 
 
 def _progress(operation: Operation) -> str:
-    text = f"{_number(operation.rows_processed)} of {_number(operation.rows_estimated)}"
+    text = f"{number(operation.rows_processed)} of {number(operation.rows_estimated)}"
     if operation.rows_processed is not None and operation.rows_estimated:
         text += f" ({min(operation.rows_processed / operation.rows_estimated, 1):.0%})"
     return text
 
 
-def _number(value: int | None) -> str:
-    return "not known" if value is None else f"{value:,}"
-
-
 def _time(seconds: float | None, now: float) -> str:
     if seconds is None:
         return "not yet, or not known"
-    try:
-        moment = datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError):
-        return "out of range"
-    ago = f" ({_span(now - seconds)} ago)" if seconds <= now else ""
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC{ago}"
+    ago = f" ({span(now - seconds)} ago)" if seconds <= now else ""
+    return moment(seconds) + ago
 
 
 def _printable(text: str) -> str:
     """Replace what a terminal would obey, or could not write: names and ids are somebody else's text."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
-def _span(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("m", whole // 60 % 60), ("s", whole % 60))
-    parts = [f"{count}{unit}" for unit, count in units if count]
-    return " ".join(parts[:2]) or "0s"
 
 
 def _write_items(console: Console, items: list[Any]) -> None:
@@ -109,9 +94,9 @@ def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> No
 
 def write_metrics(out: TextIO, environment: Environment, operation: Operation, now: float) -> None:
     """Write the series that the exporter would have for it after this one poll; `now` is Unix seconds."""
-    moment = Moment(0.0, now)
+    at_once = Moment(0.0, now)
     key = OperationKey(environment.name, operation.id)
     group = next((each.group for each in environment.operations if each.id == operation.id), GROUP)
-    pending = handed_over(key, group, (), moment, environment.polling)
-    at = Circumstances(moment, 0.0, environment.polling, epoch=now, trusted=True)
+    pending = handed_over(key, group, (), at_once, environment.polling)
+    at = Circumstances(at_once, 0.0, environment.polling, epoch=now, trusted=True)
     out.write(operation_text(answered(pending, operation, at)).decode())

@@ -69,6 +69,10 @@ class Book:
         """Walk through the operations of an environment."""
         return (each for each in self._operations.values() if each.key.environment == environment)
 
+    def exposes(self, key: OperationKey) -> bool:
+        """Whether a tracked operation has series of its own."""
+        return self._environments[key.environment].shelf.shows(key.id)
+
     @property
     def touched(self) -> Collection[OperationKey]:
         """The operations that the next view shows otherwise than the last one, or no more."""
@@ -265,7 +269,7 @@ class Book:
 
     def _render_operation(self, key: OperationKey) -> None:
         tracked = self._operations.get(key)
-        if tracked is None or not self._environments[key.environment].shelf.shows(key.id):
+        if tracked is None or not self.exposes(key):
             self._board.drop(key)
         else:
             self._board.put(key, render_operation(tracked, self._labels))

@@ -20,11 +20,12 @@ BUCKETS = 256
 
 
 class Entry(NamedTuple):
-    """One operation: what is known of it, who names it, and what its polls brought."""
+    """One operation: what is known of it, who names it, what its polls brought, whether it has own series."""
 
     tracked: Tracked
     namings: Namings
     history: History = NO_HISTORY
+    exposed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Gallery:
         self,
         touched: Iterable[OperationKey],
         look: Callable[[OperationKey], Kept | None],
+        exposes: Callable[[OperationKey], bool],
         environments: tuple[Situation, ...],
     ) -> Picture:
         """Take the touched operations in as `look` finds them (None: let go), and return all, frozen."""
@@ -124,17 +126,17 @@ class Gallery:
                 copies[number].pop(key, None)
                 self._histories.pop(key, None)
             else:
-                copies[number][key] = self._entry(kept)
+                copies[number][key] = self._entry(kept, exposed=exposes(key))
         for number, bucket in copies.items():
             self._buckets[number] = bucket
         return Picture(tuple(self._buckets), environments)
 
-    def _entry(self, kept: Kept) -> Entry:
+    def _entry(self, kept: Kept, *, exposed: bool) -> Entry:
         key = kept.tracked.key
         history = self._histories.get(key, NO_HISTORY)
         if kept.tracked.clean and history.packed_points:
             history = self._histories[key] = without_points(history)
-        return Entry(*kept, history)
+        return Entry(*kept, history, exposed)
 
 
 def _bucket(key: OperationKey) -> int:

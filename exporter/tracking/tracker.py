@@ -261,7 +261,7 @@ class Tracker:
 
     def _render(self, now: Moment) -> View:
         self._situations = self._look_around(now)
-        picture = self._gallery.publish(self._book.touched, self._intake.kept, self._situations)
+        picture = self._gallery.publish(self._book.touched, self._intake.kept, self._book.exposes, self._situations)
         return replace(self._book.publish(), picture=picture)
 
     def _look_around(self, now: Moment) -> tuple[Situation, ...]:

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from exporter.config.values import Unfit, check_operation_id, quoted
 from exporter.registrations import MAX_BODY_BYTES, Batch, Unreadable, read_batch, read_query
 from exporter.tracking.messages import Register, Registered, Release, Released
 from exporter.tracking.roster import SourceKind
+from exporter.web.facts import name_of
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
-PATH = "/api/v1/operations/{environment}"
+PATHS = "/api/v1/operations"
+PATH = PATHS + "/{environment}"
 RATE = 20  # POSTs and DELETEs a second, of each token
 REPLY_SECONDS = 5.0
 BODY_SECONDS = 10.0
@@ -93,12 +93,13 @@ class Registration:
         self._buckets: dict[bytes, _Bucket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        return [
-            Route(PATH, _told(self._register), methods=["POST"]),
-            Route(PATH + "/{id}", _told(self._release), methods=["DELETE"]),
-        ]
+    async def register(self, request: Request) -> Response:
+        """Take operations in. Raises Refusal."""
+        return await _read_whole(self._register, request)
+
+    async def release(self, request: Request) -> Response:
+        """Let go of one. Raises Refusal."""
+        return await _read_whole(self._release, request)
 
     # Who may.
 
@@ -206,16 +207,11 @@ class Registration:
         return answer
 
 
-def _told(handle: Endpoint) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
-        try:
-            return await handle(request)
-        except Refusal as refusal:
-            return refusal.answer()
-        except ClientDisconnect:
-            return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
-
-    return endpoint
+async def _read_whole(handle: Endpoint, request: Request) -> Response:
+    try:
+        return await handle(request)
+    except ClientDisconnect:
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
 
 def _try_again(detail: str, seconds: int, **more: Any) -> Refusal:
@@ -272,8 +268,5 @@ def _rejected(each: Rejected) -> dict[str, Any]:
 
 
 def _lister(source: Source) -> str:
-    name = source.name
-    if source.kind is SourceKind.HTTP:  # user, password and query may be secrets
-        parts = urlsplit(name)
-        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    name = name_of(source)
     return f"{_LISTED_BY[source.kind]}: {name}" if name else _LISTED_BY[source.kind]

@@ -24,12 +24,13 @@ class Refusal(Exception):
 
     def __init__(self, status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(detail)
-        self._status, self._detail, self._headers, self._more = status, detail, headers, more
+        self.status, self.headers = status, headers
+        self._detail, self._more = detail, more
 
     def answer(self) -> JSONResponse:
         """Return it as problem details."""
-        known = {"type": "about:blank", "title": self._status.phrase, "status": self._status, "detail": self._detail}
-        return _ProblemResponse(known | self._more, self._status, self._headers)
+        known = {"type": "about:blank", "title": self.status.phrase, "status": self.status, "detail": self._detail}
+        return _ProblemResponse(known | self._more, self.status, self.headers)
 
 
 async def reply_of(ask: Callable[[Callable[[_Reply], None]], None], seconds: float) -> _Reply | None:

@@ -1,9 +1,14 @@
-"""The web server: uvicorn on sockets of our own, in a thread of its own."""
+"""The web server: uvicorn behind a door of our own, in a thread of its own.
+
+It relies on this of uvicorn's Server: that `serve` calls `startup`, waits for `should_exit`, and calls `shutdown`.
+"""
 
 from __future__ import annotations
 
 import logging
+import resource
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,14 +16,20 @@ import structlog
 import uvicorn
 
 from exporter.errors import StartError
+from exporter.web.connections import Limits
+from exporter.web.door import Door
+from exporter.web.protocol import Protocol
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp
 
+    from exporter.web.connections import Connection
+
 END_SECONDS = 1  # for answers under way
-BACKLOG = 64  # asyncio logs a failing accept so often each second
+BACKLOG = 1024  # a burst that does not fit comes again after a second
 
 log = structlog.get_logger()
 
@@ -37,11 +48,50 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(f"cannot listen on {name}:{port}: {why} (--web.listen-address names another)") from None
 
 
-class WebServer:
-    """Serves an application on bound sockets until it is stopped."""
+class _Server(uvicorn.Server):
+    """uvicorn's server with a door of ours in the place of its own."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket], on_crash: Callable[[str], None]) -> None:
-        config = uvicorn.Config(
+    def __init__(self, config: uvicorn.Config, make_door: Callable[[uvicorn.Server], Door]) -> None:
+        super().__init__(config)
+        self._make_door = make_door
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets or [])
+        self._door = self._make_door(self)
+        self._door.open()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._door.close()
+        await super().shutdown(sockets)
+        self._door.clear()
+
+
+class WebServer:
+    """Serves an application on bound sockets until it is stopped.
+
+    `tls` returns the TLS context for the next connection, without blocking (None: plain), so that certificates can be
+    exchanged at any time. `on_crash` is told when it ends by itself.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: Sequence[socket.socket],
+        on_crash: Callable[[str], None],
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits().within(_descriptors())
+        self._server = _Server(self._config(app), self._make_door)
+        self._sockets = list(sockets)
+        self._tls = tls
+        self._on_crash = on_crash
+        self._stopping = False
+        # A daemon: at the end of the process nobody waits for a reader that stalls.
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+
+    def _config(self, app: ASGIApp) -> uvicorn.Config:
+        return uvicorn.Config(
             app,
             loop="asyncio",
             http="h11",
@@ -52,13 +102,20 @@ class WebServer:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=END_SECONDS,
-            backlog=BACKLOG,
+            timeout_keep_alive=int(self._limits.idle),
+            h11_max_incomplete_event_size=self._limits.head_bytes,
         )
-        self._server = uvicorn.Server(config)
-        self._sockets = list(sockets)
-        self._on_crash = on_crash
-        # A daemon: at the end of the process nobody waits for a reader that stalls.
-        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+
+    def _make_door(self, server: uvicorn.Server) -> Door:
+        def serve(connection: Connection) -> Protocol:
+            return Protocol(connection, door.forget, self._limits, server.config, server.server_state)
+
+        door = Door(self._sockets, serve, self._crashed, self._tls, self._limits)
+        return door
+
+    def _crashed(self, error: BaseException) -> None:
+        log.error("web server crashed", exc_info=error)
+        self._server.should_exit = True
 
     def start(self) -> None:
         """Begin to serve."""
@@ -67,10 +124,10 @@ class WebServer:
     def _run(self) -> None:
         # Not in the main thread, where uvicorn would take the signals and raise them again at its end (exit 143).
         try:
-            self._server.run(sockets=self._sockets)
+            self._server.run()
         except Exception:
             log.exception("web server crashed")
-        if not self._server.should_exit:
+        if not self._stopping:
             self._on_crash("web server ended")
 
     def stop(self) -> None:
@@ -78,7 +135,12 @@ class WebServer:
         uvicorn_log = logging.getLogger("uvicorn.error")
         level = uvicorn_log.level
         uvicorn_log.setLevel("CRITICAL")  # else a traceback for each answer that is cut off
-        self._server.should_exit = True
+        self._stopping = self._server.should_exit = True
         self._thread.join(END_SECONDS + 0.5)
         if not self._thread.is_alive():
             uvicorn_log.setLevel(level)
+
+
+def _descriptors() -> int:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need real servers."""
+"""Fixtures of the tests that need real servers, or a browser."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from exporter.knock.simulator import Simulator, World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from browser import Visits
+    from playwright.sync_api import Browser
+
 
 @pytest.fixture
 def knock() -> Iterator[Simulator]:
@@ -29,3 +32,21 @@ def start(tmp_path: Path) -> Iterator[Starter]:
     starter = Starter(tmp_path)
     yield starter
     starter.end()
+
+
+@pytest.fixture(scope="module")  # not longer: while it runs, tests elsewhere could not run an event loop
+def browser() -> Iterator[Browser]:
+    import browser as browsers  # noqa: PLC0415 - other tests start without Playwright
+
+    with browsers.running() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visits]:
+    from browser import Visits  # noqa: PLC0415 - the same
+
+    visits = Visits(browser)
+    yield visits
+    visits.close()
+    assert visits.problems == []

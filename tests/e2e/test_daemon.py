@@ -20,8 +20,9 @@ from programs import KEY, WEB, until
 from structlog.testing import capture_logs
 
 from exporter import config
-from exporter.daemon import Daemon, Flags
+from exporter.daemon import Daemon
 from exporter.knock.simulator import Simulator, World, faults
+from exporter.port import Flags
 from exporter.tracking.messages import Listed
 from exporter.tracking.roster import CONFIG
 

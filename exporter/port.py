@@ -1,0 +1,80 @@
+"""The servers of the process: the application behind its lock, and where wanted health alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from exporter import __version__
+from exporter.web.app import make_app, make_health_app
+from exporter.web.lock import Lock
+from exporter.web.server import WebServer, bind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from exporter.web.app import House
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line settles about the process.
+
+    `enable_lifecycle` lets a POST reload the configuration, `web_config_file` holds TLS and passwords. Probes are
+    answered at `health_listen_address` too, without TLS, and with `health_without_password` everywhere without one.
+    """
+
+    listen_addresses: Sequence[tuple[str, int]]
+    telemetry_path: str = "/metrics"
+    enable_lifecycle: bool = False
+    external_url: str | None = None
+    web_config_file: Path | None = None
+    health_listen_address: tuple[str, int] | None = None
+    health_without_password: bool = False
+
+
+class Port:
+    """Listens from the start, and serves once it is opened. Raises StartError for what cannot be had as asked."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self._lock = Lock(flags.web_config_file)
+        self._sockets = [bind(*address) for address in flags.listen_addresses]
+        self._health_sockets = [bind(*flags.health_listen_address)] if flags.health_listen_address else []
+        self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
+        self._servers: list[WebServer] = []
+
+    def look(self) -> str | None:
+        """Take changed passwords or certificates; return what is wrong with them, if anything."""
+        return self._lock.look()
+
+    def open(self, house: House, on_crash: Callable[[str], None]) -> None:
+        """Serve; `on_crash` is told when a server ends by itself."""
+        app = make_app(house, lambda: self._lock.config, health_without_password=self._flags.health_without_password)
+        self._servers = [WebServer(app, self._sockets, on_crash, lambda: self._lock.context)]
+        if self._health_sockets:
+            self._servers.append(WebServer(make_health_app(house), self._health_sockets, on_crash))
+        for server in self._servers:
+            server.start()
+        for socket in self._sockets:
+            log.info("listening", address=_shown(*socket.getsockname()[:2]), tls=self._tls, version=__version__)
+        for socket in self._health_sockets:
+            log.info("listening for probes", address=_shown(*socket.getsockname()[:2]))
+
+    @property
+    def _tls(self) -> bool:
+        return self._lock.context is not None
+
+    def close(self) -> None:
+        """Stop to listen, and give answers under way their time."""
+        for server in self._servers:
+            server.stop()
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

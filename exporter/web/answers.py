@@ -1,0 +1,286 @@
+"""What the API answers: the shapes, and how they are made of what is known. Pure.
+
+What is not known is null. Times are RFC 3339, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
+
+from exporter import wording
+from exporter.web import facts
+from exporter.web.listing import STATES, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporter.tracking.picture import Entry, LastError, Picture, Situation, SourceState
+    from exporter.tracking.record import Moment
+
+Labels = dict[str, str]
+
+
+class Summary(TypedDict):
+    """An operation as lists have it."""
+
+    environment: str
+    id: str
+    name: str
+    group: str
+    labels: Labels
+    status: str
+    with_errors: bool
+    stale: bool
+    processed_rows: int | None
+    estimated_total_rows: int | None
+    success_count: int | None
+    error_count: int | None
+    progress: float | None
+    rate_rows_per_second: float | None
+    time_left_seconds: float | None
+    age_seconds: float
+    last_poll_succeeded: bool | None
+    last_success_at: str | None
+    next_poll_at: str | None
+
+
+class Record(TypedDict):
+    """What Knock said last, under Knock's own names; failed items are counted by collection ("": without one)."""
+
+    id: str
+    name: str
+    status: str
+    processed_rows: int | None
+    estimated_total_rows: int | None
+    success_count: int | None
+    error_count: int | None
+    error_items_count: int | None
+    error_items_by_collection: dict[str, int]
+    inserted_at: str | None
+    updated_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    failed_at: str | None
+
+
+class Poll(TypedDict):
+    """One poll; `reason` is null where it brought a record."""
+
+    at: str
+    duration_seconds: float
+    reason: str | None
+    text: str | None
+
+
+class Point(TypedDict):
+    """The counts at one time."""
+
+    at: str
+    processed_rows: int | None
+    error_count: int | None
+
+
+class Naming(TypedDict):
+    """Who names an operation, and the group that it says."""
+
+    kind: str
+    name: str
+    group: str
+
+
+class Detail(Summary):
+    """An operation in full; `has_series`: it has metrics of its own."""
+
+    record: Record | None
+    handed_over_at: str
+    last_change_at: str | None
+    has_series: bool
+    sources: list[Naming]
+    polls: list[Poll]
+    points: list[Point]
+
+
+class Operations(TypedDict):
+    """A page of operations; `next` is the cursor of the page after it."""
+
+    operations: list[Summary]
+    next: str | None
+    total: int
+
+
+class Trouble(TypedDict):
+    """The last request that brought no record."""
+
+    at: str
+    reason: str
+    text: str
+
+
+class Source(TypedDict):
+    """A source of ids."""
+
+    kind: str
+    name: str
+    operations: int
+    read_at: str | None
+    problem: str | None
+
+
+class Environment(TypedDict):
+    """How an environment stands; `waiting` polls are due and not yet sent, the longest for `delay_seconds`."""
+
+    name: str
+    base_url: str
+    branch: str | None
+    up: bool | None
+    suspended: bool
+    rate_limit_per_second: float
+    rate_in_force_per_second: float
+    rate_used_per_second: float
+    in_flight: int
+    waiting: int
+    delay_seconds: float
+    last_answer_at: str | None
+    last_error: Trouble | None
+    operations: dict[str, int]
+    sources: list[Source]
+
+
+class Environments(TypedDict):
+    """All environments that this process watches."""
+
+    environments: list[Environment]
+
+
+def summary(entry: Entry, now: Moment) -> Summary:
+    """Tell of an operation what lists have."""
+    it, record = entry.tracked, entry.tracked.operation
+    return Summary(
+        environment=it.key.environment,
+        id=it.key.id,
+        name=name_of(entry),
+        group=it.group,
+        labels=dict(it.labels),
+        status=it.state,
+        with_errors=it.has_errors,
+        stale=facts.stale(entry, now),
+        processed_rows=record.rows_processed if record else None,
+        estimated_total_rows=record.rows_estimated if record else None,
+        success_count=record.successes if record else None,
+        error_count=record.errors if record else None,
+        progress=facts.progress(entry),
+        rate_rows_per_second=facts.rate(entry),
+        time_left_seconds=facts.time_left(entry),
+        age_seconds=facts.age(entry, now),
+        last_poll_succeeded=it.up,
+        last_success_at=_time(it.last_success.wall if it.last_success else None),
+        next_poll_at=_time(facts.next_poll(entry, now)),
+    )
+
+
+def detail(entry: Entry, now: Moment) -> Detail:
+    """Tell of an operation everything."""
+    it = entry.tracked
+    return Detail(
+        **summary(entry, now),
+        record=_record(entry),
+        handed_over_at=_at(it.handed_over.wall),
+        last_change_at=_time(it.last_change.wall if it.last_change else None),
+        has_series=entry.exposed,
+        sources=[
+            Naming(kind=str(each.source.kind), name=facts.name_of(each.source), group=each.group)
+            for each in entry.namings
+        ],
+        polls=[
+            Poll(
+                at=_at(each.at),
+                duration_seconds=round(each.seconds, 6),
+                reason=each.trouble.reason if each.trouble else None,
+                text=each.trouble.text if each.trouble else None,
+            )
+            for each in entry.history.polls
+        ],
+        points=[
+            Point(at=_at(each.at), processed_rows=each.processed, error_count=each.errors)
+            for each in entry.history.points
+        ],
+    )
+
+
+def _record(entry: Entry) -> Record | None:
+    it = entry.tracked.operation
+    if it is None:
+        return None
+    return Record(
+        id=it.id,
+        name=it.name,
+        status=str(it.status),
+        processed_rows=it.rows_processed,
+        estimated_total_rows=it.rows_estimated,
+        success_count=it.successes,
+        error_count=it.errors,
+        error_items_count=it.error_items,
+        error_items_by_collection=dict(it.collections),
+        inserted_at=_time(it.inserted_at),
+        updated_at=_time(it.updated_at),
+        started_at=_time(it.started_at),
+        completed_at=_time(it.completed_at),
+        failed_at=_time(it.failed_at),
+    )
+
+
+def environments(picture: Picture, now: Moment) -> Environments:
+    """Tell how all environments stand."""
+    own: dict[str, list[Entry]] = {each.name: [] for each in picture.environments}
+    for entry in picture:
+        own.setdefault(entry.tracked.key.environment, []).append(entry)
+    return Environments(environments=[_environment(each, own[each.name], now) for each in picture.environments])
+
+
+def _environment(it: Situation, entries: list[Entry], now: Moment) -> Environment:
+    late, counts = facts.delays(entries, now), Counter(each.tracked.state for each in entries)
+    return Environment(
+        name=it.name,
+        base_url=it.base_url,
+        branch=it.branch,
+        up=it.up,
+        suspended=it.suspended,
+        rate_limit_per_second=it.limit,
+        rate_in_force_per_second=it.pace,
+        rate_used_per_second=it.used,
+        in_flight=it.in_flight,
+        waiting=len(late),
+        delay_seconds=max(late, default=0.0),
+        last_answer_at=_time(it.last_answer),
+        last_error=_trouble(it.last_error) if it.last_error else None,
+        operations={state: counts[state] for state in STATES},
+        sources=_sources(it.sources),
+    )
+
+
+def _trouble(it: LastError) -> Trouble:
+    return Trouble(at=_at(it.at), reason=it.trouble.reason, text=it.trouble.text)
+
+
+def _sources(states: Iterable[SourceState]) -> list[Source]:
+    return [
+        Source(
+            kind=str(each.source.kind),
+            name=facts.name_of(each.source),
+            operations=each.operations,
+            read_at=_time(each.read_at),
+            problem=each.problem,
+        )
+        for each in states
+    ]
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else _at(seconds) or None
+
+
+def _at(seconds: float) -> str:
+    return wording.machine_moment(seconds)

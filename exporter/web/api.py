@@ -1,0 +1,171 @@
+"""The JSON API: reading what is known; registering stands beside it on the same paths."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections import Counter
+from dataclasses import fields
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from exporter.config.values import Unfit, check_operation_id, quoted
+from exporter.operation import OperationKey
+from exporter.web import answers
+from exporter.web.listing import Filter, place, read_filter, select
+from exporter.web.openapi import describe
+from exporter.web.registration import PATH, PATHS, Registration
+from exporter.web.replies import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from exporter.tracking.picture import Picture
+    from exporter.tracking.record import Moment
+    from exporter.web.app import House
+    from exporter.web.listing import Place
+    from exporter.web.work import Worker
+
+    Endpoint = Callable[[Request], Awaitable[Response]]
+
+LIMIT, LIMIT_MOST = 100, 1000
+_FILTERS = tuple(each.name for each in fields(Filter))
+_PAGING = ("limit", "cursor")
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
+
+def api_routes(house: House, worker: Worker) -> list[Route]:
+    """Return the routes of the API, those of registrations with them."""
+    reading = _Reading(house, worker)
+    registration = Registration(house.desk) if house.desk is not None else None
+    return [
+        _route(PATHS, GET=reading.operations),
+        _route(PATH, GET=reading.operations_of, POST=registration.register if registration else None),
+        _route(f"{PATH}/{{id}}", GET=reading.operation, DELETE=registration.release if registration else None),
+        _route("/api/v1/environments", GET=reading.environments),
+        _route("/api/v1/openapi.json", GET=reading.description),
+    ]
+
+
+def _route(path: str, **handlers: Endpoint | None) -> Route:
+    """Make one route of all methods of a path, so that a 405 names them all; None: there is no such call."""
+    known = {method: handler for method, handler in handlers.items() if handler is not None}
+    known["HEAD"] = known["GET"]
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await known[request.method](request)
+        except Refusal as refusal:
+            return refusal.answer()
+
+    return Route(path, endpoint, methods=list(known))
+
+
+class _Reading:
+    def __init__(self, house: House, worker: Worker) -> None:
+        self._house = house
+        self._worker = worker
+        self._description = describe(LIMIT, LIMIT_MOST)
+
+    async def operations(self, request: Request) -> Response:
+        """List operations."""
+        return await self._list(request, {})
+
+    async def operations_of(self, request: Request) -> Response:
+        """List the operations of one environment."""
+        return await self._list(request, {"environment": self._environment(request)})
+
+    async def operation(self, request: Request) -> Response:
+        """Tell of one operation everything."""
+        environment = self._environment(request)
+        _parameters(request, ())
+        try:
+            operation_id = check_operation_id(request.path_params["id"])
+        except Unfit as error:
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"id: {error}") from None
+        entry = self._house.view().picture.get(OperationKey(environment, operation_id))
+        if entry is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"{operation_id} is not followed in {quoted(environment)}")
+        return _json(answers.detail(entry, self._house.now))
+
+    async def environments(self, request: Request) -> Response:
+        """Tell how the environments stand."""
+        _parameters(request, ())
+        picture, now = self._house.view().picture, self._house.now
+        return await self._worker.do(lambda: _json(answers.environments(picture, now)))
+
+    async def description(self, _request: Request) -> Response:
+        """Describe the API."""
+        return _json(self._description)
+
+    async def _list(self, request: Request, settled: dict[str, str]) -> Response:
+        given = _parameters(request, tuple(each for each in (*_FILTERS, *_PAGING) if each not in settled))
+        wanted = read_filter(given | settled)
+        limit, after = _limit(given.get("limit")), _after(given.get("cursor"))
+        picture, now = self._house.view().picture, self._house.now
+        return await self._worker.do(partial(_listed, picture, now, wanted, limit, after))
+
+    def _environment(self, request: Request) -> str:
+        name: str = request.path_params["environment"]
+        if all(each.name != name for each in self._house.config().environments):
+            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(name)}")
+        return name
+
+
+def _json(document: Any) -> Response:
+    return JSONResponse(document, headers=_NOT_KEPT)
+
+
+def _listed(picture: Picture, now: Moment, wanted: Filter, limit: int, after: Place | None) -> Response:
+    found = select(picture, wanted, now)
+    rest = found if after is None else [each for each in found if place(each) > after]
+    shown = rest[:limit]
+    following = _cursor(place(shown[-1])) if len(rest) > limit else None
+    operations = [answers.summary(each, now) for each in shown]
+    return _json(answers.Operations(operations=operations, next=following, total=len(found)))
+
+
+def _parameters(request: Request, known: tuple[str, ...]) -> dict[str, str]:
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in counts.items():
+        if name not in known:
+            expected = f"expected {', '.join(known)}" if known else "none is taken here"
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"query: unknown parameter {quoted(name)}: {expected}")
+        if count > 1:
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"query: {name} is given {count} times")
+    return dict(request.query_params)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(LIMIT_MOST)) and 1 <= int(text) <= LIMIT_MOST):
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"limit: expected a number from 1 to {LIMIT_MOST}")
+    return int(text)
+
+
+def _cursor(last: Place) -> str:
+    return base64.urlsafe_b64encode(json.dumps(last).encode()).decode().rstrip("=")
+
+
+def _after(cursor: str | None) -> Place | None:
+    """Return the place of the last operation that was shown. Raises Refusal for what is no cursor."""
+    if cursor is None:
+        return None
+    try:
+        padded = cursor.encode() + b"=" * (-len(cursor) % 4)
+        decoded = json.loads(base64.b64decode(padded, b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        decoded = None
+    match decoded:
+        case [int(level), float(newest_first), str(operation_id), str(environment)] if math.isfinite(newest_first):
+            return level, newest_first, operation_id, environment
+    raise Refusal(HTTPStatus.BAD_REQUEST, "cursor: not one that this API has given (leave it out to begin anew)")

@@ -1,0 +1,66 @@
+"""What follows from what is known of one operation; None where it cannot be known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exporter.config.values import show_url
+from exporter.operation import Status
+from exporter.tracking.roster import SourceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporter.tracking.picture import Entry
+    from exporter.tracking.record import Moment
+    from exporter.tracking.roster import Source
+
+
+def rate(entry: Entry) -> float | None:
+    """Return the rows a second of an operation that is being processed."""
+    record = entry.tracked.operation
+    return entry.history.rate if record is not None and record.status is Status.PROCESSING else None
+
+
+def time_left(entry: Entry) -> float | None:
+    """Return the seconds until its end: known only while rows move and the estimate is not passed."""
+    share, speed, record = progress(entry), rate(entry), entry.tracked.operation
+    if share is None or not speed or record is None or entry.tracked.up is not True:
+        return None
+    return ((record.rows_estimated or 0) - (record.rows_processed or 0)) / speed
+
+
+def progress(entry: Entry) -> float | None:
+    """Return the share (0 to 1) of the estimated rows that are processed; None without an estimate, or past it."""
+    record = entry.tracked.operation
+    if record is None or not record.rows_estimated or record.rows_processed is None:
+        return None
+    return record.rows_processed / record.rows_estimated if record.rows_processed <= record.rows_estimated else None
+
+
+def next_poll(entry: Entry, now: Moment) -> float | None:
+    """Return when it is asked next (Unix seconds; in the past: it waits for its turn); None: never again."""
+    due = entry.tracked.due
+    return None if due is None else now.wall + due - now.mono
+
+
+def age(entry: Entry, now: Moment) -> float:
+    """Return the seconds since Knock made it, or where that is not known since it was handed over."""
+    record = entry.tracked.operation
+    since = record.inserted_at if record is not None and record.inserted_at is not None else None
+    return max(0.0, now.wall - (entry.tracked.handed_over.wall if since is None else since))
+
+
+def stale(entry: Entry, now: Moment) -> bool:
+    """Whether it is unfinished and Knock has not answered about it for too long."""
+    return entry.tracked.active and now.mono >= entry.tracked.stale_at
+
+
+def delays(entries: Iterable[Entry], now: Moment) -> list[float]:
+    """Return for how many seconds each poll that is due has not been sent."""
+    return [now.mono - due for each in entries if (due := each.tracked.due) is not None and due <= now.mono]
+
+
+def name_of(source: Source) -> str:
+    """Return a source's name as it may be shown: user, password and query of a URL may be secrets."""
+    return show_url(source.name) if source.kind is SourceKind.HTTP else source.name

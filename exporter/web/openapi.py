@@ -1,0 +1,178 @@
+"""The OpenAPI description: made of the shapes in `answers`, so that it cannot say another thing than the code."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from exporter import __version__
+from exporter.registrations import LABEL_PREFIX, MAX_IDS
+from exporter.web.answers import Detail, Environments, Operations
+from exporter.web.listing import SEARCH_LONGEST, STATUSES
+from exporter.web.registration import PATH, PATHS
+
+_ID = {"type": "string", "format": "uuid"}
+_SHAPES = "#/components/schemas/"
+
+
+class Accepted(TypedDict):
+    """An operation that is followed from now on, or was already."""
+
+    id: str
+    state: str
+
+
+class Rejected(TypedDict):
+    """What could not be taken: which item, from 0, or which id, and why."""
+
+    item: NotRequired[int]
+    id: NotRequired[str]
+    reason: str
+
+
+class Registered(TypedDict):
+    """What became of a registration; `durable`: it survives a restart."""
+
+    accepted: list[Accepted]
+    rejected: list[Rejected]
+    durable: bool
+
+
+class Released(TypedDict):
+    """An operation that is followed no more."""
+
+    id: str
+    released: bool
+    durable: bool
+
+
+class Problem(TypedDict):
+    """What is wrong with a request (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def describe(limit: int, limit_most: int) -> dict[str, Any]:
+    """Return the description; `limit` operations are listed unless asked otherwise, `limit_most` at most."""
+    schemas: dict[str, Any] = {}
+    for shape in (Operations, Detail, Environments, Registered, Released, Problem):
+        found = TypeAdapter(shape).json_schema(ref_template=_SHAPES + "{model}")
+        schemas |= found.pop("$defs", {}) | {shape.__name__: found}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "knock-exporter",
+            "version": __version__,
+            "description": "What is known of Knock's bulk operations, and registering them.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": _paths(limit, limit_most),
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "password": {"type": "http", "scheme": "basic", "description": "Where --web.config.file has users."},
+                "token": {"type": "http", "scheme": "bearer", "description": "One of registration.tokens."},
+            },
+        },
+    }
+
+
+def _paths(limit: int, limit_most: int) -> dict[str, Any]:
+    filters = [
+        _query("group", {"type": "string"}, "Only this group."),
+        _query("name", {"type": "string"}, "Only what Knock calls so."),
+        _query("status", {"enum": [*STATUSES, ""]}, "Only this state; or what is unfinished, has errors or is stale."),
+        _query("id", {"type": "string", "maxLength": SEARCH_LONGEST}, "Only ids that hold this."),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": limit_most, "default": limit}, "How many."),
+        _query("cursor", {"type": "string"}, "Goes on where an answer's `next` points to."),
+    ]
+    of_all = [_query("environment", {"type": "string"}, "Only this environment."), *filters]
+    environment, operation_id = _path("environment", {"type": "string"}), _path("id", _ID)
+    return {
+        PATHS: {"get": _read("listOperations", "List operations", Operations, of_all)},
+        PATH: {
+            "get": _read("listEnvironment", "List one environment's", Operations, [environment, *filters], 404),
+            "post": _register([environment]),
+        },
+        f"{PATH}/{{id}}": {
+            "get": _read("getOperation", "One in full", Detail, [environment, operation_id], 404),
+            "delete": _release([environment, operation_id]),
+        },
+        "/api/v1/environments": {"get": _read("listEnvironments", "How environments stand", Environments, [])},
+    }
+
+
+def _query(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
+
+
+def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _answers(shape: type, *problems: int) -> dict[str, Any]:
+    good = {"description": "As asked", "content": {"application/json": {"schema": _shape(shape)}}}
+    bad = {"description": "A problem", "content": {"application/problem+json": {"schema": _shape(Problem)}}}
+    return {"200": good} | {str(each): bad for each in sorted(problems)}
+
+
+def _shape(shape: type) -> dict[str, str]:
+    return {"$ref": _SHAPES + shape.__name__}
+
+
+def _read(name: str, text: str, shape: type, parameters: list[dict[str, Any]], *problems: int) -> dict[str, Any]:
+    return {
+        "operationId": name,
+        "summary": text,
+        "security": [{}, {"password": []}],
+        "parameters": parameters,
+        "responses": _answers(shape, 400, 401, 503, *problems),
+    }
+
+
+def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "anyOf": [
+            _ID,
+            {
+                "type": "object",
+                "required": ["id"],
+                "properties": {
+                    "id": _ID,
+                    "group": {"type": "string"},
+                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "again": {"type": "boolean"},
+                },
+                "description": "An id and what is said of it, or the whole record of Knock's create call.",
+            },
+        ]
+    }
+    body = {"anyOf": [*item["anyOf"], {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_IDS}]}
+    beside = [
+        _query("group", {"type": "string"}, "Group of all of them."),
+        _query("again", {"enum": ["true", "false"]}, "Follow anew what was retired or lost."),
+    ]
+    return {
+        "operationId": "register",
+        "summary": "Register operations",
+        "description": f"Labels of all of them are given as {LABEL_PREFIX}NAME=VALUE in the query.",
+        "security": [{"token": []}],
+        "parameters": [*parameters, *beside],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": _answers(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+    }
+
+
+def _release(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "operationId": "release",
+        "summary": "Let go of an operation",
+        "security": [{"token": []}],
+        "parameters": parameters,
+        "responses": _answers(Released, 400, 401, 403, 404, 409, 429, 503),
+    }

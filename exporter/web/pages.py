@@ -1,0 +1,285 @@
+"""The pages for people: made on the server, in the worker's thread; HTML stands in the templates."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from http import HTTPStatus
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from exporter import __version__, wording
+from exporter.config import effective_yaml
+from exporter.config.effective import without_queries
+from exporter.metrics.exposition import operation_text
+from exporter.operation import OperationKey, is_operation_id
+from exporter.web import chart, facts
+from exporter.web.listing import STATUSES, Filter, choices, name_of, read_filter, select
+from exporter.web.replies import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from starlette.requests import Request
+
+    from exporter.tracking.picture import Entry, Picture, Situation
+    from exporter.tracking.record import Moment
+    from exporter.web.app import House
+    from exporter.web.work import Worker
+
+PAGE_ROWS = 100
+STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+STATIC_SECONDS = 86400  # their links change with their content
+PROJECT = "knock-exporter"
+RECORD_TIMES = ("inserted_at", "started_at", "updated_at", "completed_at", "failed_at")
+
+
+def page_routes(house: House, worker: Worker) -> list[Route]:
+    """Return the routes of the pages."""
+    pages = _Pages(house)
+
+    def made(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await worker.do(partial(make, request))
+            except Refusal as refusal:
+                return pages.trouble(refusal.status, str(refusal), refusal.headers)
+
+        return endpoint
+
+    return [
+        Route("/", made(pages.overview)),
+        Route("/operations/{environment}/{id}", made(pages.operation)),
+        Route("/config", made(pages.configuration)),
+        Route("/static/{name}", _static),
+    ]
+
+
+def not_found(house: House, status: HTTPStatus, headers: Mapping[str, str] | None) -> Response:
+    """Tell a person that there is no such page, or that it cannot be asked so."""
+    return _Pages(house).trouble(status, f"{status.phrase}.", headers)
+
+
+@cache
+def _content(name: str) -> bytes:
+    return files("exporter.web").joinpath("static", name).read_bytes()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: hashlib.sha256(_content(name)).hexdigest()[:12] for name in STATIC}
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in STATIC:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return Response(
+        _content(name), media_type=STATIC[name], headers={"Cache-Control": f"max-age={STATIC_SECONDS}, private"}
+    )
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("exporter.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "number": wording.number,
+        "speed": wording.speed,
+        "span": wording.span,
+        "moment": wording.moment,
+        "machine": wording.machine_moment,
+        "source": facts.name_of,
+    }
+    return templates
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a page says of one operation; times are Unix seconds, None: not known."""
+
+    key: OperationKey
+    url: str
+    name: str
+    group: str
+    state: str
+    notes: tuple[str, ...]
+    share: float | None
+    progress: str
+    rate: float | None
+    time_left: float | None
+    errors: int | None
+    age: float
+    polled_at: float | None
+    next_poll: float | None
+
+
+class _Pages:
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._templates = _templates()
+
+    # The pages.
+
+    def overview(self, request: Request) -> Response:
+        """Show environments and operations."""
+        query = dict(request.query_params)
+        wanted, number = read_filter(query), _page_number(query.get("page", "1"))
+        picture, now = self._house.view().picture, self._house.now
+        found = select(picture, wanted, now)
+        pages = max(1, math.ceil(len(found) / PAGE_ROWS))
+        first = (min(number, pages) - 1) * PAGE_ROWS
+        return self._page(
+            "overview.html",
+            title=_title(picture),
+            now=now,
+            wanted=wanted,
+            choices=choices(picture),
+            statuses=STATUSES,
+            environments=[_environment(each, picture, now) for each in picture.environments],
+            rows=[self._row(each, now) for each in found[first : first + PAGE_ROWS]],
+            first=first,
+            found=len(found),
+            total=len(picture),
+            page=min(number, pages),
+            pages=pages,
+            link=partial(_link, self._house.prefix, wanted),
+        )
+
+    def operation(self, request: Request) -> Response:
+        """Show one operation."""
+        key = OperationKey(request.path_params["environment"], request.path_params["id"].lower())
+        view, now = self._house.view(), self._house.now
+        entry = view.picture.get(key) if is_operation_id(key.id) else None
+        if entry is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter does not follow such an operation (any more).")
+        situation = next((each for each in view.picture.environments if each.name == key.environment), None)
+        points = entry.history.points
+        return self._page(
+            "operation.html",
+            title=f"{name_of(entry)} {key.id}",
+            now=now,
+            row=self._row(entry, now),
+            tracked=entry.tracked,
+            record=entry.tracked.operation,
+            times=RECORD_TIMES,
+            namings=entry.namings,
+            polls=entry.history.polls[::-1],
+            points=points,
+            chart=chart.draw(points),
+            box=chart,
+            metrics=operation_text(entry.tracked, self._house.config().labels).decode() if entry.exposed else None,
+            curl=_curl(situation, key.id),
+        )
+
+    def configuration(self, _request: Request) -> Response:
+        """Show the configuration in force."""
+        text = effective_yaml(without_queries(self._house.config()))
+        return self._page("config.html", title="Configuration", now=self._house.now, text=text)
+
+    def trouble(self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None) -> Response:
+        """Tell what is wrong with a request."""
+        body = self._render("trouble.html", title=status.phrase, now=self._house.now, text=text, status=status)
+        return HTMLResponse(body, status, {**_NOT_KEPT, **(headers or {})})
+
+    # What they share.
+
+    def _page(self, template: str, **values: Any) -> Response:
+        return HTMLResponse(self._render(template, **values), headers=_NOT_KEPT)
+
+    def _render(self, template: str, **values: Any) -> str:
+        return self._templates.get_template(template).render(
+            prefix=self._house.prefix,
+            telemetry_path=self._house.telemetry_path,
+            version=__version__,
+            static=_versions(),
+            project=PROJECT,
+            **values,
+        )
+
+    def _row(self, entry: Entry, now: Moment) -> Row:
+        tracked, record = entry.tracked, entry.tracked.operation
+        key = tracked.key
+        return Row(
+            key,
+            f"{self._house.prefix}/operations/{quote(key.environment)}/{key.id}",
+            name_of(entry),
+            tracked.group,
+            tracked.state,
+            tuple(_notes(entry, now)),
+            facts.progress(entry),
+            wording.progress(record.rows_processed, record.rows_estimated) if record else wording.NOT_KNOWN,
+            facts.rate(entry),
+            facts.time_left(entry),
+            record.errors if record else None,
+            facts.age(entry, now),
+            entry.history.polls[-1].at if entry.history.polls else None,
+            facts.next_poll(entry, now),
+        )
+
+
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
+
+def _page_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) > 0):  # noqa: PLR2004 - far past all
+        raise Refusal(HTTPStatus.BAD_REQUEST, "page: expected a number from 1")
+    return int(text)
+
+
+def _title(picture: Picture) -> str:
+    failed = sum(each.tracked.state == "failed" for each in picture)
+    running = sum(each.tracked.active for each in picture)
+    return f"{failed} failed, {running} unfinished"
+
+
+def _link(prefix: str, wanted: Filter, **changes: str | int | None) -> str:
+    query = {name: value for name, value in {**asdict(wanted), **changes}.items() if value is not None}
+    return f"{prefix}/?{urlencode(query)}" if query else f"{prefix}/"
+
+
+def _notes(entry: Entry, now: Moment) -> list[str]:
+    """Say in words what the state alone does not."""
+    tracked, notes = entry.tracked, []
+    if tracked.final and tracked.state == "completed" and tracked.has_errors:
+        notes.append("with errors")
+    if facts.stale(entry, now):
+        notes.append("stale")
+    if tracked.active and tracked.up is False:
+        notes.append("last poll failed")
+    return notes
+
+
+def _environment(situation: Situation, picture: Picture, now: Moment) -> dict[str, Any]:
+    entries = [each for each in picture if each.tracked.key.environment == situation.name]
+    own, late = [each.tracked for each in entries], facts.delays(entries, now)
+    return {
+        "situation": situation,
+        "operations": len(own),
+        "unfinished": sum(each.active for each in own),
+        "failed": sum(each.state == "failed" for each in own),
+        "waiting": len(late),
+        "longest": max(late, default=0.0),
+    }
+
+
+def _curl(situation: Situation | None, operation_id: str) -> str:
+    """Write how to ask Knock for it in a shell, with the key in a variable."""
+    if situation is None:
+        return ""
+    branch = f" -H {shlex.quote(f'X-Knock-Branch: {situation.branch}')}" if situation.branch else ""
+    url = shlex.quote(f"{situation.base_url}/v1/bulk_operations/{operation_id}")
+    return f'curl -H "Authorization: Bearer $KNOCK_API_KEY"{branch} {url}'

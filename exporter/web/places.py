@@ -1,0 +1,108 @@
+"""Places for answers that cost memory: so many at a time, and slow readers keep none that others wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporter.web.connections import HELD_SECONDS, nothing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from exporter.web.connections import Connection
+
+PATIENCE_SECONDS = 5.0  # half of what Prometheus waits for a scrape
+LOOK_SECONDS = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    connection: Connection
+    since: float
+    turn: asyncio.Future[bool]
+
+    def settle(self, *, given: bool) -> None:
+        if not self.turn.done():
+            self.turn.set_result(given)
+
+
+class Places:
+    """Gives out places in one event loop: to the trusted first, and never taking one from a trusted connection."""
+
+    def __init__(self, count: int, held: float = HELD_SECONDS, patience: float = PATIENCE_SECONDS) -> None:
+        self._count, self._held, self._patience = count, held, patience
+        self._turns = 0
+        self._taken: set[_Place] = set()
+        self._line: list[_Place] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def place(self, connection: Connection) -> AsyncIterator[bool]:
+        """Wait for a place and hold it; False: there was none in time, or the connection was lost."""
+        loop = asyncio.get_running_loop()
+        wanted = _Place(connection, loop.time(), loop.create_future())
+        self._line.append(wanted)
+        connection.on_lost = lambda: wanted.settle(given=False)
+        try:
+            self._look()
+            yield await wanted.turn
+        finally:
+            self._leave(wanted)
+
+    def _leave(self, place: _Place) -> None:
+        place.connection.on_lost = nothing
+        if place in self._line:
+            self._line.remove(place)
+        if place in self._taken:
+            self._taken.remove(place)
+            place.connection.proven |= place.connection.held(asyncio.get_running_loop().time()) < self._held
+        self._look()
+
+    def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for each in self._line:
+            if now - each.since >= self._patience:
+                each.settle(given=False)
+        self._line = [each for each in self._line if not each.turn.done()]
+        while self._line and (len(self._taken) < self._count or self._make_room(now)):
+            self._seat(self._next())
+        self._look_again()
+
+    def _seat(self, place: _Place) -> None:
+        self._line.remove(place)
+        self._taken.add(place)
+        place.settle(given=True)
+
+    def _next(self) -> _Place:
+        """Choose who comes next: a trusted one, of the address that has fewest places, the newest.
+
+        The newest, because who asks again and again, on many connections at once, has always one that waits longer.
+        Every other time the newest that has proven to read: many that have not must not keep it out.
+        """
+        line = [each for each in self._line if each.connection.trusted] or self._line
+        taken = Counter(each.connection.address for each in self._taken)
+        fewest = min(taken[each.connection.address] for each in line)
+        line = [each for each in line if taken[each.connection.address] == fewest]
+        self._turns += 1
+        proven = [each for each in line if each.connection.proven]
+        return (proven if proven and self._turns % 2 else line)[-1]
+
+    def _make_room(self, now: float) -> bool:
+        """Drop the answer that is held up most by its reader, if that is much."""
+        slow = [each for each in self._taken if not each.connection.trusted]
+        slowest = max(slow, key=lambda each: each.connection.held(now), default=None)
+        if slowest is None or slowest.connection.held(now) < self._held:
+            return False
+        slowest.connection.drop()
+        self._taken.discard(slowest)
+        return True
+
+    def _look_again(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # Readers that stall tell nothing.
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look) if self._line else None

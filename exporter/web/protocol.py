@@ -1,0 +1,134 @@
+"""HTTP on a connection: uvicorn's, with a watch on how far each request and answer is.
+
+It relies on this of uvicorn's H11Protocol, and nothing else: the constructor's arguments, that `connection_made` and
+`connection_lost` are called with `transport` set, that it calls `app` once for each request, and that it awaits the
+transport's `resume_writing` before it writes on.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from exporter.web.connections import EXTENSION, Phase
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from starlette.types import Message, Receive, Scope, Send
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    from exporter.web.connections import Connection, Limits
+
+_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+_TOO_LARGE = b"The head of the request is too large.\n"
+
+
+class Protocol(H11Protocol):
+    """Serves one connection; `ended` is called when it is lost."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        ended: Callable[[Connection], None],
+        limits: Limits,
+        config: Config,
+        state: ServerState,
+    ) -> None:
+        super().__init__(config, state, {})
+        self._connection, self._ended, self._limits = connection, ended, limits
+        self._served, self.app = self.app, self._serve
+        self._requests = 0
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Begin."""
+        super().connection_made(transport)
+        # So that each stall of the reader is told, and each end of one; with 0, TLS takes an empty buffer for full.
+        transport.set_write_buffer_limits(high=1, low=0)
+        self._connection.phase = Phase.HEAD  # since it was accepted: who is slow at TLS gets no more time
+        # Empty unless it was verified.
+        self._connection.trusted = bool(transport.get_extra_info("peercert"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._connection.on_lost()
+        self._ended(self._connection)
+        self.app = self._served  # else it holds itself until the garbage collector comes by
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was sent."""
+        if self._connection.phase is Phase.IDLE:
+            self._connection.enter(Phase.HEAD, self.loop.time())
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """Wait for the reader."""
+        self._connection.stall(self.loop.time())
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        self._connection.flow(self.loop.time())
+        super().resume_writing()
+
+    # What the application does.
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._requests += 1
+        number = self._requests
+        self._begin(scope)
+
+        async def receive_noting() -> Message:
+            message = await receive()
+            if not message.get("more_body", False):
+                self._answer()
+            return message
+
+        async def send_noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._answer()
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._finish(number)
+
+        try:
+            served = self._served if _head_size(scope) <= self._limits.head_bytes else _refuse_head
+            await served(scope, receive_noting, send_noting)
+        finally:
+            self._finish(number)
+
+    def _begin(self, scope: Scope) -> None:
+        connection, now = self._connection, self.loop.time()
+        scope["extensions"] = {EXTENSION: connection}
+        if any(name in _BODY_HEADERS for name, _value in scope["headers"]):
+            connection.enter(Phase.BODY, connection.since if connection.phase is Phase.HEAD else now)
+        else:
+            connection.enter(Phase.ANSWER, now)
+
+    def _answer(self) -> None:
+        if self._connection.phase is Phase.BODY:
+            self._connection.enter(Phase.ANSWER, self.loop.time())
+
+    def _finish(self, number: int) -> None:
+        # An application may end after the next request, which was sent along with its own, has begun.
+        if number == self._requests and self._connection.phase in (Phase.BODY, Phase.ANSWER):
+            self._connection.enter(Phase.IDLE, self.loop.time())
+
+
+def _head_size(scope: Scope) -> int:
+    line = len(scope["raw_path"]) + len(scope["query_string"])
+    return line + sum(len(name) + len(value) for name, value in scope["headers"])
+
+
+async def _refuse_head(_scope: Scope, _receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": _TOO_LARGE})

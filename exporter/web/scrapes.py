@@ -1,0 +1,182 @@
+"""Answers to scrapes.
+
+The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
+joined batch by batch as it leaves, so that a reader that stalls holds one batch beside the view's own lines. Only so
+many answers are under way at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
+from exporter.web.connections import connection_of
+from exporter.web.places import Places
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from exporter.metrics.exposition import Format, View
+    from exporter.web.app import House
+
+SLICE_BYTES = 64 * 1024
+BATCH_BYTES = 256 * 1024
+WORKERS = 2
+PLAIN_PLACES = 4  # answers at a time; each holds up to 1 MB, and costs ten times the work of a compressed one
+GZIP_PLACES = 12
+BUSY_RETRY_SECONDS = 5
+RETRY_SECONDS = 0.001
+GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
+_Made = TypeVar("_Made")
+
+
+class Zipped(NamedTuple):
+    """A compressed part of an answer, in pieces, and its size before compression."""
+
+    pieces: list[bytes]
+    plain_size: int
+
+
+def compress(pieces: Iterable[bytes]) -> Zipped:
+    """Compress a part as a gzip member of its own: a file may be several (RFC 1952), and readers take them as one."""
+    squeezer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: with a gzip header and trailer
+    squeezed, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        squeezed.append(squeezer.compress(piece))
+    return Zipped([each for each in (*squeezed, squeezer.flush()) if each], size)
+
+
+class Scrapes:
+    """Answers to scrapes: Knock's part is compressed once per view and format, however many ask for it."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._plain_places, self._gzip_places = Places(PLAIN_PLACES), Places(GZIP_PLACES)
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
+        self._kept: dict[Format, tuple[View, asyncio.Future[Zipped]]] = {}
+        self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
+        self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
+
+    async def answer(self, request: Request) -> ASGIApp:
+        """Answer `GET /metrics`: 503 if there is no place for the answer in time."""
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            started = self._house.monotonic()
+            places = self._gzip_places if _wants_gzip(request) else self._plain_places
+            async with places.place(connection_of(scope)) as given:
+                made = await self._made(request, started) if given else _busy()
+                await made(scope, receive, send)
+
+        return respond
+
+    async def _made(self, request: Request, started: float) -> Response:
+        form = choose_format(",".join(request.headers.getlist("accept")))
+        headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
+        if _wants_gzip(request):
+            headers["Content-Encoding"] = "gzip"
+            view, zipped = await self._newest(form, _zipped)
+            parts = [await self._knock_zipped(view, form), zipped]
+            pieces = [piece for part in parts for piece in part.pieces]
+            plain_size, length = sum(part.plain_size for part in parts), sum(map(len, pieces))
+            body = _slices(pieces)
+        else:
+            view, fresh = await self._newest(form, _plain)
+            plain_size = length = knock_size(view, form) + len(fresh)
+            body = self._joined(view, form, fresh)
+        self._house.activity.scrape_duration.observe(self._house.monotonic() - started)
+        self._house.activity.exposition_size.set(plain_size)
+        return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
+
+    async def _knock_zipped(self, view: View, form: Format) -> Zipped:
+        kept_view, kept = self._kept.get(form, (None, None))
+        if kept is None or kept_view is not view or _failed(kept):
+            kept = self._in_worker(lambda: compress(knock_part(view, form)))
+            # What was kept of older views goes, or a format asked for once would hold its view for ever.
+            self._kept = {each: entry for each, entry in self._kept.items() if entry[0] is view} | {form: (view, kept)}
+        # Shielded: a reader that goes away must not cancel it for the others that wait.
+        return await asyncio.shield(kept)
+
+    async def _newest(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
+        """Return the newest view and what goes with it, as `make` makes it; who asks before that is begun shares it."""
+        if (form, make) not in self._next:
+            self._next[form, make] = asyncio.create_task(self._begin(form, make))
+        # Shielded: as above.
+        return await asyncio.shield(self._next[form, make])
+
+    async def _begin(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
+        if (begun := self._begun.get((form, make))) is not None and not begun.done():
+            await asyncio.wait([begun])
+        del self._next[form, make]
+        self._begun[form, make] = work = self._in_worker(lambda: self._with_fresh(form, make))
+        return await work
+
+    def _with_fresh(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
+        view, fresh = self._fresh(form)
+        return view, make(fresh)
+
+    def _fresh(self, form: Format) -> tuple[View, bytes]:
+        """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
+        while True:
+            view = self._house.view()
+            own = self._house.activity.fresh.encode(view.generation, form)
+            if own is not None:
+                return view, stale_part(view, form, self._house.monotonic()) + own
+            time.sleep(RETRY_SECONDS)
+
+    async def _joined(self, view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview]:
+        pieces = chain(knock_part(view, form), [fresh])
+        while batch := await self._in_worker(lambda: _batch(pieces)):
+            async for each in _slices(batch):
+                yield each
+
+    def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
+        return asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+
+def _wants_gzip(request: Request) -> bool:
+    return accepts_gzip(",".join(request.headers.getlist("accept-encoding")))
+
+
+def _plain(fresh: bytes) -> bytes:
+    return fresh
+
+
+def _zipped(fresh: bytes) -> Zipped:
+    return compress([fresh])
+
+
+def _busy() -> Response:
+    text = "Too many scrapes at a time.\n"
+    return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
+
+
+def _failed(future: asyncio.Future[Zipped]) -> bool:
+    return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def _batch(pieces: Iterator[bytes]) -> list[bytes]:
+    batch, size = [], 0
+    while size < BATCH_BYTES and (piece := next(pieces, None)) is not None:
+        batch.append(piece)
+        size += len(piece)
+    return batch
+
+
+async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview]:
+    for piece in pieces:
+        whole = memoryview(piece)
+        for start in range(0, len(whole), SLICE_BYTES):
+            yield whole[start : start + SLICE_BYTES]

@@ -1,0 +1,150 @@
+"""What a single value of the web configuration may be: plain YAML value in, ours out, or Unfit.
+
+The messages show what was found only where it can be no secret.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from exporter.config.values import Unfit, check_path, quoted
+from exporter.config.wording import suggestion
+from exporter.keys import Secret
+from exporter.web.tls import CIPHERS, CLIENT_AUTH, CURVES, TLS13_CIPHERS, VERSIONS, cipher_known
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COST_LEAST = 4  # of a bcrypt hash
+COST_MOST = 16  # about 5 s a check, and each more doubles that
+# Only what can match: a salt of 16 bytes leaves four bits of its last sign unused.
+_HASH = re.compile(r"\$2[aby]\$([0-3][0-9])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+_MAKE_HASH = "make one with: htpasswd -nBC 10 '' | tr -d ':\\n'"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNVERIFIED = frozenset({"RequestClientCert", "RequireAnyClientCert", "RequireClientCert"})
+HEADERS: Mapping[str, tuple[str, ...]] = {  # the toolkit's, with the values that it takes (empty: any)
+    "Content-Security-Policy": (),
+    "Strict-Transport-Security": (),
+    "X-Content-Type-Options": ("nosniff",),
+    "X-Frame-Options": ("deny", "sameorigin"),
+    "X-XSS-Protection": (),
+}
+_Taken = TypeVar("_Taken")
+
+
+def take_any(value: Any) -> Any:
+    """Take anything: it is looked at later."""
+    return value
+
+
+def take_mapping(value: Any) -> dict[str, Any]:
+    """Take a mapping. Raises Unfit."""
+    if not isinstance(value, dict):
+        raise Unfit("expected a mapping of keys to values")
+    return value
+
+
+def take_list(value: Any) -> list[Any]:
+    """Take a list. Raises Unfit."""
+    if not isinstance(value, list):
+        raise Unfit("expected a list")
+    return value
+
+
+def take_text(value: Any) -> str:
+    """Take a text. Raises Unfit."""
+    if value is None:
+        raise Unfit("has no value (give one, or remove the line)")
+    if not isinstance(value, str):
+        raise Unfit("expected text" if isinstance(value, (dict, list)) else "expected text (put it in quotes)")
+    return value
+
+
+def take_path(value: Any) -> str:
+    """Take a path of a file; "" stands for none. Raises Unfit."""
+    return check_path(text) if (text := take_text(value)) else ""
+
+
+def take_secret(value: Any) -> Secret:
+    """Take a text that nobody is to see. Raises Unfit."""
+    return Secret(take_text(value))
+
+
+def take_boolean(value: Any) -> bool:
+    """Take true or false. Raises Unfit."""
+    if not isinstance(value, bool):
+        raise Unfit("expected true or false (without quotes)")
+    return value
+
+
+def take_http2(value: Any) -> bool:
+    """Take false: HTTP/2 is not spoken here. Raises Unfit."""
+    if take_boolean(value):
+        raise Unfit("is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
+    return False
+
+
+def _known(text: str, known: Mapping[str, _Taken]) -> _Taken:
+    if text not in known:
+        raise Unfit(f"{quoted(text)} is not known{suggestion(text, known)}")
+    return known[text]
+
+
+def take_version(value: Any) -> ssl.TLSVersion:
+    """Take a version of TLS. Raises Unfit."""
+    text = take_text(value)
+    if text in {"TLS10", "TLS11"}:
+        raise Unfit("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
+    return _known(text, VERSIONS)
+
+
+def take_client_auth(value: Any) -> ssl.VerifyMode:
+    """Take how clients are to prove who they are; "" stands for not at all. Raises Unfit."""
+    text = take_text(value)
+    if text in _UNVERIFIED:
+        raise Unfit(
+            f"{text} is not supported: Python does not ask for certificates that it cannot verify "
+            "(expected RequireAndVerifyClientCert or VerifyClientCertIfGiven, with client_ca_file)"
+        )
+    return _known(text, CLIENT_AUTH) if text else ssl.CERT_NONE
+
+
+def take_cipher(value: Any) -> str:
+    """Take a cipher suite by Go's name; return OpenSSL's, "" for one of TLS 1.3. Raises Unfit."""
+    text = take_text(value)
+    if text in TLS13_CIPHERS:
+        return ""
+    if text not in CIPHERS:
+        known = suggestion(text, [*CIPHERS, *sorted(TLS13_CIPHERS)])
+        raise Unfit(f"{quoted(text)} is not known, or not secure{known}")
+    if not cipher_known(CIPHERS[text]):
+        raise Unfit(f"the OpenSSL of this Python does not do {text} (remove it)")
+    return CIPHERS[text]
+
+
+def take_curve(value: Any) -> str:
+    """Take a curve by Go's name; return OpenSSL's. Raises Unfit."""
+    return _known(take_text(value), CURVES)
+
+
+def take_user(value: Any) -> bytes:
+    """Take a bcrypt hash. Raises Unfit, without what was found: it may be a password."""
+    match = _HASH.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise Unfit(f"is no bcrypt hash ({_MAKE_HASH})")
+    if not COST_LEAST <= int(match[1]) <= COST_MOST:
+        raise Unfit(f"has a cost out of range (expected {COST_LEAST} to {COST_MOST}; {_MAKE_HASH})")
+    return match[0].encode()
+
+
+def take_header(name: str, value: Any) -> str:
+    """Take the value of a header, "" where there is none. Raises Unfit."""
+    text = str(value) if type(value) is int else take_text("" if value is None else value)
+    if HEADERS[name] and text not in HEADERS[name]:
+        raise Unfit(f"{quoted(text)} is not allowed (expected {' or '.join(HEADERS[name])})")
+    line = re.sub("[\\r\\n]", " ", text).strip(" \t")  # as Go sends it
+    if _CONTROL.search(line):
+        raise Unfit("holds control characters (remove them)")
+    return line

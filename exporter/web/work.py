@@ -1,0 +1,41 @@
+"""A thread in which answers that look through all operations are made, so that the event loop never does."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+
+from exporter.web.replies import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WAITING_MOST = 8  # beside the one that is made
+
+_Made = TypeVar("_Made")
+
+
+class Worker:
+    """One thread, and a bound on who waits for it. Lives in the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
+        self._count = 0
+
+    async def do(self, work: Callable[[], _Made]) -> _Made:
+        """Return what `work` makes. Raises Refusal (503) when too many wait, and what `work` raises."""
+        if self._count > WAITING_MOST:
+            busy = "too many answers wait to be made, try again"
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "1"})
+        self._count += 1
+        # Counted until it is done, also when whoever asked has gone: the thread is busy all the same.
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        future.add_done_callback(self._done)
+        return await asyncio.shield(future)
+
+    def _done(self, future: asyncio.Future[_Made]) -> None:
+        self._count -= 1
+        if not future.cancelled():
+            future.exception()  # looked at: whoever asked may have gone

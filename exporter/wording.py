@@ -1,0 +1,52 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+NOT_KNOWN = "not known"
+
+
+def number(value: float | None) -> str:
+    """Write a count."""
+    return NOT_KNOWN if value is None else f"{value:,.0f}"
+
+
+def speed(rows: float) -> str:
+    """Write rows a second: whole ones, and where there are few a little more."""
+    return f"{rows:,.0f}" if rows >= 10 or rows == 0 else f"{rows:.2g}"  # noqa: PLR2004 - two digits are enough
+
+
+def span(seconds: float) -> str:
+    """Write a duration in its two largest units."""
+    whole = max(0, round(seconds))
+    units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("m", whole // 60 % 60), ("s", whole % 60))
+    parts = [f"{count}{unit}" for unit, count in units if count]
+    return " ".join(parts[:2]) or "0s"
+
+
+def moment(seconds: float) -> str:
+    """Write a time (Unix seconds) in UTC."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError):
+        return "out of range"
+
+
+def machine_moment(seconds: float) -> str:
+    """Write a time (Unix seconds) as RFC 3339 has it; empty where it is out of range."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError):
+        return ""
+
+
+def progress(processed: int | None, estimated: int | None) -> str:
+    """Write how far it is: honest where there is no estimate, or where it is passed."""
+    if processed is None:
+        return NOT_KNOWN if estimated is None else f"of {number(estimated)} rows, {NOT_KNOWN} how many"
+    if not estimated:
+        return f"{number(processed)} rows, no estimate"
+    if processed > estimated:
+        return f"{number(processed)} rows, estimate of {number(estimated)} passed"
+    return f"{number(processed)} of {number(estimated)} rows"

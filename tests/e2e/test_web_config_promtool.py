@@ -1,0 +1,203 @@
+"""The web configuration against promtool, of Prometheus 2.x and 3.x.
+
+What promtool refuses is refused here as well, and what is refused beyond that stands in a list, with the reason.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from programs import tool
+
+from exporter.errors import StartError
+from exporter.web.lock import Lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.strategies import SearchStrategy
+
+    Verdict = Callable[[Path], bool]
+
+pytestmark = pytest.mark.e2e
+
+FILES = Path(__file__).parents[1] / "testdata" / "web-config"
+HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
+
+# What promtool 2.x or 3.x accepts and we do not.
+REFUSED_BEYOND = {
+    "auth_request": "Python cannot ask for a certificate without verifying it",
+    "auth_require": "the same",
+    "auth_require_any": "the same",
+    "auth_without_ca": "Go would take the system's public authorities, which lets in almost everybody",
+    "ca_twice": "Go takes the file and ignores the text",
+    "cert_twice": "the same",
+    "curve_blank": "Go takes it for a curve of number 0",
+    "curves_two": "Python can set one curve",
+    "hash_2x": "the mark of hashes made by a faulty program; Go takes them for sound ones",
+    "hash_cost_high": "a check would take longer than anybody waits",
+    "hash_long": "no password matches it",
+    "hash_salt": "the same",
+    "hash_shortened": "the same",
+    "hash_signs": "the same",
+    "header_control": "such a header cannot be sent; Go sends it",
+    "header_type": "text that looks like true or false wants quotes",
+    "http2_letter": "YAML 1.1 as PyYAML reads it: n is text",
+    "http2_true": "this server speaks HTTP/1.1",
+    "key_twice": "Go takes the file and ignores the text",
+    "rate_limit": "this server has limits of its own; promtool 3.5 knows it",
+    "sans": "Python does not look at the names of client certificates; promtool 3.5 knows it",
+    "sans_blank": "the same",
+    "suite_blank": "Go takes it for a suite of number 0",
+    "suite_no_forward_secrecy": "Go 1.22 and later count it among the insecure ones",
+    "suites_need_13": "no handshake could succeed",
+    "user_boolean": "a key that is no text: YAML readers differ in what it is",
+    "user_colon": "no client can send such a user",
+    "user_name_number": "a key that is no text: YAML readers differ in what it is",
+    "version_alone": "Go ignores it and speaks plain HTTP",
+    "version_old": "OpenSSL does no TLS 1.0 and 1.1",
+    "versions_crossed": "no handshake could succeed",
+    "yaml_tag": "Go ignores the tag",
+    "yaml_two_documents": "Go ignores the second",
+}
+
+
+def verdict_of(line: int) -> Verdict:
+    """Return what asks the promtool of a line whether it accepts a file."""
+    program = tool("promtool", line)
+
+    def accepts(path: Path) -> bool:
+        done = subprocess.run([program, "check", "web-config", path], capture_output=True, check=False, timeout=30)
+        assert done.returncode in (0, 1), done.stderr
+        return done.returncode == 0
+
+    return accepts
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def promtool(request: pytest.FixtureRequest) -> Verdict:
+    return verdict_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what the files name."""
+    made = tmp_path_factory.mktemp("web")
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost")
+    authority.cert_pem.write_to_path(made / "ca.pem")
+    server.cert_chain_pems[0].write_to_path(made / "cert.pem")
+    server.private_key_pem.write_to_path(made / "key.pem")
+    authority.issue_cert("other").private_key_pem.write_to_path(made / "other.pem")
+    for path in [*FILES.glob("*.yaml"), *FILES.glob("good/*.yaml")]:
+        shutil.copy(path, made)
+    return made
+
+
+def we_accept(path: Path) -> bool:
+    try:
+        Lock(path)
+    except StartError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FILES.glob("good/*.yaml")))
+def test_what_is_good_is_good_for_both(promtool: Verdict, folder: Path, name: str) -> None:
+    path = folder / f"{name}.yaml"
+    assert we_accept(path)
+    assert promtool(path)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FILES.glob("*.yaml")))
+def test_what_is_refused_beyond_promtool_has_its_reason(promtool: Verdict, folder: Path, name: str) -> None:
+    path = folder / f"{name}.yaml"
+    assert not we_accept(path)
+    if promtool(path):
+        assert name in REFUSED_BEYOND
+
+
+def test_no_reason_is_left_without_its_file(folder: Path) -> None:
+    verdicts = [verdict_of(line) for line in (2, 3)]
+    idle = [name for name in REFUSED_BEYOND if not any(accepts(folder / f"{name}.yaml") for accepts in verdicts)]
+    assert idle == []
+
+
+def _sometimes(**keys: SearchStrategy[object]) -> SearchStrategy[dict[str, object]]:
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+def _mostly(good: object, *others: object) -> SearchStrategy[object]:
+    return st.sampled_from([*[good] * 3 * len(others), *others])
+
+
+SUITES = _mostly(
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+)
+# Whatever is accepted by both, or refused by both; what only we refuse is in REFUSED_BEYOND.
+TLS = st.fixed_dictionaries(
+    {
+        "cert_file": _mostly("cert.pem", "", "key.pem", "gone.pem", None),
+        "key_file": _mostly("key.pem", "", "other.pem", "cert.pem", None),
+    },
+    optional={
+        "client_auth_type": _mostly("RequireAndVerifyClientCert", "NoClientCert", "Required", "", None),
+        "client_ca_file": _mostly("ca.pem", "gone.pem", "", None),
+        "min_version": _mostly("TLS12", "TLS13", "tls12", "", 12, None),
+        "max_version": _mostly("TLS13", "TLS14", None),
+        "cipher_suites": st.lists(SUITES, max_size=3) | st.none(),
+        "curve_preferences": st.lists(_mostly("X25519", "CurveP256", "x25519"), max_size=1) | st.none(),
+        "prefer_server_cipher_suites": st.sampled_from([False, True, False, "true", 1, None]),
+    },
+)
+HEADERS = _sometimes(
+    **{
+        "X-Frame-Options": _mostly("deny", "sameorigin", "DENY", None, 0),
+        "X-Content-Type-Options": _mostly("nosniff", "", "sniff"),
+        "X-XSS-Protection": _mostly(0, "0", None, ["0"], ""),
+        "Content-Security-Policy": _mostly("default-src 'self'", "a\nb\n", None, {}),
+    }
+)
+HTTP = _sometimes(http2=st.sampled_from([False, False, False, "false", 0, None]), headers=HEADERS | st.none())
+HASHES = _mostly(HASH, HASH.replace("2y", "2a"), HASH[:-2], "hunter2", "", None, HASH.replace("$10", "$03"))
+USERS = st.dictionaries(st.sampled_from(["ann", "Ärztin", "", "a b", "$"]), HASHES, max_size=3)
+CONFIGS = _sometimes(
+    tls_server_config=TLS | TLS | TLS | st.none(),
+    http_server_config=HTTP | HTTP | st.none(),
+    basic_auth_users=USERS | USERS | st.none(),
+)
+
+
+def _beyond(config: dict[str, object]) -> bool:
+    """Whether only we refuse it."""
+    tls = config.get("tls_server_config")
+    if not isinstance(tls, dict):
+        return False
+    given_keys = {key for key, value in tls.items() if value not in (None, "", [])}
+    authorities = "client_ca_file" in given_keys
+    return (
+        given_keys != set() and not given_keys & {"cert_file", "key_file", "client_auth_type", "client_ca_file"}
+    ) or (tls.get("client_auth_type") == "RequireAndVerifyClientCert" and not authorities)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(config=CONFIGS)
+def test_any_file_is_judged_alike(promtool: Verdict, folder: Path, config: dict[str, object]) -> None:
+    path = folder / "any.yaml"
+    path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    accepted, ours = promtool(path), we_accept(path)
+    assert ours == accepted or (accepted and _beyond(config))

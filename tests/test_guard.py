@@ -1,0 +1,236 @@
+"""The guard before the routes: passwords, requests across sites, and headers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from exporter.web.connections import EXTENSION, Connection
+from exporter.web.guard import Guard
+from exporter.web.passwords import Busy, Passwords
+from exporter.web.web_config import WebConfig
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+USERS = {"ann": b"hash of secret", "Ärztin": b"hash of p\xc3\xa4ss:w\xf6rd"}
+LOCKED = WebConfig(users=USERS)
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": POLICY,
+}
+
+
+class App:
+    """Answers everything, and keeps what reached it."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"ALLOW")]})
+        await send({"type": "http.response.body", "body": b"inside"})
+
+
+def basic(user: bytes, password: bytes) -> str:
+    return "Basic " + base64.b64encode(user + b":" + password).decode()
+
+
+ANN = basic(b"ann", b"secret")
+
+
+class Door:
+    """An application behind its guard."""
+
+    def __init__(self, config: WebConfig = LOCKED) -> None:
+        self.app = App()
+        self.config = config
+        passwords = Passwords(lambda password, hashed: hashed == b"hash of " + password)
+        self.guard = Guard(self.app, lambda: self.config, passwords, lambda _method, path: path == "/open")
+
+    def ask(self, headers: Any = None, method: str = "GET", path: str = "/") -> httpx.Response:
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(self.guard)
+            async with httpx.AsyncClient(transport=transport, base_url="http://exporter:10187") as client:
+                return await client.request(method, path, headers=headers)
+
+        return asyncio.run(asked())
+
+
+def test_without_users_it_is_open() -> None:
+    assert Door(WebConfig()).ask().text == "inside"
+
+
+def test_the_right_password_opens() -> None:
+    for authorization in (ANN, ANN.replace("Basic ", "basic  "), basic("Ärztin".encode(), b"p\xc3\xa4ss:w\xf6rd")):
+        assert Door().ask({"Authorization": authorization}).text == "inside"
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic YW5u",
+        "Basic YW5uOnNlY3JldA=",
+        "Bearer 0123456789abcdef",
+        ANN + " x",
+        ANN.replace("Basic ", "Basic"),
+        basic(b"ann", b""),
+        basic(b"ann", b"secret "),
+        basic(b"ANN", b"secret"),
+        basic(b"eve", b"secret"),
+        basic(b"", b""),
+        basic(b"\xff", b"\xff\x00"),
+        basic(b"ann", b"x" * 5000),
+    ],
+)
+def test_nothing_else_does(authorization: str | None) -> None:
+    door = Door()
+    reply = door.ask({"Authorization": authorization} if authorization is not None else {})
+    assert reply.status_code == 401
+    assert reply.headers["WWW-Authenticate"] == 'Basic realm="knock-exporter", charset="UTF-8"'
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert reply.json()["title"] == "Unauthorized"
+    assert HEADERS.items() <= dict(reply.headers).items()
+    assert door.app.scopes == []
+
+
+def test_two_credentials_are_none() -> None:
+    assert Door().ask([("Authorization", ANN), ("Authorization", ANN)]).status_code == 401
+
+
+def test_what_is_exempt_needs_none() -> None:
+    assert Door().ask(path="/open").text == "inside"
+
+
+def test_other_users_count_at_once() -> None:
+    door = Door()
+    assert door.ask({"Authorization": ANN}).status_code == 200
+    door.config = WebConfig(users={"ann": b"hash of new"})
+    assert door.ask({"Authorization": ANN}).status_code == 401
+
+
+def test_who_is_verified_is_trusted() -> None:
+    door = Door()
+
+    async def trusted(authorization: str) -> bool:
+        connection = Connection()
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": [(b"authorization", authorization.encode())],
+            "client": ("::1", 1),
+            "extensions": {EXTENSION: connection},
+        }
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        async def send(_message: Any) -> None:
+            pass
+
+        await door.guard(scope, receive, send)
+        return connection.trusted
+
+    assert asyncio.run(trusted(ANN))
+    assert not asyncio.run(trusted(basic(b"ann", b"wrong")))
+
+
+class Full(Passwords):
+    async def verify(self, *_: Any) -> bool:
+        raise Busy
+
+
+def test_who_finds_no_place_is_told_when_to_come_again() -> None:
+    door = Door()
+    door.guard = Guard(door.app, lambda: LOCKED, Full(), lambda _method, _path: False)
+    reply = door.ask({"Authorization": ANN})
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+
+
+# Headers.
+
+
+def test_every_answer_has_the_headers() -> None:
+    reply = Door(WebConfig()).ask()
+    assert HEADERS.items() <= dict(reply.headers).items()
+    assert reply.headers.get_list("X-Frame-Options") == ["DENY"]
+
+
+def test_what_is_configured_comes_in_place_of_ours() -> None:
+    reply = Door(WebConfig(headers=(("Content-Security-Policy", "é"), ("X-XSS-Protection", "0")))).ask()
+    assert reply.headers.get_list("Content-Security-Policy") == ["é"]
+    assert reply.headers["X-XSS-Protection"] == "0"
+    assert reply.headers["X-Frame-Options"] == "DENY"
+
+
+def test_what_is_configured_as_blank_is_not_sent() -> None:
+    assert "Content-Security-Policy" not in Door(WebConfig(headers=(("Content-Security-Policy", ""),))).ask().headers
+
+
+def test_frames_of_the_same_origin_can_be_allowed() -> None:
+    reply = Door(WebConfig(headers=(("X-Frame-Options", "sameorigin"),))).ask()
+    assert reply.headers["X-Frame-Options"] == "sameorigin"
+    assert reply.headers["Content-Security-Policy"].endswith("frame-ancestors 'self'")
+
+
+# Requests across sites.
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "none", "Origin": "https://evil.example"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://exporter:10187"}, 403),
+        ([("Sec-Fetch-Site", "none"), ("Sec-Fetch-Site", "cross-site")], 403),
+        ({"Sec-Fetch-Site": "", "Origin": "https://evil.example"}, 403),
+        ({"Origin": ""}, 200),
+        ({"Origin": "http://exporter:10187"}, 200),
+        ({"Origin": "https://EXPORTER:10187"}, 200),
+        ({"Origin": "http://exporter"}, 403),
+        ({"Origin": "http://exporter:10188"}, 403),
+        ({"Origin": "http://exporter:10187.evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[evil"}, 403),
+        ([("Origin", "http://exporter:10187"), ("Origin", "https://evil.example")], 403),
+    ],
+)
+def test_no_other_site_changes_anything(headers: Any, status: int) -> None:
+    door = Door(WebConfig())
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        for path in ("/", "/open"):
+            reply = door.ask(headers, method, path)
+            assert reply.status_code == status
+            assert HEADERS.items() <= dict(reply.headers).items()
+    for method in ("GET", "HEAD", "OPTIONS"):
+        assert door.ask(headers, method).status_code == 200
+    assert len(door.app.scopes) == (11 if status == 200 else 3)
+
+
+def test_nothing_but_http_is_served() -> None:
+    with pytest.raises(LookupError):
+        asyncio.run(Door().guard({"type": "websocket"}, None, None))  # type: ignore[arg-type]

@@ -1,0 +1,364 @@
+"""The lock: which web configuration is in force, and when another one is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from structlog.testing import capture_logs
+
+from exporter.errors import StartError
+from exporter.web.lock import Lock
+from exporter.web.web_config import WebConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
+TLS = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"
+CLIENTS = """\
+tls_server_config:
+  cert_file: cert.pem
+  key_file: key.pem
+  client_ca_file: ca.pem
+  client_auth_type: RequireAndVerifyClientCert
+"""
+USERS = f"basic_auth_users: {{ann: {HASH}}}\n"
+CA = trustme.CA()
+SERVER = CA.issue_cert("localhost")
+CLIENT = CA.issue_cert("prometheus")
+OLD = 1_000_000.0  # when the files were written, Unix seconds
+
+
+class House:
+    """A folder with a web configuration, and a clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "web.yaml"
+        self.wall = OLD + 60
+        self.certify(SERVER)
+        CA.cert_pem.write_to_path(folder / "ca.pem")
+
+    def write(self, text: str | bytes, name: str = "web.yaml", at: float = OLD) -> None:
+        path = self.path.with_name(name)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        os.utime(path, (at, at))
+
+    def certify(self, made: trustme.LeafCert, at: float = OLD) -> None:
+        self.write(b"".join(each.bytes() for each in made.cert_chain_pems), "cert.pem", at)
+        self.write(made.private_key_pem.bytes(), "key.pem", at)
+
+    def lock(self, text: str) -> Lock:
+        self.write(text)
+        return Lock(self.path, lambda: self.wall)
+
+    def refusal(self, text: str) -> str:
+        with pytest.raises(StartError) as caught:
+            self.lock(text)
+        return str(caught.value).replace(f"{self.path.parent}/", "")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def client(made: trustme.LeafCert | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    if made is not None:
+        made.configure_cert(context)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+def spoken(lock: Lock, context: ssl.SSLContext) -> tuple[str, str]:
+    """Greet the server of a lock; return version and cipher suite."""
+    assert lock.context is not None
+    near, far = socket.socketpair()
+    served = threading.Thread(target=_serve, args=(lock.context, far))
+    served.start()
+    try:
+        with closing(context.wrap_socket(near, server_hostname="localhost")) as channel:
+            channel.sendall(b"?")
+            if channel.recv(1) != b"!":
+                raise ssl.SSLError("refused")
+            cipher = channel.cipher()
+            return str(channel.version()), cipher[0] if cipher else ""
+    finally:
+        near.close()
+        served.join(10)
+
+
+def _serve(context: ssl.SSLContext, end: socket.socket) -> None:
+    with closing(end):
+        try:
+            with closing(context.wrap_socket(end, server_side=True)) as channel:
+                channel.recv(1)
+                channel.sendall(b"!")
+        except OSError:
+            return
+
+
+# At the start.
+
+
+def test_without_a_file_it_is_open() -> None:
+    lock = Lock(None)
+    assert (lock.config, lock.context, lock.look()) == (WebConfig(), None, None)
+
+
+def test_users_need_no_tls(house: House) -> None:
+    lock = house.lock(USERS)
+    assert (dict(lock.config.users), lock.context) == ({"ann": HASH.encode()}, None)
+
+
+def test_tls_is_spoken_from_12_on(house: House) -> None:
+    lock = house.lock(TLS)
+    assert spoken(lock, client())[0] == "TLSv1.3"
+    assert spoken(lock, client(version=ssl.TLSVersion.TLSv1_2))[0] == "TLSv1.2"
+
+
+def test_versions_suites_and_curves_are_as_asked(house: House) -> None:
+    config = TLS.replace("}", ", min_version: TLS13}")
+    with pytest.raises(OSError):  # noqa: PT011  whichever of its errors: no handshake
+        spoken(house.lock(config), client(version=ssl.TLSVersion.TLSv1_2))
+    config = TLS.replace("}", ", max_version: TLS12, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA]}")
+    context = client()
+    context.set_ciphers("DEFAULT")  # Python's own choice leaves this suite out
+    assert spoken(house.lock(config), context) == ("TLSv1.2", "ECDHE-ECDSA-AES256-SHA")
+    for curve, other in (("X25519", "secp384r1"), ("CurveP384", "X25519")):
+        lock = house.lock(TLS.replace("}", f", curve_preferences: [{curve}]}}"))
+        assert spoken(lock, client())[0] == "TLSv1.3"
+        context = client()
+        context.set_ecdh_curve(other)
+        with pytest.raises(OSError):  # noqa: PT011
+            spoken(lock, context)
+
+
+def test_the_server_chooses_unless_told_otherwise(house: House) -> None:
+    suites = ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")
+    asking = client(version=ssl.TLSVersion.TLSv1_2)
+    asking.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384")
+    config = TLS.replace("}", f", cipher_suites: [{', '.join(suites)}]}}")
+    assert spoken(house.lock(config), asking)[1] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+    config = config.replace("cipher_suites", "prefer_server_cipher_suites: false, cipher_suites")
+    assert spoken(house.lock(config), asking)[1] == "ECDHE-ECDSA-AES128-GCM-SHA256"
+
+
+def test_clients_are_verified(house: House) -> None:
+    lock = house.lock(CLIENTS)
+    spoken(lock, client(CLIENT))
+    for stranger in (None, trustme.CA().issue_cert("prometheus")):
+        with pytest.raises(OSError):  # noqa: PT011
+            spoken(lock, client(stranger))
+    lock = house.lock(CLIENTS.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven"))
+    spoken(lock, client(CLIENT))
+    spoken(lock, client())
+    with pytest.raises(OSError):  # noqa: PT011
+        spoken(lock, client(trustme.CA().issue_cert("prometheus")))
+
+
+def test_what_stands_in_the_file_is_trusted_whoever_issued_it(house: House) -> None:
+    intermediate = CA.create_child_ca()
+    house.write(intermediate.cert_pem.bytes(), "ca.pem")
+    lock = house.lock(CLIENTS)
+    spoken(lock, client(intermediate.issue_cert("prometheus")))
+    with pytest.raises(OSError):  # noqa: PT011
+        spoken(lock, client(CLIENT))
+
+
+def test_certificate_and_key_may_stand_in_the_file(house: House) -> None:
+    def inline(key: str, pem: bytes) -> str:
+        return f"  {key}: |\n" + "".join(f"    {line}\n" for line in pem.decode().splitlines())
+
+    key = SERVER.private_key_pem.bytes()
+    text = "tls_server_config:\n  client_auth_type: RequireAndVerifyClientCert\n" + inline(
+        "client_ca", CA.cert_pem.bytes()
+    )
+    lock = house.lock(text + inline("cert", SERVER.cert_chain_pems[0].bytes()) + inline("key", key))
+    spoken(lock, client(CLIENT))
+
+
+def _encrypted() -> bytes:
+    key = load_pem_private_key(SERVER.private_key_pem.bytes(), None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2"))
+
+
+BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+NO_CERTIFICATES = "holds no certificates, or a broken one (expected PEM)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cert.pem", b"", NO_CERTIFICATES),
+        ("cert.pem", BROKEN, NO_CERTIFICATES),
+        ("cert.pem", SERVER.private_key_pem.bytes(), NO_CERTIFICATES),
+        ("cert.pem", SERVER.cert_chain_pems[0].bytes() + BROKEN, NO_CERTIFICATES),
+        ("ca.pem", b"\xff\xfe", NO_CERTIFICATES),
+        ("ca.pem", SERVER.private_key_pem.bytes(), NO_CERTIFICATES),
+        ("key.pem", b"", "holds no private key that can be used (expected PEM)"),
+        ("key.pem", b"hunter2", "holds no private key that can be used (expected PEM)"),
+        ("key.pem", SERVER.cert_chain_pems[0].bytes(), "holds no private key that can be used (expected PEM)"),
+        ("key.pem", _encrypted(), "is encrypted (give a key that needs no password)"),
+        (
+            "key.pem",
+            CLIENT.private_key_pem.bytes(),
+            "does not belong to the certificate (of tls_server_config.cert_file: cert.pem)",
+        ),
+        (
+            "key.pem",
+            CA.issue_cert("x", key_type=trustme.KeyType.RSA).private_key_pem.bytes(),
+            "does not belong to the certificate (of tls_server_config.cert_file: cert.pem)",
+        ),
+    ],
+)
+def test_each_broken_file_is_named(house: House, name: str, content: bytes, message: str) -> None:
+    house.write(content, name)
+    key = {"ca.pem": "client_ca_file", "cert.pem": "cert_file", "key.pem": "key_file"}[name]
+    assert house.refusal(CLIENTS) == f"web.yaml: tls_server_config.{key}: {name}: {message}"
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "key.pem", "ca.pem"])
+def test_each_missing_file_is_named(house: House, name: str) -> None:
+    house.path.with_name(name).unlink()
+    folder = "(relative paths start at the folder of the web configuration)"
+    assert house.refusal(CLIENTS).endswith(f"_file: {name}: No such file or directory {folder}")
+    os.mkfifo(house.path.with_name(name))
+    assert house.refusal(CLIENTS).endswith(f"_file: {name}: is not a regular file")
+
+
+def test_a_broken_configuration_is_told_whole(house: House) -> None:
+    assert house.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is no bcrypt hash") == 2
+
+
+# Later.
+
+
+def test_nothing_new_changes_nothing(house: House) -> None:
+    lock = house.lock(CLIENTS + USERS)
+    before = (lock.config, lock.context)
+    house.write(f"# another comment\n{CLIENTS}{USERS}")
+    with capture_logs() as logs:
+        assert lock.look() is None
+    assert logs == []
+    assert lock.config is before[0]
+    assert lock.context is before[1]
+
+
+def test_a_new_certificate_is_shown_to_who_comes_next(house: House) -> None:
+    lock = house.lock(TLS + USERS)
+    before = lock.context
+    other = trustme.CA()
+    house.certify(other.issue_cert("localhost"))
+    with capture_logs() as logs:
+        assert lock.look() is None
+    assert lock.context is not before
+    with pytest.raises(ssl.SSLError):
+        spoken(lock, client())
+    context = ssl.create_default_context()
+    other.configure_trust(context)
+    spoken(lock, context)
+    event = {"event": "new web configuration in force", "log_level": "info", "path": str(house.path)}
+    assert logs == [event | {"tls": True, "users": 1}]
+
+
+def test_new_authorities_count_for_who_comes_next(house: House) -> None:
+    lock, other = house.lock(CLIENTS), trustme.CA()
+    house.write(other.cert_pem.bytes(), "ca.pem")
+    lock.look()
+    spoken(lock, client(other.issue_cert("prometheus")))
+    with pytest.raises(OSError):  # noqa: PT011
+        spoken(lock, client(CLIENT))
+
+
+def test_users_and_tls_come_and_go_without_a_restart(house: House) -> None:
+    lock = house.lock("")
+    for text in (TLS, TLS + USERS, USERS, ""):
+        house.write(text)
+        assert lock.look() is None
+        assert (lock.context is not None, bool(lock.config.users)) == (TLS in text, USERS in text)
+
+
+BREAKS: list[Callable[[House], object]] = [
+    lambda house: house.write("basic_auth_users: {ann: x}"),
+    lambda house: house.write(TLS + "\t"),
+    lambda house: house.path.unlink(),
+    lambda house: house.write(b"", "key.pem"),
+    lambda house: house.write(CLIENT.private_key_pem.bytes(), "key.pem"),
+    lambda house: house.path.with_name("cert.pem").unlink(),
+    lambda house: shutil.rmtree(house.path.parent),
+]
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_what_is_broken_is_told_once_and_not_taken(house: House, broken: Callable[[House], object]) -> None:
+    lock = house.lock(TLS + USERS)
+    before = (lock.config, lock.context)
+    broken(house)
+    with capture_logs() as logs:
+        problem = lock.look()
+        assert lock.look() == problem
+    assert [each["event"] for each in logs] == ["web configuration not taken, the old one stays in force"]
+    assert logs[0]["error"] == problem
+    assert "web.yaml" in str(problem)
+    assert (lock.config, lock.context) == before
+    house.path.parent.mkdir(exist_ok=True)
+    house.certify(SERVER)
+    house.write(TLS + USERS)
+    with capture_logs() as logs:
+        assert lock.look() is None
+    assert [each["event"] for each in logs] == ["web configuration is good again"]
+    assert (lock.config, lock.context) == before
+
+
+def test_another_problem_is_told_as_well(house: House) -> None:
+    lock = house.lock(TLS)
+    with capture_logs() as logs:
+        for text in ("a: 1", "a: 1", "b: 1", "a: 1", TLS + USERS):
+            house.write(text)
+            lock.look()
+    assert [each["log_level"] for each in logs] == ["warning", "warning", "warning", "info"]
+
+
+def test_half_a_file_does_not_unlock(house: House) -> None:
+    lock = house.lock(TLS + USERS)
+    house.write(TLS, at=house.wall - 0.5)  # the users are still to come
+    assert lock.look() is None
+    assert lock.config.users
+    house.write(TLS + USERS, at=house.wall)
+    lock.look()
+    house.write(TLS, at=house.wall)
+    lock.look()
+    assert lock.config.users
+    lock.look()  # nothing more has come: it is meant so
+    assert not lock.config.users
+
+
+def test_half_a_rotation_is_waited_for(house: House) -> None:
+    lock, other = house.lock(TLS), CA.issue_cert("localhost")
+    before = lock.context
+    house.write(other.cert_chain_pems[0].bytes(), "cert.pem", at=house.wall)
+    with capture_logs() as logs:
+        assert lock.look() is None
+        house.certify(other, at=house.wall)
+        house.wall += 2
+        assert lock.look() is None
+    assert [each["event"] for each in logs] == ["new web configuration in force"]
+    assert lock.context is not before
