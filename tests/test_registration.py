@@ -27,6 +27,8 @@ from exporter.web.lifecycle import ReloadReply, reload_route
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from starlette.types import ASGIApp
+
 A, B, C = (f"00000000-0000-4000-8000-00000000000{each}" for each in "abc")
 BORN = {
     "__typename": "BulkOperation",

@@ -1,0 +1,232 @@
+"""The pages, as they leave the server."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from model import Model, environment, running
+from shown import (
+    CLEAN,
+    DOWN,
+    FAILED,
+    FLAWED,
+    HOSTILE,
+    LISTED,
+    ODD,
+    OTHER,
+    PASSED,
+    RUNNING,
+    ask,
+    everything,
+    house,
+)
+
+from exporter import __version__
+from exporter.config import Config
+from exporter.errors import KeyRefused
+from exporter.tracking.messages import KeyRead
+
+if TYPE_CHECKING:
+    import httpx
+
+    from exporter.web.app import House
+
+
+@pytest.fixture(scope="module")
+def shown() -> House:
+    return house(everything())
+
+
+def text(answered: httpx.Response) -> str:
+    """Return what a person reads, without tags."""
+    bare = re.sub(r"<(script|style|title).*?</\1>", "", answered.text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", bare)).split())
+
+
+def links(answered: httpx.Response) -> list[str]:
+    return [html.unescape(each) for each in re.findall(r'(?:href|src|action)="([^"]*)"', answered.text)]
+
+
+def row(page: str, operation_id: str) -> str:
+    return next(each for each in page.split("<tr>") if operation_id in each)
+
+
+def test_the_overview_lists_everything_in_order(shown: House) -> None:
+    page = ask(shown, "/")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert page.headers["Cache-Control"] == "no-store"
+    found = re.findall(r'class="id">([0-9a-f-]{36})', page.text)
+    assert set(found) == {*LISTED, OTHER}
+    assert found.index(FAILED) < found.index(CLEAN)
+    assert "1 failed, 8 unfinished" in page.text
+    assert "11 operations; unfinished first" in text(page)
+    assert __version__ in text(page)
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "told"),
+    [
+        (RUNNING, "of 1,000 rows"),
+        (PASSED, "9 rows, estimate of 5 passed"),
+        (FLAWED, "with errors"),
+        (DOWN, "last poll failed"),
+        (FAILED, "✕"),
+        (CLEAN, "never again"),
+    ],
+)
+def test_each_says_in_words_how_it_stands(shown: House, operation_id: str, told: str) -> None:
+    assert told in row(ask(shown, "/").text, operation_id)
+
+
+def test_progress_is_drawn_only_where_it_is_known(shown: House) -> None:
+    page = ask(shown, "/").text
+    assert "<progress" in row(page, RUNNING)
+    assert "<progress" not in row(page, PASSED)
+    assert "<progress" not in row(page, DOWN)
+
+
+def test_filters_stay_in_the_form_and_in_links(shown: House) -> None:
+    page = ask(shown, f"/?status=unfinished&environment=production&id={RUNNING[:8].upper()}")
+    assert '<option value="unfinished" selected>' in page.text
+    assert f'value="{RUNNING[:8]}"' in page.text
+    assert "1 of 11 operations match" in text(page)
+    assert "None of the 11 operations matches." in text(ask(shown, "/?group=nobody"))
+    assert '<option value="nobody" selected>' in ask(shown, "/?group=nobody").text
+
+
+def test_pages_of_a_hundred() -> None:
+    ids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(250)]
+    model = Model(Config((environment(operations=ids),)), lambda request, _now: running(request.id))
+    model.run(0.5)
+    first, last = ask(house(model), "/?group=default"), ask(house(model), "/?group=default&page=3")
+    assert first.text.count('scope="row"') == 100
+    assert last.text.count('scope="row"') == 50
+    assert "/?group=default&page=2" in links(first)
+    assert "/?group=default&page=2" in links(last)
+    assert "Page 3 of 3" in text(ask(house(model), "/?page=999"))
+
+
+@pytest.mark.parametrize("query", ["status=sleeping", "page=0", "page=two", "page=99999999", "id=" + "0" * 37])
+def test_a_bad_query_is_told_to_people_too(shown: House, query: str) -> None:
+    page = ask(shown, f"/?{query}")
+    assert page.status_code == 400
+    assert "expected" in text(page)
+    assert page.headers["Content-Type"].startswith("text/html")
+
+
+def test_an_operation_has_a_page_of_its_own(shown: House) -> None:
+    page = ask(shown, f"/operations/production/{RUNNING}")
+    read = text(page)
+    for told in ("nightly", "growth", "answered", "processed_rows", "/ids.txt", "2027-01-15 07:59:00 UTC"):
+        assert told in read
+    assert "<polyline" in page.text
+    assert "-H 'X-Knock-Branch: b'" in read
+    assert "$KNOCK_API_KEY" in read
+    lines = [each for each in page.text.splitlines() if RUNNING in each and each.startswith("knock_bulk_operation_")]
+    exposed = house(everything())
+    whole = "".join(part.decode() for part in [ask(exposed, "/metrics").content])
+    assert lines
+    assert {html.unescape(each).split(" ")[0] for each in lines} <= {each.split(" ")[0] for each in whole.splitlines()}
+
+
+def test_failed_items_are_counted_and_never_named(shown: House) -> None:
+    assert "3 : 2 without a collection, 1 in x" in text(ask(shown, f"/operations/production/{FLAWED}")).replace(
+        "3:", "3 :"
+    )
+
+
+def test_what_ended_well_says_why_it_has_no_chart(shown: House) -> None:
+    assert "no chart is kept" in text(ask(shown, f"/operations/production/{CLEAN}"))
+
+
+def test_without_series_of_its_own_it_says_so() -> None:
+    model = everything(per_operation="none")
+    assert "no series of its own" in text(ask(house(model), f"/operations/production/{RUNNING}"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/operations/production/abc", f"/operations/staging/{RUNNING}", "/nothing", "/static/x"]
+)
+def test_what_is_not_there_is_told_in_a_page(shown: House, path: str) -> None:
+    page = ask(shown, path)
+    assert page.status_code == 404
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "/" in links(page)
+
+
+@pytest.mark.parametrize("path", ["/", f"/operations/production/{ODD}", "/?name=%22%3E%3Cscript%3E", "/config"])
+def test_nothing_from_outside_becomes_markup(shown: House, path: str) -> None:
+    page = ask(shown, path)
+    assert "<script>alert" not in page.text
+    assert '"><script' not in page.text
+    assert not re.search(r"\son\w+=|\sstyle=|<style", page.text)
+    assert re.findall(r"<script[^>]*>", page.text) == re.findall(
+        r'<script src="/static/page.js\?v=[0-9a-f]{12}" defer>', page.text
+    )
+    assert HOSTILE not in page.text
+
+
+def test_an_operation_s_whole_name_is_on_its_page(shown: House) -> None:
+    assert HOSTILE in html.unescape(ask(shown, f"/operations/production/{ODD}").text)
+
+
+def test_environments_tell_their_health_and_sources(shown: House) -> None:
+    read = text(ask(shown, "/"))
+    for told in (
+        "✓ Knock answers and takes the key",
+        "https://lists.example/ids",
+        "✕ HTTP 500",
+        "branch b",
+        "Last error",
+    ):
+        assert told in read
+    assert "hunter2" not in ask(shown, "/").text
+
+
+def test_a_refused_key_is_told() -> None:
+    model = Model(Config((environment(),)), lambda *_: KeyRefused("HTTP 401"))
+    model.run(5)
+    model.tell(KeyRead("production", None))
+    model.run(60)
+    read = text(ask(house(model), "/"))
+    assert "✕ Knock refuses the key" in read
+    assert "No operation is followed yet." in read
+
+
+def test_the_configuration_is_shown_masked(shown: House) -> None:
+    page = ask(shown, "/config")
+    assert "rate_limit: 20" in page.text
+    assert "https://lists.example/ids?***" in page.text
+    assert "hunter2" not in page.text
+    assert "sk_test" not in page.text
+
+
+@pytest.mark.parametrize("name", ["style.css", "page.js", "icon.svg"])
+def test_static_files_have_their_type_and_are_kept(shown: House, name: str) -> None:
+    (link,) = {each for each in links(ask(shown, "/")) if f"/static/{name}" in each}
+    kept = ask(shown, link)
+    assert kept.headers["Content-Type"].partition(";")[0] in ("text/css", "text/javascript", "image/svg+xml")
+    assert kept.headers["Cache-Control"] == "max-age=86400, private"
+
+
+@pytest.mark.parametrize("prefix", ["", "/knock"])
+def test_behind_a_proxy_links_begin_with_its_path(shown: House, prefix: str) -> None:
+    behind = house(everything(), external_url="https://example.com/knock")
+    page = ask(behind, f"{prefix}/")
+    assert page.status_code == 200
+    assert all(each.startswith(("/knock/", "#")) for each in links(page))
+    own = next(each for each in links(page) if RUNNING in each)
+    assert ask(behind, own).status_code == 200
+    assert ask(behind, own.removeprefix("/knock")).status_code == 200
+    assert ask(behind, "/knocker").status_code == 404
+
+
+def test_pages_carry_a_policy_without_inline_script(shown: House) -> None:
+    headers = ask(shown, "/").headers
+    assert "script-src 'self'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
+    assert "server" not in headers
