@@ -39,21 +39,21 @@ def app() -> ASGIApp:
 schema = schemathesis.openapi.from_asgi(URL, app())
 
 
-def checked(case: Case, **request: Any) -> None:
+def checked(case: Case[Any], **request: Any) -> None:
     response = case.call(**request)
     case.validate_response(response, checks=CHECKS)
 
 
 @schema.include(method="GET").parametrize()
 @settings(max_examples=30, deadline=None, derandomize=True)
-def test_reading(case: Case) -> None:
+def test_reading(case: Case[Any]) -> None:
     checked(case)
 
 
 @schema.include(method="GET").parametrize()
 @settings(max_examples=2, deadline=None, derandomize=True)
 @pytest.mark.parametrize("operation_id", LISTED)
-def test_reading_what_is_there(case: Case, operation_id: str) -> None:
+def test_reading_what_is_there(case: Case[Any], operation_id: str) -> None:
     known = {"environment": "production", "id": operation_id}
     case.path_parameters = {name: known[name] for name in case.path_parameters}
     case.query = {}
@@ -63,7 +63,7 @@ def test_reading_what_is_there(case: Case, operation_id: str) -> None:
 @schema.exclude(method="GET").parametrize()
 @settings(max_examples=40, deadline=None, derandomize=True)
 @pytest.mark.parametrize("token", [TOKEN, "not-the-token"])
-def test_registering(case: Case, token: str) -> None:
+def test_registering(case: Case[Any], token: str) -> None:
     case.path_parameters["environment"] = "production"
     checked(case, headers={"Authorization": f"Bearer {token}"})
 
