@@ -12,6 +12,19 @@ def number(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{value:,.0f}"
 
 
+def short(count: int) -> str:
+    """Write a count in little room: 1.5k, 20M."""
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g}{prefix}"
+    return str(count)
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text, or so many characters of it, the last an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def speed(rows: float) -> str:
     """Write rows a second: whole ones, and where there are few a little more."""
     return f"{rows:,.0f}" if rows >= 10 or rows == 0 else f"{rows:.2g}"  # noqa: PLR2004 - two digits are enough
@@ -36,7 +49,7 @@ def moment(seconds: float) -> str:
 def machine_moment(seconds: float) -> str:
     """Write a time (Unix seconds) as RFC 3339 has it; empty where it is out of range."""
     try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (ValueError, OverflowError):
         return ""
 
@@ -46,7 +59,7 @@ def progress(processed: int | None, estimated: int | None) -> str:
     if processed is None:
         return NOT_KNOWN if estimated is None else f"of {number(estimated)} rows, {NOT_KNOWN} how many"
     if not estimated:
-        return f"{number(processed)} rows, no estimate"
+        return f"{number(processed)} rows, {'no estimate' if estimated is None else 'estimate 0'}"
     if processed > estimated:
         return f"{number(processed)} rows, estimate of {number(estimated)} passed"
     return f"{number(processed)} of {number(estimated)} rows"

@@ -1,99 +1,323 @@
-"""Which operations are listed, and what follows from one."""
+"""Which operations are shown and in which order, what follows from one of them, and the thread that looks for them."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from shown import BLANK, DOWN, FAILED, HOSTILE, LISTED, PASSED, RUNNING, SECRET_URL, everything
+from model import WALL, ids, running
 
-from exporter.operation import OperationKey
+from exporter.config import Polling
+from exporter.operation import Operation, OperationKey, Status
+from exporter.tracking import record
+from exporter.tracking.history import History, plotted
+from exporter.tracking.memory import Kept
+from exporter.tracking.picture import NOTHING_SHOWN, Entry, Gallery, Picture, Situation
+from exporter.tracking.record import Moment
 from exporter.tracking.roster import Source, SourceKind
 from exporter.web import facts
-from exporter.web.listing import Choice, Filter, choices, read_filter, select
+from exporter.web.listing import (
+    CHOICES_MOST,
+    SEARCH_LONGEST,
+    STATUSES,
+    Choice,
+    Filter,
+    choices,
+    place,
+    read_filter,
+    select,
+)
 from exporter.web.replies import Refusal
 from exporter.web.work import WAITING_MOST, Worker
 
 if TYPE_CHECKING:
-    from model import Model
+    from collections.abc import Iterable
 
-    from exporter.tracking.picture import Entry
+    from exporter.tracking.record import Tracked
+
+NOW = Moment(5000.0, WALL)
+A, B, C, D, E, F = ids(6)
+
+
+def tracked(operation_id: str = A, known: Operation | None = None, **changes: Any) -> Tracked:
+    key = OperationKey(changes.pop("environment", "production"), operation_id)
+    began = Moment(NOW.mono - 100, NOW.wall - 100)
+    made = record.handed_over(key, changes.pop("group", "default"), (), began, Polling())
+    return replace(made, **{"operation": known, "last_success": NOW} | changes)
+
+
+def picture(*shown: Tracked, environments: Iterable[str] = ("production",)) -> Picture:
+    """Build a picture as the tracker would."""
+    by_key = {each.key: each for each in shown}
+    situations = tuple(
+        Situation(each, "https://api.knock.app", None, None, suspended=False, limit=20, pace=20, used=0, in_flight=0)
+        for each in environments
+    )
+    return Gallery().publish(by_key, lambda key: Kept(by_key[key], ()), lambda _key: True, situations)
+
+
+def found(shown: Picture, **wanted: str) -> list[tuple[str, str]]:
+    return [each.tracked.key for each in select(shown, Filter(**wanted), NOW)]
+
+
+def ended(operation_id: str, status: Status, at: float = 0.0, **fields: Any) -> Tracked:
+    return tracked(operation_id, running(operation_id, status=status, inserted_at=WALL - 500 + at, **fields), due=None)
+
+
+# The order.
+
+
+def test_unfinished_come_first_then_failed_then_the_rest_each_newest_first() -> None:
+    shown = [
+        ended(A, Status.PROCESSING, 1),
+        tracked(B),  # handed over 100 s ago, so it is newer than what was inserted 500 s ago
+        ended(C, Status.FAILED, 1),
+        ended(D, Status.FAILED, 2),
+        ended(E, Status.COMPLETED, 4),
+        ended(F, Status.COMPLETED, 3),
+    ]
+    order = [B, A, D, C, E, F]
+    assert [each.id for each in (OperationKey(*key) for key in found(picture(*shown)))] == order
+    assert found(picture(*reversed(shown))) == [("production", each) for each in order]
+
+
+def test_the_environment_breaks_ties() -> None:
+    names = ("production", "staging", "another")
+    shown = picture(*(tracked(A, environment=name) for name in names), environments=names)
+    assert found(shown) == [(name, A) for name in sorted(names)]
+
+
+def test_no_two_operations_have_the_same_place() -> None:
+    shown = picture(*(tracked(each, environment=name) for each in ids(20) for name in ("production", "staging")))
+    assert len({place(each) for each in shown}) == 40
+
+
+# Filters.
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return everything()
+def mixed() -> Picture:
+    return picture(
+        tracked(A, running(A, name="users.identify"), group="nightly"),
+        tracked(B, environment="staging"),
+        tracked(C, running(C, name="objects.set", status=Status.COMPLETED, errors=2)),
+        tracked(D, running(D, name="objects.set", status=Status.FAILED)),
+        tracked(E, lost=True),
+        tracked(F, running(F), last_success=Moment(-1e6, WALL - 1e6)),
+        environments=("production", "staging", "empty"),
+    )
 
 
-def entry(model: Model, operation_id: str) -> Entry:
-    found = model.views[-1].picture.get(OperationKey("production", operation_id))
-    assert found is not None
-    return found
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, {A, B, C, D, E, F}),
+        ({"environment": "staging"}, {B}),
+        ({"environment": "stag"}, set()),
+        ({"group": "nightly"}, {A}),
+        ({"name": "objects.set"}, {C, D}),
+        ({"name": "unknown"}, {B, E}),
+        ({"status": "pending"}, {B}),
+        ({"status": "processing"}, {A, F}),
+        ({"status": "failed"}, {D}),
+        ({"status": "lost"}, {E}),
+        ({"status": "unfinished"}, {A, B, F}),
+        ({"status": "with_errors"}, {C}),
+        ({"status": "stale"}, {F}),
+        ({"id": A}, {A}),
+        ({"id": A[3:20]}, {A}),
+        ({"id": "%"}, set()),
+        ({"name": "objects.set", "status": "with_errors", "environment": "production"}, {C}),
+        ({"name": "objects.set", "status": "unfinished"}, set()),
+    ],
+)
+def test_a_filter_leaves_what_is_asked_for(mixed: Picture, wanted: dict[str, str], expected: set[str]) -> None:
+    assert {operation_id for _, operation_id in found(mixed, **wanted)} == expected
 
 
-def test_what_there_is_to_choose_from(model: Model) -> None:
-    offered = choices(model.views[-1].picture)
-    assert offered.environments == (Choice("production", 10), Choice("staging", 1))
-    assert offered.groups == (Choice("default", 10), Choice("nightly", 1))
-    assert dict(offered.states) == {
-        "pending": 2,
-        "queued": 1,
-        "processing": 4,
-        "completed": 2,
-        "failed": 1,
-        "unknown": 1,
-    }
-    assert dict(offered.names)[HOSTILE] == 1
+def test_every_status_can_be_asked_for(mixed: Picture) -> None:
+    states = [each for each in STATUSES if each not in ("unfinished", "with_errors", "stale")]
+    assert sum(len(found(mixed, status=each)) for each in states) == len(mixed)
 
 
-def test_an_empty_filter_asks_for_everything(model: Model) -> None:
-    assert not read_filter({"status": "", "id": " ", "page": "2"})
-    assert len(select(model.views[-1].picture, Filter(), model.now)) == len(LISTED) + 1
-    assert read_filter({"group": "a"})
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, Filter()),
+        ({"group": "", "status": "", "id": "  "}, Filter()),
+        ({"group": " a ", "page": "7"}, Filter(group=" a ")),
+        ({"id": f" {A.upper()} "}, Filter(id=A)),
+        ({"environment": "e", "name": "<b>", "status": "stale"}, Filter("e", None, "<b>", "stale")),
+    ],
+)
+def test_a_query_is_read(parameters: dict[str, str], expected: Filter) -> None:
+    assert read_filter(parameters) == expected
+    assert bool(expected) == (expected != Filter())
 
 
-def test_time_left_is_told_only_where_it_can_be_known(model: Model) -> None:
-    assert facts.time_left(entry(model, RUNNING)) is not None
-    for operation_id in (BLANK, DOWN, FAILED, PASSED):
-        assert facts.time_left(entry(model, operation_id)) is None
+@pytest.mark.parametrize(
+    ("parameters", "detail"),
+    [
+        ({"status": "Failed"}, f"status: expected one of {', '.join(STATUSES)}"),
+        ({"id": "a" * (SEARCH_LONGEST + 1)}, "id: expected an id or a part of one (36 characters at most)"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told(parameters: dict[str, str], detail: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        read_filter(parameters)
+    assert (refusal.value.status, str(refusal.value)) == (400, detail)
 
 
-def test_stale_is_what_the_metric_says(model: Model) -> None:
-    found = entry(model, RUNNING)
-    late = found.tracked.stale_at - model.mono
-    assert not facts.stale(found, model.now)
-    assert facts.stale(found, model.now._replace(mono=model.mono + late))
-    assert not facts.stale(entry(model, FAILED), model.now._replace(mono=model.mono + 1e9))
+# What there is to choose from.
 
 
-def test_a_list_is_named_without_what_may_be_secret() -> None:
-    assert facts.name_of(Source(SourceKind.HTTP, SECRET_URL)) == "https://lists.example/ids"
-    assert facts.name_of(Source(SourceKind.FILES, "/ids?token.txt")) == "/ids?token.txt"
+def test_choices_are_counted(mixed: Picture) -> None:
+    there = choices(mixed)
+    assert there.environments == (("empty", 0), ("production", 5), ("staging", 1))
+    assert there.groups == (("default", 5), ("nightly", 1))
+    assert there.names == (("objects.set", 2), ("unknown", 2), ("users.identify", 2))
+    assert there.states == (("pending", 1), ("processing", 2), ("completed", 1), ("failed", 1), ("lost", 1))
 
 
-def test_who_comes_when_too_many_wait_is_sent_away() -> None:
-    go, worker_threads = threading.Event(), set()
+def test_choices_are_bounded_and_the_most_frequent_stay() -> None:
+    often, rare = ids(2 * CHOICES_MOST), ids(CHOICES_MOST, seed=1)
+    shown = picture(
+        *(tracked(each, group=f"often-{number % CHOICES_MOST}") for number, each in enumerate(often)),
+        *(tracked(each, group=f"rare-{number}") for number, each in enumerate(rare)),
+    )
+    groups = choices(shown).groups
+    assert len(groups) == CHOICES_MOST
+    assert {each.operations for each in groups} == {2}
+    assert list(groups) == sorted(groups)
+    assert choices(NOTHING_SHOWN).groups == ()
+    assert Choice("a", 1) == ("a", 1)
 
-    def work() -> int:
-        go.wait(10)
-        worker_threads.add(threading.current_thread().name)
-        return 1
 
-    async def flood() -> tuple[list[int], Refusal]:
+def calls(count: int) -> int:
+    """Count the calls, also of built-in functions, that looking through so many operations takes."""
+    shown = picture(*(tracked(each, running(each)) for each in ids(count)))
+    counted = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        select(shown, Filter(status="unfinished", name="users.identify", id="-"), NOW)
+        choices(shown)
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def test_the_work_grows_with_the_operations_and_no_faster() -> None:
+    assert calls(4000) < 10.5 * calls(400)
+    assert calls(4000) < 30 * 4000
+
+
+# What follows from one operation.
+
+
+def entry(history: History = History(), **changes: Any) -> Entry:  # noqa: B008 - it is frozen
+    known = running(A, **{"rows_processed": 40, "rows_estimated": 100} | changes.pop("known", {}))
+    return Entry(tracked(A, known, **{"up": True} | changes), (), history)
+
+
+def moving(rows: int = 10) -> History:
+    history = plotted(History(), WALL - 20, running(A, rows_processed=20))
+    return plotted(history, WALL - 10, running(A, rows_processed=20 + rows))
+
+
+@pytest.mark.parametrize(
+    ("shown", "share", "speed", "left"),
+    [
+        (entry(moving()), 0.4, 1.0, 60.0),
+        (entry(moving(0)), 0.4, 0.0, None),
+        (entry(), 0.4, None, None),
+        (entry(moving(), up=False), 0.4, 1.0, None),
+        (entry(moving(), known={"status": Status.COMPLETED}), 0.4, None, None),
+        (entry(moving(), known={"status": Status.QUEUED}), 0.4, None, None),
+        (entry(moving(), known={"rows_estimated": 0}), None, 1.0, None),
+        (entry(moving(), known={"rows_estimated": None}), None, 1.0, None),
+        (entry(moving(), known={"rows_estimated": 39}), None, 1.0, None),
+        (entry(moving(), known={"rows_processed": None}), None, 1.0, None),
+        (entry(moving(), known={"rows_processed": 100}), 1.0, 1.0, 0.0),
+        (Entry(tracked(A), (), moving()), None, None, None),
+    ],
+)
+def test_what_cannot_be_known_is_not_told(
+    shown: Entry, share: float | None, speed: float | None, left: float | None
+) -> None:
+    assert (facts.progress(shown), facts.rate(shown), facts.time_left(shown)) == (share, speed, left)
+
+
+def test_the_next_poll_is_told_on_the_wall_clock() -> None:
+    assert facts.next_poll(entry(due=NOW.mono + 5), NOW) == WALL + 5
+    assert facts.next_poll(entry(due=NOW.mono - 5), NOW) == WALL - 5
+    assert facts.next_poll(entry(due=None), NOW) is None
+
+
+def test_the_age_counts_from_knocks_time_or_ours_and_is_never_negative() -> None:
+    assert facts.age(entry(), NOW) == 500
+    assert facts.age(Entry(tracked(A), ()), NOW) == 100
+    assert facts.age(entry(known={"inserted_at": WALL + 9}), NOW) == 0
+
+
+def test_what_ended_is_not_stale() -> None:
+    late = Moment(NOW.mono + 1e6, NOW.wall)
+    assert [facts.stale(entry(), at) for at in (NOW, late)] == [False, True]
+    assert not facts.stale(entry(known={"status": Status.COMPLETED}), late)
+    assert not facts.stale(entry(lost=True), late)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (Source(SourceKind.CONFIG), ""),
+        (Source(SourceKind.FILES, "/etc/ids@home?.txt"), "/etc/ids@home?.txt"),
+        (
+            Source(SourceKind.HTTP, "https://me:secret@app.example:8443/ids?key=secret#x"),
+            "https://app.example:8443/ids",
+        ),
+        (Source(SourceKind.HTTP, "http://[::1]:80/"), "http://[::1]:80/"),
+    ],
+)
+def test_a_source_is_named_without_its_secrets(source: Source, name: str) -> None:
+    assert facts.name_of(source) == name
+
+
+# The thread.
+
+
+def test_the_work_is_done_in_another_thread_and_what_it_raises_comes_back() -> None:
+    async def both() -> int:
         worker = Worker()
-        accepted = [asyncio.ensure_future(worker.do(work)) for _ in range(WAITING_MOST + 1)]
-        await asyncio.sleep(0)
-        with pytest.raises(Refusal) as refused:
-            await worker.do(work)
-        accepted[0].cancel()  # who goes away frees no place before the work is done
-        go.set()
-        done = await asyncio.gather(*accepted[1:])
-        assert await worker.do(work) == 1
-        return done, refused.value
+        with pytest.raises(ZeroDivisionError):
+            await worker.do(lambda: 1 // 0)
+        return await worker.do(threading.get_ident)
 
-    done, refusal = asyncio.run(flood())
-    assert done == [1] * WAITING_MOST
-    assert (refusal.status, refusal.headers) == (503, {"Retry-After": "1"})
-    assert len(worker_threads) == 1
+    assert asyncio.run(both()) != threading.get_ident()
+
+
+def test_no_more_than_a_few_wait_and_who_leaves_counts_until_it_is_done() -> None:
+    gate = threading.Event()
+
+    async def crowd() -> tuple[Refusal, int]:
+        worker = Worker()
+        tasks = [asyncio.create_task(worker.do(lambda: gate.wait(10))) for _ in range(WAITING_MOST + 1)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        with pytest.raises(Refusal) as refused:
+            await worker.do(int)
+        gate.set()
+        await asyncio.gather(*tasks[1:])
+        return refused.value, await worker.do(lambda: 5)
+
+    refusal, after = asyncio.run(crowd())
+    assert (refusal.status, refusal.headers, after) == (503, {"Retry-After": "1"}, 5)

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import math
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import fields
 from functools import partial
@@ -126,7 +127,7 @@ def _json(document: Any) -> Response:
 
 def _listed(picture: Picture, now: Moment, wanted: Filter, limit: int, after: Place | None) -> Response:
     found = select(picture, wanted, now)
-    rest = found if after is None else [each for each in found if place(each) > after]
+    rest = found if after is None else found[bisect_right(found, after, key=place) :]
     shown = rest[:limit]
     following = _cursor(place(shown[-1])) if len(rest) > limit else None
     operations = [answers.summary(each, now) for each in shown]

@@ -92,6 +92,7 @@ def make_app(
         return asks_for_token or (health_without_password and path in (HEALTHY, READY))
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _teller(house)})
+    app.router.redirect_slashes = False  # it would lead past the prefix
     return Prefix(Guard(app, lock, Passwords(), exempt), house.prefix)
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.wording import number
+from exporter.wording import short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from exporter.tracking.history import Point
 
-WIDTH, HEIGHT = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 84, 16, 12, 34
-Y_STEPS = 4
+WIDTH, HEIGHT = 720, 330
+LEFT, RIGHT = 64, 692
+ESTIMATE_SHARE = 0.2  # an estimate is drawn once so much of it is reached; sooner it would press the line flat
 TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)  # seconds
 TIMES_MOST = 6
 MINUTE, DAY = 60, 86400
@@ -29,40 +29,83 @@ class Tick(NamedTuple):
     label: str
 
 
+class Place(NamedTuple):
+    """A point on the paper."""
+
+    x: float
+    y: float
+
+
+class Panel(NamedTuple):
+    """Where a plot is drawn, and into how many steps its axis is divided at most."""
+
+    top: float
+    bottom: float
+    steps: int
+
+
+ROWS, ERRORS = Panel(28, 196, 4), Panel(236, 300, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One count over time; `lines` are the points of polylines, a stretch each, `dots` points without neighbours.
+
+    The last point is a dot too. `estimate` is where a line for the estimate goes (None: there is none).
+    """
+
+    panel: Panel
+    lines: tuple[str, ...]
+    dots: tuple[Place, ...]
+    ticks: tuple[Tick, ...]
+    estimate: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Coordinates in a box of WIDTH by HEIGHT; `processed` and `errors` are point lists of polylines, one a stretch."""
+    """Two plots, one above the other, in a box of WIDTH by HEIGHT; `times` are marks on the axis that they share."""
 
-    processed: tuple[str, ...]
-    errors: tuple[str, ...]
-    across: tuple[Tick, ...]  # times, UTC
-    up: tuple[Tick, ...]  # rows
+    rows: Plot
+    errors: Plot
+    times: tuple[Tick, ...]
 
 
-def draw(points: Sequence[Point]) -> Chart | None:
+def draw(points: Sequence[Point], estimated: int | None = None) -> Chart | None:
     """Draw the chart; None where there are less than two points in time."""
-    if not points or points[-1].at <= points[0].at:
+    moments = [each.at for each in points]
+    if not moments or max(moments) <= min(moments):
         return None
-    begin, end = points[0].at, points[-1].at
-    most = max((count for each in points for count in (each.processed, each.errors) if count is not None), default=0)
-    step = _nice(most / Y_STEPS)
-    top = step * max(1, math.ceil(most / step))
+    begin, end = min(moments), max(moments)  # not the first and the last: clocks are set
 
     def x(at: float) -> float:
-        return LEFT + (at - begin) / (end - begin) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (at - begin) / (end - begin) * (RIGHT - LEFT)
 
-    def y(rows: float) -> float:
-        return HEIGHT - BOTTOM - rows / top * (HEIGHT - TOP - BOTTOM)
-
-    def lines(counts: Iterable[int | None]) -> tuple[str, ...]:
-        places = [None if count is None else (x(each.at), y(count)) for each, count in zip(points, counts, strict=True)]
-        return tuple(" ".join(f"{a:.1f},{b:.1f}" for a, b in stretch) for stretch in _stretches(places))
-
+    across = [x(each) for each in moments]
+    processed = [each.processed for each in points]
+    most = max((each for each in processed if each is not None), default=0)
+    shown = estimated if estimated and most >= ESTIMATE_SHARE * estimated else None
     return Chart(
-        lines(each.processed for each in points),
-        lines(each.errors for each in points),
+        _plot(ROWS, across, processed, shown),
+        _plot(ERRORS, across, [each.errors for each in points], None),
         tuple(Tick(x(at), label) for at, label in _times(begin, end)),
-        tuple(Tick(y(rows), number(rows)) for rows in range(0, top + 1, step)),
+    )
+
+
+def _plot(panel: Panel, across: Sequence[float], counts: Sequence[int | None], estimated: int | None) -> Plot:
+    most = max((each for each in (*counts, estimated) if each is not None), default=0)
+    step = _nice(most / panel.steps)
+    top = step * max(1, math.ceil(most / step))
+
+    def y(count: float) -> float:
+        return panel.bottom - count / top * (panel.bottom - panel.top)
+
+    stretches = _stretches(across, counts, y)
+    return Plot(
+        panel,
+        tuple(" ".join(f"{place.x:.1f},{place.y:.1f}" for place in each) for each in stretches if len(each) > 1),
+        tuple(each[-1] for each in stretches if len(each) == 1 or each is stretches[-1]),
+        tuple(Tick(y(count), short(count)) for count in range(0, top + 1, step)),
+        None if estimated is None else y(estimated),
     )
 
 
@@ -74,15 +117,15 @@ def _nice(least: float) -> int:
     return int(next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= least))
 
 
-def _stretches(places: Iterable[tuple[float, float] | None]) -> list[list[tuple[float, float]]]:
-    """Split a line where a count is not known; a single point is no line."""
-    found: list[list[tuple[float, float]]] = [[]]
-    for place in places:
-        if place is None:
+def _stretches(across: Sequence[float], counts: Sequence[int | None], y: Callable[[float], float]) -> list[list[Place]]:
+    """Split a line where a count is not known."""
+    found: list[list[Place]] = [[]]
+    for x, count in zip(across, counts, strict=True):
+        if count is None:
             found.append([])
         else:
-            found[-1].append(place)
-    return [each for each in found if len(each) > 1]
+            found[-1].append(Place(x, y(count)))
+    return [each for each in found if each]
 
 
 def _times(begin: float, end: float) -> list[tuple[float, str]]:
@@ -90,9 +133,6 @@ def _times(begin: float, end: float) -> list[tuple[float, str]]:
     step = next((each for each in TIME_STEPS if length / each <= TIMES_MOST), 0)
     if not step:
         step = DAY * math.ceil(length / DAY / TIMES_MOST)
-    form = "%m-%d" if step % DAY == 0 else "%H:%M:%S" if step % MINUTE else "%H:%M"
-    first = math.ceil(begin / step)
-    return [
-        (each * step, f"{datetime.fromtimestamp(each * step, UTC):{form}}")
-        for each in range(first, int(end / step) + 1)
-    ]
+    form = "%H:%M:%S" if step < MINUTE else "%H:%M" if step < DAY else "%m-%d"
+    numbers = range(math.ceil(begin / step), int(end / step) + 1)
+    return [(number * step, f"{datetime.fromtimestamp(number * step, UTC):{form}}") for number in numbers]

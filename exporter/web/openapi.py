@@ -15,6 +15,7 @@ from exporter.web.registration import PATH, PATHS
 
 _ID = {"type": "string", "format": "uuid"}
 _SHAPES = "#/components/schemas/"
+_LINES = {"schema": {"type": "string"}, "example": "# ids, one a line\n123e4567-e89b-12d3-a456-426614174000\n"}
 
 
 class Accepted(TypedDict):
@@ -49,12 +50,14 @@ class Released(TypedDict):
 
 
 class Problem(TypedDict):
-    """What is wrong with a request (RFC 9457)."""
+    """What is wrong with a request (RFC 9457); a registration of which nothing could be taken says what and why."""
 
     type: str
     title: str
     status: int
     detail: str
+    accepted: NotRequired[list[Accepted]]
+    rejected: NotRequired[list[Rejected]]
 
 
 def describe(limit: int, limit_most: int) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         "description": f"Labels of all of them are given as {LABEL_PREFIX}NAME=VALUE in the query.",
         "security": [{"token": []}],
         "parameters": [*parameters, *beside],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}, "text/plain": _LINES}},
         "responses": _answers(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     }
 

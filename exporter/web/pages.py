@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import cache, partial
 from http import HTTPStatus
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
@@ -22,8 +22,8 @@ from exporter.config import effective_yaml
 from exporter.config.effective import without_queries
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
-from exporter.web import chart, facts
-from exporter.web.listing import STATUSES, Filter, choices, name_of, read_filter, select
+from exporter.web import chart, facts, rows
+from exporter.web.listing import STATUSES, Filter, choices, read_filter, select
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from exporter.tracking.picture import Entry, Picture, Situation
+    from exporter.tracking.picture import Entry, Situation
     from exporter.tracking.record import Moment
     from exporter.web.app import House
     from exporter.web.work import Worker
 
 PAGE_ROWS = 100
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
-STATIC_SECONDS = 86400  # their links change with their content
+STATIC_SECONDS = 31_536_000  # their links change with their content
 PROJECT = "knock-exporter"
-RECORD_TIMES = ("inserted_at", "started_at", "updated_at", "completed_at", "failed_at")
+TITLE_LONGEST = 60
+_NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 def page_routes(house: House, worker: Worker) -> list[Route]:
@@ -66,7 +67,7 @@ def page_routes(house: House, worker: Worker) -> list[Route]:
 
 def not_found(house: House, status: HTTPStatus, headers: Mapping[str, str] | None) -> Response:
     """Tell a person that there is no such page, or that it cannot be asked so."""
-    return _Pages(house).trouble(status, f"{status.phrase}.", headers)
+    return _Pages(house).trouble(status, f"{status.description or status.phrase}.", headers)
 
 
 @cache
@@ -83,11 +84,13 @@ async def _static(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in STATIC:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    return Response(
-        _content(name), media_type=STATIC[name], headers={"Cache-Control": f"max-age={STATIC_SECONDS}, private"}
-    )
+    # A page of another version may link here while the exporter is replaced.
+    is_this = request.query_params.get("v") == _versions()[name]
+    kept = f"private, max-age={STATIC_SECONDS}, immutable" if is_this else "no-cache"
+    return Response(_content(name), media_type=STATIC[name], headers={"Cache-Control": kept})
 
 
+@cache
 def _templates() -> Environment:
     templates = Environment(
         loader=PackageLoader("exporter.web"),
@@ -98,63 +101,49 @@ def _templates() -> Environment:
     )
     templates.filters |= {
         "number": wording.number,
+        "cut": wording.cut,
         "speed": wording.speed,
         "span": wording.span,
         "moment": wording.moment,
         "machine": wording.machine_moment,
         "source": facts.name_of,
+        "offered": rows.offered,
     }
     return templates
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a page says of one operation; times are Unix seconds, None: not known."""
-
-    key: OperationKey
-    url: str
-    name: str
-    group: str
-    state: str
-    notes: tuple[str, ...]
-    share: float | None
-    progress: str
-    rate: float | None
-    time_left: float | None
-    errors: int | None
-    age: float
-    polled_at: float | None
-    next_poll: float | None
 
 
 class _Pages:
     def __init__(self, house: House) -> None:
         self._house = house
-        self._templates = _templates()
 
     # The pages.
 
     def overview(self, request: Request) -> Response:
         """Show environments and operations."""
         query = dict(request.query_params)
-        wanted, number = read_filter(query), _page_number(query.get("page", "1"))
+        wanted, number = read_filter(query), _page_number(query.get("page") or "1")
         picture, now = self._house.view().picture, self._house.now
-        found = select(picture, wanted, now)
+        of_any_status = select(picture, replace(wanted, status=None), now)
+        found = of_any_status if wanted.status is None else select(picture, wanted, now)
         pages = max(1, math.ceil(len(found) / PAGE_ROWS))
-        first = (min(number, pages) - 1) * PAGE_ROWS
+        page = min(number, pages)
+        first = (page - 1) * PAGE_ROWS
+        environments = rows.environment_rows(picture, now)
         return self._page(
             "overview.html",
-            title=_title(picture),
+            title=rows.headline(environments),
             now=now,
             wanted=wanted,
             choices=choices(picture),
             statuses=STATUSES,
-            environments=[_environment(each, picture, now) for each in picture.environments],
+            environments=environments,
+            tally=rows.tally(of_any_status, now),
+            of_any_status=len(of_any_status),
             rows=[self._row(each, now) for each in found[first : first + PAGE_ROWS]],
             first=first,
             found=len(found),
             total=len(picture),
-            page=min(number, pages),
+            page=page,
             pages=pages,
             link=partial(_link, self._house.prefix, wanted),
         )
@@ -162,24 +151,23 @@ class _Pages:
     def operation(self, request: Request) -> Response:
         """Show one operation."""
         key = OperationKey(request.path_params["environment"], request.path_params["id"].lower())
-        view, now = self._house.view(), self._house.now
-        entry = view.picture.get(key) if is_operation_id(key.id) else None
+        picture, now = self._house.view().picture, self._house.now
+        entry = picture.get(key) if is_operation_id(key.id) else None
         if entry is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "This exporter does not follow such an operation (any more).")
-        situation = next((each for each in view.picture.environments if each.name == key.environment), None)
-        points = entry.history.points
+        situation = next((each for each in picture.environments if each.name == key.environment), None)
+        row, record, points = self._row(entry, now), entry.tracked.operation, entry.history.points
         return self._page(
             "operation.html",
-            title=f"{name_of(entry)} {key.id}",
+            title=f"{row.state}: {wording.cut(row.name, TITLE_LONGEST)} {key.id}",
             now=now,
-            row=self._row(entry, now),
+            row=row,
             tracked=entry.tracked,
-            record=entry.tracked.operation,
-            times=RECORD_TIMES,
+            record=record,
             namings=entry.namings,
             polls=entry.history.polls[::-1],
             points=points,
-            chart=chart.draw(points),
+            chart=chart.draw(points, record.rows_estimated if record else None),
             box=chart,
             metrics=operation_text(entry.tracked, self._house.config().labels).decode() if entry.exposed else None,
             curl=_curl(situation, key.id),
@@ -201,37 +189,21 @@ class _Pages:
         return HTMLResponse(self._render(template, **values), headers=_NOT_KEPT)
 
     def _render(self, template: str, **values: Any) -> str:
-        return self._templates.get_template(template).render(
-            prefix=self._house.prefix,
-            telemetry_path=self._house.telemetry_path,
-            version=__version__,
-            static=_versions(),
-            project=PROJECT,
-            **values,
+        return (
+            _templates()
+            .get_template(template)
+            .render(
+                prefix=self._house.prefix,
+                telemetry_path=self._house.telemetry_path,
+                version=__version__,
+                static=_versions(),
+                project=PROJECT,
+                **values,
+            )
         )
 
-    def _row(self, entry: Entry, now: Moment) -> Row:
-        tracked, record = entry.tracked, entry.tracked.operation
-        key = tracked.key
-        return Row(
-            key,
-            f"{self._house.prefix}/operations/{quote(key.environment)}/{key.id}",
-            name_of(entry),
-            tracked.group,
-            tracked.state,
-            tuple(_notes(entry, now)),
-            facts.progress(entry),
-            wording.progress(record.rows_processed, record.rows_estimated) if record else wording.NOT_KNOWN,
-            facts.rate(entry),
-            facts.time_left(entry),
-            record.errors if record else None,
-            facts.age(entry, now),
-            entry.history.polls[-1].at if entry.history.polls else None,
-            facts.next_poll(entry, now),
-        )
-
-
-_NOT_KEPT = {"Cache-Control": "no-store"}
+    def _row(self, entry: Entry, now: Moment) -> rows.Row:
+        return rows.row(entry, self._house.prefix, now)
 
 
 def _page_number(text: str) -> int:
@@ -240,46 +212,15 @@ def _page_number(text: str) -> int:
     return int(text)
 
 
-def _title(picture: Picture) -> str:
-    failed = sum(each.tracked.state == "failed" for each in picture)
-    running = sum(each.tracked.active for each in picture)
-    return f"{failed} failed, {running} unfinished"
-
-
 def _link(prefix: str, wanted: Filter, **changes: str | int | None) -> str:
     query = {name: value for name, value in {**asdict(wanted), **changes}.items() if value is not None}
     return f"{prefix}/?{urlencode(query)}" if query else f"{prefix}/"
 
 
-def _notes(entry: Entry, now: Moment) -> list[str]:
-    """Say in words what the state alone does not."""
-    tracked, notes = entry.tracked, []
-    if tracked.final and tracked.state == "completed" and tracked.has_errors:
-        notes.append("with errors")
-    if facts.stale(entry, now):
-        notes.append("stale")
-    if tracked.active and tracked.up is False:
-        notes.append("last poll failed")
-    return notes
-
-
-def _environment(situation: Situation, picture: Picture, now: Moment) -> dict[str, Any]:
-    entries = [each for each in picture if each.tracked.key.environment == situation.name]
-    own, late = [each.tracked for each in entries], facts.delays(entries, now)
-    return {
-        "situation": situation,
-        "operations": len(own),
-        "unfinished": sum(each.active for each in own),
-        "failed": sum(each.state == "failed" for each in own),
-        "waiting": len(late),
-        "longest": max(late, default=0.0),
-    }
-
-
-def _curl(situation: Situation | None, operation_id: str) -> str:
-    """Write how to ask Knock for it in a shell, with the key in a variable."""
+def _curl(situation: Situation | None, operation_id: str) -> str | None:
+    """Write how to ask Knock for it in a shell, with the key in a variable; None: nobody knows where to ask."""
     if situation is None:
-        return ""
+        return None
     branch = f" -H {shlex.quote(f'X-Knock-Branch: {situation.branch}')}" if situation.branch else ""
     url = shlex.quote(f"{situation.base_url}/v1/bulk_operations/{operation_id}")
     return f'curl -H "Authorization: Bearer $KNOCK_API_KEY"{branch} {url}'

@@ -1,0 +1,147 @@
+"""What the pages say of operations and environments. Pure: numbers come out as they are, words ready to be read."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from exporter import wording
+from exporter.operation import UNKNOWN_NAME, Status
+from exporter.tracking.record import PENDING
+from exporter.web import facts
+from exporter.web.listing import STATES, WORDS, Choice, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from exporter.operation import OperationKey
+    from exporter.tracking.picture import Entry, Picture, Situation
+    from exporter.tracking.record import Moment
+
+CHOICE_LONGEST = 1000  # of a value that a form offers: it becomes a part of the URL
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One operation; times are Unix seconds, None: not known, or there is none. `next_poll` in the past: it is due."""
+
+    key: OperationKey
+    url: str
+    name: str
+    group: str
+    state: str
+    notes: tuple[str, ...]
+    share: float | None
+    progress: str
+    rate: float | None
+    time_left: float | None
+    errors: int | None
+    age: float
+    polled_at: float | None
+    next_poll: float | None
+
+
+def row(entry: Entry, prefix: str, now: Moment) -> Row:
+    """Say what a line says of an operation."""
+    tracked, record = entry.tracked, entry.tracked.operation
+    key, polls = tracked.key, entry.history.polls
+    recorded = tracked.last_success.wall if tracked.last_success is not None else None
+    return Row(
+        key,
+        f"{prefix}/operations/{quote(key.environment)}/{key.id}",
+        _name(entry),
+        tracked.group,
+        tracked.state,
+        tuple(_notes(entry, now)),
+        facts.progress(entry),
+        wording.progress(record.rows_processed, record.rows_estimated) if record else wording.NOT_KNOWN,
+        facts.rate(entry),
+        facts.time_left(entry),
+        record.errors if record else None,
+        facts.age(entry, now),
+        polls[-1].at if polls else recorded,
+        facts.next_poll(entry, now),
+    )
+
+
+def _name(entry: Entry) -> str:
+    name = name_of(entry)
+    return "name not known yet" if name == UNKNOWN_NAME else name if name.strip() else "blank name"
+
+
+def _notes(entry: Entry, now: Moment) -> list[str]:
+    """Say in words what the state alone does not."""
+    tracked, notes = entry.tracked, []
+    if tracked.state == Status.COMPLETED and tracked.has_errors:
+        notes.append("with errors")
+    if tracked.state == Status.UNKNOWN:
+        notes.append("Knock's word for it is not documented")
+    if tracked.state == PENDING:
+        notes.append("no answer yet")
+    if tracked.lost:
+        notes.append("Knock does not know it")
+    if facts.stale(entry, now):
+        since = tracked.last_success or tracked.handed_over
+        notes.append(f"stale: not read for {wording.span(now.mono - since.mono)}")
+    if tracked.active and tracked.up is False:
+        notes.append("last poll failed")
+    return notes
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentRow:
+    """An environment and its operations: `waiting` polls are due, the longest for `longest` seconds."""
+
+    situation: Situation
+    operations: int
+    unfinished: int
+    failed: int
+    waiting: int
+    longest: float
+
+
+def environment_rows(picture: Picture, now: Moment) -> tuple[EnvironmentRow, ...]:
+    """Say how the environments stand."""
+    own: dict[str, list[Entry]] = defaultdict(list)
+    for entry in picture:
+        own[entry.tracked.key.environment].append(entry)
+    return tuple(_environment_row(each, own[each.name], now) for each in picture.environments)
+
+
+def _environment_row(situation: Situation, own: Sequence[Entry], now: Moment) -> EnvironmentRow:
+    late = facts.delays(own, now)
+    return EnvironmentRow(
+        situation,
+        len(own),
+        sum(each.tracked.active for each in own),
+        sum(each.tracked.state == Status.FAILED for each in own),
+        len(late),
+        max(late, default=0.0),
+    )
+
+
+def headline(found: Sequence[EnvironmentRow]) -> str:
+    """Say how everything stands, for the title of a window."""
+    troubled = sum(each.situation.up is False for each in found)
+    words = [f"{sum(each.failed for each in found):,} failed", f"{sum(each.unfinished for each in found):,} unfinished"]
+    return ", ".join([f"{troubled} of {len(found)} environments in trouble"] * bool(troubled) + words)
+
+
+def tally(entries: Iterable[Entry], now: Moment) -> tuple[Choice, ...]:
+    """Count operations by what the filter `status` can ask for; what there is none of is left out."""
+    counts = Counter[str]()
+    for entry in entries:
+        counts[entry.tracked.state] += 1
+        counts.update(word for word, holds in WORDS.items() if holds(entry, now))
+    return tuple(Choice(word, counts[word]) for word in (*STATES, *WORDS) if counts[word])
+
+
+def offered(found: Iterable[Choice]) -> tuple[Choice, ...]:
+    """Return the values that a form can send: browsers change line breaks and drop other control characters."""
+    return tuple(each for each in found if len(each.value) <= CHOICE_LONGEST and not _controls(each.value))
+
+
+def _controls(text: str) -> bool:
+    return any(each < " " or each == "\x7f" for each in text)

@@ -1,0 +1,164 @@
+"""What the pages say of operations and environments, and how they write numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from model import WALL, running
+
+from exporter import wording
+from exporter.config import Polling
+from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
+from exporter.tracking.history import NO_HISTORY, Trouble, polled
+from exporter.tracking.picture import Entry, Picture, Situation
+from exporter.tracking.record import Circumstances, Moment, Tracked, answered, handed_over
+from exporter.web.listing import Choice
+from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row, tally
+
+ID = "00000000-0000-4000-8000-000000000001"
+NOW = Moment(1000.0, WALL)
+SITUATION = Situation(
+    "production", "https://api.knock.app", None, None, suspended=False, limit=20, pace=20, used=0.0, in_flight=0
+)
+
+
+def tracked(record: Operation | None = None, name: str = "production", **changes: Any) -> Tracked:
+    made = handed_over(OperationKey(name, ID), "default", (), NOW, Polling())
+    if record is not None:
+        made = answered(made, record, Circumstances(NOW, 0.5, Polling(), WALL, trusted=True))
+    return replace(made, **changes)
+
+
+def shown(record: Operation | None = None, after: float = 0.0, **changes: Any) -> Row:
+    return row(Entry(tracked(record, **changes), ()), "/knock", Moment(NOW.mono + after, NOW.wall + after))
+
+
+# Operations.
+
+
+def test_a_line_says_what_is_known() -> None:
+    line = shown(running(ID, rows_processed=25, errors=2), 10.0)
+    assert (line.url, line.name, line.state) == (f"/knock/operations/production/{ID}", "users.identify", "processing")
+    assert (line.progress, line.share, line.errors, line.notes) == ("25 of 100 rows", 0.25, 2, ())
+    assert (line.age, line.polled_at) == (510.0, WALL)
+
+
+def test_a_line_of_what_was_never_answered_guesses_nothing() -> None:
+    line = shown()
+    assert (line.name, line.state, line.progress, line.notes) == (
+        "name not known yet",
+        "pending",
+        "not known",
+        ("no answer yet",),
+    )
+    assert (line.share, line.rate, line.time_left, line.errors, line.polled_at) == (None, None, None, None, None)
+
+
+@pytest.mark.parametrize(("name", "told"), [(UNKNOWN_NAME, "name not known yet"), (" \t", "blank name"), ("x", "x")])
+def test_every_line_has_a_name_to_click_on(name: str, told: str) -> None:
+    assert shown(running(ID, name=name)).name == told
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "after", "notes"),
+    [
+        (running(ID, status=Status.COMPLETED), {}, 9e9, ()),
+        (running(ID, status=Status.COMPLETED, errors=1), {}, 0.0, ("with errors",)),
+        (running(ID, status=Status.FAILED, errors=1), {}, 0.0, ()),
+        (running(ID, status=Status.UNKNOWN), {}, 0.0, ("Knock's word for it is not documented",)),
+        (None, {"lost": True}, 0.0, ("Knock does not know it",)),
+        (running(ID), {"lost": True, "up": False}, 0.0, ("Knock does not know it",)),
+        (running(ID), {"up": False}, 0.0, ("last poll failed",)),
+        (running(ID), {}, 3600.0, ("stale: not read for 1h",)),
+        (None, {}, 3600.0, ("no answer yet", "stale: not read for 1h")),
+    ],
+)
+def test_notes_say_what_the_state_does_not(
+    record: Operation | None, changes: dict[str, object], after: float, notes: tuple[str, ...]
+) -> None:
+    assert shown(record, after, **changes).notes == notes
+
+
+def test_the_last_poll_is_the_last_attempt_and_after_a_restart_the_last_record() -> None:
+    history = polled(NO_HISTORY, WALL + 5, 0.1, Trouble("timeout", "no answer"))
+    assert row(Entry(tracked(running(ID)), (), history), "", NOW).polled_at == WALL + 5
+    assert shown(running(ID)).polled_at == WALL
+
+
+# Environments.
+
+
+def test_environments_count_their_own_operations_and_what_waits() -> None:
+    later = Moment(NOW.mono + 30, NOW.wall + 30)
+    entries = [
+        Entry(each, ())
+        for each in (
+            tracked(due=NOW.mono),
+            replace(tracked(running(ID, status=Status.FAILED)), key=OperationKey("production", "b")),
+            tracked(name="other", due=NOW.mono + 90),
+        )
+    ]
+    picture = Picture(({each.tracked.key: each for each in entries},), (SITUATION, replace(SITUATION, name="empty")))
+    assert environment_rows(picture, later) == (
+        EnvironmentRow(SITUATION, 2, 1, 1, 1, 30.0),
+        EnvironmentRow(replace(SITUATION, name="empty"), 0, 0, 0, 0, 0.0),
+    )
+
+
+def test_the_headline_names_trouble_first() -> None:
+    good = EnvironmentRow(replace(SITUATION, up=True), 1200, 1100, 3, 0, 0.0)
+    bad = EnvironmentRow(replace(SITUATION, up=False), 0, 0, 0, 0, 0.0)
+    assert headline([good]) == "3 failed, 1,100 unfinished"
+    assert headline([good, bad]) == "1 of 2 environments in trouble, 3 failed, 1,100 unfinished"
+    assert headline([]) == "0 failed, 0 unfinished"
+
+
+def test_what_there_is_is_counted_by_state_and_by_word() -> None:
+    entries = [Entry(tracked(each), ()) for each in (None, running(ID), running(ID, errors=1))]
+    assert tally(entries, NOW) == (
+        Choice("pending", 1),
+        Choice("processing", 2),
+        Choice("unfinished", 3),
+        Choice("with_errors", 1),
+    )
+
+
+def test_a_form_offers_what_a_browser_sends_unchanged() -> None:
+    good = (Choice("plain", 1), Choice("<b>&\"'", 1), Choice("👩\u200d👧", 1), Choice("x" * 1000, 1))
+    bad = (Choice("a\nb", 1), Choice("\x00", 1), Choice("\x7f", 1), Choice("x" * 1001, 1))
+    assert offered((*good, *bad)) == good
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize(
+    ("processed", "estimated", "told"),
+    [
+        (512, 1000, "512 of 1,000 rows"),
+        (1000, 1000, "1,000 of 1,000 rows"),
+        (1200, 1000, "1,200 rows, estimate of 1,000 passed"),
+        (512, 0, "512 rows, estimate 0"),
+        (0, 0, "0 rows, estimate 0"),
+        (512, None, "512 rows, no estimate"),
+        (None, 1000, "of 1,000 rows, not known how many"),
+        (None, None, "not known"),
+    ],
+)
+def test_progress_is_honest(processed: int | None, estimated: int | None, told: str) -> None:
+    assert wording.progress(processed, estimated) == told
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (1500, "1.5k"), (20_000_000, "20M"), (2**53, "9.01P"), (10**12, "1T")],
+)
+def test_axes_have_little_room(count: int, told: str) -> None:
+    assert wording.short(count) == told
+
+
+@pytest.mark.parametrize(("text", "told"), [("abc", "abc"), ("abcd", "ab…"), ("", "")])
+def test_what_is_cut_says_so(text: str, told: str) -> None:
+    assert wording.cut(text, 3) == told
