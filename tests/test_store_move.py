@@ -398,7 +398,7 @@ def test_check_tells_what_is_there(path: Path) -> None:
     result = call("check", f"--storage.path={path}")
     assert (result.exit_code, result.stderr) == (0, "")
     head, *lines = result.stdout.splitlines()
-    assert head == f"{path}: form 1, {path.stat().st_size:,} bytes"
+    assert head == f"{path}: form 2, {path.stat().st_size:,} bytes"
     since = "from birth since 2027-01-15 08:00:00 UTC"
     assert lines == [
         "integrity: ok",
