@@ -253,7 +253,9 @@ def moving(rows: int = 10) -> History:
 def test_what_cannot_be_known_is_not_told(
     shown: Entry, share: float | None, speed: float | None, left: float | None
 ) -> None:
-    assert (facts.progress(shown), facts.rate(shown), facts.time_left(shown)) == (share, speed, left)
+    assert (facts.progress(shown), facts.rate(shown, NOW), facts.time_left(shown, NOW)) == (share, speed, left)
+    late = NOW._replace(mono=NOW.mono + 1e6)
+    assert (facts.rate(shown, late), facts.time_left(shown, late)) == (None, None), "old news"
 
 
 def test_the_next_poll_is_told_on_the_wall_clock() -> None:

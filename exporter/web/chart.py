@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from exporter.tracking.history import Point
 
-WIDTH, HEIGHT = 720, 330
+WIDTH, HEIGHT = 720, 348
 LEFT, RIGHT = 64, 692
 ESTIMATE_SHARE = 0.2  # an estimate is drawn once so much of it is reached; sooner it would press the line flat
 TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)  # seconds
@@ -44,7 +44,7 @@ class Panel(NamedTuple):
     steps: int
 
 
-ROWS, ERRORS = Panel(28, 196, 4), Panel(236, 300, 2)
+ROWS, ERRORS = Panel(34, 200, 4), Panel(250, 312, 2)
 
 
 @dataclass(frozen=True, slots=True)

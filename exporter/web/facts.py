@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from exporter.tracking.roster import Source
 
 
-def rate(entry: Entry) -> float | None:
-    """Return the rows a second of an operation that is being processed."""
+def rate(entry: Entry, now: Moment) -> float | None:
+    """Return the rows a second of an operation that is being processed; None also where that is old news."""
     record = entry.tracked.operation
-    return entry.history.rate if record is not None and record.status is Status.PROCESSING else None
+    if record is None or record.status is not Status.PROCESSING or stale(entry, now):
+        return None
+    return entry.history.rate
 
 
-def time_left(entry: Entry) -> float | None:
+def time_left(entry: Entry, now: Moment) -> float | None:
     """Return the seconds until its end: known only while rows move and the estimate is not passed."""
-    share, speed, record = progress(entry), rate(entry), entry.tracked.operation
+    share, speed, record = progress(entry), rate(entry, now), entry.tracked.operation
     if share is None or not speed or record is None or entry.tracked.up is not True:
         return None
     return ((record.rows_estimated or 0) - (record.rows_processed or 0)) / speed

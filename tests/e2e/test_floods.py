@@ -217,7 +217,9 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
             start.end()
 
 
-def check(client: Client, connections: int, process: int, connection: http.client.HTTPConnection) -> None:
+def measure(
+    client: Client, connections: int, process: int, connection: http.client.HTTPConnection
+) -> tuple[Seen, Seen]:
     rounds = iter(range(10))
     quiet = look(process, connection, lambda: next(rounds, None) is not None)
     address = (connection.host, connection.port)
@@ -226,16 +228,23 @@ def check(client: Client, connections: int, process: int, connection: http.clien
     )
     flooding.start()
     try:
-        seen = look(process, connection, flooding.is_alive)
+        return quiet, look(process, connection, flooding.is_alive)
     finally:
         flooding.kill()
         flooding.join()
-    usual = statistics.median(quiet.scrapes)
-    longest, cost = max(seen.scrapes) - usual, seen.rss - quiet.rss
-    figures = f"{len(seen.scrapes)} scrapes, usually {usual:.3f} s, {longest:.3f} s later, {cost / 1e6:.0f} MB"
-    assert len(seen.scrapes) >= 5, figures
-    assert longest <= DELAY_SECONDS, figures
-    assert cost <= COST_BYTES, figures
+
+
+def check(client: Client, connections: int, process: int, connection: http.client.HTTPConnection) -> None:
+    for last in (False, True):  # what else runs on the machine may take a second, but hardly twice
+        quiet, seen = measure(client, connections, process, connection)
+        usual = statistics.median(quiet.scrapes)
+        longest, cost = max(seen.scrapes) - usual, seen.rss - quiet.rss
+        figures = f"{len(seen.scrapes)} scrapes, usually {usual:.3f} s, {longest:.3f} s later, {cost / 1e6:.0f} MB"
+        assert len(seen.scrapes) >= 5, figures
+        assert cost <= COST_BYTES, figures
+        if longest <= DELAY_SECONDS:
+            return
+        assert not last, figures
 
 
 @pytest.mark.parametrize(
