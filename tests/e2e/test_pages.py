@@ -1,11 +1,15 @@
-"""The pages in a real browser."""
+"""The pages in a real browser, on the real daemon."""
 
 from __future__ import annotations
 
+import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
-from browser import NARROW, Reader, axe, overhang
+from browser import NARROW, Reader, axe, focused, overhang
+from pages import Place, all_looks, fleet, hostile, serve
+from programs import until
 
 if TYPE_CHECKING:
     from browser import Visits
@@ -17,17 +21,117 @@ pytestmark = pytest.mark.e2e
 
 READERS = {
     "light": Reader(),
+    "dark": Reader(dark=True),
     "narrow": Reader(width=NARROW),
+    "dark and narrow": Reader(dark=True, width=NARROW),
     "reduced motion": Reader(still=True),
     "without scripts": Reader(scripts=False),
     "forced colors": Reader(forced_colors=True),
 }
+THOROUGH = (READERS["light"], READERS["dark and narrow"])
+ROWS = "main table tbody tr:has(a[href*='/operations/'])"
 
 
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_nobody_is_kept_out_of_the_first_page(reader: Reader, knock: Simulator, start: Starter, visit: Visits) -> None:
-    visit.excused.append(r"/favicon\.ico")
-    page = visit(start(knock.url).url, reader)
-    assert page.title() == "knock-exporter"
+def test_nobody_is_kept_out(knock: Simulator, start: Starter, visit: Visits) -> None:
+    shown = all_looks(time.time())
+    url = serve(start, {"production": Place(knock, shown)}).url
+    failed = next(each.id for each in shown if "fail" in str(each.document))
+    visit.excused.append("404")
+    for reader in READERS.values():
+        everywhere = ("/", f"/operations/production/{failed}", "/config", "/nothing")
+        for path in everywhere if reader in THOROUGH else everywhere[:2]:
+            page = visit(url + path, reader)
+            assert axe(page) == [], (reader, path)
+            assert overhang(page) == 0, (reader, path)
+
+
+def test_hostile_names_stay_text(knock: Simulator, start: Starter, visit: Visits) -> None:
+    shown = hostile(time.time())
+    url = serve(start, {"production": Place(knock, shown)}).url
+    links = "main table a[href*='/operations/']"
+    for number, reader in enumerate((READERS["light"], READERS["narrow"])):
+        page = visit(url, reader)
+        assert overhang(page) == 0
+        for href in page.eval_on_selector_all(links, "all => all.map(each => each.href)")[number::2]:
+            own = visit(href, reader)
+            assert overhang(own) == 0, href
+            assert own.locator("main script, main img").count() == 0
+    visit(f"{url}/config")
+
+
+def test_nothing_is_followed_yet(knock: Simulator, start: Starter, visit: Visits) -> None:
+    page = visit(serve(start, {"production": Place(knock, ())}).url)
+    assert "No operation is followed yet" in page.inner_text("main")
     assert axe(page) == []
-    assert overhang(page) == 0
+
+
+def test_ten_thousand_operations(knock: Simulator, start: Starter, visit: Visits) -> None:
+    url = serve(start, {"production": Place(knock, fleet(10_000, time.time()))}).url
+    page = visit(url)
+    assert page.locator(ROWS).count() == 100
+    assert len(page.content()) < 1_000_000
+    assert "10,000 operations" in page.inner_text("main")
+    page.locator("select[name=status]").select_option("failed")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url(re.compile("status=failed"))
+    assert 0 < page.locator(ROWS).count() <= 100
+    page.go_back()
+    page.get_by_role("link", name=re.compile("next", re.IGNORECASE)).click()
+    page.wait_for_url(re.compile("page=2"))
+    assert page.locator(ROWS).count() == 100
+    one = page.locator(f"{ROWS} a").first.get_attribute("href") or ""
+    page.get_by_role("searchbox").fill(one[-12:])
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("id="))
+    assert page.locator(ROWS).count() == 1
+
+
+def test_it_refreshes_itself_without_losing_place_and_can_be_paused(
+    knock: Simulator, start: Starter, visit: Visits
+) -> None:
+    exporter = serve(start, {"production": Place(knock, all_looks(time.time()))})
+    page = visit(exporter.url)
+    page.wait_for_selector("#pause:visible")
+    page.get_by_role("searchbox").fill("half typed")
+    link = page.locator(f"{ROWS} a").last
+    link.focus()
+    href, before = link.get_attribute("href"), page.inner_text("#updated")
+    page.evaluate("window.scrollTo(0, 120)")
+    place = page.evaluate("window.scrollY")
+    with page.expect_response(exporter.url + "/", timeout=15_000):
+        pass
+    until(lambda: page.inner_text("#updated") != before, "refreshed")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == href
+    assert page.evaluate("window.scrollY") == place
+    assert page.get_by_role("searchbox").input_value() == "half typed"
+    page.locator("#pause").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#pause").get_attribute("aria-pressed") == "true"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(6000)
+    assert asked == []
+    page.keyboard.press("Enter")
+    visit.excused.append("ERR_CONNECTION_REFUSED")
+    exporter.process.terminate()
+    until(lambda: "does not answer" in page.inner_text("body"), "the page says so", 20.0)
+
+
+def test_a_keyboard_is_enough(knock: Simulator, start: Starter, visit: Visits) -> None:
+    page = visit(serve(start, {"production": Place(knock, all_looks(time.time()))}).url)
+    page.keyboard.press("Tab")
+    assert "Skip" in focused(page)
+    page.keyboard.press("Enter")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.href || ''").count("/operations/"):
+            break
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/operations/"))
+
+
+def test_reduced_motion_moves_nothing(knock: Simulator, start: Starter, visit: Visits) -> None:
+    page = visit(serve(start, {"production": Place(knock, all_looks(time.time()))}).url, READERS["reduced motion"])
+    assert page.evaluate("document.getAnimations().length") == 0
