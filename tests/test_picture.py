@@ -10,7 +10,7 @@ from model import KEY, WALL, Model, environment, ids, running
 
 from exporter.config import Config
 from exporter.config.settings import HttpSource
-from exporter.errors import KeyRefused, KnockError, RateLimited, Reason, Unreachable
+from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited, Reason, Unreachable
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking.history import Trouble
 from exporter.tracking.messages import Listed, Reconfigure, Reread, Unread
@@ -131,6 +131,14 @@ def test_a_quiet_environment_is_shown_and_says_what_is_known() -> None:
     known = situation(model)
     assert (known.name, known.branch, known.suspended, known.limit, known.pace) == ("production", "b", False, 20, 20)
     assert (known.last_error, known.sources) == (None, ())
+
+
+def test_the_good_answer_to_a_check_of_the_key_is_no_error() -> None:
+    model = Model(Config((environment(),)), lambda *_: NotFound("no such operation", code=404, accepted_key=True))
+    model.run(5)
+    assert model.checks()
+    assert situation(model).up is True
+    assert situation(model).last_error is None
 
 
 def test_traffic_is_that_of_the_last_ten_seconds() -> None:
