@@ -30,7 +30,8 @@ WORKDIR /etc/knock-exporter
 USER 65532:65532
 
 # The address is a variable, so that `demo` too is reached from outside, and the health check knows where to ask. The
-# check does not see --web.listen-address: set the variable in its place.
+# check does not see --web.listen-address: set the variable in its place. It speaks neither TLS nor passwords: beside those,
+# set KNOCK_EXPORTER_WEB_HEALTH_LISTEN_ADDRESS.
 ENV PATH=/opt/knock-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -39,7 +40,8 @@ EXPOSE 10187
 # http.client, for it knows no proxies.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python3", "-c", "\
 import http.client, os, sys; \
-host, _, port = os.environ['KNOCK_EXPORTER_WEB_LISTEN_ADDRESS'].split()[0].rpartition(':'); \
+where = os.environ.get('KNOCK_EXPORTER_WEB_HEALTH_LISTEN_ADDRESS') or os.environ['KNOCK_EXPORTER_WEB_LISTEN_ADDRESS']; \
+host, _, port = where.split()[0].rpartition(':'); \
 web = http.client.HTTPConnection(host.strip('[]') or 'localhost', int(port), timeout=4); \
 web.request('GET', '/-/healthy'); \
 sys.exit(web.getresponse().status != 200)"]
