@@ -162,7 +162,7 @@ class Daemon:
             self._housekeeping.ask(partial(self._reload, self._reloading, reply))
 
     def _reload(self, reloading: Reloading, reply: ReloadReply) -> None:
-        broken = self._port.look()
+        broken = self._port.look(whole=True)  # who asks says that the files are written
         reloading.reload(lambda problem, conflict: reply(problem or broken, conflict))
 
     def _apply(self, config: Config) -> None:

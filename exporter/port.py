@@ -49,9 +49,9 @@ class Port:
         self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
         self._servers: list[WebServer] = []
 
-    def look(self) -> str | None:
-        """Take changed passwords or certificates; return what is wrong with them, if anything."""
-        return self._lock.look()
+    def look(self, *, whole: bool = False) -> str | None:
+        """Take changed passwords or certificates; return what is wrong with them, if anything. `whole` as in Lock."""
+        return self._lock.look(whole=whole)
 
     def open(self, house: House, on_crash: Callable[[str], None]) -> None:
         """Serve; `on_crash` is told when a server ends by itself."""

@@ -351,6 +351,15 @@ def test_half_a_file_does_not_unlock(house: House) -> None:
     assert not lock.config.users
 
 
+def test_who_asks_for_a_reload_says_that_the_files_are_whole(house: House) -> None:
+    lock = house.lock(TLS + USERS)
+    house.write(TLS, at=house.wall - 0.5)
+    assert lock.look() is None
+    assert lock.config.users, "written just now: perhaps not to its end"
+    assert lock.look(whole=True) is None
+    assert not lock.config.users
+
+
 def test_half_a_rotation_is_waited_for(house: House) -> None:
     lock, other = house.lock(TLS), CA.issue_cert("localhost")
     before = lock.context

@@ -66,27 +66,28 @@ class Lock:
         """The context for the next connection; None: plain HTTP."""
         return self._in_force.context
 
-    def look(self) -> str | None:
+    def look(self, *, whole: bool = False) -> str | None:
         """Read everything, and put it in force if it is new, whole and good; return what is wrong with it, if anything.
 
         A content is whole once none of its files was written to for SETTLED_SECONDS, or two looks in a row saw the
-        same: half a file may be a good one that lacks the users. What is broken leaves the old one in force.
+        same: half a file may be a good one that lacks the users. With `whole`, somebody says that it is. What is broken
+        leaves the old one in force.
         """
         if self._path is None:
             return None
         try:
-            self._take(_read(self._path))
+            self._take(_read(self._path), whole=whole)
         except ConfigError as error:
             self._note(str(error))
         except StartError as error:
             self._note(f"{self._path}: {error}")
         return self._problem
 
-    def _take(self, found: _Content) -> None:
+    def _take(self, found: _Content, *, whole: bool) -> None:
         if found == self._content:
             self._candidate = None
             self._note(None)
-        elif found != self._candidate and self._age(found) < SETTLED_SECONDS:
+        elif not whole and found != self._candidate and self._age(found) < SETTLED_SECONDS:
             self._candidate = found
         else:
             self._candidate = found
