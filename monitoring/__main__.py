@@ -1,0 +1,39 @@
+"""Writes what is generated in this folder anew: rules and dashboards.
+
+With `--thresholds FILE --output FOLDER` the rules alone, by thresholds of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import dashboards
+import rules
+
+FOLDER = Path(__file__).parent
+
+
+def _write(folder: Path, documents: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in documents.items():
+        (folder / name).write_text(text)
+
+
+def main() -> None:
+    """Write them, or end with what is wrong with the thresholds."""
+    parser = argparse.ArgumentParser(prog="python monitoring", description=__doc__)
+    parser.add_argument("--thresholds", type=Path, default=rules.THRESHOLDS, help="another file of thresholds")
+    parser.add_argument("--output", type=Path, help="where the rules go, instead of monitoring/rules")
+    args = parser.parse_args()
+    try:
+        _write(args.output or FOLDER / "rules", rules.documents(args.thresholds))
+    except (OSError, rules.BadThresholdsError) as error:
+        sys.exit(str(error))
+    if args.output is None:
+        _write(FOLDER / "dashboards", dashboards.documents())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The rule files: made of rules.yaml and a file of thresholds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FOLDER = Path(__file__).parent
+SOURCE, THRESHOLDS = FOLDER / "rules.yaml", FOLDER / "thresholds.yaml"
+SERVICE = "knock-exporter"
+HEADER = "# Generated from monitoring/rules.yaml and monitoring/thresholds.yaml by `make monitoring`; edit those.\n"
+_MARK = re.compile(r"( *)<<(\w+)>>")
+
+
+class BadThresholdsError(ValueError):
+    """The thresholds do not fit the rules; the message says which."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def fill(text: str, values: Mapping[str, Any]) -> str:
+    """Put values in the place of their marks; text of several lines keeps the indentation of its mark.
+
+    Raises BadThresholdsError for a mark that has no value.
+    """
+
+    def value(mark: re.Match[str]) -> str:
+        spaces, name = mark.groups()
+        if name not in values:
+            raise BadThresholdsError(f"thresholds: `{name}` is missing")
+        start = mark.string.rfind("\n", 0, mark.start()) + 1
+        indent = spaces if start == mark.start() else ""
+        return str(spaces + fill(str(values[name]), values).replace("\n", "\n" + indent))
+
+    return _MARK.sub(value, text)
+
+
+def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
+    """Return the rule files, name to text.
+
+    Raises BadThresholdsError where a threshold is missing, unknown, or switches off an alert that there is not.
+    """
+    source, values = yaml.safe_load(SOURCE.read_text()), yaml.safe_load(thresholds.read_text())
+    _check(source, values)
+    known = values | source["fragments"]
+    records = {
+        name: [{"record": rule["record"], "expr": fill(rule["expr"], known)} for rule in rules]
+        for name, rules in source["records"].items()
+    }
+    alerts = {
+        name: [_alert(rule, known) for rule in rules if rule["alert"] not in values["disabled"]]
+        for name, rules in source["alerts"].items()
+    }
+    return {"recording.yaml": _document(records), "alerts.yaml": _document(alerts)}
+
+
+def _check(source: dict[str, Any], values: dict[str, Any]) -> None:
+    used = {name for _, name in _MARK.findall(yaml.safe_dump(source, width=10000))} - source["fragments"].keys()
+    own = {"runbooks", "dashboards", "disabled", "keep_firing"}
+    if wrong := sorted((used | own) ^ values.keys()):
+        raise BadThresholdsError(f"thresholds: missing or not known: {', '.join(wrong)}")
+    alerts = {rule["alert"] for rules in source["alerts"].values() for rule in rules}
+    if wrong := sorted(set(values["disabled"]) - alerts):
+        raise BadThresholdsError(f"thresholds: `disabled` names no alert: {', '.join(wrong)}")
+
+
+def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    made = {"alert": rule["alert"], "expr": fill(rule["expr"], values)}
+    if "for" in rule:
+        made["for"] = fill(rule["for"], values)
+    if rule.get("keep_firing") != "none":
+        made["keep_firing_for"] = values["keep_firing"]
+    labels = {"severity": rule["severity"], "service": SERVICE}
+    texts = {name: fill(rule[name], values) for name in ("summary", "description")}
+    links = {
+        "runbook_url": f"{values['runbooks']}/{rule['alert']}.md",
+        "dashboard_url": values["dashboards"] + _dashboard(rule["expr"], values),
+    }
+    return made | {"labels": labels, "annotations": texts | links}
+
+
+def _dashboard(expression: str, values: Mapping[str, Any]) -> str:
+    """Return the dashboard that shows what an alert is about, with its environment and group chosen."""
+    whole = fill(expression, values)
+    if "knock_bulk_" in whole:
+        return (
+            "/knock-overview?var-environment={{ $labels.knock_environment | urlquery }}"
+            "&var-group={{ $labels.group | urlquery }}"
+        )
+    if "knock_environment" in whole:
+        return "/knock-exporter?var-environment={{ $labels.knock_environment | urlquery }}"
+    return "/knock-exporter"
+
+
+def _document(groups: Mapping[str, list[dict[str, Any]]]) -> str:
+    document = {"groups": [{"name": name, "rules": rules} for name, rules in groups.items()]}
+    return HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10000, allow_unicode=True)
