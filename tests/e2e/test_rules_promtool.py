@@ -1,0 +1,62 @@
+"""The rules by Prometheus' own tools, of both lines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from programs import tool
+from promtool import MONITORING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+RULES = sorted((MONITORING / "rules").glob("*.yaml"))
+TESTS = sorted((MONITORING / "tests").glob("*.yaml"))
+
+
+def run(*command: object) -> None:
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("line", [2, 3])
+def test_promtool_finds_nothing_wrong(line: int) -> None:
+    run(tool("promtool", line), "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+@pytest.mark.parametrize("line", [2, 3])
+def test_the_unit_tests_pass(line: int) -> None:
+    run(tool("promtool", line), "test", "rules", *TESTS)
+
+
+def test_a_wrong_rule_fails_its_unit_test(tmp_path: Path) -> None:
+    for sub in ("rules", "tests"):
+        shutil.copytree(MONITORING / sub, tmp_path / sub)
+    alerts = tmp_path / "rules" / "alerts.yaml"
+    alerts.write_text(alerts.read_text().replace("> 900", "> 9000"))
+    tests = tmp_path / "tests" / "operations.yaml"
+    done = subprocess.run([tool("promtool"), "test", "rules", tests], capture_output=True, check=False)
+    assert done.returncode != 0
+
+
+def test_every_alert_is_tested_to_fire_and_to_be_silent_and_every_record_for_its_value() -> None:
+    asked: dict[str, set[bool]] = {}
+    for file in TESTS:
+        for test in yaml.safe_load(file.read_text())["tests"]:
+            for each in test.get("promql_expr_test", ()):
+                name = re.search(r'alertname="(\w+)"|^(\w+:\w+:\w+)', each["expr"])
+                if name is not None:
+                    values = [sample["value"] > 0 for sample in each["exp_samples"]] or [False]
+                    asked.setdefault(name[1] or name[2], set()).update(values)
+    rules = [rule for file in RULES for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+    for rule in rules:
+        wanted = {True, False} if "alert" in rule else {True}
+        name = rule.get("alert") or rule["record"]
+        assert asked.get(name, set()) >= wanted, name

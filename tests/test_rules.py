@@ -1,0 +1,62 @@
+"""The rules are what their source and thresholds make, and wrong thresholds are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rules
+
+RULES = Path(rules.__file__).parent / "rules"
+TUNED = yaml.safe_load(rules.THRESHOLDS.read_text())
+
+
+def tuned(folder: Path, **changes: object) -> Path:
+    """Write thresholds with changes; None takes one away."""
+    values = {name: value for name, value in (TUNED | changes).items() if value is not None}
+    file = folder / "thresholds.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def alerts(documents: dict[str, str]) -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load(documents["alerts.yaml"])["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_the_committed_rules_are_what_the_source_makes() -> None:
+    made = rules.documents()
+    assert {file.name: file.read_text() for file in RULES.iterdir()} == made, "run `make monitoring`"
+
+
+def test_a_threshold_reaches_its_rule(tmp_path: Path) -> None:
+    made = alerts(rules.documents(tuned(tmp_path, stalled_seconds=1234, stale_for="7m", disabled=["KnockUnreachable"])))
+    assert "> 1234" in str(made["KnockOperationStalled"]["expr"])
+    assert made["KnockOperationsStale"]["for"] == "7m"
+    assert "KnockUnreachable" not in made
+    assert "KnockNothingFinished" in made
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"stalled_seconds": None}, "thresholds: missing or not known: stalled_seconds"),
+        ({"staled_seconds": 1}, "thresholds: missing or not known: staled_seconds"),
+        ({"disabled": ["KnockNothing"]}, "thresholds: `disabled` names no alert: KnockNothing"),
+    ],
+)
+def test_wrong_thresholds_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(rules.BadThresholdsError) as caught:
+        rules.documents(tuned(tmp_path, **changes))
+    assert str(caught.value) == complaint
+
+
+def test_every_alert_says_what_to_do_and_where_to_look() -> None:
+    for name, rule in alerts(rules.documents()).items():
+        assert rule["labels"] == {"severity": rule["labels"]["severity"], "service": "knock-exporter"}
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+        assert str(rule["annotations"]["runbook_url"]).endswith(f"/{name}.md")
