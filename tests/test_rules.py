@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-
 import rules
+import yaml
 
 RULES = Path(rules.__file__).parent / "rules"
 TUNED = yaml.safe_load(rules.THRESHOLDS.read_text())
