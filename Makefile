@@ -50,7 +50,7 @@ schema: .venv/ready ## renew docs/config.schema.json from the models
 	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
 
 monitoring: .venv/ready ## renew the rules and dashboards in monitoring/ from their sources
-	$(BIN)/python monitoring
+	$(BIN)/python monitoring/generate.py
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

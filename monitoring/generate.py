@@ -23,7 +23,7 @@ def _write(folder: Path, documents: dict[str, str]) -> None:
 
 def main() -> None:
     """Write them, or end with what is wrong with the thresholds."""
-    parser = argparse.ArgumentParser(prog="python monitoring", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--thresholds", type=Path, default=rules.THRESHOLDS, help="another file of thresholds")
     parser.add_argument("--output", type=Path, help="where the rules go, instead of monitoring/rules")
     args = parser.parse_args()

@@ -1,0 +1,329 @@
+"""The dashboard of the operations: what runs, how far it is, when it is done, what failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import panels
+from grafana_foundation_sdk.builders import dashboard as build
+from panels import BAD_FROM_ONE, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.models import dashboard
+    from panels import Panel
+
+GROUP = 'knock_environment=~"$environment",group=~"$group"'
+NAMED = GROUP + ',name=~"$name"'
+GROUPS, LISTED = 20, 50
+OPERATION = "knock_environment, group, operation_id"
+RATE = "$__rate_interval"
+ERROR_STEPS = ((None, GREEN), (0.01, ORANGE), (0.05, RED))
+PROGRESS_STEPS = ((None, "blue"), (1, GREEN))
+EMPTY = "No such operation. None is listed either where the exporter has `per_operation: none`."
+
+# At `end()`, so that the same groups are drawn over the whole time, whatever their number.
+BUSIEST = (
+    f"topk({GROUPS}, sum by (knock_environment, group)"
+    f" (increase(knock_bulk_operations_rows_processed_total{{{NAMED}}}[$__range] @ end())))"
+)
+UNFINISHED = f'max by ({OPERATION}) (knock_bulk_operation_status{{{GROUP},status=~"queued|processing|unknown"}}) == 1'
+INFO = f"max by ({OPERATION}, name) (knock_bulk_operation_info{{{NAMED}}})"
+OLDEST = (
+    f"bottomk({LISTED}, max by ({OPERATION}) (knock_bulk_operation_inserted_timestamp_seconds{{{GROUP}}})"
+    f" and ({UNFINISHED}) and on ({OPERATION}) {INFO})"
+)
+WRONG = (
+    f'(max by ({OPERATION}) (knock_bulk_operation_status{{{GROUP},status="failed"}}) == 1'
+    f" or max by ({OPERATION}) (knock_bulk_operation_errors{{{GROUP}}}) > 0)"
+)
+NEWEST_WRONG = (
+    f"topk({LISTED}, max by ({OPERATION}) (knock_bulk_operation_last_change_timestamp_seconds{{{GROUP}}})"
+    f" and {WRONG} and on ({OPERATION}) {INFO})"
+)
+LINK = {
+    "title": "Open it in the exporter",
+    "url": "${exporter_url}/operations/${__data.fields.knock_environment}/${__data.fields.operation_id}",
+    "targetBlank": True,
+}
+
+
+def _sum(family: str, more: str = "") -> str:
+    return f"sum({family}{{{NAMED}{more}}})"
+
+
+def _by_group(family: str) -> str:
+    return f"sum by (knock_environment, group) ({family}{{{NAMED}}})"
+
+
+def _by_group_rate(family: str) -> str:
+    return f"sum by (knock_environment, group) (rate({family}{{{NAMED}}}[{RATE}]))"
+
+
+def _of_groups(query: str) -> str:
+    return f"({query})\n  and on (knock_environment, group) {BUSIEST}"
+
+
+def _of(which: str, query: str) -> str:
+    return f"{query}\n  and on ({OPERATION}) {which}"
+
+
+def _operation(family: str, which: str) -> str:
+    return _of(which, f"max by ({OPERATION}) ({family}{{{GROUP}}})")
+
+
+def _now() -> list[Panel]:
+    unfinished = ',status=~"pending|queued|processing|unknown"'
+    time_left = (
+        f"clamp_min({_sum('knock_bulk_operations_active_rows_estimated')}"
+        f" - {_sum('knock_bulk_operations_active_rows_processed')}, 0)\n"
+        f"  / (sum(rate(knock_bulk_operations_rows_processed_total{{{NAMED}}}[5m])) > 0)"
+    )
+    progress = (
+        f"clamp_max({_sum('knock_bulk_operations_tracked_rows_processed')}\n"
+        f"  / ({_sum('knock_bulk_operations_tracked_rows_estimated')} > 0), 1)"
+    )
+    errors = (
+        f"clamp_max({_sum('knock_bulk_operations_tracked_errors')}\n"
+        f"  / ({_sum('knock_bulk_operations_tracked_rows_processed')} > 0), 1)"
+    )
+    oldest = f"time() - min(knock_bulk_operations_oldest_active_last_success_timestamp_seconds{{{NAMED}}})"
+    return [
+        panels.number(
+            "Unfinished",
+            "Operations that are not final yet: queued, processing, or not asked for yet.",
+            _sum("knock_bulk_operations", unfinished),
+            "short",
+            width=3,
+        ),
+        panels.number(
+            "Progress",
+            "Rows processed of rows estimated, of all operations that are tracked, finished ones too.",
+            progress,
+            "percentunit",
+            PROGRESS_STEPS,
+            width=3,
+        ),
+        panels.number(
+            "Done in",
+            "Rows that are left, by the rows of the last 5 minutes. None while nothing moves.",
+            time_left,
+            "s",
+            width=3,
+        ),
+        panels.number(
+            "Rows a second",
+            "Rows that Knock processed, by the last 5 minutes.",
+            f"sum(rate(knock_bulk_operations_rows_processed_total{{{NAMED}}}[5m]))",
+            "rowsps",
+            width=3,
+        ),
+        panels.number(
+            "Failed",
+            "Operations that stand as failed now. They leave when they are retired or let go of.",
+            _sum("knock_bulk_operations", ',status="failed"'),
+            "short",
+            BAD_FROM_ONE,
+            width=3,
+        ),
+        panels.number(
+            "Errors",
+            "Rows with errors, of the rows processed by all operations that are tracked.",
+            errors,
+            "percentunit",
+            ERROR_STEPS,
+            width=3,
+        ),
+        panels.number(
+            "Stale",
+            "Unfinished operations that were not read for longer than planned: what is shown of them is old.",
+            _sum("knock_bulk_operations_stale"),
+            "short",
+            ODD_FROM_ONE,
+            width=3,
+        ),
+        panels.number(
+            "Oldest answer",
+            "How old the oldest answer about an unfinished operation is.",
+            oldest,
+            "s",
+            ((None, GREEN), (300, ORANGE), (900, RED)),
+            width=3,
+        ),
+    ]
+
+
+def _groups() -> list[Panel]:
+    progress = (
+        f"clamp_max({_by_group('knock_bulk_operations_tracked_rows_processed')}"
+        f" / ({_by_group('knock_bulk_operations_tracked_rows_estimated')} > 0), 1)"
+    )
+    rate, errors = (_by_group_rate(f"knock_bulk_operations_{what}_total") for what in ("rows_processed", "errors"))
+    legend = "{{knock_environment}} / {{group}}"
+    only = f" The {GROUPS} groups with the most rows in the time shown."
+    return [
+        panels.lines(
+            "Operations",
+            "Operations that are tracked, by status. Final ones leave when they are retired.",
+            {"{{status}}": f"sum by (status) (knock_bulk_operations{{{NAMED}}})"},
+            "short",
+            stacked=True,
+            colors=STATUS_COLORS,
+        ),
+        panels.lines(
+            "Finished",
+            "Operations that were seen to finish, by how, and those of them that had errors.",
+            {
+                "{{status}}": f"sum by (status) (increase(knock_bulk_operations_finished_total{{{NAMED}}}[{RATE}]))",
+                "with errors": f"sum(increase(knock_bulk_operations_finished_with_errors_total{{{NAMED}}}[{RATE}]))",
+            },
+            "short",
+            bars=True,
+            colors=STATUS_COLORS | {"with errors": "#ff9830"},
+        ),
+        panels.lines(
+            "Progress",
+            "Rows processed of rows estimated, of all tracked operations of a group." + only,
+            {legend: _of_groups(progress)},
+            "percentunit",
+            highest=1,
+        ),
+        panels.lines(
+            "Rows a second", "Rows that Knock processed." + only, {legend: _of_groups(rate)}, "rowsps", stacked=True
+        ),
+        panels.lines(
+            "Error ratio",
+            "Rows with errors, of the rows processed then." + only,
+            {legend: _of_groups(f"{errors} / ({rate} > 0)")},
+            "percentunit",
+            ERROR_STEPS,
+        ),
+        panels.lines(
+            "Rows left",
+            "Rows estimated less rows processed, of unfinished operations." + only,
+            {
+                legend: _of_groups(
+                    f"clamp_min({_by_group('knock_bulk_operations_active_rows_estimated')}"
+                    f" - {_by_group('knock_bulk_operations_active_rows_processed')}, 0)"
+                )
+            },
+            "short",
+            stacked=True,
+        ),
+        panels.buckets(
+            "Time in the queue",
+            "How long operations waited until they started, once each. All names.",
+            f"sum by (le) (increase(knock_bulk_operations_queue_duration_seconds_bucket{{{GROUP}}}[{RATE}]))",
+        ),
+        panels.buckets(
+            "Run time",
+            "How long operations ran, once each, when they finished, failed ones too. All names.",
+            f"sum by (le) (increase(knock_bulk_operations_run_duration_seconds_bucket{{{GROUP}}}[{RATE}]))",
+        ),
+    ]
+
+
+def _operations() -> list[Panel]:
+    labels = [
+        Column("Operation", label="operation_id", options=[("links", [LINK]), ("custom.width", 310)]),
+        *(
+            Column("Environment", label="knock_environment"),
+            Column("Group", label="group"),
+            Column("Name", label="name"),
+        ),
+    ]
+    families = "knock_bulk_operation_"
+
+    def with_name(query: str) -> str:
+        return f"({query})\n  * on ({OPERATION}) group_left (name) {INFO}"
+
+    def moment(family: str, which: str) -> str:
+        return _of(which, f"max by ({OPERATION}) ({families}{family}_timestamp_seconds{{{GROUP}}}) * 1000")
+
+    unfinished = [
+        *labels,
+        Column("Inserted", with_name(moment("inserted", OLDEST)), unit="dateTimeFromNow"),
+        Column("Started", moment("started", OLDEST), unit="dateTimeFromNow"),
+        Column(
+            "Progress",
+            _of(OLDEST, f"operation:knock_bulk_operation_progress:ratio{{{GROUP}}}"),
+            unit="percentunit",
+            options=panels.gauge_cell(PROGRESS_STEPS),
+        ),
+        Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST)),
+        Column(
+            "Rows a second",
+            _of(OLDEST, f"operation:knock_bulk_operation_rows_processed:rate5m{{{GROUP}}}"),
+            unit="rowsps",
+        ),
+        Column("Done in", _of(OLDEST, f"operation:knock_bulk_operation_time_left:seconds{{{GROUP}}}"), unit="s"),
+        Column("Errors", _operation("knock_bulk_operation_errors", OLDEST), options=panels.colored(BAD_FROM_ONE)),
+        Column("Last change", moment("last_change", OLDEST), unit="dateTimeFromNow"),
+    ]
+    wrong = [
+        *labels,
+        Column("Last change", with_name(moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow"),
+        Column(
+            "Failed",
+            _operation("knock_bulk_operation_status", NEWEST_WRONG).replace(GROUP, GROUP + ',status="failed"', 1),
+            options=[*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})],
+        ),
+        Column("Rows", _operation("knock_bulk_operation_rows_processed", NEWEST_WRONG)),
+        Column("Errors", _operation("knock_bulk_operation_errors", NEWEST_WRONG), options=panels.colored(BAD_FROM_ONE)),
+        Column(
+            "Error ratio",
+            _of(NEWEST_WRONG, f"operation:knock_bulk_operation_errors:ratio{{{GROUP}}}"),
+            unit="percentunit",
+            options=panels.colored(ERROR_STEPS),
+        ),
+        Column("Ran", _operation("knock_bulk_operation_duration_seconds", NEWEST_WRONG), unit="s"),
+    ]
+    return [
+        panels.rows(
+            "Unfinished operations",
+            f"The {LISTED} that were inserted first. Progress, rates and the time left come from the recording rules.",
+            unfinished,
+            EMPTY,
+        ),
+        panels.rows(
+            "Failed, or with errors",
+            f"The {LISTED} that changed last. What failed in one: `knock-exporter get ID --error-items`.",
+            wrong,
+            EMPTY,
+        ),
+    ]
+
+
+def document() -> dashboard.Dashboard:
+    """Return the dashboard."""
+    board = panels.board(
+        "knock-overview",
+        "Knock bulk operations",
+        "What runs in Knock, how far it is, when it is done, and what failed.",
+    )
+    groups = 'label_values(knock_bulk_operations{knock_environment=~"$environment"}, group)'
+    names = 'label_values(knock_bulk_operations{knock_environment=~"$environment",group=~"$group"}, name)'
+    variables = [
+        panels.chosen(
+            "environment",
+            "Environment",
+            "label_values(knock_exporter_operations, knock_environment)",
+            "Knock's environment.",
+        ),
+        panels.chosen("group", "Group", groups, "The group that operations were handed over with."),
+        panels.chosen("name", "Name", names, "What Knock calls the kind of operation."),
+        build.TextBoxVariable("exporter_url")
+        .label("Exporter")
+        .default_value("http://localhost:10187")
+        .description("Where a browser reaches knock-exporter: links from a row to its operation lead there."),
+    ]
+    for variable in variables:
+        board = board.with_variable(variable)
+    failed, with_errors = (
+        f"topk(100, max by (knock_environment, group, name)"
+        f" (knock_bulk_operations_last_{what}_seen_timestamp_seconds{{{NAMED}}})) * 1000"
+        for what in ("failed", "completed_with_errors")
+    )
+    text = "{{name}} in {{group}} ({{knock_environment}})"
+    board = board.annotation(panels.moments("Failed", failed, RED, text))
+    board = board.annotation(panels.moments("Completed with errors", with_errors, ORANGE, text, enabled=False))
+    return panels.filled(board, {"Now": _now(), "Groups": _groups(), "Operations": _operations()})

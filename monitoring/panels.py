@@ -1,0 +1,224 @@
+"""What the dashboards are put together from: panels that all have a unit, thresholds and a description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from grafana_foundation_sdk.builders import common as parts
+from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.builders import heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+Panel: TypeAlias = Builder[dashboard.Panel]
+DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+GREEN, ORANGE, RED, BLUE = "green", "orange", "red", "blue"
+STATUS_COLORS = {
+    "pending": "#8e8e8e",
+    "queued": "#b877d9",
+    "processing": "#5794f2",
+    "completed": "#73bf69",
+    "failed": "#f2495c",
+    "unknown": "#ff9830",
+    "lost": "#c4162a",
+}
+# From which value on a panel has which colour; the first holds below the second.
+Steps = tuple[tuple[float | None, str], ...]
+PLAIN: Steps = ((None, BLUE),)
+BAD_FROM_ONE: Steps = ((None, GREEN), (1, RED))
+ODD_FROM_ONE: Steps = ((None, GREEN), (1, ORANGE))
+TIMESERIES_HEIGHT, STAT_HEIGHT = 8, 4
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: a query whose labels say which row, or a label; `options` are Grafana's field settings."""
+
+    title: str
+    query: str = ""
+    label: str = ""
+    unit: str = ""
+    options: Sequence[tuple[str, object]] = ()
+
+
+def _thresholds(steps: Steps) -> Builder[dashboard.ThresholdsConfig]:
+    marks = [dashboard.Threshold(value=value, color=color) for value, color in steps]
+    return build.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(marks)
+
+
+def _target(expression: str, legend: str, number: int) -> prometheus.Dataquery:
+    ref = chr(ord("A") + number)
+    return prometheus.Dataquery().datasource(DATASOURCE).expr(expression).legend_format(legend).ref_id(ref)
+
+
+def number(title: str, description: str, query: str, unit: str, steps: Steps = PLAIN, width: int = 4) -> stat.Panel:
+    """Return a panel of one number, as it is now."""
+    panel = stat.Panel().title(title).description(description).datasource(DATASOURCE).unit(unit)
+    panel = panel.thresholds(_thresholds(steps)).span(width).height(STAT_HEIGHT).no_value("none")
+    panel = panel.color_mode(common.BigValueColorMode.VALUE).graph_mode(common.BigValueGraphMode.NONE)
+    panel = panel.reduce_options(parts.ReduceDataOptions().calcs(["lastNotNull"]))
+    return panel.with_target(_target(query, title, 0).instant())
+
+
+def yes_or_no(title: str, description: str, query: str, yes: str, no: str, width: int = 4) -> stat.Panel:
+    """Return a panel that says one of two words: `yes` for 1."""
+    words = {
+        "1": dashboard.ValueMappingResult(text=yes, color=GREEN),
+        "0": dashboard.ValueMappingResult(text=no, color=RED),
+    }
+    panel = number(title, description, query, "short", ((None, RED), (1, GREEN)), width)
+    return panel.mappings([dashboard.ValueMap(options=words)])
+
+
+def lines(
+    title: str,
+    description: str,
+    queries: Mapping[str, str],
+    unit: str,
+    steps: Steps = PLAIN,
+    *,
+    stacked: bool = False,
+    bars: bool = False,
+    width: int = 12,
+    highest: float | None = None,
+    colors: Mapping[str, str] | None = None,
+) -> timeseries.Panel:
+    """Return a panel over time; `queries` maps a legend to what is drawn."""
+    panel = timeseries.Panel().title(title).description(description).datasource(DATASOURCE).unit(unit)
+    panel = panel.span(width).height(TIMESERIES_HEIGHT).min(0).thresholds(_thresholds(steps))
+    if len(steps) > 1:
+        panel = panel.thresholds_style(parts.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
+    if highest is not None:
+        panel = panel.max(highest)
+    if bars:
+        panel = panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(80).line_width(0)
+    else:
+        panel = panel.draw_style(common.GraphDrawStyle.LINE).fill_opacity(60 if stacked else 10).line_width(1)
+        panel = panel.show_points(common.VisibilityMode.NEVER)
+    if stacked:
+        panel = panel.stacking(parts.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
+    panel = panel.legend(
+        parts.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(common.LegendDisplayMode.LIST)
+        .placement(common.LegendPlacement.BOTTOM)
+    )
+    panel = panel.tooltip(
+        parts.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+    )
+    for name, color in (colors or {}).items():
+        fixed = dashboard.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})
+        panel = panel.override_by_name(name, [fixed])
+    for place, (legend, query) in enumerate(queries.items()):
+        panel = panel.with_target(_target(query, legend, place).range())
+    return panel
+
+
+def buckets(title: str, description: str, query: str, unit: str = "s", width: int = 12) -> heatmap.Panel:
+    """Return a heatmap of a histogram; `query` gives the growth of its buckets by `le`."""
+    panel = heatmap.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
+    panel = panel.span(width).height(TIMESERIES_HEIGHT).thresholds(_thresholds(PLAIN)).calculate(False)
+    panel = panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
+    panel = panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(common.AxisPlacement.LEFT))
+    panel = panel.cell_values(heatmap.CellValues().unit("short")).filter_values(heatmap.FilterValueRange().le(1e-9))
+    panel = panel.tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE)).show_legend()
+    return panel.with_target(_target(query, "{{le}}", 0).range().format(PromQueryFormat.HEATMAP))
+
+
+def rows(
+    title: str, description: str, columns: Sequence[Column], empty: str, height: int = 10, steps: Steps = PLAIN
+) -> table.Panel:
+    """Return a table, one row for each set of labels; `empty` is said where there is none."""
+    panel = table.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
+    panel = panel.span(24).height(height).thresholds(_thresholds(steps)).no_value(empty).filterable(True)
+    queried = [column for column in columns if column.query]
+    shown: dict[str, int] = {}
+    for place, column in enumerate(queried):
+        target = _target(column.query, "", place).instant().format(PromQueryFormat.TABLE)
+        panel = panel.with_target(target)
+    for place, column in enumerate(columns):
+        field = column.label or f"Value #{chr(ord('A') + queried.index(column))}"
+        shown[field] = place
+        options = [("displayName", column.title), *([("unit", column.unit)] if column.unit else []), *column.options]
+        panel = panel.override_by_name(
+            field, [dashboard.DynamicConfigValue(id_val=name, value=value) for name, value in options]
+        )
+    hidden = {"Time": True, **({"Value": True} if len(queried) > 1 else {})}
+    panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+    return panel.with_transformation(
+        dashboard.DataTransformerConfig(
+            id_val="organize", options={"excludeByName": hidden, "indexByName": shown, "renameByName": {}}
+        )
+    )
+
+
+def gauge_cell(steps: Steps) -> list[tuple[str, object]]:
+    """Return the settings of a column that draws ratios as bars."""
+    return [
+        ("custom.cellOptions", {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}),
+        *(("min", 0), ("max", 1)),
+        ("thresholds", _thresholds_value(steps)),
+    ]
+
+
+def colored(steps: Steps) -> list[tuple[str, object]]:
+    """Return the settings of a column whose text has the colour of its value."""
+    return [("custom.cellOptions", {"type": "color-text"}), ("thresholds", _thresholds_value(steps))]
+
+
+def _thresholds_value(steps: Steps) -> dict[str, object]:
+    return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
+
+
+def words(texts: Mapping[str, str]) -> tuple[str, object]:
+    """Return the setting of a column that says words for values."""
+    return "mappings", [{"type": "value", "options": {value: {"text": text} for value, text in texts.items()}}]
+
+
+def chosen(name: str, label: str, query: str, description: str) -> build.QueryVariable:
+    """Return a variable of several values of a label, all at first."""
+    variable = build.QueryVariable(name).label(label).description(description).datasource(DATASOURCE)
+    variable = variable.query({"query": query, "refId": name}).definition(query)
+    variable = variable.multi(True).include_all(True).all_value(".*")
+    variable = variable.current(dashboard.VariableOption(text="All", value="$__all"))
+    return variable.refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
+        dashboard.VariableSort.ALPHABETICAL_ASC
+    )
+
+
+def moments(name: str, query: str, color: str, text: str, *, enabled: bool = True) -> build.AnnotationQuery:
+    """Return annotations; `query` gives series whose values are times, in milliseconds since 1970."""
+    marks = build.AnnotationQuery().name(name).datasource(DATASOURCE).enable(enabled).icon_color(color)
+    return marks.expr(query).title_format(name).text_format(text).use_value_for_time(True)
+
+
+def board(uid: str, title: str, description: str) -> build.Dashboard:
+    """Return a dashboard with what all have: a data source to choose, links between them, a shared crosshair."""
+    sources = build.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    sources = sources.description("The Prometheus that scrapes knock-exporter.")
+    links = build.DashboardLink("knock-exporter").type(dashboard.DashboardLinkType.DASHBOARDS).tags(["knock-exporter"])
+    links = links.include_vars(True).keep_time(True)
+    whole = build.Dashboard(title).uid(uid).description(description).tags(["knock", "knock-exporter"]).links([links])
+    whole = (
+        whole.time("now-1h", "now").refresh("30s").timezone("browser").tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
+    )
+    return whole.readonly().with_variable(sources)
+
+
+def filled(whole: build.Dashboard, sections: Mapping[str, Sequence[Panel]]) -> dashboard.Dashboard:
+    """Put panels under the titles of their rows, and number them."""
+    for title, members in sections.items():
+        whole = whole.with_row(build.Row(title))
+        for member in members:
+            whole = whole.with_panel(member)
+    made = whole.build()
+    for id_, panel in enumerate(made.panels or [], start=1):
+        panel.id_val = id_
+    return made

@@ -1,0 +1,183 @@
+"""The way of an alert: a real Prometheus with our rules, a real Alertmanager, and who is told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import rules
+import yaml
+from programs import LOOK_SECONDS, WEB, Program, free_port, tool, until
+from promtool import MONITORING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+# The causes are real, only patience is shorter.
+HASTY = {
+    **dict.fromkeys(
+        ("failed_stand_for", "stale_for", "lost_for", "down_for", "unwatched_for", "watched_twice_for"), "1s"
+    ),
+    **dict.fromkeys(("key_refused_for", "unreachable_for", "rate_limited_for", "config_for", "keep_firing"), "1s"),
+    "stalled_seconds": 4,
+    "queued_seconds": 4,
+    "nothing_finished_seconds": 4,
+    "source_broken_seconds": 2,
+    "news_seconds": 20,
+    "state_not_written_seconds": 8,
+    "rate_limited_over": "10s",
+    "disabled": [],
+}
+
+
+def hasty_rules(folder: Path, **changes: object) -> list[Path]:
+    """Write the rules by thresholds of seconds."""
+    folder.mkdir()
+    thresholds = folder / "thresholds"
+    thresholds.write_text(yaml.safe_dump(yaml.safe_load(rules.THRESHOLDS.read_text()) | HASTY | changes))
+    for name, text in rules.documents(thresholds).items():
+        (folder / name).write_text(text)
+    return sorted(folder.glob("*.yaml"))
+
+
+@dataclass
+class Told:
+    """A webhook: keeps the notifications that it got."""
+
+    notifications: list[dict[str, Any]] = field(default_factory=list)
+    url: str = ""
+
+    def alerts(self, name: str, status: str = "firing", **labels: str) -> list[dict[str, Any]]:
+        """Return the alerts of a name that were told with this status."""
+        wanted = {"alertname": name, **labels}.items()
+        return [
+            alert
+            for notification in list(self.notifications)
+            for alert in notification["alerts"]
+            if alert["status"] == status and wanted <= alert["labels"].items()
+        ]
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Told]:
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                told.notifications.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, args=(LOOK_SECONDS,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def hasty_alertmanager(folder: Path, told: Told) -> Path:
+    """Write our example with its routes and inhibition, but all receivers told at one webhook, and soon."""
+    example = yaml.safe_load((MONITORING / "alertmanager.yaml").read_text())
+    example["receivers"] = [
+        {"name": each["name"], "webhook_configs": [{"url": f"{told.url}/{each['name']}"}]}
+        for each in example["receivers"]
+    ]
+    example["route"] |= {"group_wait": "1s", "group_interval": "1s"}
+    file = folder / "alertmanager.yaml"
+    file.write_text(yaml.safe_dump(example))
+    return file
+
+
+def _alertmanager() -> str:
+    names = [name for name in ("alertmanager", "prometheus-alertmanager") if _on_path(name)]
+    return tool(names[0] if names else "alertmanager")
+
+
+def _on_path(name: str) -> bool:
+    return any(os.access(os.path.join(folder, name), os.X_OK) for folder in os.get_exec_path())  # noqa: PTH118
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Where they listen, and who was told."""
+
+    prometheus: str
+    alertmanager: str
+    told: Told
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return what Prometheus answers to an instant query; fails when it refuses it."""
+        answer = WEB.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
+        assert answer["status"] == "success", answer
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    def fires(self, name: str, seconds: float = 30.0, **labels: str) -> dict[str, Any]:
+        """Wait until somebody was told of an alert, and return it."""
+        until(lambda: self.told.alerts(name, **labels), lambda: f"told of {name}: {self._active()}", seconds)
+        return self.told.alerts(name, **labels)[-1]
+
+    def resolves(self, name: str, seconds: float = 60.0, **labels: str) -> None:
+        """Wait until somebody was told of its end."""
+        until(lambda: self.told.alerts(name, "resolved", **labels), lambda: f"{name} ends: {self._active()}", seconds)
+
+    def inhibited(self, name: str) -> bool:
+        """Whether Alertmanager holds back every alert of this name that it has, and has one."""
+        alerts = WEB.get(f"{self.alertmanager}/api/v2/alerts", timeout=5).json()
+        found = [each["status"]["inhibitedBy"] for each in alerts if each["labels"]["alertname"] == name]
+        return bool(found) and all(found)
+
+    def _active(self) -> list[str]:
+        return sorted({each["metric"]["alertname"] for each in self.query("ALERTS")})
+
+
+@contextlib.contextmanager
+def running(folder: Path, targets: Sequence[str], line: int = 2, **thresholds: object) -> Iterator[Stack]:
+    """Run both, scraping `targets` (HOST:PORT) each second."""
+    files = hasty_rules(folder / "rules", **thresholds)
+    ports = free_port(), free_port()
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(file) for file in files],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ports[1]}"]}]}]},
+        "scrape_configs": [{"job_name": "knock", "static_configs": [{"targets": [*targets]}]}],
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    with Told().listening() as told, contextlib.ExitStack() as ends:
+        manager = [
+            *(_alertmanager(), f"--config.file={hasty_alertmanager(folder, told)}"),
+            *(f"--web.listen-address=127.0.0.1:{ports[1]}", "--cluster.listen-address="),
+            f"--storage.path={folder / 'alertmanager'}",
+        ]
+        server = [
+            *(tool("prometheus", line), f"--config.file={folder / 'prometheus.yaml'}"),
+            *(f"--web.listen-address=127.0.0.1:{ports[0]}", f"--storage.tsdb.path={folder / 'tsdb'}"),
+            *("--rules.alert.resend-delay=1s", "--web.enable-lifecycle"),
+        ]
+        for number, command in enumerate((manager, server)):
+            ends.callback(Program(command, folder / f"stack-{number}.log").end)
+        stack = Stack(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", told)
+        until(lambda: _ready(stack.prometheus) and _ready(stack.alertmanager), "both ready", 30)
+        yield stack
+
+
+def _ready(url: str) -> bool:
+    try:
+        return WEB.get(f"{url}/-/ready", timeout=2).ok
+    except OSError:
+        return False

@@ -1,0 +1,218 @@
+"""Each alert is made to fire by its cause, and somebody is told: exporter, Prometheus, Alertmanager, webhook."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import stack as stacks
+import yaml
+from programs import WEB, Exporter, Starter, free_port, until
+
+from exporter.knock.simulator import Simulator, World, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stack import Stack
+
+pytestmark = pytest.mark.e2e
+
+POLLING = {"processing": "500ms", "queued": "500ms", "slowest": "1s", "not_found_after": "1s"}
+MISSING = "123e4567-e89b-12d3-a456-426614174000"
+ENVIRONMENTS = (
+    *("failing", "erring", "stalling", "queueing", "stale", "refused", "unreachable", "limited", "large", "losing"),
+    *("files", "twice", "many"),
+)
+
+
+@dataclass(frozen=True)
+class House:
+    """A Knock for each environment, exporters that follow them, and who watches these."""
+
+    knocks: dict[str, Simulator]
+    ids: dict[str, str]
+    main: Exporter
+    second: Exporter
+    stack: Stack
+    folder: Path
+
+
+def operations(knocks: dict[str, Simulator]) -> dict[str, str]:
+    """Make an operation in each environment."""
+    make = {name: knock.world.create for name, knock in knocks.items()}
+    plain = {name: make[name](rows=10**6, queue_seconds=0.0, rows_per_second=50.0) for name in ENVIRONMENTS}
+    return plain | {
+        "failing": make["failing"](rows=100, queue_seconds=0.0, rows_per_second=20.0, fails=True),
+        "erring": make["erring"](rows=100, errors=40, queue_seconds=0.0, rows_per_second=50.0),
+        "stalling": make["stalling"](rows=400, queue_seconds=0.0, rows_per_second=200.0, stalls=True),
+        "queueing": make["queueing"](queue_seconds=1e6),
+    }
+
+
+def environment(name: str, url: str, operation: str) -> dict[str, Any]:
+    made = {"name": name, "api_key_file": "knock.key", "base_url": url, "polling": POLLING}
+    if name == "files":
+        return made | {"operations_files": ["ids/*.yaml"]}
+    return made | {"operations": [{"id": operation, "group": "migration"}]}
+
+
+def start_house(
+    folder: Path, knocks: dict[str, Simulator], starter: Starter
+) -> tuple[Exporter, Exporter, dict[str, str]]:
+    ids = operations(knocks)
+    (folder / "ids").mkdir()
+    (folder / "ids" / "list.yaml").write_text("- operations: [")
+    starter.use_token()
+    starter.keep_state()
+    whole = starter.whole | {
+        "environments": [environment(name, knocks[name].url, ids[name]) for name in ENVIRONMENTS[:-1]]
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole))
+    main = starter.run(
+        f"--config.file={folder / 'config.yaml'}",
+        f"--web.listen-address=127.0.0.1:{free_port()}",
+        "--web.enable-lifecycle",
+    )
+    main.urls()
+    other = [environment(name, knocks[name].url, ids[name]) for name in ("twice", "many")]
+    tokens = {"registration": whole["registration"], "environments": other, "max_operations": 2}
+    (folder / "second.yaml").write_text(yaml.safe_dump(tokens))
+    second = starter.run(f"--config.file={folder / 'second.yaml'}", f"--web.listen-address=127.0.0.1:{free_port()}")
+    until(lambda: "event=listening" in second.log.read_text(), "second")
+    return main, second, ids
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("alerts")
+    first, other = Starter(folder), Starter(folder)
+    with contextlib.ExitStack() as ends:
+        knocks = {name: ends.enter_context(Simulator(world=World(seed=1), rate_limits=False)) for name in ENVIRONMENTS}
+        ends.callback(first.end)
+        ends.callback(other.end)
+        main, second, ids = start_house(folder, knocks, first)
+        targets = [each.url.removeprefix("http://") for each in (main, second)]
+        stack = ends.enter_context(stacks.running(folder, targets))
+        until(
+            lambda: stack.query('knock_bulk_operations{knock_environment="losing",status="processing"} == 1'),
+            "seen",
+            20,
+        )
+        yield House(knocks, ids, main, second, stack, folder)
+
+
+def test_a_failure_is_told_with_its_labels_and_text_and_its_end(house: House) -> None:
+    single = house.stack.fires("KnockOperationFailed")
+    assert single["labels"] == {
+        "alertname": "KnockOperationFailed",
+        "knock_environment": "failing",
+        "group": "migration",
+        "name": "users.identify",
+        "operation_id": house.ids["failing"],
+        "severity": "warning",
+        "service": "knock-exporter",
+    }
+    whole = house.stack.fires("KnockOperationsFailed")
+    assert whole["annotations"]["summary"] == "users.identify operations failed in group migration (failing)"
+    assert whole["annotations"]["description"] == (
+        "Operations have failed lately: 1 of users.identify in group migration of failing stand as failed now."
+    )
+    assert house.ids["failing"] in single["annotations"]["description"]
+    assert "after" in single["annotations"]["description"]
+    for alert in (single, whole):
+        assert alert["annotations"]["runbook_url"].endswith(f"{alert['labels']['alertname']}.md")
+        assert "var-environment=failing&var-group=migration" in alert["annotations"]["dashboard_url"]
+    house.stack.resolves("KnockOperationsFailed")
+    house.stack.resolves("KnockOperationFailed")
+
+
+@pytest.mark.parametrize(
+    ("alert", "environment"),
+    [
+        ("KnockOperationsStandFailed", "failing"),
+        ("KnockOperationCompletedWithErrors", "erring"),
+        ("KnockOperationsCompletedWithErrors", "erring"),
+        ("KnockNothingFinished", "erring"),
+        ("KnockOperationStalled", "stalling"),
+        ("KnockOperationsStalled", "stalling"),
+        ("KnockOperationQueuedTooLong", "queueing"),
+        ("KnockOperationsQueuedTooLong", "queueing"),
+        ("KnockSourceBroken", "files"),
+        ("KnockEnvironmentWatchedTwice", "twice"),
+    ],
+)
+def test_what_goes_wrong_with_operations_is_told(house: House, alert: str, environment: str) -> None:
+    told = house.stack.fires(alert, knock_environment=environment)
+    assert environment in told["annotations"]["summary"]
+    assert "<<" not in str(told["annotations"])
+    assert "error" not in told["annotations"]["description"].replace("had errors", "").replace("with errors", "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "alert", "environment"),
+    [
+        (faults.Oversized(mebibytes=17), "KnockAnswersTooLarge", "large"),
+        (faults.RateLimit(retry_after=1.0), "KnockRateLimited", "limited"),
+        (faults.Refusal(status=401), "KnockKeyRefused", "refused"),
+        (faults.Refusal(status=502, body="html"), "KnockUnreachable", "unreachable"),
+    ],
+    ids=["large", "limited", "refused", "unreachable"],
+)
+def test_what_goes_wrong_with_knock_is_told(house: House, fault: Any, alert: str, environment: str) -> None:
+    for name in ("stale", "unreachable"):  # these take half a minute: all begin with the first
+        house.knocks[name].faults.set(faults.Refusal(status=502, body="html"))
+    house.knocks["losing"].world.forget(house.ids["losing"])
+    house.knocks[environment].faults.set(fault)
+    house.stack.fires(alert, 60, knock_environment=environment)
+    if alert in {"KnockKeyRefused", "KnockRateLimited"}:
+        house.knocks[environment].faults.clear()
+        house.stack.resolves(alert, 400 if alert == "KnockRateLimited" else 60, knock_environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("reason", "alert"), [("limit", "KnockOperationsRefused"), ("unauthorized", "KnockRegistrationsRefused")]
+)
+def test_refused_registrations_are_told(house: House, reason: str, alert: str) -> None:
+    if reason == "limit":
+        assert house.second.register({"id": MISSING}, "many").status_code == 503
+    else:
+        assert house.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
+    house.stack.fires(alert)
+
+
+def test_a_broken_configuration_is_told_and_that_it_is_mended(house: House) -> None:
+    file = house.folder / "config.yaml"
+    good = file.read_text()
+    file.write_text("environments: 7")
+    assert WEB.post(f"{house.main.url}/-/reload", timeout=5).status_code >= 400
+    house.stack.fires("KnockConfigReloadFailed")
+    file.write_text(good)
+    WEB.post(f"{house.main.url}/-/reload", timeout=5)
+    house.stack.resolves("KnockConfigReloadFailed")
+
+
+def test_state_that_cannot_be_written_is_told(house: House) -> None:
+    with contextlib.closing(sqlite3.connect(house.folder / "state.db", isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        house.stack.fires("KnockStateNotWritten", 90)
+        database.execute("ROLLBACK")
+
+
+def test_old_numbers_are_told(house: House) -> None:
+    house.stack.fires("KnockOperationsStale", 90, knock_environment="stale")
+
+
+def test_lost_operations_are_told(house: House) -> None:
+    house.stack.fires("KnockOperationsLost", 150, knock_environment="losing")
+
+
+def test_an_exporter_that_is_gone_is_told_and_silences_the_rest(house: House) -> None:
+    house.main.kill()
+    house.stack.fires("KnockExporterDown", knock_environment="failing")
+    until(lambda: house.stack.inhibited("KnockEnvironmentNotWatched"), "inhibited", 30)
+    assert not house.stack.told.alerts("KnockEnvironmentNotWatched", knock_environment="failing")

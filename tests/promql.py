@@ -1,0 +1,98 @@
+"""Queries as users get them: of panels, rules and runbooks; and which metrics they name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import promql_parser
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+MONITORING, RUNBOOKS = ROOT / "monitoring", ROOT / "docs" / "runbooks"
+DASHBOARDS = sorted((MONITORING / "dashboards").glob("*.json"))
+RULES = sorted((MONITORING / "rules").glob("*.yaml"))
+# What Grafana puts in; those of the user come from the test.
+BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__interval": "15s"}
+_FAMILY = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|", re.MULTILINE)
+
+
+class Query(NamedTuple):
+    """A query, and where it stands: file and title."""
+
+    file: str
+    title: str
+    text: str
+    instant: bool = True
+
+    def filled(self, **values: str) -> str:
+        """Return it with Grafana's variables, and these, put in; `.*` stands for all."""
+        variables = BUILT_IN | values
+        return re.sub(r"\$(\w+)", lambda found: variables.get(found[1], ".*"), self.text)
+
+    def names(self) -> set[str]:
+        """Return the metrics that it asks for; raises ValueError where it is no PromQL."""
+        return set(_names(promql_parser.parse(self.filled())))
+
+
+def _names(node: Any) -> Iterator[str]:
+    if isinstance(node, promql_parser.VectorSelector) and node.name:
+        yield node.name
+    for part in ("expr", "lhs", "rhs", "param", "args", "vector_selector"):
+        inner = getattr(node, part, None)
+        for each in inner if isinstance(inner, list) else [inner] if inner is not None else []:
+            yield from _names(each)
+
+
+def panels(file: Path) -> list[dict[str, Any]]:
+    """Return the panels of a dashboard, without the titles of rows."""
+    return [panel for panel in json.loads(file.read_text())["panels"] if panel["type"] != "row"]
+
+
+def of_dashboards() -> list[Query]:
+    """Return the queries of all panels and annotations."""
+    found = []
+    for file in DASHBOARDS:
+        for panel in panels(file):
+            found += [
+                Query(file.name, panel["title"], target["expr"], target.get("instant", False))
+                for target in panel["targets"]
+            ]
+        marks = json.loads(file.read_text())["annotations"]["list"]
+        found += [Query(file.name, f"annotation {mark['name']}", mark["expr"], instant=False) for mark in marks]
+    return found
+
+
+def of_rules() -> list[Query]:
+    """Return the queries of all rules."""
+    return [
+        Query(file.name, rule.get("alert") or rule["record"], rule["expr"])
+        for file in RULES
+        for group in yaml.safe_load(file.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+
+
+def of_runbooks() -> list[Query]:
+    """Return the queries of all runbooks."""
+    return [
+        Query(file.name, "runbook", text.strip())
+        for file in sorted(RUNBOOKS.glob("*.md"))
+        for text in re.findall(r"^```promql\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+
+def known() -> set[str]:
+    """Return every metric that a query may name: of the contract, of the recording rules, Prometheus' own."""
+    document = (ROOT / "docs" / "metrics.md").read_text()
+    found = {"up", "ALERTS", "ALERTS_FOR_STATE"}
+    for name, kind in _FAMILY.findall(document):
+        found |= {f"{name}{end}" for end in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+    found |= {query.title for query in of_rules() if ":" in query.title}
+    process = ("start_time_seconds", "resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds")
+    return found | {f"process_{name}" for name in process}

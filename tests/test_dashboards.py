@@ -1,0 +1,116 @@
+"""The dashboards are what their code makes, and what Grafana and a reader need of each panel is there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import dashboards
+import promql
+import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+each_dashboard = pytest.mark.parametrize("file", promql.DASHBOARDS, ids=lambda file: file.name)
+GRAFANAS_OWN = {*promql.BUILT_IN, "__data", "__all"}
+UNITS = {"short", "s", "percentunit", "rowsps", "reqps", "bytes", "dateTimeFromNow"}
+
+
+def loaded(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def test_the_committed_dashboards_are_what_the_code_makes() -> None:
+    made = dashboards.documents()
+    assert {file.name: file.read_text() for file in promql.DASHBOARDS} == made, "run `make monitoring`"
+
+
+@each_dashboard
+def test_grafanas_own_model_loses_nothing_of_it(file: Path) -> None:
+    register_default_plugins()
+    again = json.loads(json.dumps(Dashboard.from_json(loaded(file)), cls=JSONEncoder))
+    assert again == loaded(file)
+
+
+@each_dashboard
+def test_every_panel_says_what_it_shows_in_which_unit_and_when_it_is_bad(file: Path) -> None:
+    for panel in promql.panels(file):
+        defaults = panel["fieldConfig"]["defaults"]
+        assert panel["title"], panel
+        assert panel["description"].endswith("."), panel["title"]
+        assert defaults["unit"] in UNITS, panel["title"]
+        assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
+        if panel["type"] in {"stat", "table"}:
+            assert defaults["noValue"], panel["title"]
+
+
+@each_dashboard
+def test_all_goes_to_the_data_source_that_is_chosen(file: Path) -> None:
+    whole = loaded(file)
+    asked = [
+        *(mark["datasource"] for mark in whole["annotations"]["list"]),
+        *(each["datasource"] for each in whole["templating"]["list"] if each["type"] == "query"),
+        *(panel["datasource"] for panel in promql.panels(file)),
+        *(target["datasource"] for panel in promql.panels(file) for target in panel["targets"]),
+    ]
+    assert asked
+    assert all(each == {"type": "prometheus", "uid": "${datasource}"} for each in asked)
+
+
+@each_dashboard
+def test_every_variable_is_there_and_used(file: Path) -> None:
+    defined = {each["name"] for each in loaded(file)["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", file.read_text()))
+    assert used - GRAFANAS_OWN == defined
+
+
+@each_dashboard
+def test_panels_do_not_overlap_and_their_ids_differ(file: Path) -> None:
+    everything = loaded(file)["panels"]
+    places = [panel["gridPos"] for panel in everything]
+    for one, other in itertools.combinations(places, 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+        assert apart, (one, other)
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert len({panel["id"] for panel in everything}) == len(everything)
+    for panel in promql.panels(file):
+        refs = [target["refId"] for target in panel["targets"]]
+        assert len(set(refs)) == len(refs), panel["title"]
+
+
+def test_dashboards_and_alerts_name_each_other() -> None:
+    ids = {loaded(file)["uid"] for file in promql.DASHBOARDS}
+    rules = "".join(file.read_text() for file in promql.RULES)
+    assert set(re.findall(r"dashboard_url: \S+/d/([\w-]+)", rules)) == ids
+
+
+@pytest.mark.parametrize("query", [*promql.of_dashboards(), *promql.of_rules()], ids=lambda query: query.title)
+def test_a_query_is_promql_and_names_what_there_is(query: promql.Query) -> None:
+    names = query.names()
+    assert names
+    assert names <= promql.known(), query.text
+
+
+def test_a_query_is_read_whole() -> None:
+    query = promql.Query("", "", "topk(5, sum by (a) (rate(b{c=~'$d'}[$__rate_interval]))) and on (a) (e - -f) > g")
+    assert query.names() == {"b", "e", "f", "g"}
+
+
+def test_labels_of_links_are_columns_of_their_table() -> None:
+    for file in promql.DASHBOARDS:
+        for panel in promql.panels(file):
+            fields = set(re.findall(r"__data\.fields\.(\w+)", json.dumps(panel)))
+            shown = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]}
+            assert fields <= shown, panel["title"]
