@@ -125,9 +125,15 @@ class Program:
 class Exporter(Program):
     """The exporter as users run it."""
 
-    def __init__(self, folder: Path, args: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        args: Sequence[str],
+        environ: Mapping[str, str],
+        program: Sequence[str] = ("-m", "exporter"),
+    ) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KNOCK_")}
-        super().__init__([sys.executable, "-m", "exporter", *args], folder / "exporter.log", inherited | dict(environ))
+        super().__init__([sys.executable, *program, *args], folder / "exporter.log", inherited | dict(environ))
         self._url = ""
 
     def urls(self, count: int = 1) -> list[str]:

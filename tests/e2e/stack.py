@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import promql
 import rules
 import yaml
 from programs import LOOK_SECONDS, WEB, Program, free_port, tool, until
@@ -32,6 +33,7 @@ HASTY = {
     "news_seconds": 20,
     "state_not_written_seconds": 8,
     "rate_limited_over": "10s",
+    "stuck_seconds": 10,
     "disabled": [],
 }
 
@@ -128,8 +130,11 @@ class Stack:
         return found
 
     def fires(self, name: str, seconds: float = 30.0, **labels: str) -> dict[str, Any]:
-        """Wait until somebody was told of an alert, and return it."""
+        """Wait until somebody was told of an alert, and return it; what its runbook asks then must have an answer."""
         until(lambda: self.told.alerts(name, **labels), lambda: f"told of {name}: {self._active()}", seconds)
+        for query in promql.of_runbooks():
+            if query.file == f"{name}.md":
+                assert self.query(query.text), f"{name}: its runbook asks in vain: {query.text}"
         return self.told.alerts(name, **labels)[-1]
 
     def resolves(self, name: str, seconds: float = 60.0, **labels: str) -> None:

@@ -1,0 +1,140 @@
+"""What the queries of panels and rules cost at 10,000 operations: samples that Prometheus reads, series that it returns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import promql
+import pytest
+import yaml
+from model import WALL, Model, environment, ids
+from programs import WEB, Program, free_port, tool, until
+from promtool import MONITORING
+
+from exporter.config import Config, ListedOperation, Polling
+from exporter.errors import NotFound
+from exporter.metrics.exposition import Format
+from exporter.operation import NIL_ID, Operation, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.errors import KnockError
+    from exporter.tracking.messages import Request
+    from exporter.tracking.record import Moment
+
+pytestmark = pytest.mark.e2e
+
+OPERATIONS, GROUPS, NAMES = 10_000, 100, ("users.identify", "objects.projects.set")
+MINUTES, SCRAPE_SECONDS, STEP_SECONDS = 30, 30.0, 15
+MOST_SERIES = 100  # that a query may return
+MOST_SAMPLES = 3_000_000  # that one may read; Prometheus' own bound for what is in memory is 50,000,000
+
+
+class Cost(NamedTuple):
+    """Of a query: what it read, what it returned, how long it took (milliseconds, of this machine)."""
+
+    query: promql.Query
+    samples: int
+    series: int
+    milliseconds: float
+
+
+def knock(request: Request, now: Moment) -> Operation | KnockError:
+    """Answer: all begin at once and run an hour, every 50th fails, every 20th has errors."""
+    if request.id == NIL_ID:
+        return NotFound("404", code=404, accepted_key=True)
+    number = int(request.id[:8], 16)
+    age = now.wall - WALL
+    name, rows = NAMES[number % 2], 1000 + number % 1000
+    done = min(rows, int(rows * age / (600 + number % 5400)))
+    errors = done // 20 if number % 20 == 0 else 0
+    counts = (name, done, rows, done - errors, errors)
+    times = {"inserted_at": WALL - number % 600, "started_at": WALL + 1.0}
+    if done == rows:
+        status = Status.FAILED if number % 50 == 0 else Status.COMPLETED
+        ended = "failed_at" if status is Status.FAILED else "completed_at"
+        return Operation(request.id, status, *counts, **times, **{ended: now.wall})  # type: ignore[arg-type]
+    return Operation(request.id, Status.PROCESSING, *counts, **times)
+
+
+def fleet() -> Model:
+    listed = [ListedOperation(each, group=f"group-{place % GROUPS}") for place, each in enumerate(ids(OPERATIONS))]
+    polling = Polling(processing=120.0, queued=120.0, slowest=300.0)
+    made = replace(environment(polling=polling, rate_limit=200.0), operations=tuple(listed))
+    return Model(Config((made,)), knock)
+
+
+def written(model: Model, end: float, file: Path) -> None:
+    """Write half an hour of scrapes as promtool reads them, so that the last one was at `end`, Unix seconds."""
+    count = int(MINUTES * 60 / SCRAPE_SECONDS)
+    with file.open("w") as stream:
+        for number in range(count):
+            model.run(SCRAPE_SECONDS)
+            at = end - (count - 1 - number) * SCRAPE_SECONDS
+            for line in model.metrics(Format.OPENMETRICS).splitlines():
+                if not line.startswith("#"):
+                    stream.write(f"{line} {at:.3f}\n")
+        stream.write("# EOF\n")
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Prometheus with half an hour of 10,000 operations, and our rules over it; its URL."""
+    folder = tmp_path_factory.mktemp("cost")
+    end = time.time()
+    written(fleet(), end, folder / "scrapes.txt")
+    blocks = [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", folder / "scrapes.txt", folder / "tsdb"]
+    subprocess.run(blocks, check=True, capture_output=True, timeout=120)
+    shutil.copytree(MONITORING / "rules", folder / "rules")
+    config = {"global": {"evaluation_interval": "1s"}, "rule_files": [str(folder / "rules" / "*.yaml")]}
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    url = f"127.0.0.1:{free_port()}"
+    command = [
+        *(tool("prometheus", 2), f"--config.file={folder / 'prometheus.yaml'}", f"--web.listen-address={url}"),
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+    ]
+    with contextlib.ExitStack() as ends:
+        ends.callback(Program(command, folder / "prometheus.log").end)
+        until(lambda: _rules(f"http://{url}"), "rules evaluated", 60)
+        yield f"http://{url}"
+
+
+def _rules(url: str) -> list[dict[str, Any]]:
+    """Return the rules, once each was evaluated."""
+    try:
+        groups = WEB.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    except (OSError, json.JSONDecodeError):
+        return []
+    found = [rule for group in groups for rule in group["rules"]]
+    return found if found and all(rule["evaluationTime"] > 0 for rule in found) else []
+
+
+def cost(url: str, query: promql.Query, end: float) -> Cost:
+    asked: dict[str, Any] = {"query": query.filled(__range="30m", __rate_interval="2m"), "stats": "all"}
+    if query.instant:
+        answer = WEB.get(f"{url}/api/v1/query", params=asked | {"time": end}, timeout=60).json()
+    else:
+        span = {"start": end - MINUTES * 60, "end": end, "step": STEP_SECONDS}
+        answer = WEB.get(f"{url}/api/v1/query_range", params=asked | span, timeout=60).json()
+    assert answer["status"] == "success", (query, answer)
+    stats = answer["data"]["stats"]
+    seconds = stats["timings"]["execTotalTime"]
+    return Cost(query, stats["samples"]["totalQueryableSamples"], len(answer["data"]["result"]), seconds * 1000)
+
+
+def test_no_query_reads_or_returns_too_much(prometheus: str, record_property: Any) -> None:
+    end = time.time()
+    costs = [cost(prometheus, query, end) for query in [*promql.of_dashboards(), *promql.of_runbooks()]]
+    for each in sorted(costs, key=lambda each: -each.samples)[:10]:
+        record_property(f"{each.query.file} {each.query.title}", each[1:])
+    of_panels = [each for each in costs if each.query.file.endswith(".json")]
+    assert max(each.series for each in of_panels) <= MOST_SERIES
+    assert max(each.samples for each in costs) <= MOST_SAMPLES

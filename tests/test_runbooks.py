@@ -1,0 +1,55 @@
+"""Each alert has a runbook that one can work by: complete, its queries right, listed with its severity."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import promql
+import pytest
+import rules
+import yaml
+
+SOURCE = yaml.safe_load(rules.SOURCE.read_text())
+ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for group in SOURCE["alerts"].values() for rule in group}
+SECTIONS = ["Meaning", "Impact", "How to check", "What to do"]
+LIST = (promql.RUNBOOKS / "README.md").read_text()
+
+
+def read(alert: str) -> str:
+    return (promql.RUNBOOKS / f"{alert}.md").read_text()
+
+
+def test_every_alert_has_a_runbook_and_no_other_is_there() -> None:
+    files = {file.stem for file in promql.RUNBOOKS.glob("*.md")} - {"README"}
+    assert files == ALERTS.keys()
+
+
+def test_they_are_listed_with_their_severity_in_the_order_of_the_rules() -> None:
+    listed = re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| (\w+) \|", LIST, re.MULTILINE)
+    assert listed == [(name, rule["severity"]) for name, rule in ALERTS.items()]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_runbook_is_complete(alert: str) -> None:
+    text = read(alert)
+    assert text.startswith(f"# {alert}\n\nSeverity **{ALERTS[alert]['severity']}**, about ")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
+    checks = text.split("## How to check")[1].split("## What to do")[0]
+    assert "```promql" in checks
+    assert "$ knock-exporter " in checks
+    assert "\n1. " in text.split("## What to do")[1]
+
+
+@pytest.mark.parametrize("query", promql.of_runbooks(), ids=lambda query: query.file)
+def test_a_query_is_promql_and_names_what_there_is(query: promql.Query) -> None:
+    assert query.names() <= promql.known(), query.text
+    assert "ENVIRONMENT" not in query.text
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_thresholds_that_are_named_are_there(alert: str) -> None:
+    thresholds = yaml.safe_load(Path(rules.THRESHOLDS).read_text())
+    named = re.findall(r"(?:[Rr]aise|set) `(\w+_(?:seconds|ratio|at_most|for))`", read(alert))
+    assert set(named) <= thresholds.keys()
