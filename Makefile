@@ -22,7 +22,8 @@ demo: .venv/ready ## run the exporter on a simulated Knock, with things to look 
 	$(BIN)/knock-exporter demo $(DEMO_FLAGS)
 
 test: .venv/ready ## run all tests; says what it skipped for want of a tool
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile -m 'not alone'
+	$(BIN)/pytest -m alone
 
 bench: .venv/ready ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)

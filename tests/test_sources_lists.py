@@ -368,7 +368,9 @@ def in_json(ids: list[str]) -> str:
     return json.dumps([{"targets": [each], "labels": {"group": "x"}} for each in ids])
 
 
-@pytest.mark.parametrize(("form", "write"), [(Form.TEXT, in_text), (Form.YAML, in_yaml), (Form.JSON, in_json)], ids=str)
+@pytest.mark.parametrize(
+    ("form", "write"), [(Form.TEXT, in_text), (Form.YAML, in_yaml), (Form.JSON, in_json)], ids=["text", "yaml", "json"]
+)
 def test_fifty_thousand_ids_take_a_second(form: Form, write: Callable[[list[str]], str]) -> None:
     content = write([str(uuid.UUID(int=each)) for each in range(1, 50_001)]).encode()
     start = time.monotonic()

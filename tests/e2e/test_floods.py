@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Address = tuple[str, int]
     Client = Callable[[socket.socket], Awaitable[None]]
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 ENVIRONMENTS, EACH = 10, 1000
 FLOOD_SECONDS = 6.0

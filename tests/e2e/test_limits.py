@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from exporter.knock.simulator import Simulator
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 OPERATIONS = 1000  # each due every 5 s at the latest: four times what the limit allows
 LIMIT = 50

@@ -404,6 +404,7 @@ def hand_over_ended(knock: Simulator, exporter: Exporter) -> set[str]:
     return ids
 
 
+@pytest.mark.alone
 def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
     knock: Simulator, start: Starter, kept: Path, tmp_path: Path
 ) -> None:

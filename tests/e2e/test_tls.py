@@ -388,6 +388,7 @@ def kept_in_force(scene: Scene, broken: dict[str, bytes], complaint: str) -> Non
     scene.exporter.said('event="web configuration is good again"', good_again + 1)
 
 
+@pytest.mark.alone
 def test_certificates_rotate_under_load_without_a_failed_scrape(tmp_path: Path) -> None:
     users = {USER: PASSWORD, "ann": PASSWORD}
     with scene_of(tmp_path, clients=True, users=users) as scene, Load(scene).running() as load:
