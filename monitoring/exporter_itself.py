@@ -32,19 +32,25 @@ def _rate(family: str, by: str = "") -> str:
 
 def _quantile(quantile: float, family: str, by: str = "", labels: str = BOTH) -> str:
     kept = f"le, {by}" if by else "le"
-    return f"histogram_quantile({quantile}, sum by ({kept}) (rate({family}_bucket{{{labels}}}[{RATE}])))"
+    # A quantile of nothing is NaN, which is no more than nothing.
+    return f"histogram_quantile({quantile}, sum by ({kept}) (rate({family}_bucket{{{labels}}}[{RATE}]))) >= 0"
 
 
 def _now() -> list[Panel]:
     spent = f"sum(increase(knock_exporter_api_requests_total{{{BOTH}}}[$__range]))"
     finished = f"sum(increase(knock_bulk_operations_finished_total{{{BOTH}}}[$__range]))"
+    tracked = f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})"
     return [
+        panels.number(
+            "Exporters", "How many are scraped.", f"count(knock_exporter_build_info{{{INSTANCE}}})", "short", width=3
+        ),
         panels.yes_or_no(
             "Knock",
             "Whether Knock's last answer accepted the key, in the environment where it is worst.",
             f"min(knock_up{{{BOTH}}})",
             "answers",
             "refuses or fails",
+            width=3,
         ),
         panels.yes_or_no(
             "Configuration",
@@ -52,6 +58,7 @@ def _now() -> list[Panel]:
             f"min(knock_exporter_config_last_reload_successful{{{INSTANCE}}})",
             "good",
             "has a mistake",
+            width=3,
         ),
         panels.number(
             "Budget used",
@@ -59,12 +66,22 @@ def _now() -> list[Panel]:
             f"max({_share()})",
             "percentunit",
             ((None, GREEN), (0.9, ORANGE)),
+            width=3,
         ),
         panels.number(
-            "Requests an operation",
+            "Limit used",
+            "Operations of `max_operations`, on the instance where it is most. At 100% final ones leave early.",
+            f"max({tracked} / on (job, instance) knock_exporter_operations_limit{{{INSTANCE}}})",
+            "percentunit",
+            ((None, GREEN), (0.9, ORANGE), (1, RED)),
+            width=3,
+        ),
+        panels.number(
+            "Requests each",
             "Requests to Knock for each operation that finished in the time shown.",
             f"{spent} / ({finished} > 0)",
             "short",
+            width=3,
         ),
         panels.number(
             "Scrape",
@@ -72,6 +89,7 @@ def _now() -> list[Panel]:
             _quantile(0.99, "knock_exporter_scrape_duration_seconds", labels=INSTANCE),
             "s",
             ((None, GREEN), (1, ORANGE), (5, RED)),
+            width=3,
         ),
         panels.number(
             "Last step",
@@ -79,6 +97,7 @@ def _now() -> list[Panel]:
             f"max({_age('knock_exporter_tracker_last_step_timestamp_seconds')})",
             "s",
             ((None, GREEN), (60, ORANGE), (120, RED)),
+            width=3,
         ),
     ]
 
@@ -96,8 +115,8 @@ def _api() -> list[Panel]:
     return [
         panels.lines(
             "Requests",
-            "Requests to Knock by answer, and how many a second are allowed in all.",
-            {"{{code}}": _rate("knock_exporter_api_requests_total", "code"), "allowed": f"sum({_limit()})"},
+            "Requests to Knock, by answer.",
+            {"{{code}}": _rate("knock_exporter_api_requests_total", "code")},
             "reqps",
         ),
         panels.lines(
@@ -159,11 +178,8 @@ def _operations() -> list[Panel]:
     return [
         panels.lines(
             "Tracked",
-            "Operations that are tracked, and how many may be on an instance. At the limit final ones leave early.",
-            {
-                "{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_operations{{{BOTH}}})",
-                "limit": f"max(knock_exporter_operations_limit{{{INSTANCE}}})",
-            },
+            "Operations that are tracked, finished ones until they retire.",
+            {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_operations{{{BOTH}}})"},
             "short",
         ),
         panels.lines(
@@ -216,39 +232,36 @@ def _process() -> list[Panel]:
     def mine(family: str) -> str:
         return f"{family}{{{INSTANCE}}} * {MINE}"
 
+    def of_each(family: str, factor: str = "") -> str:
+        return f"max by (job, instance) ({family}{{{INSTANCE}}}){factor}"
+
+    started = (
+        f"process_start_time_seconds{{{INSTANCE}}} * 1000"
+        " * on (job, instance) group_left (version, revision, pythonversion)"
+        f" knock_exporter_build_info{{{INSTANCE}}}"
+    )
+    state, reload = "knock_exporter_state", "knock_exporter_config_last_reload_success_timestamp_seconds"
     instances = [
-        *(Column("Instance", label="instance"), Column("Job", label="job")),
-        *(
-            Column("Version", label="version"),
-            Column("Revision", label="revision"),
-            Column("Python", label="pythonversion"),
-        ),
-        Column(
-            "Started",
-            f"process_start_time_seconds{{{INSTANCE}}} * 1000"
-            " * on (job, instance) group_left (version, revision, pythonversion)"
-            f" knock_exporter_build_info{{{INSTANCE}}}",
-            unit="dateTimeFromNow",
-        ),
-        Column("Operations", f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})"),
-        Column(
-            "Configured",
-            f"knock_exporter_config_last_reload_success_timestamp_seconds{{{INSTANCE}}} * 1000",
-            unit="dateTimeFromNow",
-        ),
+        Column("Instance", label="instance", width=0),
+        Column("Job", label="job", width=130),
+        Column("Version", label="version"),
+        Column("Revision", label="revision", width=100),
+        Column("Python", label="pythonversion"),
+        Column("Started", started, unit="dateTimeFromNow", width=130),
+        Column("Operations", f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})", width=110),
+        Column("Configured", of_each(reload, " * 1000"), unit="dateTimeFromNow", width=130),
         Column(
             "State written",
-            f"knock_exporter_state_last_write_timestamp_seconds{{{INSTANCE}}} * 1000",
+            of_each(f"{state}_last_write_timestamp_seconds", " * 1000"),
             unit="dateTimeFromNow",
+            width=130,
         ),
         Column(
-            "State failures",
-            f"knock_exporter_state_write_failures_total{{{INSTANCE}}}",
-            options=panels.colored(BAD_FROM_ONE),
+            "State failures", of_each(f"{state}_write_failures_total"), width=130, options=panels.colored(BAD_FROM_ONE)
         ),
     ]
     return [
-        panels.rows("Instances", "The exporters that are scraped.", instances, "No exporter is scraped.", height=6),
+        panels.rows("Instances", "The exporters that are scraped.", instances, "Instance", height=6),
         panels.buckets(
             "Duration of scrapes",
             "How long the exporter took to answer `/metrics`.",

@@ -19,7 +19,7 @@ OPERATION = "knock_environment, group, operation_id"
 RATE = "$__rate_interval"
 ERROR_STEPS = ((None, GREEN), (0.01, ORANGE), (0.05, RED))
 PROGRESS_STEPS = ((None, "blue"), (1, GREEN))
-EMPTY = "No such operation. None is listed either where the exporter has `per_operation: none`."
+NONE = "None is listed where the exporter has `per_operation: none`."
 
 # At `end()`, so that the same groups are drawn over the whole time, whatever their number.
 BUSIEST = (
@@ -222,74 +222,70 @@ def _groups() -> list[Panel]:
     ]
 
 
-def _operations() -> list[Panel]:
-    labels = [
-        Column("Operation", label="operation_id", options=[("links", [LINK]), ("custom.width", 310)]),
-        *(
-            Column("Environment", label="knock_environment"),
-            Column("Group", label="group"),
-            Column("Name", label="name"),
-        ),
+def _labels() -> list[Column]:
+    return [
+        Column("Operation", label="operation_id", width=290, options=[("links", [LINK])]),
+        Column("Environment", label="knock_environment", width=115),
+        Column("Group", label="group", width=115),
+        Column("Name", label="name", width=0),
     ]
-    families = "knock_bulk_operation_"
 
-    def with_name(query: str) -> str:
-        return f"({query})\n  * on ({OPERATION}) group_left (name) {INFO}"
 
-    def moment(family: str, which: str) -> str:
-        return _of(which, f"max by ({OPERATION}) ({families}{family}_timestamp_seconds{{{GROUP}}}) * 1000")
+def _with_name(query: str) -> str:
+    return f"({query})\n  * on ({OPERATION}) group_left (name) {INFO}"
 
-    unfinished = [
-        *labels,
-        Column("Inserted", with_name(moment("inserted", OLDEST)), unit="dateTimeFromNow"),
-        Column("Started", moment("started", OLDEST), unit="dateTimeFromNow"),
+
+def _moment(what: str, which: str) -> str:
+    return _of(which, f"max by ({OPERATION}) (knock_bulk_operation_{what}_timestamp_seconds{{{GROUP}}}) * 1000")
+
+
+def _unfinished() -> list[Column]:
+    def record(name: str) -> str:
+        return _operation(f"operation:knock_bulk_operation_{name}", OLDEST)
+
+    return [
+        *_labels(),
+        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=150),
+        Column("Runs for", record("run_time:seconds"), unit="s"),
         Column(
             "Progress",
-            _of(OLDEST, f"operation:knock_bulk_operation_progress:ratio{{{GROUP}}}"),
+            record("progress:ratio"),
             unit="percentunit",
+            width=150,
             options=panels.gauge_cell(PROGRESS_STEPS),
         ),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST)),
-        Column(
-            "Rows a second",
-            _of(OLDEST, f"operation:knock_bulk_operation_rows_processed:rate5m{{{GROUP}}}"),
-            unit="rowsps",
-        ),
-        Column("Done in", _of(OLDEST, f"operation:knock_bulk_operation_time_left:seconds{{{GROUP}}}"), unit="s"),
+        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=100),
+        Column("Done in", record("time_left:seconds"), unit="s"),
         Column("Errors", _operation("knock_bulk_operation_errors", OLDEST), options=panels.colored(BAD_FROM_ONE)),
-        Column("Last change", moment("last_change", OLDEST), unit="dateTimeFromNow"),
+        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=150),
     ]
-    wrong = [
-        *labels,
-        Column("Last change", with_name(moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow"),
-        Column(
-            "Failed",
-            _operation("knock_bulk_operation_status", NEWEST_WRONG).replace(GROUP, GROUP + ',status="failed"', 1),
-            options=[*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})],
-        ),
+
+
+def _wrong() -> list[Column]:
+    failed = _operation("knock_bulk_operation_status", NEWEST_WRONG).replace(GROUP, GROUP + ',status="failed"', 1)
+    ratio = _operation("operation:knock_bulk_operation_errors:ratio", NEWEST_WRONG)
+    errors = _operation("knock_bulk_operation_errors", NEWEST_WRONG)
+    yes = [*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})]
+    return [
+        *_labels(),
+        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=150),
+        Column("Failed", failed, options=yes, width=100),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", NEWEST_WRONG)),
-        Column("Errors", _operation("knock_bulk_operation_errors", NEWEST_WRONG), options=panels.colored(BAD_FROM_ONE)),
-        Column(
-            "Error ratio",
-            _of(NEWEST_WRONG, f"operation:knock_bulk_operation_errors:ratio{{{GROUP}}}"),
-            unit="percentunit",
-            options=panels.colored(ERROR_STEPS),
-        ),
+        Column("Errors", errors, options=panels.colored(BAD_FROM_ONE)),
+        Column("Error ratio", ratio, unit="percentunit", width=100, options=panels.colored(ERROR_STEPS)),
         Column("Ran", _operation("knock_bulk_operation_duration_seconds", NEWEST_WRONG), unit="s"),
     ]
+
+
+def _operations() -> list[Panel]:
+    unfinished = (
+        f"The {LISTED} that were inserted first. Run time, progress, rate and time left come from recording rules. "
+    )
+    wrong = f"The {LISTED} that changed last. What failed in one: `knock-exporter get ID --error-items`. "
     return [
-        panels.rows(
-            "Unfinished operations",
-            f"The {LISTED} that were inserted first. Progress, rates and the time left come from the recording rules.",
-            unfinished,
-            EMPTY,
-        ),
-        panels.rows(
-            "Failed, or with errors",
-            f"The {LISTED} that changed last. What failed in one: `knock-exporter get ID --error-items`.",
-            wrong,
-            EMPTY,
-        ),
+        panels.rows("Unfinished operations", unfinished + NONE, _unfinished(), "Inserted"),
+        panels.rows("Failed, or with errors", wrong + NONE, _wrong(), "Last change", newest_first=True),
     ]
 
 

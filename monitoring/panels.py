@@ -39,12 +39,16 @@ TIMESERIES_HEIGHT, STAT_HEIGHT = 8, 4
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a query whose labels say which row, or a label; `options` are Grafana's field settings."""
+    """A column of a table: a query whose labels say which row, or a label.
+
+    `width` is in pixels, 0 for what is left over; `options` are Grafana's field settings.
+    """
 
     title: str
     query: str = ""
     label: str = ""
     unit: str = ""
+    width: int = 90
     options: Sequence[tuple[str, object]] = ()
 
 
@@ -133,11 +137,12 @@ def buckets(title: str, description: str, query: str, unit: str = "s", width: in
 
 
 def rows(
-    title: str, description: str, columns: Sequence[Column], empty: str, height: int = 10, steps: Steps = PLAIN
+    title: str, description: str, columns: Sequence[Column], order: str, height: int = 10, *, newest_first: bool = False
 ) -> table.Panel:
-    """Return a table, one row for each set of labels; `empty` is said where there is none."""
+    """Return a table, one row for each set of labels, in the order of the column with the title `order`."""
     panel = table.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
-    panel = panel.span(24).height(height).thresholds(_thresholds(steps)).no_value(empty).filterable(True)
+    panel = panel.span(24).height(height).thresholds(_thresholds(PLAIN)).no_value("-").filterable(True)
+    panel = panel.sort_by([parts.TableSortByFieldState().display_name(order).desc(newest_first)])
     queried = [column for column in columns if column.query]
     shown: dict[str, int] = {}
     for place, column in enumerate(queried):
@@ -146,7 +151,9 @@ def rows(
     for place, column in enumerate(columns):
         field = column.label or f"Value #{chr(ord('A') + queried.index(column))}"
         shown[field] = place
-        options = [("displayName", column.title), *([("unit", column.unit)] if column.unit else []), *column.options]
+        settings = {"unit": column.unit, "custom.width": column.width}
+        chosen_ones = [(name, value) for name, value in settings.items() if value]
+        options = [("displayName", column.title), *chosen_ones, *column.options]
         panel = panel.override_by_name(
             field, [dashboard.DynamicConfigValue(id_val=name, value=value) for name, value in options]
         )
