@@ -224,7 +224,7 @@ def _groups() -> list[Panel]:
 
 def _labels() -> list[Column]:
     return [
-        Column("Operation", label="operation_id", width=290, options=[("links", [LINK])]),
+        Column("Operation", label="operation_id", width=310, options=[("links", [LINK])]),
         Column("Environment", label="knock_environment", width=115),
         Column("Group", label="group", width=115),
         Column("Name", label="name", width=0),
@@ -245,20 +245,20 @@ def _unfinished() -> list[Column]:
 
     return [
         *_labels(),
-        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=150),
+        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=135),
         Column("Runs for", record("run_time:seconds"), unit="s"),
         Column(
             "Progress",
             record("progress:ratio"),
             unit="percentunit",
-            width=150,
+            width=120,
             options=panels.gauge_cell(PROGRESS_STEPS),
         ),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST)),
-        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=100),
+        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=105),
         Column("Done in", record("time_left:seconds"), unit="s"),
         Column("Errors", _operation("knock_bulk_operation_errors", OLDEST), options=panels.colored(BAD_FROM_ONE)),
-        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=150),
+        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=135),
     ]
 
 
@@ -269,7 +269,7 @@ def _wrong() -> list[Column]:
     yes = [*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})]
     return [
         *_labels(),
-        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=150),
+        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=135),
         Column("Failed", failed, options=yes, width=100),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", NEWEST_WRONG)),
         Column("Errors", errors, options=panels.colored(BAD_FROM_ONE)),
