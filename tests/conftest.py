@@ -1,14 +1,25 @@
-"""What holds for every test."""
+"""What holds for every test, and fixtures of those that need real servers or a browser."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 
+sys.path.insert(0, str(Path(__file__).parent / "e2e"))  # for programs.py, also when none of that folder is run
+
+from programs import Starter
+
+from exporter.knock.simulator import Simulator, World
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from browser import Visits
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +27,34 @@ def logs_as_they_are_at_first() -> Iterator[None]:
     """Undo what a command settles about logs; else the next test in this process would lack lines."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def knock() -> Iterator[Simulator]:
+    with Simulator(world=World(seed=1), rate_limits=False) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path)
+    yield starter
+    starter.end()
+
+
+@pytest.fixture(scope="module")  # not longer: while it runs, tests elsewhere could not run an event loop
+def browser() -> Iterator[Browser]:
+    import browser as browsers  # noqa: PLC0415 - other tests start without Playwright
+
+    with browsers.running() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visits]:
+    from browser import Visits  # noqa: PLC0415 - the same
+
+    visits = Visits(browser)
+    yield visits
+    visits.close()
+    assert visits.problems == []

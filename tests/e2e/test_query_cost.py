@@ -56,13 +56,16 @@ def knock(request: Request, now: Moment) -> Operation | KnockError:
     name, rows = NAMES[number % 2], 1000 + number % 1000
     done = min(rows, int(rows * age / (600 + number % 5400)))
     errors = done // 20 if number % 20 == 0 else 0
-    counts = (name, done, rows, done - errors, errors)
-    times = {"inserted_at": WALL - number % 600, "started_at": WALL + 1.0}
-    if done == rows:
-        status = Status.FAILED if number % 50 == 0 else Status.COMPLETED
-        ended = "failed_at" if status is Status.FAILED else "completed_at"
-        return Operation(request.id, status, *counts, **times, **{ended: now.wall})  # type: ignore[arg-type]
-    return Operation(request.id, Status.PROCESSING, *counts, **times)
+    known = Operation(
+        *(request.id, Status.PROCESSING, name, done, rows, done - errors, errors),
+        inserted_at=WALL - number % 600,
+        started_at=WALL + 1.0,
+    )
+    if done < rows:
+        return known
+    if number % 50 == 0:
+        return replace(known, status=Status.FAILED, failed_at=now.wall)
+    return replace(known, status=Status.COMPLETED, completed_at=now.wall)
 
 
 def fleet() -> Model:
@@ -91,7 +94,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("cost")
     end = time.time()
     written(fleet(), end, folder / "scrapes.txt")
-    blocks = [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", folder / "scrapes.txt", folder / "tsdb"]
+    files = str(folder / "scrapes.txt"), str(folder / "tsdb")
+    blocks = [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", *files]
     subprocess.run(blocks, check=True, capture_output=True, timeout=120)
     shutil.copytree(MONITORING / "rules", folder / "rules")
     config = {"global": {"evaluation_interval": "1s"}, "rule_files": [str(folder / "rules" / "*.yaml")]}
