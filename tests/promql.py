@@ -20,6 +20,7 @@ RULES = sorted((MONITORING / "rules").glob("*.yaml"))
 # What Grafana puts in; those of the user come from the test.
 BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__interval": "15s"}
 _FAMILY = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|", re.MULTILINE)
+_ACROSS = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|.*\| (sum|min|max) \|$", re.MULTILINE)
 
 
 class Query(NamedTuple):
@@ -37,16 +38,26 @@ class Query(NamedTuple):
 
     def names(self) -> set[str]:
         """Return the metrics that it asks for; raises ValueError where it is no PromQL."""
-        return set(_names(promql_parser.parse(self.filled())))
+        return {name for name, _ in self.aggregations()}
+
+    def aggregations(self) -> set[tuple[str, str]]:
+        """Return each metric with the aggregation right around it, such as sum; "" where there is none."""
+        return set(_aggregations(promql_parser.parse(self.filled()), ""))
 
 
-def _names(node: Any) -> Iterator[str]:
-    if isinstance(node, promql_parser.VectorSelector) and node.name:
-        yield node.name
+def _parts(node: Any) -> Iterator[Any]:
     for part in ("expr", "lhs", "rhs", "param", "args", "vector_selector"):
         inner = getattr(node, part, None)
-        for each in inner if isinstance(inner, list) else [inner] if inner is not None else []:
-            yield from _names(each)
+        yield from inner if isinstance(inner, list) else [inner] if inner is not None else []
+
+
+def _aggregations(node: Any, around: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, promql_parser.VectorSelector) and node.name:
+        yield node.name, around
+    if isinstance(node, promql_parser.AggregateExpr):
+        around = str(node.op)
+    for each in _parts(node):
+        yield from _aggregations(each, around)
 
 
 def panels(file: Path) -> list[dict[str, Any]]:
@@ -85,6 +96,14 @@ def of_runbooks() -> list[Query]:
         for file in sorted(RUNBOOKS.glob("*.md"))
         for text in re.findall(r"^```promql\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
     ]
+
+
+def across_instances() -> dict[str, str]:
+    """Return how each aggregate is put together across instances, as the contract says."""
+    found = {}
+    for name, kind, how in _ACROSS.findall((ROOT / "docs" / "metrics.md").read_text()):
+        found[f"{name}_bucket" if kind == "histogram" else name] = how
+    return found
 
 
 def known() -> set[str]:

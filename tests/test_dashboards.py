@@ -103,9 +103,20 @@ def test_a_query_is_promql_and_names_what_there_is(query: promql.Query) -> None:
     assert names <= promql.known(), query.text
 
 
+@pytest.mark.parametrize(
+    "query", [*promql.of_dashboards(), *promql.of_rules(), *promql.of_runbooks()], ids=lambda query: query.title
+)
+def test_instances_are_put_together_as_the_contract_says(query: promql.Query) -> None:
+    how = promql.across_instances()
+    assert len(how) == 23
+    for name, aggregation in query.aggregations():
+        assert aggregation == how.get(name, aggregation), name
+
+
 def test_a_query_is_read_whole() -> None:
     query = promql.Query("", "", "topk(5, sum by (a) (rate(b{c=~'$d'}[$__rate_interval]))) and on (a) (e - -f) > g")
     assert query.names() == {"b", "e", "f", "g"}
+    assert query.aggregations() == {("b", "sum"), ("e", ""), ("f", ""), ("g", "")}
 
 
 def test_labels_of_links_are_columns_of_their_table() -> None:

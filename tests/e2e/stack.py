@@ -38,11 +38,11 @@ HASTY = {
 }
 
 
-def hasty_rules(folder: Path, **changes: object) -> list[Path]:
+def hasty_rules(folder: Path) -> list[Path]:
     """Write the rules by thresholds of seconds."""
     folder.mkdir()
     thresholds = folder / "thresholds"
-    thresholds.write_text(yaml.safe_dump(yaml.safe_load(rules.THRESHOLDS.read_text()) | HASTY | changes))
+    thresholds.write_text(yaml.safe_dump(yaml.safe_load(rules.THRESHOLDS.read_text()) | HASTY))
     for name, text in rules.documents(thresholds).items():
         (folder / name).write_text(text)
     return sorted(folder.glob("*.yaml"))
@@ -152,33 +152,42 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(folder: Path, targets: Sequence[str], line: int = 2, **thresholds: object) -> Iterator[Stack]:
-    """Run both, scraping `targets` (HOST:PORT) each second."""
-    files = hasty_rules(folder / "rules", **thresholds)
-    ports = free_port(), free_port()
+def alertmanager(folder: Path, told: Told) -> Iterator[str]:
+    """Run our example of an Alertmanager; its URL."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        *(_alertmanager(), f"--config.file={hasty_alertmanager(folder, told)}", f"--web.listen-address={address}"),
+        *("--cluster.listen-address=", f"--storage.path={folder / 'alertmanager'}"),
+    ]
+    program = Program(command, folder / "alertmanager.log")
+    try:
+        until(lambda: _ready(f"http://{address}"), "Alertmanager ready", 30)
+        yield f"http://{address}"
+    finally:
+        program.end()
+
+
+@contextlib.contextmanager
+def running(folder: Path, targets: Sequence[str], line: int = 2) -> Iterator[Stack]:
+    """Run Alertmanager and a Prometheus of this line, which scrapes `targets` (HOST:PORT) each second."""
+    files = hasty_rules(folder / "rules")
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(file) for file in files],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ports[1]}"]}]}]},
         "scrape_configs": [{"job_name": "knock", "static_configs": [{"targets": [*targets]}]}],
     }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    with Told().listening() as told, contextlib.ExitStack() as ends:
-        manager = [
-            *(_alertmanager(), f"--config.file={hasty_alertmanager(folder, told)}"),
-            *(f"--web.listen-address=127.0.0.1:{ports[1]}", "--cluster.listen-address="),
-            f"--storage.path={folder / 'alertmanager'}",
-        ]
-        server = [
+    address = f"127.0.0.1:{free_port()}"
+    with Told().listening() as told, alertmanager(folder, told) as manager, contextlib.ExitStack() as ends:
+        tells = {"static_configs": [{"targets": [manager.removeprefix("http://")]}]}
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config | {"alerting": {"alertmanagers": [tells]}}))
+        command = [
             *(tool("prometheus", line), f"--config.file={folder / 'prometheus.yaml'}"),
-            *(f"--web.listen-address=127.0.0.1:{ports[0]}", f"--storage.tsdb.path={folder / 'tsdb'}"),
-            *("--rules.alert.resend-delay=1s", "--web.enable-lifecycle"),
+            *(f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'tsdb'}"),
+            "--rules.alert.resend-delay=1s",
         ]
-        for number, command in enumerate((manager, server)):
-            ends.callback(Program(command, folder / f"stack-{number}.log").end)
-        stack = Stack(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", told)
-        until(lambda: _ready(stack.prometheus) and _ready(stack.alertmanager), "both ready", 30)
-        yield stack
+        ends.callback(Program(command, folder / "prometheus.log").end)
+        until(lambda: _ready(f"http://{address}"), "Prometheus ready", 30)
+        yield Stack(f"http://{address}", manager, told)
 
 
 def _ready(url: str) -> bool:

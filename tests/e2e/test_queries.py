@@ -41,7 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for mode in MODES:
             knock = ends.enter_context(Simulator(world=World(seed=1), rate_limits=False))
             targets.append(_exporter(folder / mode, mode, knock, ends))
-        running = ends.enter_context(stacks.running(folder, targets))
+        running = ends.enter_context(stacks.running(folder, targets, line=3))
         until(lambda: len(running.query("group:knock_bulk_operations_time_left:seconds > 0")) == len(MODES), "seen", 60)
         yield running
 

@@ -7,8 +7,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+import stack as stacks
 import yaml
-from programs import tool
+from programs import WEB, tool, until
 from promtool import MONITORING
 
 if TYPE_CHECKING:
@@ -55,6 +56,39 @@ def test_an_alert_goes_where_it_should(labels: dict[str, str], receivers: str) -
     written = [f"{name}={value}" for name, value in labels.items()]
     said = run(tool("amtool"), "config", "routes", "test", f"--config.file={EXAMPLE}", *written)
     assert said.strip() == receivers
+
+
+def alert(alertname: str, /, **labels: str) -> dict[str, dict[str, str]]:
+    return {"labels": {"alertname": alertname, "service": "knock-exporter", "severity": "warning", **labels}}
+
+
+def test_what_follows_from_a_cause_is_held_back_and_a_broken_migration_is_told_once(tmp_path: Path) -> None:
+    blind = {"knock_environment": "blind", "group": "migration", "name": "users.identify"}
+    refused = {"knock_environment": "refused", "group": "migration", "name": "users.identify"}
+    sent = [
+        alert("KnockExporterDown", instance="a:1", knock_environment="blind"),
+        *(alert(name, **blind) for name in ("KnockOperationsFailed", "KnockOperationsStale", "KnockKeyRefused")),
+        alert("KnockEnvironmentNotWatched", knock_environment="blind"),
+        alert("KnockKeyRefused", knock_environment="refused"),
+        *(alert(name, **refused) for name in ("KnockOperationsFailed", "KnockOperationsStale")),
+        *(alert("KnockOperationFailed", operation_id=str(number), **OPERATION) for number in range(10)),
+    ]
+    with stacks.Told().listening() as told, stacks.alertmanager(tmp_path, told) as url:
+        assert WEB.post(f"{url}/api/v2/alerts", json=sent, timeout=5).ok
+        until(lambda: len(told.alerts("KnockOperationFailed")) == 10, "told")
+        until(lambda: told.alerts("KnockOperationsFailed", knock_environment="refused"), "told of the refused too")
+        found = WEB.get(f"{url}/api/v2/alerts", timeout=5).json()
+    held = {
+        (each["labels"]["alertname"], each["labels"]["knock_environment"])
+        for each in found
+        if each["status"]["inhibitedBy"]
+    }
+    assert held == {
+        *((name, "blind") for name in ("KnockOperationsFailed", "KnockOperationsStale", "KnockKeyRefused")),
+        *(("KnockEnvironmentNotWatched", "blind"), ("KnockOperationsStale", "refused")),
+    }
+    assert not told.alerts("KnockOperationsFailed", knock_environment="blind")
+    assert [len(each["alerts"]) for each in told.notifications if each["groupLabels"] == OPERATION] == [10]
 
 
 def test_the_example_holds_no_secret() -> None:
