@@ -55,9 +55,14 @@ def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
 
     Raises BadThresholdsError where a threshold is missing, unknown, or switches off an alert that there is not.
     """
-    source, values = yaml.safe_load(SOURCE.read_text()), yaml.safe_load(thresholds.read_text())
+    return made(yaml.safe_load(thresholds.read_text()))
+
+
+def made(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the rule files by these thresholds; raises as `documents`."""
+    source = yaml.safe_load(SOURCE.read_text())
     _check(source, values)
-    known = values | source["fragments"]
+    known = {**values, **source["fragments"]}
     records = {
         name: [{"record": rule["record"], "expr": fill(rule["expr"], known)} for rule in rules]
         for name, rules in source["records"].items()
@@ -69,7 +74,7 @@ def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
     return {"recording.yaml": _document(records), "alerts.yaml": _document(alerts)}
 
 
-def _check(source: dict[str, Any], values: dict[str, Any]) -> None:
+def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
     used = {name for _, name in _MARK.findall(yaml.safe_dump(source, width=10000))} - source["fragments"].keys()
     own = {"runbooks", "dashboards", "disabled", "keep_firing"}
     if wrong := sorted((used | own) ^ values.keys()):
@@ -80,18 +85,18 @@ def _check(source: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    made = {"alert": rule["alert"], "expr": fill(rule["expr"], values)}
+    alert = {"alert": rule["alert"], "expr": fill(rule["expr"], values)}
     if "for" in rule:
-        made["for"] = fill(rule["for"], values)
+        alert["for"] = fill(rule["for"], values)
     if rule.get("keep_firing") != "none":
-        made["keep_firing_for"] = values["keep_firing"]
+        alert["keep_firing_for"] = values["keep_firing"]
     labels = {"severity": rule["severity"], "service": SERVICE}
     texts = {name: fill(rule[name], values) for name in ("summary", "description")}
     links = {
         "runbook_url": f"{values['runbooks']}/{rule['alert']}.md",
         "dashboard_url": values["dashboards"] + _dashboard(rule["expr"], values),
     }
-    return made | {"labels": labels, "annotations": texts | links}
+    return alert | {"labels": labels, "annotations": texts | links}
 
 
 def _dashboard(expression: str, values: Mapping[str, Any]) -> str:
