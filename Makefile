@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check fmt lock schema monitoring clean
+.PHONY: help demo test bench check fmt lock schema monitoring chart clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -52,6 +52,9 @@ schema: .venv/ready ## renew docs/config.schema.json from the models
 
 monitoring: .venv/ready ## renew the rules and dashboards in monitoring/ from their sources
 	$(BIN)/python monitoring/generate.py
+
+chart: .venv/ready ## renew what is generated in helm/knock-exporter
+	PYTHONPATH=monitoring $(BIN)/python helm/chart.py
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

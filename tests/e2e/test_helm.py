@@ -1,0 +1,226 @@
+"""The chart by the real Helm, 3 and 4: what it renders, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from programs import TOOLS, do_without, tool
+from promtool import MONITORING
+
+from exporter import config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+CHART = Path(__file__).parents[2] / "helm" / "knock-exporter"
+CI = sorted((CHART / "ci").glob("*.yaml"))
+ID = "123e4567-e89b-12d3-a456-426614174000"
+SHORTEST = (
+    "--set",
+    "environments.production.apiKeySecret=knock",
+    "--set",
+    f"environments.production.operations={{{ID}}}",
+)
+KUBERNETES = "1.31.0"
+LINES = (3, 4)
+
+each_line = pytest.mark.parametrize("line", LINES)
+each_file = pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
+
+
+def helm(line: int, *args: object) -> subprocess.CompletedProcess[str]:
+    program = TOOLS / f"helm{line}" / "helm"
+    if not program.exists():
+        do_without(f"helm {line} is missing: run tests/e2e/get-tools")
+    command = [str(program), *(str(each) for each in args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@cache
+def _rendered(line: int, *args: str) -> str:
+    done = helm(line, "template", "release", CHART, "--kube-version", KUBERNETES, *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rendered(line: int, *args: str) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(_rendered(line, *args)) if each]
+
+
+def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def pods(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for each in objects:
+        if each["kind"] in {"Deployment", "StatefulSet"}:
+            yield each["spec"]["template"]["spec"]
+        elif each["kind"] == "Pod":
+            yield each["spec"]
+
+
+@each_line
+@each_file
+def test_lint_finds_nothing(line: int, file: Path) -> None:
+    done = helm(line, "lint", "--strict", CHART, "--values", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_file
+def test_both_helms_render_the_same(file: Path) -> None:
+    assert rendered(3, "--values", str(file)) == rendered(4, "--values", str(file))
+
+
+@each_line
+def test_two_values_install_it(line: int) -> None:
+    made = rendered(line, *SHORTEST)
+    assert sorted(each["kind"] for each in made) == ["ConfigMap", "Deployment", "Pod", "Service", "ServiceAccount"]
+    (deployment,) = of_kind(made, "Deployment")
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+@pytest.mark.parametrize(("version", "mode"), [("1.28.0", "ReadWriteOnce"), ("1.31.0", "ReadWriteOncePod")])
+def test_state_makes_it_a_stateful_set_whose_volume_one_pod_mounts(version: str, mode: str) -> None:
+    done = helm(4, "template", "r", CHART, "--kube-version", version, *SHORTEST, "--set", "persistence.enabled=true")
+    (workload,) = of_kind(list(yaml.safe_load_all(done.stdout)), "StatefulSet")
+    (claim,) = workload["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == [mode]
+    mounts = workload["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "data", "mountPath": "/var/lib/knock-exporter"} in mounts
+
+
+def test_split_makes_one_of_each_for_an_environment() -> None:
+    made = rendered(4, "--values", str(CHART / "ci" / "split-values.yaml"))
+    names = ["release-knock-exporter-eu-west", "release-knock-exporter-production"]
+    for kind in ("StatefulSet", "Service", "PodDisruptionBudget"):
+        assert sorted(each["metadata"]["name"] for each in of_kind(made, kind)) == names, kind
+    for service in of_kind(made, "Service"):
+        chosen = [
+            each
+            for each in of_kind(made, "StatefulSet")
+            if service["spec"]["selector"].items() <= each["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        assert [each["metadata"]["name"] for each in chosen] == [service["metadata"]["name"]]
+    (ingress,) = of_kind(made, "Ingress")
+    paths = {each["path"]: each["backend"]["service"]["name"] for each in ingress["spec"]["rules"][0]["http"]["paths"]}
+    assert paths == {"/eu_west": names[0], "/production": names[1]}
+
+
+@each_file
+def test_the_restricted_pod_security_standard_is_kept(file: Path) -> None:
+    found = list(pods(rendered(4, "--values", str(file))))
+    assert found
+    for pod in found:
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        kinds = {kind for volume in pod.get("volumes", ()) for kind in volume if kind != "name"}
+        assert kinds <= {"configMap", "secret", "emptyDir", "persistentVolumeClaim", "projected"}
+        for container in pod["containers"]:
+            inner = container["securityContext"]
+            assert inner["allowPrivilegeEscalation"] is False
+            assert inner["readOnlyRootFilesystem"] is True
+            assert inner["capabilities"] == {"drop": ["ALL"]}
+            assert "privileged" not in inner
+            assert all("hostPort" not in port for port in container.get("ports", ()))
+
+
+@each_file
+def test_what_changes_is_mounted_as_a_folder(file: Path) -> None:
+    for pod in pods(rendered(4, "--values", str(file))):
+        for mount in pod["containers"][0].get("volumeMounts", ()):
+            assert "subPath" not in mount
+        for probe in ("livenessProbe", "readinessProbe"):
+            if "ports" in pod["containers"][0]:
+                assert pod["containers"][0][probe]["httpGet"]["port"] == "health"
+
+
+@each_file
+def test_the_exporter_takes_its_configuration(file: Path, tmp_path: Path) -> None:
+    made = rendered(4, "--values", str(file))
+    names = {each["metadata"]["name"] for each in of_kind(made, "Deployment", "StatefulSet")}
+    for place, each in enumerate(of_kind(made, "ConfigMap")):
+        if each["metadata"]["name"] not in names:
+            continue
+        root = tmp_path / str(place)
+        text = (
+            each["data"]["config.yaml"]
+            .replace("/etc/knock-exporter", str(root))
+            .replace("/var/lib/knock-exporter", str(root))
+        )
+        for path in _named(yaml.safe_load(text)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("sk_test_0123456789abcdef" + str(path).replace("/", ""))
+        (root / "config.yaml").write_text(text)
+        config.load(root / "config.yaml", {})
+
+
+def _named(whole: dict[str, Any]) -> Iterator[Path]:
+    for environment in whole["environments"]:
+        yield Path(environment["api_key_file"])
+    for token in whole.get("registration", {}).get("tokens", ()):
+        yield Path(token["token_file"])
+
+
+def test_rules_and_dashboards_are_those_of_monitoring() -> None:
+    made = rendered(4, "--values", str(CHART / "ci" / "split-values.yaml"))
+    (rule,) = of_kind(made, "PrometheusRule")
+    files = [yaml.safe_load((MONITORING / "rules" / f"{name}.yaml").read_text()) for name in ("recording", "alerts")]
+    assert rule["spec"]["groups"] == [group for file in files for group in file["groups"]]
+    for name in ("overview", "exporter"):
+        text = json.loads((MONITORING / "dashboards" / f"{name}.json").read_text())
+        (map_,) = [each for each in of_kind(made, "ConfigMap") if f"{name}.json" in each.get("data", {})]
+        assert json.loads(map_["data"][f"{name}.json"]) == text
+        assert text in [json.loads(each["spec"]["json"]) for each in of_kind(made, "GrafanaDashboard")]
+
+
+@pytest.mark.parametrize("line", [2, 3])
+def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
+    (rule,) = of_kind(rendered(4, "--values", str(CHART / "ci" / "registration-values.yaml")), "PrometheusRule")
+    alerts = {each["alert"]: each for group in rule["spec"]["groups"] for each in group["rules"] if "alert" in each}
+    assert "> 1800" in alerts["KnockOperationStalled"]["expr"]
+    assert alerts["KnockOperationsStale"]["for"] == "10m"
+    assert "KnockNothingFinished" in alerts
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(rule["spec"]))
+    done = subprocess.run([tool("promtool", line), "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_line
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        ((), "environments: none. Set environments.NAME.apiKeySecret"),
+        (("--set", "environments.production.rate_limit=5"), "environments.production.apiKeySecret: missing"),
+        ((*SHORTEST, "--set", "splt=environment"), "splt"),
+        ((*SHORTEST, "--set", "environments.production.ratelimit=5"), "ratelimit"),
+        ((*SHORTEST, "--set", "config.retenton=5d"), "retenton"),
+        ((*SHORTEST, "--set", "environments.all.apiKeySecret=x"), "all"),
+        ((*SHORTEST, "--set", "web.healthPort=10187"), "web.healthPort: the same as web.port"),
+        ((*SHORTEST, "--set", "registration.tokens[0].secretName=t"), "registration.tokens without persistence"),
+        ((*SHORTEST, "--set", "prometheusRule.disabled={KnockTypo}"), "disabled"),
+        ((*SHORTEST, "--set", "prometheusRule.thresholds.staled_seconds=5"), "staled_seconds"),
+    ],
+)
+def test_wrong_values_are_refused_in_words(line: int, args: tuple[str, ...], complaint: str) -> None:
+    done = helm(line, "template", "release", CHART, *args)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_registrations_without_persistence_can_be_accepted() -> None:
+    accepted = "registration.acceptLossWithoutPersistence=true"
+    made = rendered(4, *SHORTEST, "--set", "registration.tokens[0].secretName=t", "--set", accepted)
+    assert of_kind(made, "Deployment")

@@ -1,0 +1,24 @@
+"""What is generated in the chart is what its sources make."""
+
+from __future__ import annotations
+
+import chart
+import pytest
+
+DOCUMENTS = chart.documents()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_is_committed_is_what_the_sources_make(name: str) -> None:
+    assert (chart.CHART / name).read_text() == DOCUMENTS[name], "run `make chart`"
+
+
+def test_no_copy_is_left_over() -> None:
+    files = {str(file.relative_to(chart.CHART)) for file in (chart.CHART / "files").rglob("*.*")}
+    assert files == {name for name in DOCUMENTS if name.startswith("files/")}
+
+
+def test_every_value_is_described() -> None:
+    rows = [line for line in DOCUMENTS["README.md"].splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    assert [row for row in rows if row.endswith("|  |")] == []
