@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from programs import TOOLS, do_without, tool
@@ -31,6 +32,8 @@ SHORTEST = (
 )
 KUBERNETES = "1.31.0"
 LINES = (3, 4)
+SUPPORTED = [f"1.{minor}" for minor in range(25, 38)]  # from the chart's kubeVersion on
+OTHERS = {"CiliumNetworkPolicy", "GrafanaDashboard", "HTTPRoute", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
 
 each_line = pytest.mark.parametrize("line", LINES)
 each_file = pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
@@ -46,7 +49,9 @@ def helm(line: int, *args: object) -> subprocess.CompletedProcess[str]:
 
 @cache
 def _rendered(line: int, *args: str) -> str:
-    done = helm(line, "template", "release", CHART, "--kube-version", KUBERNETES, *args)
+    done = helm(
+        line, "template", "release", CHART, *(() if "--kube-version" in args else ("--kube-version", KUBERNETES)), *args
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -113,6 +118,21 @@ def test_split_makes_one_of_each_for_an_environment() -> None:
     (ingress,) = of_kind(made, "Ingress")
     paths = {each["path"]: each["backend"]["service"]["name"] for each in ingress["spec"]["rules"][0]["http"]["paths"]}
     assert paths == {"/eu_west": names[0], "/production": names[1]}
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@each_file
+def test_every_manifest_is_as_kubernetes_describes_it(file: Path, version: str) -> None:
+    checked, others = set(), set()
+    for each in rendered(4, "--values", str(file), "--kube-version", f"{version}.0"):
+        try:
+            kubernetes_validate.validate(each, version, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            others.add(each["kind"])
+        else:
+            checked.add(each["kind"])
+    assert checked >= {"ConfigMap", "Service", "ServiceAccount", "Pod"}
+    assert others <= OTHERS
 
 
 @each_file
