@@ -14,12 +14,11 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "knock-exporter"
 MONITORING = ROOT / "monitoring"
 NOTE = "# Generated from monitoring/ by `make chart`; thresholds are filled in by templates/prometheusrule.yaml.\n"
-OBJECT, TEXT, TEXTS = (
-    {"type": "object"},
-    {"type": "string"},
-    {"type": "object", "additionalProperties": {"type": "string"}},
-)
-LIST, OBJECTS = {"type": "array"}, {"type": "array", "items": {"type": "object"}}
+OBJECT, TEXT = {"type": "object"}, {"type": "string"}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+OBJECTS = {"type": "array", "items": {"type": "object"}}
+SECRET_KEY = {"type": "string", "minLength": 1}
+INTERVAL = {"type": "string", "pattern": "^([0-9]+(ms|[smhd]))?$"}
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}
 # Knock's environments: `all` is a word of registration.
@@ -51,15 +50,14 @@ def _special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, 
     environment = dict(exporter["$defs"]["EnvironmentKeys"]["properties"])
     own = {key: value for key, value in environment.items() if key not in NOT_HERE["environments"]}
     whole = {key: value for key, value in exporter["properties"].items() if key not in NOT_HERE[""]}
-    secret = {"apiKeySecret": NAME, "apiKeySecretKey": {"type": "string", "minLength": 1}}
+    secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY}
     token = {
         "secretName": NAME,
-        "secretKey": {"type": "string", "minLength": 1},
+        "secretKey": SECRET_KEY,
         "environments": {"type": "array", "items": {"type": "string", "pattern": ENVIRONMENT}},
     }
     numbers = {"type": "number", "minimum": 0}
     tuned = {name: numbers if isinstance(value, (int, float)) else TEXT for name, value in thresholds.items()}
-    alerts = [rule["alert"] for group in yaml.safe_load(rules.SOURCE.read_text())["alerts"].values() for rule in group]
     peers: dict[str, Any] = dict.fromkeys(
         ("networkPolicy.fromPrometheus", "networkPolicy.fromClients", "networkPolicy.extraEgress"), OBJECTS
     )
@@ -71,8 +69,8 @@ def _special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, 
             "scheme": _one_of("http", "https"),
             "relabelings": OBJECTS,
             "metricRelabelings": OBJECTS,
-            "interval": {"type": "string", "pattern": "^([0-9]+(ms|[smhd]))?$"},
-            "scrapeTimeout": {"type": "string", "pattern": "^([0-9]+(ms|[smhd]))?$"},
+            "interval": INTERVAL,
+            "scrapeTimeout": INTERVAL,
         }.items()
     }
     return {
@@ -102,8 +100,8 @@ def _special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, 
         **dict.fromkeys(("podAnnotations", "podLabels", "nodeSelector", "serviceAccount.annotations"), TEXTS),
         **dict.fromkeys(("persistence.annotations", "service.annotations", "ingress.annotations"), TEXTS),
         **dict.fromkeys(("prometheusRule.labels", "dashboards.labels", "dashboards.annotations"), TEXTS),
-        **dict.fromkeys(("podSecurityContext", "securityContext", "resources", "affinity"), OBJECT),
-        **dict.fromkeys(("grafanaDashboard.instanceSelector", "terminationGracePeriodSeconds"), OBJECT),
+        **dict.fromkeys(("podSecurityContext", "securityContext", "resources"), OBJECT),
+        "grafanaDashboard.instanceSelector": OBJECT,
         "terminationGracePeriodSeconds": {"type": "integer", "minimum": 5},
         "podDisruptionBudget.maxUnavailable": {"type": "integer", "minimum": 0},
         "service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
@@ -112,11 +110,19 @@ def _special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, 
         "httpRoute.hostnames": {"type": "array", "items": TEXT},
         "networkPolicy.privateRanges": {"type": "array", "items": TEXT},
         "ciliumNetworkPolicy.fqdns": {"type": "array", "items": TEXT},
-        "prometheusRule.disabled": {"type": "array", "items": {"type": "string", "enum": alerts}},
+        "prometheusRule.disabled": {"type": "array", "items": {"type": "string", "enum": list(rules.alerts())}},
         "prometheusRule.thresholds": {"type": "object", "additionalProperties": False, "properties": tuned},
         **peers,
         **monitors,
     }
+
+
+def _values() -> tuple[yaml.MappingNode, list[str]]:
+    """Return values.yaml with its places, and its lines, which have the comments."""
+    text = (CHART / "values.yaml").read_text()
+    node = yaml.compose(text)
+    assert isinstance(node, yaml.MappingNode)  # noqa: S101 - our own file
+    return node, text.splitlines()
 
 
 def _described(lines: list[str], line: int) -> str:
@@ -150,10 +156,7 @@ def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], bef
 def schema() -> str:
     """Return values.schema.json: what the defaults tell, and the exporter's own schema for its own keys."""
     exporter = json.loads((ROOT / "docs" / "config.schema.json").read_text())
-    text = (CHART / "values.yaml").read_text()
-    node = yaml.compose(text)
-    assert isinstance(node, yaml.MappingNode)  # noqa: S101 - our own file
-    whole = _walk(node, text.splitlines(), _special(exporter, _thresholds()))
+    whole = _walk(*_values(), _special(exporter, _thresholds()))
     whole["properties"]["global"] = OBJECT
     parts = {
         name: part
@@ -170,7 +173,7 @@ def _thresholds() -> dict[str, Any]:
 
 
 def _table() -> str:
-    lines = (CHART / "values.yaml").read_text().splitlines()
+    whole, lines = _values()
     found: list[str] = []
 
     def walk(node: yaml.MappingNode, before: str) -> None:
@@ -182,9 +185,7 @@ def _table() -> str:
                 default = json.dumps(yaml.safe_load(yaml.serialize(value)))
                 found.append(f"| `{before}{key.value}` | `{default}` | {text} |")
 
-    node = yaml.compose("\n".join(lines))
-    assert isinstance(node, yaml.MappingNode)  # noqa: S101 - our own file
-    walk(node, "")
+    walk(whole, "")
     return "\n".join(["| value | default | |", "| --- | --- | --- |", *found])
 
 

@@ -26,8 +26,8 @@ def _growth(family: str, by: str, labels: str = BOTH) -> str:
     return f"sum by ({by}) (increase({family}{{{labels}}}[{RATE}]))"
 
 
-def _rate(family: str, by: str = "") -> str:
-    return f"sum by ({by}) (rate({family}{{{BOTH}}}[{RATE}]))" if by else f"sum(rate({family}{{{BOTH}}}[{RATE}]))"
+def _rate(family: str, by: str) -> str:
+    return f"sum by ({by}) (rate({family}{{{BOTH}}}[{RATE}]))"
 
 
 def _quantile(quantile: float, family: str, by: str = "", labels: str = BOTH) -> str:
@@ -41,16 +41,13 @@ def _now() -> list[Panel]:
     finished = f"sum(increase(knock_bulk_operations_finished_total{{{BOTH}}}[$__range]))"
     tracked = f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})"
     return [
-        panels.number(
-            "Exporters", "How many are scraped.", f"count(knock_exporter_build_info{{{INSTANCE}}})", "short", width=3
-        ),
+        panels.number("Exporters", "How many are scraped.", f"count(knock_exporter_build_info{{{INSTANCE}}})", "short"),
         panels.yes_or_no(
             "Knock",
             "Whether Knock's last answer accepted the key, in the environment where it is worst.",
             f"min(knock_up{{{BOTH}}})",
             "answers",
             "refuses or fails",
-            width=3,
         ),
         panels.yes_or_no(
             "Configuration",
@@ -58,7 +55,6 @@ def _now() -> list[Panel]:
             f"min(knock_exporter_config_last_reload_successful{{{INSTANCE}}})",
             "good",
             "has a mistake",
-            width=3,
         ),
         panels.number(
             "Budget used",
@@ -66,7 +62,6 @@ def _now() -> list[Panel]:
             f"max({_share()})",
             "percentunit",
             ((None, GREEN), (0.9, ORANGE)),
-            width=3,
         ),
         panels.number(
             "Limit used",
@@ -74,14 +69,12 @@ def _now() -> list[Panel]:
             f"max({tracked} / on (job, instance) knock_exporter_operations_limit{{{INSTANCE}}})",
             "percentunit",
             ((None, GREEN), (0.9, ORANGE), (1, RED)),
-            width=3,
         ),
         panels.number(
             "Requests each",
             "Requests to Knock for each operation that finished in the time shown.",
             f"{spent} / ({finished} > 0)",
             "short",
-            width=3,
         ),
         panels.number(
             "Scrape",
@@ -89,7 +82,6 @@ def _now() -> list[Panel]:
             _quantile(0.99, "knock_exporter_scrape_duration_seconds", labels=INSTANCE),
             "s",
             ((None, GREEN), (1, ORANGE), (5, RED)),
-            width=3,
         ),
         panels.number(
             "Last step",
@@ -97,7 +89,6 @@ def _now() -> list[Panel]:
             f"max({_age('knock_exporter_tracker_last_step_timestamp_seconds')})",
             "s",
             ((None, GREEN), (60, ORANGE), (120, RED)),
-            width=3,
         ),
     ]
 

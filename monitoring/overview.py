@@ -93,7 +93,6 @@ def _now() -> list[Panel]:
             "Operations that are not final yet: queued, processing, or not asked for yet.",
             _sum("knock_bulk_operations", unfinished),
             "short",
-            width=3,
         ),
         panels.number(
             "Progress",
@@ -101,21 +100,18 @@ def _now() -> list[Panel]:
             progress,
             "percentunit",
             PROGRESS_STEPS,
-            width=3,
         ),
         panels.number(
             "Done in",
             "Rows that are left, by the rows of the last 5 minutes. None while nothing moves.",
             time_left,
             "s",
-            width=3,
         ),
         panels.number(
             "Rows a second",
             "Rows that Knock processed, by the last 5 minutes.",
             f"sum(rate(knock_bulk_operations_rows_processed_total{{{NAMED}}}[5m]))",
             "rowsps",
-            width=3,
         ),
         panels.number(
             "Failed",
@@ -123,7 +119,6 @@ def _now() -> list[Panel]:
             _sum("knock_bulk_operations", ',status="failed"'),
             "short",
             BAD_FROM_ONE,
-            width=3,
         ),
         panels.number(
             "Errors",
@@ -131,7 +126,6 @@ def _now() -> list[Panel]:
             errors,
             "percentunit",
             ERROR_STEPS,
-            width=3,
         ),
         panels.number(
             "Stale",
@@ -139,7 +133,6 @@ def _now() -> list[Panel]:
             _sum("knock_bulk_operations_stale"),
             "short",
             ODD_FROM_ONE,
-            width=3,
         ),
         panels.number(
             "Oldest answer",
@@ -147,7 +140,6 @@ def _now() -> list[Panel]:
             oldest,
             "s",
             ((None, GREEN), (300, ORANGE), (900, RED)),
-            width=3,
         ),
     ]
 

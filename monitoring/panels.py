@@ -34,7 +34,8 @@ Steps = tuple[tuple[float | None, str], ...]
 PLAIN: Steps = ((None, BLUE),)
 BAD_FROM_ONE: Steps = ((None, GREEN), (1, RED))
 ODD_FROM_ONE: Steps = ((None, GREEN), (1, ORANGE))
-TIMESERIES_HEIGHT, STAT_HEIGHT = 8, 4
+GRAPH_WIDTH, GRAPH_HEIGHT = 12, 8
+NUMBER_WIDTH, NUMBER_HEIGHT = 3, 4
 
 
 @dataclass(frozen=True)
@@ -62,22 +63,22 @@ def _target(expression: str, legend: str, number: int) -> prometheus.Dataquery:
     return prometheus.Dataquery().datasource(DATASOURCE).expr(expression).legend_format(legend).ref_id(ref)
 
 
-def number(title: str, description: str, query: str, unit: str, steps: Steps = PLAIN, width: int = 4) -> stat.Panel:
+def number(title: str, description: str, query: str, unit: str, steps: Steps = PLAIN) -> stat.Panel:
     """Return a panel of one number, as it is now."""
     panel = stat.Panel().title(title).description(description).datasource(DATASOURCE).unit(unit)
-    panel = panel.thresholds(_thresholds(steps)).span(width).height(STAT_HEIGHT).no_value("none")
+    panel = panel.thresholds(_thresholds(steps)).span(NUMBER_WIDTH).height(NUMBER_HEIGHT).no_value("none")
     panel = panel.color_mode(common.BigValueColorMode.VALUE).graph_mode(common.BigValueGraphMode.NONE)
     panel = panel.reduce_options(parts.ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.with_target(_target(query, title, 0).instant())
 
 
-def yes_or_no(title: str, description: str, query: str, yes: str, no: str, width: int = 4) -> stat.Panel:
+def yes_or_no(title: str, description: str, query: str, yes: str, no: str) -> stat.Panel:
     """Return a panel that says one of two words: `yes` for 1."""
     words = {
         "1": dashboard.ValueMappingResult(text=yes, color=GREEN),
         "0": dashboard.ValueMappingResult(text=no, color=RED),
     }
-    panel = number(title, description, query, "short", ((None, RED), (1, GREEN)), width)
+    panel = number(title, description, query, "short", ((None, RED), (1, GREEN)))
     return panel.mappings([dashboard.ValueMap(options=words)])
 
 
@@ -90,13 +91,12 @@ def lines(
     *,
     stacked: bool = False,
     bars: bool = False,
-    width: int = 12,
     highest: float | None = None,
     colors: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
     """Return a panel over time; `queries` maps a legend to what is drawn."""
     panel = timeseries.Panel().title(title).description(description).datasource(DATASOURCE).unit(unit)
-    panel = panel.span(width).height(TIMESERIES_HEIGHT).min(0).thresholds(_thresholds(steps))
+    panel = panel.span(GRAPH_WIDTH).height(GRAPH_HEIGHT).min(0).thresholds(_thresholds(steps))
     if len(steps) > 1:
         panel = panel.thresholds_style(parts.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     if highest is not None:
@@ -125,12 +125,12 @@ def lines(
     return panel
 
 
-def buckets(title: str, description: str, query: str, unit: str = "s", width: int = 12) -> heatmap.Panel:
-    """Return a heatmap of a histogram; `query` gives the growth of its buckets by `le`."""
+def buckets(title: str, description: str, query: str) -> heatmap.Panel:
+    """Return a heatmap of a histogram of seconds; `query` gives the growth of its buckets by `le`."""
     panel = heatmap.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
-    panel = panel.span(width).height(TIMESERIES_HEIGHT).thresholds(_thresholds(PLAIN)).calculate(False)
+    panel = panel.span(GRAPH_WIDTH).height(GRAPH_HEIGHT).thresholds(_thresholds(PLAIN)).calculate(False)
     panel = panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
-    panel = panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(common.AxisPlacement.LEFT))
+    panel = panel.y_axis(heatmap.YAxisConfig().unit("s").axis_placement(common.AxisPlacement.LEFT))
     panel = panel.cell_values(heatmap.CellValues().unit("short")).filter_values(heatmap.FilterValueRange().le(1e-9))
     panel = panel.tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE)).show_legend()
     return panel.with_target(_target(query, "{{le}}", 0).range().format(PromQueryFormat.HEATMAP))
@@ -157,7 +157,7 @@ def rows(
         panel = panel.override_by_name(
             field, [dashboard.DynamicConfigValue(id_val=name, value=value) for name, value in options]
         )
-    hidden = {"Time": True, **({"Value": True} if len(queried) > 1 else {})}
+    hidden = {"Time": True, "Value": True}
     panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
     return panel.with_transformation(
         dashboard.DataTransformerConfig(

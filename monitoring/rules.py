@@ -74,13 +74,18 @@ def made(values: Mapping[str, Any]) -> dict[str, str]:
     return {"recording.yaml": _document(records), "alerts.yaml": _document(alerts)}
 
 
+def alerts() -> dict[str, dict[str, Any]]:
+    """Return the alerts of the source, name to rule, in its order."""
+    source = yaml.safe_load(SOURCE.read_text())
+    return {rule["alert"]: rule for group in source["alerts"].values() for rule in group}
+
+
 def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
     used = {name for _, name in _MARK.findall(yaml.safe_dump(source, width=10000))} - source["fragments"].keys()
     own = {"runbooks", "dashboards", "disabled", "keep_firing"}
     if wrong := sorted((used | own) ^ values.keys()):
         raise BadThresholdsError(f"thresholds: missing or not known: {', '.join(wrong)}")
-    alerts = {rule["alert"] for rules in source["alerts"].values() for rule in rules}
-    if wrong := sorted(set(values["disabled"]) - alerts):
+    if wrong := sorted(set(values["disabled"]) - alerts().keys()):
         raise BadThresholdsError(f"thresholds: `disabled` names no alert: {', '.join(wrong)}")
 
 

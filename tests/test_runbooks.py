@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import promql
 import pytest
 import rules
 import yaml
 
-SOURCE = yaml.safe_load(rules.SOURCE.read_text())
-ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for group in SOURCE["alerts"].values() for rule in group}
+ALERTS = rules.alerts()
 SECTIONS = ["Meaning", "Impact", "How to check", "What to do"]
 LIST = (promql.RUNBOOKS / "README.md").read_text()
 

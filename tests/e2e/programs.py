@@ -59,6 +59,13 @@ def tool(name: str, line: int | None = None) -> str:
     return do_without(missing)
 
 
+def run(*command: object) -> str:
+    """Run a program to its end, which must be a good one, and return what it said."""
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def free_port() -> int:
     """Return a port of this machine that nobody has; for what has to come back where it was."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -224,7 +231,7 @@ class Starter:
         fresh.write_text(text)
         return fresh.replace(file)
 
-    def configure(self, url: str, operations: Sequence[str] = (), **settings: Any) -> Path:
+    def configure(self, url: str, operations: Sequence[str | dict[str, str]] = (), **settings: Any) -> Path:
         """Write a configuration with one environment."""
         environment = {"name": "production", "api_key_file": "knock.key", "base_url": url, "operations": [*operations]}
         file = self.folder / "config.yaml"

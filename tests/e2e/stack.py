@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import shutil
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +17,11 @@ from programs import LOOK_SECONDS, WEB, Program, free_port, tool, until
 from promtool import MONITORING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+# What Debian calls it, or what it is called elsewhere.
+ALERTMANAGER = "prometheus-alertmanager" if shutil.which("prometheus-alertmanager") else "alertmanager"
 # The causes are real, only patience is shorter.
 HASTY = {
     **dict.fromkeys(
@@ -105,15 +107,6 @@ def hasty_alertmanager(folder: Path, told: Told) -> Path:
     return file
 
 
-def _alertmanager() -> str:
-    names = [name for name in ("alertmanager", "prometheus-alertmanager") if _on_path(name)]
-    return tool(names[0] if names else "alertmanager")
-
-
-def _on_path(name: str) -> bool:
-    return any(os.access(os.path.join(folder, name), os.X_OK) for folder in os.get_exec_path())  # noqa: PTH118
-
-
 @dataclass(frozen=True)
 class Stack:
     """Where they listen, and who was told."""
@@ -156,12 +149,30 @@ def alertmanager(folder: Path, told: Told) -> Iterator[str]:
     """Run our example of an Alertmanager; its URL."""
     address = f"127.0.0.1:{free_port()}"
     command = [
-        *(_alertmanager(), f"--config.file={hasty_alertmanager(folder, told)}", f"--web.listen-address={address}"),
+        *(tool(ALERTMANAGER), f"--config.file={hasty_alertmanager(folder, told)}", f"--web.listen-address={address}"),
         *("--cluster.listen-address=", f"--storage.path={folder / 'alertmanager'}"),
     ]
     program = Program(command, folder / "alertmanager.log")
     try:
         until(lambda: _ready(f"http://{address}"), "Alertmanager ready", 30)
+        yield f"http://{address}"
+    finally:
+        program.end()
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, config: Mapping[str, Any], line: int = 2) -> Iterator[str]:
+    """Run a Prometheus of this line on what is in `folder / "tsdb"`; its URL."""
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        *(tool("prometheus", line), f"--config.file={folder / 'prometheus.yaml'}"),
+        *(f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'tsdb'}"),
+        "--rules.alert.resend-delay=1s",
+    ]
+    program = Program(command, folder / "prometheus.log")
+    try:
+        until(lambda: _ready(f"http://{address}"), "Prometheus ready", 30)
         yield f"http://{address}"
     finally:
         program.end()
@@ -176,18 +187,10 @@ def running(folder: Path, targets: Sequence[str], line: int = 2) -> Iterator[Sta
         "rule_files": [str(file) for file in files],
         "scrape_configs": [{"job_name": "knock", "static_configs": [{"targets": [*targets]}]}],
     }
-    address = f"127.0.0.1:{free_port()}"
-    with Told().listening() as told, alertmanager(folder, told) as manager, contextlib.ExitStack() as ends:
+    with Told().listening() as told, alertmanager(folder, told) as manager:
         tells = {"static_configs": [{"targets": [manager.removeprefix("http://")]}]}
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config | {"alerting": {"alertmanagers": [tells]}}))
-        command = [
-            *(tool("prometheus", line), f"--config.file={folder / 'prometheus.yaml'}"),
-            *(f"--web.listen-address={address}", f"--storage.tsdb.path={folder / 'tsdb'}"),
-            "--rules.alert.resend-delay=1s",
-        ]
-        ends.callback(Program(command, folder / "prometheus.log").end)
-        until(lambda: _ready(f"http://{address}"), "Prometheus ready", 30)
-        yield Stack(f"http://{address}", manager, told)
+        with prometheus(folder, config | {"alerting": {"alertmanagers": [tells]}}, line) as url:
+            yield Stack(url, manager, told)
 
 
 def _ready(url: str) -> bool:

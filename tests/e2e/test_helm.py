@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import kubernetes_validate
 import pytest
 import yaml
-from programs import TOOLS, do_without, tool
+from programs import TOOLS, do_without, run, tool
 from promtool import MONITORING
 
 from exporter import config
@@ -42,7 +42,7 @@ each_file = pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
 def helm(line: int, *args: object) -> subprocess.CompletedProcess[str]:
     program = TOOLS / f"helm{line}" / "helm"
     if not program.exists():
-        do_without(f"helm {line} is missing: run tests/e2e/get-tools")
+        do_without(f"helm {line} is missing: run tests/e2e/get-helm")
     command = [str(program), *(str(each) for each in args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -95,8 +95,8 @@ def test_two_values_install_it(line: int) -> None:
 
 @pytest.mark.parametrize(("version", "mode"), [("1.28.0", "ReadWriteOnce"), ("1.31.0", "ReadWriteOncePod")])
 def test_state_makes_it_a_stateful_set_whose_volume_one_pod_mounts(version: str, mode: str) -> None:
-    done = helm(4, "template", "r", CHART, "--kube-version", version, *SHORTEST, "--set", "persistence.enabled=true")
-    (workload,) = of_kind(list(yaml.safe_load_all(done.stdout)), "StatefulSet")
+    made = rendered(4, "--kube-version", version, *SHORTEST, "--set", "persistence.enabled=true")
+    (workload,) = of_kind(made, "StatefulSet")
     (claim,) = workload["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] == [mode]
     mounts = workload["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
@@ -214,8 +214,7 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
     assert "KnockNothingFinished" in alerts
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(rule["spec"]))
-    done = subprocess.run([tool("promtool", line), "check", "rules", file], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(tool("promtool", line), "check", "rules", file)
 
 
 @each_line

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import promql
 import pytest
-import yaml
+import stack as stacks
 from model import WALL, Model, environment, ids
-from programs import WEB, Program, free_port, tool, until
+from programs import WEB, run, tool, until
 from promtool import MONITORING
 
 from exporter.config import Config, ListedOperation, Polling
@@ -94,31 +91,17 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("cost")
     end = time.time()
     written(fleet(), end, folder / "scrapes.txt")
-    files = str(folder / "scrapes.txt"), str(folder / "tsdb")
-    blocks = [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", *files]
-    subprocess.run(blocks, check=True, capture_output=True, timeout=120)
+    run(tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", folder / "scrapes.txt", folder / "tsdb")
     shutil.copytree(MONITORING / "rules", folder / "rules")
     config = {"global": {"evaluation_interval": "1s"}, "rule_files": [str(folder / "rules" / "*.yaml")]}
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    url = f"127.0.0.1:{free_port()}"
-    command = [
-        *(tool("prometheus", 2), f"--config.file={folder / 'prometheus.yaml'}", f"--web.listen-address={url}"),
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-    ]
-    with contextlib.ExitStack() as ends:
-        ends.callback(Program(command, folder / "prometheus.log").end)
-        until(lambda: _rules(f"http://{url}"), "rules evaluated", 60)
-        yield f"http://{url}"
+    with stacks.prometheus(folder, config) as url:
+        until(lambda: _evaluated(url), "rules evaluated", 60)
+        yield url
 
 
-def _rules(url: str) -> list[dict[str, Any]]:
-    """Return the rules, once each was evaluated."""
-    try:
-        groups = WEB.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
-    except (OSError, json.JSONDecodeError):
-        return []
-    found = [rule for group in groups for rule in group["rules"]]
-    return found if found and all(rule["evaluationTime"] > 0 for rule in found) else []
+def _evaluated(url: str) -> bool:
+    groups = WEB.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    return bool(groups) and all(rule["evaluationTime"] > 0 for group in groups for rule in group["rules"])
 
 
 def cost(url: str, query: promql.Query, end: float) -> Cost:

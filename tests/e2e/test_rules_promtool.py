@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from programs import tool
+from programs import run, tool
 from promtool import MONITORING
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ pytestmark = pytest.mark.e2e
 
 RULES = sorted((MONITORING / "rules").glob("*.yaml"))
 TESTS = sorted((MONITORING / "tests").glob("*.yaml"))
-
-
-def run(*command: object) -> None:
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("line", [2, 3])

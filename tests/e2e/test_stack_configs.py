@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 import stack as stacks
 import yaml
-from programs import WEB, tool, until
+from programs import WEB, run, tool, until
 from promtool import MONITORING
 
 if TYPE_CHECKING:
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.e2e
 
 EXAMPLE = MONITORING / "alertmanager.yaml"
 OPERATION = {"knock_environment": "production", "group": "migration", "name": "users.identify"}
-
-
-def run(*command: object) -> str:
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("file", ["alertmanager.yaml", "alertmanager.demo.yaml"])
