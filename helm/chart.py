@@ -3,118 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import rules
+import values_schema
 import yaml
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "knock-exporter"
 MONITORING = ROOT / "monitoring"
 NOTE = "# Generated from monitoring/ by `make chart`; thresholds are filled in by templates/prometheusrule.yaml.\n"
-OBJECT, TEXT = {"type": "object"}, {"type": "string"}
-TEXTS = {"type": "object", "additionalProperties": TEXT}
-OBJECTS = {"type": "array", "items": {"type": "object"}}
-SECRET_KEY = {"type": "string", "minLength": 1}
-INTERVAL = {"type": "string", "pattern": "^([0-9]+(ms|[smhd]))?$"}
-PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
-NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}
-# Knock's environments: `all` is a word of registration.
-ENVIRONMENT = "^[a-z0-9_-]{1,63}$"
-NOT_HERE = {
-    "environments": ("name", "api_key", "api_key_env", "api_key_file"),
-    "": ("environments", "registration", "storage"),
-}
-
-
-def _one_of(*values: str) -> dict[str, Any]:
-    return {"type": "string", "enum": list(values)}
-
-
-def _portable(schema: Any) -> Any:
-    """Return it for Helm: patterns without looking ahead, and defaults left to the exporter."""
-    if isinstance(schema, dict):
-        kept = {name: _portable(value) for name, value in schema.items() if name != "default"}
-        if isinstance(kept.get("pattern"), str):
-            kept["pattern"] = re.sub(r"\(\?[=!][^)]*\)", "", kept["pattern"])
-        if "$ref" in kept:
-            kept = {"$ref": kept["$ref"]}
-        return kept
-    return [_portable(each) for each in schema] if isinstance(schema, list) else schema
-
-
-def _special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, Any]:
-    """Return the schemas that a default value does not tell, by path."""
-    environment = dict(exporter["$defs"]["EnvironmentKeys"]["properties"])
-    own = {key: value for key, value in environment.items() if key not in NOT_HERE["environments"]}
-    whole = {key: value for key, value in exporter["properties"].items() if key not in NOT_HERE[""]}
-    secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY}
-    token = {
-        "secretName": NAME,
-        "secretKey": SECRET_KEY,
-        "environments": {"type": "array", "items": {"type": "string", "pattern": ENVIRONMENT}},
-    }
-    numbers = {"type": "number", "minimum": 0}
-    tuned = {name: numbers if isinstance(value, (int, float)) else TEXT for name, value in thresholds.items()}
-    peers: dict[str, Any] = dict.fromkeys(
-        ("networkPolicy.fromPrometheus", "networkPolicy.fromClients", "networkPolicy.extraEgress"), OBJECTS
-    )
-    monitors = {
-        f"{kind}.{key}": value
-        for kind in ("serviceMonitor", "podMonitor")
-        for key, value in {
-            "labels": TEXTS,
-            "scheme": _one_of("http", "https"),
-            "relabelings": OBJECTS,
-            "metricRelabelings": OBJECTS,
-            "interval": INTERVAL,
-            "scrapeTimeout": INTERVAL,
-        }.items()
-    }
-    return {
-        "environments": {
-            "type": "object",
-            "propertyNames": {"pattern": ENVIRONMENT, "not": {"const": "all"}},
-            "additionalProperties": {"type": "object", "additionalProperties": False, "properties": secret | own},
-        },
-        "config": {"type": "object", "additionalProperties": False, "properties": whole},
-        "split": _one_of("none", "environment"),
-        "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
-        "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
-        "imagePullSecrets": OBJECTS,
-        "registration.tokens": {
-            "type": "array",
-            "items": {"type": "object", "additionalProperties": False, "properties": token, "required": ["secretName"]},
-        },
-        "persistence.size": {"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti)$"},
-        "persistence.accessMode": _one_of("", "ReadWriteOnce", "ReadWriteOncePod"),
-        "web.port": PORT,
-        "web.healthPort": PORT,
-        "log.level": _one_of("debug", "info", "warning", "error"),
-        "log.format": _one_of("logfmt", "json"),
-        "extraArgs": {"type": "array", "items": {"type": "string"}},
-        **dict.fromkeys(("extraEnv", "extraVolumes", "extraVolumeMounts", "extraObjects", "tolerations"), OBJECTS),
-        **dict.fromkeys(("topologySpreadConstraints", "ingress.tls", "httpRoute.parentRefs"), OBJECTS),
-        **dict.fromkeys(("podAnnotations", "podLabels", "nodeSelector", "serviceAccount.annotations"), TEXTS),
-        **dict.fromkeys(("persistence.annotations", "service.annotations", "ingress.annotations"), TEXTS),
-        **dict.fromkeys(("prometheusRule.labels", "dashboards.labels", "dashboards.annotations"), TEXTS),
-        **dict.fromkeys(("podSecurityContext", "securityContext", "resources"), OBJECT),
-        "grafanaDashboard.instanceSelector": OBJECT,
-        "terminationGracePeriodSeconds": {"type": "integer", "minimum": 5},
-        "podDisruptionBudget.maxUnavailable": {"type": "integer", "minimum": 0},
-        "service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
-        "ingress.path": {"type": "string", "pattern": "^/"},
-        "httpRoute.path": {"type": "string", "pattern": "^/"},
-        "httpRoute.hostnames": {"type": "array", "items": TEXT},
-        "networkPolicy.privateRanges": {"type": "array", "items": TEXT},
-        "ciliumNetworkPolicy.fqdns": {"type": "array", "items": TEXT},
-        "prometheusRule.disabled": {"type": "array", "items": {"type": "string", "enum": list(rules.alerts())}},
-        "prometheusRule.thresholds": {"type": "object", "additionalProperties": False, "properties": tuned},
-        **peers,
-        **monitors,
-    }
 
 
 def _values() -> tuple[yaml.MappingNode, list[str]]:
@@ -156,15 +55,19 @@ def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], bef
 def schema() -> str:
     """Return values.schema.json: what the defaults tell, and the exporter's own schema for its own keys."""
     exporter = json.loads((ROOT / "docs" / "config.schema.json").read_text())
-    whole = _walk(*_values(), _special(exporter, _thresholds()))
-    whole["properties"]["global"] = OBJECT
+    whole = _walk(*_values(), values_schema.special(exporter, _thresholds()))
+    whole["properties"]["global"] = values_schema.OBJECT
     parts = {
         name: part
         for name, part in exporter["$defs"].items()
         if name in {"HttpSourceKeys", "OperationKeys", "PollingKeys"}
     }
-    made = {"$schema": "http://json-schema.org/draft-07/schema#", **whole, "definitions": parts}
-    return json.dumps(_portable(made), indent=2).replace("#/$defs/", "#/definitions/") + "\n"
+    made = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        **whole,
+        "definitions": parts | values_schema.of_kubernetes(),
+    }
+    return json.dumps(values_schema.portable(made), indent=2).replace("#/$defs/", "#/definitions/") + "\n"
 
 
 def _thresholds() -> dict[str, Any]:

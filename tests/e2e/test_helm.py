@@ -33,7 +33,15 @@ SHORTEST = (
 KUBERNETES = "1.31.0"
 LINES = (3, 4)
 SUPPORTED = [f"1.{minor}" for minor in range(25, 38)]  # from the chart's kubeVersion on
-OTHERS = {"CiliumNetworkPolicy", "GrafanaDashboard", "HTTPRoute", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
+OTHERS = {
+    "CiliumNetworkPolicy",
+    "ExternalSecret",
+    "GrafanaDashboard",
+    "HTTPRoute",
+    "PodMonitor",
+    "PrometheusRule",
+    "ServiceMonitor",
+}
 
 each_line = pytest.mark.parametrize("line", LINES)
 each_file = pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
@@ -117,7 +125,11 @@ def test_split_makes_one_of_each_for_an_environment() -> None:
         assert [each["metadata"]["name"] for each in chosen] == [service["metadata"]["name"]]
     (ingress,) = of_kind(made, "Ingress")
     paths = {each["path"]: each["backend"]["service"]["name"] for each in ingress["spec"]["rules"][0]["http"]["paths"]}
-    assert paths == {"/eu_west": names[0], "/production": names[1]}
+    assert paths == {
+        f"{before}/{name}": made
+        for before in ("", "/api/v1/operations")
+        for name, made in (("eu_west", names[0]), ("production", names[1]))
+    }
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
@@ -162,7 +174,7 @@ def test_what_changes_is_mounted_as_a_folder(file: Path) -> None:
         for mount in pod["containers"][0].get("volumeMounts", ()):
             assert "subPath" not in mount
         for probe in ("livenessProbe", "readinessProbe"):
-            if "ports" in pod["containers"][0]:
+            if probe in pod["containers"][0]:
                 assert pod["containers"][0][probe]["httpGet"]["port"] == "health"
 
 

@@ -2,16 +2,16 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The name of everything; short enough for a suffix. */}}
+{{/* The name of everything: with an environment behind it no longer than a StatefulSet may be called (52). */}}
 {{- define "knock-exporter.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 31 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 31 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 31 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -50,16 +50,62 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "environments: none. Set environments.NAME.apiKeySecret (the Secret with the API key) and environments.NAME.operations (ids), NAME being for example production." -}}
 {{- end -}}
 {{- range $name, $settings := .Values.environments -}}
-{{- if not (get (default dict $settings) "apiKeySecret") -}}
+{{- if and $settings.apiKeySecret $settings.apiKeyRemoteRef -}}
+{{- fail (printf "environments.%s: apiKeySecret and apiKeyRemoteRef. Keep one: a Secret that is there, or one that external-secrets makes." $name) -}}
+{{- end -}}
+{{- if not (or $settings.apiKeySecret $settings.apiKeyRemoteRef) -}}
 {{- fail (printf "environments.%s.apiKeySecret: missing. Make a Secret that holds the API key under api-key, and name it here." $name) -}}
 {{- end -}}
+{{- end -}}
+{{- range $place, $token := .Values.registration.tokens -}}
+{{- if eq (empty $token.secretName) (empty $token.remoteRef) -}}
+{{- fail (printf "registration.tokens[%d]: needs either secretName (a Secret that holds the token under token) or remoteRef." $place) -}}
+{{- end -}}
+{{- range $token.environments -}}
+{{- if not (or (eq . "all") (hasKey $.Values.environments .)) -}}
+{{- fail (printf "registration.tokens[%d].environments: %s is none of environments (%s)." $place . (keys $.Values.environments | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.web.configSecret .Values.web.configRemoteRef -}}
+{{- fail "web: configSecret and configRemoteRef. Keep one: a Secret that is there, or one that external-secrets makes." -}}
+{{- end -}}
+{{- if and (include "knock-exporter.remote" .) (not .Values.externalSecrets.secretStoreRef.name) -}}
+{{- fail "externalSecrets.secretStoreRef.name: missing. Name the store that remote references lead to." -}}
 {{- end -}}
 {{- if and .Values.registration.tokens (not .Values.persistence.enabled) (not .Values.registration.acceptLossWithoutPersistence) -}}
 {{- fail "registration.tokens without persistence: each restart would forget what was registered. Set persistence.enabled=true, or accept that with registration.acceptLossWithoutPersistence=true." -}}
 {{- end -}}
+{{- if and .Values.maintenance (not .Values.persistence.enabled) -}}
+{{- fail "maintenance without persistence: there is no state to look after. Set persistence.enabled=true, or maintenance=false." -}}
+{{- end -}}
 {{- if eq (int .Values.web.port) (int .Values.web.healthPort) -}}
 {{- fail "web.healthPort: the same as web.port. Choose another." -}}
 {{- end -}}
+{{- $paths := list -}}
+{{- if .Values.ingress.enabled -}}{{- $paths = append $paths .Values.ingress.path -}}{{- end -}}
+{{- if .Values.httpRoute.enabled -}}{{- $paths = append $paths .Values.httpRoute.path -}}{{- end -}}
+{{- if and $paths (not .Values.web.externalUrl) (or (eq .Values.split "environment") (ne (join "" $paths | replace "/" "") "")) -}}
+{{- fail "web.externalUrl: missing. Behind an Ingress or HTTPRoute with a path, or with a path for each environment, links need to know where people reach the port, as in https://knock.example.com." -}}
+{{- end -}}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.parentRefs: none. Name the Gateway that the route joins, as in [{name: gateway}]." -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- fail "serviceMonitor and podMonitor: both would scrape everything twice. Enable one." -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty if anything is to come from external-secrets. */}}
+{{- define "knock-exporter.remote" -}}
+{{- range .Values.environments -}}{{- if .apiKeyRemoteRef -}}key{{- end -}}{{- end -}}
+{{- range .Values.registration.tokens -}}{{- if .remoteRef -}}token{{- end -}}{{- end -}}
+{{- if .Values.web.configRemoteRef -}}web{{- end -}}
+{{- end -}}
+
+{{/* What stands for an environment in names that allow less than its own. */}}
+{{- define "knock-exporter.keyName" -}}
+{{- printf "key-%s" (sha256sum . | trunc 12) -}}
 {{- end -}}
 
 {{/* The workloads as JSON: {list: [{name, label, environments}]}; one for all environments, or one for each. */}}
@@ -82,14 +128,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- dict "list" $list | toJson -}}
 {{- end -}}
 
-{{/* The exporter's configuration of a workload: (dict "root" $ "workload" $workload). */}}
-{{- define "knock-exporter.config" -}}
-{{- $environments := list -}}
-{{- range $name, $settings := .workload.environments -}}
-{{- $own := dict "name" $name "api_key_file" (printf "/etc/knock-exporter/keys/%s/%s" $name (default "api-key" $settings.apiKeySecretKey)) -}}
-{{- $environments = append $environments (merge $own (omit $settings "apiKeySecret" "apiKeySecretKey")) -}}
-{{- end -}}
-{{- $config := merge (dict "environments" $environments) .root.Values.config -}}
+{{/* The tokens that are good for a workload as JSON, [{place, secret, key, environments}]: (dict "root" $ "workload" $workload). */}}
+{{- define "knock-exporter.tokens" -}}
 {{- $tokens := list -}}
 {{- range $place, $token := .root.Values.registration.tokens -}}
 {{- $for := list -}}
@@ -97,11 +137,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if or (eq . "all") (hasKey $.workload.environments .) -}}{{- $for = append $for . -}}{{- end -}}
 {{- end -}}
 {{- if $for -}}
-{{- $tokens = append $tokens (dict "token_file" (printf "/etc/knock-exporter/tokens/%d/%s" $place (default "token" $token.secretKey)) "environments" $for) -}}
+{{- $secret := default (printf "%s-token-%d" (include "knock-exporter.fullname" $.root) $place) $token.secretName -}}
+{{- $tokens = append $tokens (dict "place" (toString $place) "secret" $secret "key" (default "token" $token.secretKey) "environments" $for) -}}
 {{- end -}}
+{{- end -}}
+{{- toJson $tokens -}}
+{{- end -}}
+
+{{/* The exporter's configuration of a workload: (dict "root" $ "workload" $workload). */}}
+{{- define "knock-exporter.config" -}}
+{{- $environments := list -}}
+{{- range $name, $settings := .workload.environments -}}
+{{- $own := dict "name" $name "api_key_file" (printf "/etc/knock-exporter/keys/%s/%s" $name (default "api-key" $settings.apiKeySecretKey)) -}}
+{{- $environments = append $environments (merge $own (omit $settings "apiKeySecret" "apiKeySecretKey" "apiKeyRemoteRef")) -}}
+{{- end -}}
+{{- $config := merge (dict "environments" $environments) .root.Values.config -}}
+{{- $tokens := list -}}
+{{- range (include "knock-exporter.tokens" . | fromJsonArray) -}}
+{{- $tokens = append $tokens (dict "token_file" (printf "/etc/knock-exporter/tokens/%s/%s" .place .key) "environments" .environments) -}}
 {{- end -}}
 {{- if $tokens -}}{{- $_ := set $config "registration" (dict "tokens" $tokens) -}}{{- end -}}
-{{- if .root.Values.persistence.enabled -}}{{- $_ := set $config "storage" (dict "path" "/var/lib/knock-exporter/state.db") -}}{{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
 
@@ -112,4 +167,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else -}}
 {{- .path -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The paths of a workload as JSON, likewise. At the root its registrations have the address that they have without split. */}}
+{{- define "knock-exporter.paths" -}}
+{{- $paths := list (include "knock-exporter.path" .) -}}
+{{- if and (eq .root.Values.split "environment") (eq .path "/") -}}
+{{- $paths = append $paths (printf "/api/v1/operations/%s" (keys .workload.environments | first)) -}}
+{{- end -}}
+{{- toJson $paths -}}
+{{- end -}}
+
+{{/* Labels of the test's pod: no Service, monitor or policy of the exporter selects it. */}}
+{{- define "knock-exporter.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "knock-exporter.name" . | trunc 58) }}
+app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}

@@ -11,6 +11,8 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
+  # The same job for all workloads; rules select it.
+  jobLabel: app.kubernetes.io/name
   selector:
     matchLabels:
       {{- include "knock-exporter.selectorLabels" .root | nindent 6 }}

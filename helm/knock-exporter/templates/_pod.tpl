@@ -1,12 +1,14 @@
 {{/* The pod of a workload: (dict "root" $ "workload" $workload). */}}
 {{- define "knock-exporter.pod" -}}
 {{- $values := .root.Values -}}
+{{- $full := include "knock-exporter.fullname" .root -}}
+{{- $tokens := include "knock-exporter.tokens" . | fromJsonArray -}}
 metadata:
   labels:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-    {{- include "knock-exporter.labels" .root | nindent 4 }}
+    {{- include "knock-exporter.selectorLabels" .root | nindent 4 }}
     knock-exporter/workload: {{ .workload.label }}
   {{- with $values.podAnnotations }}
   annotations:
@@ -16,13 +18,13 @@ spec:
   serviceAccountName: {{ include "knock-exporter.serviceAccountName" .root }}
   automountServiceAccountToken: false
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ int64 $values.terminationGracePeriodSeconds }}
   {{- with $values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with $values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   securityContext:
     {{- toYaml $values.podSecurityContext | nindent 4 }}
@@ -30,6 +32,10 @@ spec:
     - name: knock-exporter
       image: {{ include "knock-exporter.image" .root | quote }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
+      {{- if $values.maintenance }}
+      # The volume is mounted and nobody uses it: `kubectl exec` may export, import and check.
+      command: [python3, -c, "import signal; signal.signal(signal.SIGTERM, lambda *_: exit()); signal.pause()"]
+      {{- else }}
       args:
         - run
         - --config.file=/etc/knock-exporter/config/config.yaml
@@ -37,11 +43,11 @@ spec:
         - --web.health-listen-address=:{{ $values.web.healthPort }}
         - --log.level={{ $values.log.level }}
         - --log.format={{ $values.log.format }}
-        {{- if $values.web.configSecret }}
-        - --web.config.file=/etc/knock-exporter/web/{{ $values.web.configSecretKey }}
+        {{- if or $values.web.configSecret $values.web.configRemoteRef }}
+        - {{ printf "--web.config.file=/etc/knock-exporter/web/%s" $values.web.configSecretKey | quote }}
         {{- end }}
         {{- with $values.web.externalUrl }}
-        - --web.external-url={{ include "knock-exporter.path" (dict "root" $.root "workload" $.workload "path" .) }}
+        - {{ printf "--web.external-url=%s" (include "knock-exporter.path" (dict "root" $.root "workload" $.workload "path" .)) | quote }}
         {{- end }}
         {{- if $values.web.enableLifecycle }}
         - --web.enable-lifecycle
@@ -49,9 +55,16 @@ spec:
         {{- with $values.extraArgs }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      {{- with $values.extraEnv }}
+      {{- end }}
+      {{- if or $values.persistence.enabled $values.extraEnv }}
       env:
+        {{- if $values.persistence.enabled }}
+        # A variable, so that `knock-exporter state` finds it too.
+        - {name: KNOCK_EXPORTER_STORAGE_PATH, value: /var/lib/knock-exporter/state.db}
+        {{- end }}
+        {{- with $values.extraEnv }}
         {{- toYaml . | nindent 8 }}
+        {{- end }}
       {{- end }}
       ports:
         - name: http
@@ -60,15 +73,22 @@ spec:
         - name: health
           containerPort: {{ $values.web.healthPort }}
           protocol: TCP
+      {{- if not $values.maintenance }}
+      # A large state takes a while to read.
+      startupProbe:
+        httpGet: {path: /-/healthy, port: health}
+        periodSeconds: 2
+        timeoutSeconds: 5
+        failureThreshold: 150
       livenessProbe:
         httpGet: {path: /-/healthy, port: health}
-        initialDelaySeconds: 10
         periodSeconds: 15
         timeoutSeconds: 5
       readinessProbe:
         httpGet: {path: /-/ready, port: health}
         periodSeconds: 5
         timeoutSeconds: 5
+      {{- end }}
       resources:
         {{- toYaml $values.resources | nindent 8 }}
       securityContext:
@@ -76,12 +96,12 @@ spec:
       volumeMounts:
         - {name: config, mountPath: /etc/knock-exporter/config, readOnly: true}
         {{- range $name, $_ := .workload.environments }}
-        - {name: key-{{ sha256sum $name | trunc 12 }}, mountPath: /etc/knock-exporter/keys/{{ $name }}, readOnly: true}
+        - {name: {{ include "knock-exporter.keyName" $name }}, mountPath: "/etc/knock-exporter/keys/{{ $name }}", readOnly: true}
         {{- end }}
-        {{- range $place, $_ := $values.registration.tokens }}
-        - {name: token-{{ $place }}, mountPath: /etc/knock-exporter/tokens/{{ $place }}, readOnly: true}
+        {{- range $tokens }}
+        - {name: token-{{ .place }}, mountPath: /etc/knock-exporter/tokens/{{ .place }}, readOnly: true}
         {{- end }}
-        {{- if $values.web.configSecret }}
+        {{- if or $values.web.configSecret $values.web.configRemoteRef }}
         - {name: web, mountPath: /etc/knock-exporter/web, readOnly: true}
         {{- end }}
         {{- if $values.persistence.enabled }}
@@ -95,16 +115,17 @@ spec:
     - name: config
       configMap: {name: {{ .workload.name }}}
     {{- range $name, $settings := .workload.environments }}
-    - name: key-{{ sha256sum $name | trunc 12 }}
-      secret: {secretName: {{ $settings.apiKeySecret }}, defaultMode: 288}
+    {{- $key := include "knock-exporter.keyName" $name }}
+    - name: {{ $key }}
+      secret: {secretName: {{ default (printf "%s-%s" $full $key) $settings.apiKeySecret | quote }}, defaultMode: 288}
     {{- end }}
-    {{- range $place, $token := $values.registration.tokens }}
-    - name: token-{{ $place }}
-      secret: {secretName: {{ $token.secretName }}, defaultMode: 288}
+    {{- range $tokens }}
+    - name: token-{{ .place }}
+      secret: {secretName: {{ .secret | quote }}, defaultMode: 288}
     {{- end }}
-    {{- with $values.web.configSecret }}
+    {{- if or $values.web.configSecret $values.web.configRemoteRef }}
     - name: web
-      secret: {secretName: {{ . }}, defaultMode: 288}
+      secret: {secretName: {{ default (printf "%s-web" $full) $values.web.configSecret | quote }}, defaultMode: 288}
     {{- end }}
     {{- with $values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

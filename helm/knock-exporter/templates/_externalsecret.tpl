@@ -1,0 +1,19 @@
+{{/* An ExternalSecret: (dict "root" $ "name" name "data" what fills it). */}}
+{{- define "knock-exporter.externalSecret" -}}
+---
+apiVersion: {{ .root.Values.externalSecrets.apiVersion }}
+kind: ExternalSecret
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "knock-exporter.labels" .root | nindent 4 }}
+spec:
+  refreshInterval: {{ .root.Values.externalSecrets.refreshInterval }}
+  secretStoreRef:
+    {{- toYaml .root.Values.externalSecrets.secretStoreRef | nindent 4 }}
+  target:
+    name: {{ .name }}
+    creationPolicy: Owner
+  {{- toYaml .data | nindent 2 }}
+{{- end -}}
