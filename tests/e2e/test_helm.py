@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from programs import TOOLS, do_without, run, tool
+from charts import CHART, CI, helm, of_kind, pods, rendered
+from programs import run, tool
 from promtool import MONITORING
 
 from exporter import config
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-CHART = Path(__file__).parents[2] / "helm" / "knock-exporter"
-CI = sorted((CHART / "ci").glob("*.yaml"))
 ID = "123e4567-e89b-12d3-a456-426614174000"
 SHORTEST = (
     "--set",
@@ -30,7 +27,6 @@ SHORTEST = (
     "--set",
     f"environments.production.operations={{{ID}}}",
 )
-KUBERNETES = "1.31.0"
 LINES = (3, 4)
 SUPPORTED = [f"1.{minor}" for minor in range(25, 38)]  # from the chart's kubeVersion on
 OTHERS = {
@@ -45,39 +41,6 @@ OTHERS = {
 
 each_line = pytest.mark.parametrize("line", LINES)
 each_file = pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
-
-
-def helm(line: int, *args: object) -> subprocess.CompletedProcess[str]:
-    program = TOOLS / f"helm{line}" / "helm"
-    if not program.exists():
-        do_without(f"helm {line} is missing: run tests/e2e/get-helm")
-    command = [str(program), *(str(each) for each in args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-@cache
-def _rendered(line: int, *args: str) -> str:
-    done = helm(
-        line, "template", "release", CHART, *(() if "--kube-version" in args else ("--kube-version", KUBERNETES)), *args
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def rendered(line: int, *args: str) -> list[dict[str, Any]]:
-    return [each for each in yaml.safe_load_all(_rendered(line, *args)) if each]
-
-
-def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
-    return [each for each in objects if each["kind"] in kinds]
-
-
-def pods(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for each in objects:
-        if each["kind"] in {"Deployment", "StatefulSet"}:
-            yield each["spec"]["template"]["spec"]
-        elif each["kind"] == "Pod":
-            yield each["spec"]
 
 
 @each_line

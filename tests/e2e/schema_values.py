@@ -1,0 +1,75 @@
+"""Random values that a JSON Schema accepts, small ones first; for the keywords that values.schema.json uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+Schema = dict[str, Any]
+KEYWORDS = {
+    *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
+    *("enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf", "not"),
+    *("description", "format", "$schema", "definitions"),
+}
+AT_ONCE = 4  # optional properties of an object
+LARGEST = 10**7
+# What YAML may hold.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=12)
+
+
+def values(schema: Schema, definitions: Schema) -> st.SearchStrategy[Any]:
+    """Return a strategy of what the schema accepts; fails for a keyword that is unknown here."""
+    unknown = schema.keys() - KEYWORDS
+    assert not unknown, f"schema_values.py knows no {unknown}"
+    if "$ref" in schema:
+        return st.deferred(lambda: values(definitions[schema["$ref"].rpartition("/")[2]], definitions))
+    if "const" in schema:
+        return st.just(schema["const"])
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if "anyOf" in schema:
+        return st.one_of([values(each, definitions) for each in schema["anyOf"]])
+    kinds = schema.get("type", "object")
+    return st.one_of([_of_type(kind, schema, definitions) for kind in (kinds if isinstance(kinds, list) else [kinds])])
+
+
+def _of_type(kind: str, schema: Schema, definitions: Schema) -> st.SearchStrategy[Any]:
+    if kind == "object":
+        return _objects(schema, definitions)
+    if kind == "array":
+        return st.lists(values(schema["items"], definitions), max_size=2) if "items" in schema else st.just([])
+    if kind == "boolean":
+        return st.booleans()
+    if kind in {"integer", "number"}:
+        lowest = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
+        whole = st.integers(lowest, schema.get("maximum", LARGEST))
+        return whole if kind == "integer" else st.one_of(whole, whole.map(lambda number: number + 0.5))
+    assert kind == "string", kind
+    return _texts(schema)
+
+
+def _texts(schema: Schema) -> st.SearchStrategy[str]:
+    shortest, longest = schema.get("minLength", 0), schema.get("maxLength", 300)
+    made = TEXT
+    if pattern := schema.get("pattern"):
+        # In Python a $ lets a newline follow, in Helm it does not.
+        made = st.from_regex(
+            pattern.removeprefix("^").removesuffix("$"), fullmatch=True, alphabet=st.characters(codec="ascii")
+        )
+    return made.filter(lambda text: shortest <= len(text) <= longest)
+
+
+@st.composite
+def _objects(draw: st.DrawFn, schema: Schema, definitions: Schema) -> dict[str, Any]:
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    optional = sorted(properties.keys() - set(required))
+    chosen = draw(st.lists(st.sampled_from(optional), max_size=AT_ONCE, unique=True)) if optional else []
+    made = {name: draw(values(properties[name], definitions)) for name in [*required, *chosen]}
+    more = schema.get("additionalProperties", True)
+    if isinstance(more, dict):
+        names = values({"type": "string"} | schema.get("propertyNames", {}), definitions)
+        forbidden = schema.get("propertyNames", {}).get("not", {}).get("const")
+        for name in draw(st.lists(names.filter(lambda name: name and name != forbidden), max_size=2, unique=True)):
+            made[name] = draw(values(more, definitions))
+    return made
