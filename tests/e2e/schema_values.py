@@ -12,7 +12,7 @@ KEYWORDS = {
     *("enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf", "not"),
     *("description", "format", "$schema", "definitions"),
 }
-AT_ONCE = 4  # optional properties of an object
+AT_ONCE = 8  # optional properties of an object
 LARGEST = 10**7
 # What YAML may hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=12)
@@ -44,7 +44,7 @@ def _of_type(kind: str, schema: Schema, definitions: Schema) -> st.SearchStrateg
     if kind in {"integer", "number"}:
         lowest = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
         whole = st.integers(lowest, schema.get("maximum", LARGEST))
-        return whole if kind == "integer" else st.one_of(whole, whole.map(lambda number: number + 0.5))
+        return whole if kind == "integer" else st.one_of(whole, whole.map(lambda number: number / 2 if number > 2 * lowest else number))
     assert kind == "string", kind
     return _texts(schema)
 

@@ -4,8 +4,8 @@
 apiVersion: {{ .root.Values.externalSecrets.apiVersion }}
 kind: ExternalSecret
 metadata:
-  name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  name: {{ .name | quote }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "knock-exporter.labels" .root | nindent 4 }}
 spec:
@@ -13,7 +13,7 @@ spec:
   secretStoreRef:
     {{- toYaml .root.Values.externalSecrets.secretStoreRef | nindent 4 }}
   target:
-    name: {{ .name }}
+    name: {{ .name | quote }}
     creationPolicy: Owner
   {{- toYaml .data | nindent 2 }}
 {{- end -}}

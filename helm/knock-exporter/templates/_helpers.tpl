@@ -25,8 +25,8 @@
 {{- end -}}
 
 {{- define "knock-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "knock-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "knock-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "knock-exporter.labels" -}}
@@ -180,6 +180,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Labels of the test's pod: no Service, monitor or policy of the exporter selects it. */}}
 {{- define "knock-exporter.testLabels" -}}
-app.kubernetes.io/name: {{ printf "%s-test" (include "knock-exporter.name" . | trunc 58) }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ printf "%s-test" (include "knock-exporter.name" . | trunc 58) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}

@@ -3,8 +3,8 @@
 apiVersion: monitoring.coreos.com/v1
 kind: {{ .kind }}
 metadata:
-  name: {{ include "knock-exporter.fullname" .root }}
-  namespace: {{ .root.Release.Namespace }}
+  name: {{ include "knock-exporter.fullname" .root | quote }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "knock-exporter.labels" .root | nindent 4 }}
     {{- with .monitor.labels }}

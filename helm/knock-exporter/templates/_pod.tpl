@@ -9,13 +9,13 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
     {{- include "knock-exporter.selectorLabels" .root | nindent 4 }}
-    knock-exporter/workload: {{ .workload.label }}
+    knock-exporter/workload: {{ .workload.label | quote }}
   {{- with $values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "knock-exporter.serviceAccountName" .root }}
+  serviceAccountName: {{ include "knock-exporter.serviceAccountName" .root | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int64 $values.terminationGracePeriodSeconds }}
@@ -113,10 +113,10 @@ spec:
   volumes:
     # Whole folders, not single files: those would not follow a change.
     - name: config
-      configMap: {name: {{ .workload.name }}}
+      configMap: {name: {{ .workload.name | quote }}}
     {{- range $name, $settings := .workload.environments }}
     {{- $key := include "knock-exporter.keyName" $name }}
-    - name: {{ $key }}
+    - name: {{ $key | quote }}
       secret: {secretName: {{ default (printf "%s-%s" $full $key) $settings.apiKeySecret | quote }}, defaultMode: 288}
     {{- end }}
     {{- range $tokens }}
