@@ -53,8 +53,10 @@ schema: .venv/ready ## renew docs/config.schema.json from the models
 monitoring: .venv/ready ## renew the rules and dashboards in monitoring/ from their sources
 	$(BIN)/python monitoring/generate.py
 
-chart: .venv/ready ## renew what is generated in helm/knock-exporter
+chart: .venv/ready ## renew what is generated in helm/knock-exporter and deploy/kubernetes
 	PYTHONPATH=monitoring $(BIN)/python helm/chart.py
+	tests/e2e/get-helm
+	$(BIN)/python helm/plain.py .tools/helm4/helm
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

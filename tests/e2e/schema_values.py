@@ -44,7 +44,11 @@ def _of_type(kind: str, schema: Schema, definitions: Schema) -> st.SearchStrateg
     if kind in {"integer", "number"}:
         lowest = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
         whole = st.integers(lowest, schema.get("maximum", LARGEST))
-        return whole if kind == "integer" else st.one_of(whole, whole.map(lambda number: number / 2 if number > 2 * lowest else number))
+        return (
+            whole
+            if kind == "integer"
+            else st.one_of(whole, whole.map(lambda number: number / 2 if number > 2 * lowest else number))
+        )
     assert kind == "string", kind
     return _texts(schema)
 
