@@ -1,4 +1,4 @@
-"""What `kubectl apply -k deploy/kubernetes` applies: the chart's defaults, as plain manifests. `make chart` writes it."""
+"""What `kubectl apply -k deploy/kubernetes` applies: the chart's defaults. `make chart` writes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ def documents(helm: Path) -> dict[str, str]:
         "--set-json",
         "environments.production.operations=[]",
     )
-    command = [helm, "template", "knock-exporter", ROOT / "helm" / "knock-exporter", "--no-hooks", *chosen]
+    command: list[str | Path] = [
+        helm,
+        "template",
+        "knock-exporter",
+        ROOT / "helm" / "knock-exporter",
+        "--no-hooks",
+        *chosen,
+    ]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own
     made = {}
     for each in filter(None, yaml.safe_load_all(text)):
