@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from charts import CHART, CI, helm, of_kind, pods, rendered
+from operator_kinds import KINDS, lost
 from programs import run, tool
 from promtool import MONITORING
 
@@ -61,17 +62,6 @@ def test_two_values_install_it(line: int) -> None:
     assert sorted(each["kind"] for each in made) == ["ConfigMap", "Deployment", "Pod", "Service", "ServiceAccount"]
     (deployment,) = of_kind(made, "Deployment")
     assert deployment["spec"]["replicas"] == 1
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
-
-
-@pytest.mark.parametrize(("version", "mode"), [("1.28.0", "ReadWriteOnce"), ("1.31.0", "ReadWriteOncePod")])
-def test_state_makes_it_a_stateful_set_whose_volume_one_pod_mounts(version: str, mode: str) -> None:
-    made = rendered(4, "--kube-version", version, *SHORTEST, "--set", "persistence.enabled=true")
-    (workload,) = of_kind(made, "StatefulSet")
-    (claim,) = workload["spec"]["volumeClaimTemplates"]
-    assert claim["spec"]["accessModes"] == [mode]
-    mounts = workload["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
-    assert {"name": "data", "mountPath": "/var/lib/knock-exporter"} in mounts
 
 
 def test_split_makes_one_of_each_for_an_environment() -> None:
@@ -97,9 +87,12 @@ def test_split_makes_one_of_each_for_an_environment() -> None:
 
 @pytest.mark.parametrize("version", SUPPORTED)
 @each_file
-def test_every_manifest_is_as_kubernetes_describes_it(file: Path, version: str) -> None:
+def test_every_manifest_is_as_kubernetes_and_the_operator_describe_it(file: Path, version: str) -> None:
     checked, others = set(), set()
     for each in rendered(4, "--values", str(file), "--kube-version", f"{version}.0"):
+        if each["kind"] in KINDS:
+            assert lost(each) == []
+            continue
         try:
             kubernetes_validate.validate(each, version, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
@@ -108,6 +101,19 @@ def test_every_manifest_is_as_kubernetes_describes_it(file: Path, version: str) 
             checked.add(each["kind"])
     assert checked >= {"ConfigMap", "Service", "ServiceAccount", "Pod"}
     assert others <= OTHERS
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("ServiceMonitor", {"endpoints": [{"prot": "http"}], "selector": {}}),
+        ("PodMonitor", {"podMetricsEndpoints": [{"tlsConfig": {"caFil": "x"}}], "selector": {}}),
+        ("PrometheusRule", {"groups": [{"name": "a", "rules": [{"expr": "1", "alrt": "A"}]}]}),
+    ],
+)
+def test_what_the_operator_does_not_know_is_noticed(kind: str, spec: dict[str, Any]) -> None:
+    made = {"apiVersion": "monitoring.coreos.com/v1", "kind": kind, "metadata": {"name": "a"}, "spec": spec}
+    assert len(lost(made)) == 1
 
 
 @each_file
@@ -201,6 +207,25 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
         ((*SHORTEST, "--set", "splt=environment"), "splt"),
         ((*SHORTEST, "--set", "environments.production.ratelimit=5"), "ratelimit"),
         ((*SHORTEST, "--set", "config.retenton=5d"), "retenton"),
+        ((*SHORTEST, "--set", "resources.limts.memory=1Gi"), "limts"),
+        ((*SHORTEST, "--set", "tolerations[0].opertor=Exists"), "opertor"),
+        ((*SHORTEST, "--set", "serviceMonitor.tlsConfig.insecureSkipVerfy=true"), "insecureSkipVerfy"),
+        ((*SHORTEST, "--set", "environments.production.apiKeyRemoteRef.key=x"), "apiKeySecret and apiKeyRemoteRef"),
+        (("--set", "environments.production.apiKeyRemoteRef.key=x"), "externalSecrets.secretStoreRef.name: missing"),
+        ((*SHORTEST, "--set", "registration.tokens[0].secretKey=t"), "registration.tokens[0]: needs either secretName"),
+        (
+            (*SHORTEST, "--set", "registration.tokens[0].secretName=t,registration.tokens[0].environments={prod}"),
+            "registration.tokens[0].environments: prod is none of environments (production)",
+        ),
+        ((*SHORTEST, "--set", "web.configSecret=a,web.configRemoteRef.key=b"), "web: configSecret and configRemoteRef"),
+        ((*SHORTEST, "--set", "maintenance=true"), "maintenance without persistence"),
+        ((*SHORTEST, "--set", "split=environment,ingress.enabled=true"), "web.externalUrl: missing"),
+        ((*SHORTEST, "--set", "httpRoute.enabled=true"), "httpRoute.parentRefs: none"),
+        ((*SHORTEST, "--set", "serviceMonitor.enabled=true,podMonitor.enabled=true"), "scrape everything twice"),
+        (
+            (*SHORTEST, "--set", "split=environment,environments._.apiKeySecret=x"),
+            "environments._: cannot name a workload",
+        ),
         ((*SHORTEST, "--set", "environments.all.apiKeySecret=x"), "all"),
         ((*SHORTEST, "--set", "web.healthPort=10187"), "web.healthPort: the same as web.port"),
         ((*SHORTEST, "--set", "registration.tokens[0].secretName=t"), "registration.tokens without persistence"),

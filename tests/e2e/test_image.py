@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from charts import of_kind, rendered
 from programs import KEY, WEB, do_without, until
 
 from exporter import __version__
@@ -210,6 +211,9 @@ def test_its_size_is_what_it_needs(base: str, image: dict[str, Any], capsys: pyt
         print(  # noqa: T201 - the size is to be seen in every run, not only in a failing one
             f"\nimage: {image['Size'] / MEBIBYTE:.0f} MiB, of which {own / MEBIBYTE:.0f} MiB are not the base ({base})"
         )
+        for layer in json.loads(said("history", "--format=json", IMAGE)):
+            if layer["size"]:
+                print(f"  layer of {layer['size'] / MEBIBYTE:.1f} MiB: {' '.join(layer['CreatedBy'].split())[:90]}")  # noqa: T201 - the same
     assert own < LARGEST_OWN_MEBIBYTES * MEBIBYTE
 
 
@@ -281,6 +285,85 @@ def test_it_serves_on_a_read_only_disk_and_ends_when_asked(container: Container,
 
     code, seconds = container.end()
     assert (code, seconds < END_SECONDS) == (0, True), seconds
+
+
+def test_it_runs_exactly_as_the_chart_has_it_run(image: dict[str, Any], tmp_path: Path) -> None:
+    with Simulator(world=World(seed=1), rate_limits=False) as knock:
+        made = knock.world.create("users.identify", rows=10, queue_seconds=0.0, rows_per_second=1e6)
+        production = {"apiKeySecret": "knock", "base_url": knock.url, "operations": [made]}
+        values = tmp_path / "values.yaml"
+        values.write_text(
+            yaml.safe_dump({"environments": {"production": production}, "persistence": {"enabled": True}})
+        )
+        objects = rendered(4, "--values", str(values))
+        (workload,), (config,) = of_kind(objects, "StatefulSet"), of_kind(objects, "ConfigMap")
+        spec = workload["spec"]["template"]["spec"]
+        contents = {"config": config["data"], "data": {}} | {
+            each["name"]: {"api-key": KEY} for each in spec["volumes"] if "secret" in each
+        }
+        name = f"knock-exporter-test-chart-{os.getpid()}"
+        container = spec["containers"][0]
+        args = [re.sub(r"(listen-address)=:\d+", r"\1=127.0.0.1:0", each) for each in container["args"]]
+        environ = [f"--env={each['name']}={each['value']}" for each in container["env"]]
+        mounts = [_mounted(each, contents[each["name"]], spec, tmp_path) for each in container["volumeMounts"]]
+        context = _context(spec["securityContext"], container["securityContext"])
+        said(
+            "run",
+            "--detach",
+            f"--name={name}",
+            "--network=host",
+            "--pull=never",
+            *LIMITS,
+            *context,
+            *environ,
+            *mounts,
+            IMAGE,
+            *args,
+        )
+        try:
+            url = f"http://{listening(name)}"
+            done = re.compile(r'knock_bulk_operations\{[^}]*status="completed"[^}]*} 1\.0')
+            until(
+                lambda: done.search(WEB.get(f"{url}/metrics", timeout=5).text), "the operation is followed to its end"
+            )
+            checked = said("exec", name, "knock-exporter", "state", "check")
+            assert "production" in checked
+            began = time.monotonic()
+            said("kill", "--signal=TERM", name)
+            assert said("wait", name).strip() == "0"
+            assert time.monotonic() - began < END_SECONDS
+        finally:
+            podman("rm", "--force", "--time=1", name)
+
+
+def _mounted(mount: dict[str, Any], files: dict[str, str], spec: dict[str, Any], folder: Path) -> str:
+    """Make a volume as the kubelet does, owned by root and the pod's fsGroup; returns podman's option."""
+    group, writable = spec["securityContext"]["fsGroup"], not mount.get("readOnly", False)
+    place = folder / mount["name"]
+    place.mkdir()
+    place.chmod(0o2775 if writable else 0o2755)
+    os.chown(place, 0, group)
+    for name, text in files.items():
+        (place / name).write_text(text)
+        (place / name).chmod(0o440)
+        os.chown(place / name, 0, group)
+    return f"--volume={place}:{mount['mountPath']}{'' if writable else ':ro'}"
+
+
+def _context(pod: dict[str, Any], container: dict[str, Any]) -> list[str]:
+    """Say a security context in podman's words; what is not known here fails."""
+    told = pod | container
+    assert told.pop("runAsNonRoot") is True
+    assert told.pop("fsGroupChangePolicy") == "OnRootMismatch"
+    assert told.pop("seccompProfile") == {"type": "RuntimeDefault"}  # podman's own, too, where none is named
+    options = [f"--user={told.pop('runAsUser')}:{told.pop('runAsGroup')}", f"--group-add={told.pop('fsGroup')}"]
+    if told.pop("readOnlyRootFilesystem"):
+        options += ["--read-only", "--read-only-tmpfs=false"]
+    if not told.pop("allowPrivilegeEscalation"):
+        options.append("--security-opt=no-new-privileges")
+    options += [f"--cap-drop={each}" for each in told.pop("capabilities")["drop"]]
+    assert told == {}
+    return options
 
 
 def test_its_health_check_tells_the_truth(container: Container, image: dict[str, Any]) -> None:
