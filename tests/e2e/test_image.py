@@ -326,8 +326,10 @@ def test_it_runs_exactly_as_the_chart_has_it_run(image: dict[str, Any], tmp_path
             until(
                 lambda: done.search(WEB.get(f"{url}/metrics", timeout=5).text), "the operation is followed to its end"
             )
-            checked = said("exec", name, "knock-exporter", "state", "check")
-            assert "production" in checked
+            status = said("exec", name, "python3", "-c", "print(open('/proc/1/status').read())")
+            confined = dict(line.split(":\t", 1) for line in status.strip().splitlines())
+            assert (confined["NoNewPrivs"], confined["Seccomp"], int(confined["CapBnd"], 16)) == ("1", "2", 0)
+            assert "production" in said("exec", name, "knock-exporter", "state", "check")
             began = time.monotonic()
             said("kill", "--signal=TERM", name)
             assert said("wait", name).strip() == "0"
