@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import chart
 import pytest
+import yaml
+
+from exporter import __version__
 
 DOCUMENTS = chart.documents()
 
@@ -11,6 +14,13 @@ DOCUMENTS = chart.documents()
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_what_is_committed_is_what_the_sources_make(name: str) -> None:
     assert (chart.CHART / name).read_text() == DOCUMENTS[name], "run `make chart`"
+
+
+def test_the_chart_is_of_this_version() -> None:
+    about = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert about["appVersion"] == __version__
+    (image,) = yaml.safe_load(about["annotations"]["artifacthub.io/images"])
+    assert image["image"].endswith(f"/knock-exporter:{__version__}")
 
 
 def test_no_copy_is_left_over() -> None:
