@@ -112,8 +112,6 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
     secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY, "apiKeyRemoteRef": remote}
     good_for = _listed({"type": "string", "pattern": ENVIRONMENT})
     token = _object(secretName=NAME, secretKey=SECRET_KEY, remoteRef=remote, environments=good_for)
-    number = {"type": "number", "minimum": 0}
-    tuned = {name: number if isinstance(value, (int, float)) else TEXT for name, value in thresholds.items()}
     kubernetes = {
         "affinity": _of("Affinity"),
         "extraEnv": _listed(_of("EnvVar")),
@@ -187,10 +185,23 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "ciliumNetworkPolicy.dnsEndpoints": OBJECTS,
         "ciliumNetworkPolicy.extraEgress": OBJECTS,
         "prometheusRule.disabled": _listed(_one_of(*rules.alerts())),
-        "prometheusRule.thresholds": _object(**tuned),
+        "prometheusRule.thresholds": _object(**{name: _tuned(name, value) for name, value in thresholds.items()}),
         **kubernetes,
         **_monitors(),
     }
+
+
+def _tuned(name: str, value: Any) -> dict[str, Any]:
+    """Return what a threshold may be: these texts are put into rules, where a wrong one would break them all."""
+    if isinstance(value, (int, float)):
+        return {"type": "number", "minimum": 0}
+    if name == "job":
+        matcher = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"[^"\\\s]*"'
+        return {"type": "string", "pattern": f"^{matcher}(, *{matcher})*$"}
+    if name in {"runbooks", "dashboards"}:
+        return {"type": "string", "pattern": '^https?://[^ "\\\\]+$'}
+    # How long something holds may be 0; a range that a query looks back over may not.
+    return {"type": "string", "pattern": f"^{'[0-9]+' if name.endswith('_for') else '[1-9][0-9]*'}(ms|[smhdwy])$"}
 
 
 def _monitors() -> dict[str, Any]:

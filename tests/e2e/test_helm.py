@@ -231,6 +231,8 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
         ((*SHORTEST, "--set", "registration.tokens[0].secretName=t"), "registration.tokens without persistence"),
         ((*SHORTEST, "--set", "prometheusRule.disabled={KnockTypo}"), "disabled"),
         ((*SHORTEST, "--set", "prometheusRule.thresholds.staled_seconds=5"), "staled_seconds"),
+        ((*SHORTEST, "--set-string", "prometheusRule.thresholds.runbooks=https://a b"), "runbooks"),
+        ((*SHORTEST, "--set-string", "prometheusRule.thresholds.remembered=0d"), "remembered"),
     ],
 )
 def test_wrong_values_are_refused_in_words(line: int, args: tuple[str, ...], complaint: str) -> None:
