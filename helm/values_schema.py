@@ -199,7 +199,7 @@ def _tuned(name: str, value: Any) -> dict[str, Any]:
         matcher = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"[^"\\\s]*"'
         return {"type": "string", "pattern": f"^{matcher}(, *{matcher})*$"}
     if name in {"runbooks", "dashboards"}:
-        return {"type": "string", "pattern": XX}
+        return {"type": "string", "pattern": r'^https?://[^\s"\\]+$'}
     # How long something holds may be 0; a range that a query looks back over may not.
     return {"type": "string", "pattern": f"^{'[0-9]+' if name.endswith('_for') else '[1-9][0-9]*'}(ms|[smhdwy])$"}
 
