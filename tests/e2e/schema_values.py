@@ -15,7 +15,8 @@ KEYWORDS = {
 AT_ONCE = 8  # optional properties of an object
 LARGEST = 10**7
 # What YAML may hold.
-TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=12)
+TEXT = st.text(st.characters(categories=["L", "M", "N", "P", "S", "Zs"]), max_size=12)
+FORMATS = {"uuid": st.uuids().map(str)}
 
 
 def values(schema: Schema, definitions: Schema) -> st.SearchStrategy[Any]:
@@ -56,7 +57,9 @@ def _of_type(kind: str, schema: Schema, definitions: Schema) -> st.SearchStrateg
 def _texts(schema: Schema) -> st.SearchStrategy[str]:
     shortest, longest = schema.get("minLength", 0), schema.get("maxLength", 300)
     made = TEXT
-    if pattern := schema.get("pattern"):
+    if form := schema.get("format"):
+        made = FORMATS[form]
+    elif pattern := schema.get("pattern"):
         # In Python a $ lets a newline follow, in Helm it does not.
         made = st.from_regex(
             pattern.removeprefix("^").removesuffix("$"), fullmatch=True, alphabet=st.characters(codec="ascii")

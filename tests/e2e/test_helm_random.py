@@ -22,7 +22,7 @@ RANDOM = values(SCHEMA, SCHEMA["definitions"])
 NEWEST = "1.37"
 OTHERS = {"CiliumNetworkPolicy", "ExternalSecret", "GrafanaDashboard", "HTTPRoute"}
 OWN_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "knock-exporter/workload")
-many = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def template(whole: dict[str, Any], line: int = 4) -> tuple[str, str]:
