@@ -89,10 +89,11 @@ class Operation:
         """When it ended: `completed_at` or `failed_at`, `updated_at` where a final record has neither."""
         if not self.status.final:
             return None
-        ends = (
-            (self.failed_at, self.completed_at) if self.status is Status.FAILED else (self.completed_at, self.failed_at)
-        )
-        return next((end for end in (*ends, self.updated_at) if end is not None), None)
+        first, second = self.completed_at, self.failed_at
+        if self.status is Status.FAILED:
+            first, second = second, first
+        end = first if first is not None else second
+        return end if end is not None else self.updated_at
 
     @property
     def progress(self) -> tuple[object, ...]:

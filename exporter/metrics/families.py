@@ -37,19 +37,25 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric family: `samples` takes what a row of its level describes."""
+    """A metric family: `samples` takes what a row of its level describes.
+
+    It returns the only sample's value, None where there is none, or the samples.
+    """
 
     name: str
     kind: str  # gauge, counter, histogram
     help: str
-    samples: Callable[[Any], Iterable[Sample]]
+    samples: Callable[[Any], float | Iterable[Sample] | None]
 
     def encode(self, labels: str, row: object) -> bytes:
         """Write the sample lines of one row, in the order of the function."""
-        name = self.name
-        # Lists, no generators: this is done for each family of each operation that changes.
-        samples = self.samples(row)
-        lines = [f"{name}{suffix}{{{labels}{extra}}} {go_number(value)}\n" for suffix, extra, value in samples]
+        name, found = self.name, self.samples(row)
+        # Most families have one sample or none, and this is done for each family of each operation that changes.
+        if found is None:
+            return b""
+        if isinstance(found, (int, float)):
+            return f"{name}{{{labels}}} {go_number(found)}\n".encode()
+        lines = [f"{name}{suffix}{{{labels}{extra}}} {go_number(value)}\n" for suffix, extra, value in found]
         return "".join(lines).encode()
 
 
@@ -60,14 +66,6 @@ class OperationRow(NamedTuple):
     info_labels: str
 
 
-def _one(value: Callable[[Any], float | None]) -> Callable[[Any], Iterable[Sample]]:
-    def samples(row: Any) -> Iterable[Sample]:
-        number = value(row)
-        return () if number is None else (Sample("", "", number),)
-
-    return samples
-
-
 def _each(label: str, values: Callable[[Any], dict[str, int]]) -> Callable[[Any], Iterator[Sample]]:
     def samples(row: Any) -> Iterator[Sample]:
         for value, number in values(row).items():
@@ -76,12 +74,12 @@ def _each(label: str, values: Callable[[Any], dict[str, int]]) -> Callable[[Any]
     return samples
 
 
-def _of_record(field: str) -> Callable[[Any], Iterable[Sample]]:
+def _of_record(field: str) -> Callable[[OperationRow], float | None]:
     def value(row: OperationRow) -> float | None:
         record = row.tracked.operation
         return getattr(record, field) if record is not None else None
 
-    return _one(value)
+    return value
 
 
 def _info(row: OperationRow) -> Iterator[Sample]:
@@ -99,9 +97,9 @@ _STATUS_SAMPLES = {now: tuple(Sample("", f',status="{status}"', now is status) f
 
 def _duration(row: OperationRow) -> float | None:
     record = row.tracked.operation
-    if record is None or record.started_at is None or record.finished_at is None:
+    if record is None or record.started_at is None or (finished_at := record.finished_at) is None:
         return None
-    return record.finished_at - record.started_at
+    return finished_at - record.started_at
 
 
 def _last_change(row: OperationRow) -> float | None:
@@ -175,25 +173,25 @@ PER_OPERATION = (
         f"{_OP}last_change_timestamp_seconds",
         "gauge",
         f"When this exporter last saw Knock's status or a count change, in Unix seconds, {_POLLED}.",
-        _one(_last_change),
+        _last_change,
     ),
     Family(
         f"{_OP}duration_seconds",
         "gauge",
         f"From Knock's started_at to its end, {_POLLED}; only once it is final.",
-        _one(_duration),
+        _duration,
     ),
     Family(
         f"{_OP}up",
         "gauge",
         "Whether the last attempt to read this operation from Knock succeeded (1) or failed (0).",
-        _one(lambda row: row.tracked.up),
+        lambda row: row.tracked.up,
     ),
     Family(
         f"{_OP}last_success_timestamp_seconds",
         "gauge",
         "When this operation was last read from Knock, in Unix seconds.",
-        _one(_last_success),
+        _last_success,
     ),
 )
 
@@ -202,7 +200,7 @@ STALE = Family(
     f"{_OPS}_stale",
     "gauge",
     "Unfinished operations not read for three times the planned interval and 30 s, as of this scrape.",
-    _one(lambda count: count),
+    lambda count: count,
 )
 PER_NAME = (
     Family(
@@ -215,79 +213,79 @@ PER_NAME = (
         f"{_OPS}_completed_with_errors",
         "gauge",
         f"Tracked operations that are completed, with Knock's error_count or error_items above 0, {_POLLED}.",
-        _one(lambda cell: cell.completed_with_errors),
+        lambda cell: cell.completed_with_errors,
     ),
     Family(
         f"{_OPS}_active_rows_processed",
         "gauge",
         f"Sum of Knock's processed_rows over unfinished operations, {_POLLED}.",
-        _one(lambda cell: cell.active_processed),
+        lambda cell: cell.active_processed,
     ),
     Family(
         f"{_OPS}_active_rows_estimated",
         "gauge",
         f"Sum of Knock's estimated_total_rows over unfinished operations, {_POLLED}.",
-        _one(lambda cell: cell.active_estimated),
+        lambda cell: cell.active_estimated,
     ),
     Family(
         f"{_OPS}_tracked_rows_processed",
         "gauge",
         f"Sum of Knock's processed_rows over all tracked operations, {_POLLED}.",
-        _one(lambda cell: cell.all_processed),
+        lambda cell: cell.all_processed,
     ),
     Family(
         f"{_OPS}_tracked_rows_estimated",
         "gauge",
         f"Sum of Knock's estimated_total_rows over all tracked operations, {_POLLED}.",
-        _one(lambda cell: cell.all_estimated),
+        lambda cell: cell.all_estimated,
     ),
     Family(
         f"{_OPS}_tracked_errors",
         "gauge",
         f"Sum of Knock's error_count over all tracked operations, {_POLLED}.",
-        _one(lambda cell: cell.all_errors),
+        lambda cell: cell.all_errors,
     ),
     Family(
         f"{_OPS}_oldest_active_inserted_timestamp_seconds",
         "gauge",
         f"Oldest inserted_at of the unfinished operations in Unix seconds, {_POLLED}.",
-        _one(lambda cell: cell.inserted.least),
+        lambda cell: cell.inserted.least,
     ),
     Family(
         f"{_OPS}_oldest_active_last_success_timestamp_seconds",
         "gauge",
         "When the unfinished operation not read for longest was last read, in Unix seconds; hand-over where never.",
-        _one(lambda cell: cell.last_success.least),
+        lambda cell: cell.last_success.least,
     ),
     Family(
         f"{_OPS}_oldest_processing_change_timestamp_seconds",
         "gauge",
         "When the processing operation that stands still for longest was last seen to change, in Unix seconds.",
-        _one(lambda cell: cell.processing_change.least),
+        lambda cell: cell.processing_change.least,
     ),
     Family(
         f"{_OPS}_last_completed_timestamp_seconds",
         "gauge",
         f"Newest completed_at in Unix seconds, {_POLLED}.",
-        _one(lambda cell: cell.last_completed),
+        lambda cell: cell.last_completed,
     ),
     Family(
         f"{_OPS}_last_failed_timestamp_seconds",
         "gauge",
         f"Newest failed_at in Unix seconds, {_POLLED}.",
-        _one(lambda cell: cell.last_failed),
+        lambda cell: cell.last_failed,
     ),
     Family(
         f"{_OPS}_last_failed_seen_timestamp_seconds",
         "gauge",
         "When this exporter last showed a failed operation for the first time, in Unix seconds.",
-        _one(lambda cell: cell.last_failed_seen),
+        lambda cell: cell.last_failed_seen,
     ),
     Family(
         f"{_OPS}_last_completed_with_errors_seen_timestamp_seconds",
         "gauge",
         "When this exporter last showed an operation completed with errors for the first time, in Unix seconds.",
-        _one(lambda cell: cell.last_completed_with_errors_seen),
+        lambda cell: cell.last_completed_with_errors_seen,
     ),
     Family(
         f"{_OPS}_finished_total",
@@ -299,25 +297,25 @@ PER_NAME = (
         f"{_OPS}_finished_with_errors_total",
         "counter",
         "Operations that this exporter saw completed or failed with Knock's error_count or error_items above 0.",
-        _one(lambda cell: cell.finished_with_errors),
+        lambda cell: cell.finished_with_errors,
     ),
     Family(
         f"{_OPS}_rows_processed_total",
         "counter",
         "Growth of Knock's processed_rows that this exporter saw.",
-        _one(lambda cell: cell.processed_total),
+        lambda cell: cell.processed_total,
     ),
     Family(
         f"{_OPS}_successes_total",
         "counter",
         "Growth of Knock's success_count that this exporter saw.",
-        _one(lambda cell: cell.successes_total),
+        lambda cell: cell.successes_total,
     ),
     Family(
         f"{_OPS}_errors_total",
         "counter",
         "Growth of Knock's error_count that this exporter saw.",
-        _one(lambda cell: cell.errors_total),
+        lambda cell: cell.errors_total,
     ),
     Family(
         f"{_OPS}_retired_total",

@@ -360,7 +360,7 @@ def all_seen(lives: Lives) -> bool:
 
 FULL = {f"e{number}": 2000 for number in range(5)}
 STARTS = 4
-MORE_SECONDS = 2.0
+MOST = 4.0  # times an empty start; half a second on a machine of today, so that it is less than two seconds more
 
 
 def full_configuration(start: Starter, url: str) -> Path:
@@ -427,7 +427,7 @@ def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
         times["empty"].append(seconds_to_metrics(empty, port, 0))
         times["full"].append(seconds_to_metrics(start, port, len(ids)))
     tell({name: [round(each, 2) for each in found] for name, found in times.items()})
-    assert min(times["full"]) <= min(times["empty"]) + MORE_SECONDS
+    assert min(times["full"]) <= MOST * min(times["empty"])
 
     last, canary = lives.begin(), endless(knock)
     last.urls()
