@@ -56,7 +56,8 @@ def schema() -> str:
     """Return values.schema.json: what the defaults tell, and the exporter's own schema for its own keys."""
     exporter = json.loads((ROOT / "docs" / "config.schema.json").read_text())
     whole = _walk(*_values(), values_schema.special(exporter, _thresholds()))
-    whole["properties"]["global"] = values_schema.OBJECT
+    # Helm and a chart that has this one as a dependency, with a condition, set these.
+    whole["properties"] |= {"global": values_schema.OBJECT, "enabled": {"type": "boolean"}}
     parts = {
         name: part
         for name, part in exporter["$defs"].items()

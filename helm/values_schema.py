@@ -19,7 +19,12 @@ KINDS = {
     "networking": ("IngressTLS", "NetworkPolicyEgressRule", "NetworkPolicyPeer"),
 }
 OBJECT, TEXT = {"type": "object"}, {"type": "string"}
-TEXTS = {"type": "object", "additionalProperties": TEXT}
+# Keys of labels and annotations are alike.
+KEY = {"pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$"}
+TEXTS = {"type": "object", "propertyNames": KEY, "additionalProperties": TEXT}
+LABELS = TEXTS | {
+    "additionalProperties": {"type": "string", "pattern": "^([a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?)?$"}
+}
 OBJECTS = {"type": "array", "items": OBJECT}
 # A file of a Secret: a file's name, not a path.
 SECRET_KEY = {"type": "string", "pattern": "^[-._a-zA-Z0-9]*[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", "maxLength": 253}
@@ -28,7 +33,19 @@ PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}
 NAME_OR_NONE = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"}
 PART = {"type": "string", "pattern": "^([a-z]([-a-z0-9]{0,50}[a-z0-9])?)?$"}
-PATH = {"type": "string", "pattern": "^/([-._~a-zA-Z0-9]+/?)*$"}
+PATH = {"type": "string", "pattern": "^/([-._~a-zA-Z0-9]+/)*([-._~a-zA-Z0-9]+)?$"}
+# As the exporter's --web.external-url takes it.
+EXTERNAL_URL = {
+    "type": "string",
+    "pattern": r"^(https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?)?$",
+}
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+HOST = {"type": "string", "pattern": rf"^([*]\.)?{_LABEL}(\.{_LABEL})*$"}
+HOST_OR_NONE = {"type": "string", "pattern": rf"^(([*]\.)?{_LABEL}(\.{_LABEL})*)?$"}
+_CIDR_4, _CIDR_6 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([12]?[0-9]|3[0-2])", "[0-9a-f:]*:[0-9a-f:]*/[0-9]{1,3}"
+CIDR = {"type": "string", "pattern": f"^({_CIDR_4}|{_CIDR_6})$"}
+# What can stand in a rule's text as it is: no space, quote, backslash or brace.
+VISIBLE = r"[!#-&(-\[\]-z|~]"
 # Knock's environments: `all` is a word of registration.
 ENVIRONMENT = "^[a-z0-9_-]{1,63}$"
 NOT_HERE = {
@@ -46,8 +63,8 @@ def _object(*required: str, **properties: Any) -> dict[str, Any]:
     return made | ({"required": list(required)} if required else {})
 
 
-def _listed(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": item}
+def _listed(item: dict[str, Any], at_least: int = 0) -> dict[str, Any]:
+    return {"type": "array", "items": item} | ({"minItems": at_least} if at_least else {})
 
 
 def _of(kind: str) -> dict[str, Any]:
@@ -96,6 +113,8 @@ def portable(schema: Any) -> Any:
         kept = {name: portable(value) for name, value in schema.items() if name != "default"}
         if isinstance(kept.get("pattern"), str):
             kept["pattern"] = re.sub(r"\(\?[=!][^)]*\)", "", kept["pattern"])
+            if re.search(kept["pattern"], "") and not re.search(schema["pattern"], ""):
+                kept["minLength"] = 1
         if "$ref" in kept:
             kept = {"$ref": kept["$ref"]}
         return kept
@@ -110,7 +129,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
     some = {"type": "string", "minLength": 1}
     remote = _object("key", key=some, property=some, version=some)
     secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY, "apiKeyRemoteRef": remote}
-    good_for = _listed({"type": "string", "pattern": ENVIRONMENT})
+    good_for = _listed({"type": "string", "pattern": ENVIRONMENT}, at_least=1)
     token = _object(secretName=NAME, secretKey=SECRET_KEY, remoteRef=remote, environments=good_for)
     kubernetes = {
         "affinity": _of("Affinity"),
@@ -146,6 +165,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "externalSecrets.secretStoreRef": _object(name=NAME_OR_NONE, kind=_one_of("SecretStore", "ClusterSecretStore")),
         "externalSecrets.refreshInterval": {"type": "string", "pattern": "^([0-9]+(s|m|h))+$"},
         "externalSecrets.apiVersion": _one_of("external-secrets.io/v1", "external-secrets.io/v1beta1"),
+        "persistence.existingClaim": NAME_OR_NONE,
         "persistence.size": {"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti)$"},
         "persistence.storageClass": NAME_OR_NONE,
         "persistence.accessMode": _one_of("", "ReadWriteOnce", "ReadWriteOncePod"),
@@ -154,7 +174,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "web.configSecret": NAME_OR_NONE,
         "web.configRemoteRef": _object(key=some, version=some),
         "web.configSecretKey": SECRET_KEY,
-        "web.externalUrl": {"type": "string", "pattern": "^(https?://[^ ]+)?$"},
+        "web.externalUrl": EXTERNAL_URL,
         "log.level": _one_of("debug", "info", "warning", "error"),
         "log.format": _one_of("logfmt", "json"),
         "extraArgs": _listed(TEXT),
@@ -162,9 +182,9 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
             {"type": "object", "required": ["apiVersion", "kind"], "properties": {"apiVersion": TEXT, "kind": TEXT}}
         ),
         "serviceAccount.name": NAME_OR_NONE,
-        **dict.fromkeys(("podAnnotations", "podLabels", "nodeSelector", "serviceAccount.annotations"), TEXTS),
-        **dict.fromkeys(("persistence.annotations", "service.annotations", "ingress.annotations"), TEXTS),
-        **dict.fromkeys(("prometheusRule.labels", "dashboards.labels", "dashboards.annotations"), TEXTS),
+        **dict.fromkeys(("podAnnotations", "serviceAccount.annotations", "persistence.annotations"), TEXTS),
+        **dict.fromkeys(("service.annotations", "ingress.annotations", "dashboards.annotations"), TEXTS),
+        **dict.fromkeys(("podLabels", "nodeSelector", "prometheusRule.labels", "dashboards.labels"), LABELS),
         "grafanaDashboard.instanceSelector": _object(
             matchLabels=TEXTS,
             matchExpressions=_listed(_object("key", "operator", key=TEXT, operator=TEXT, values=_listed(TEXT))),
@@ -174,15 +194,18 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "podDisruptionBudget.maxUnavailable": {"type": "integer", "minimum": 0},
         "service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
         "ingress.className": NAME_OR_NONE,
+        "ingress.host": HOST_OR_NONE,
         "ingress.path": PATH,
         "httpRoute.path": PATH,
-        "httpRoute.hostnames": _listed(TEXT),
+        "httpRoute.hostnames": _listed(HOST),
         "httpRoute.parentRefs": _listed(
             _object("name", name=NAME, **dict.fromkeys(("group", "kind", "namespace", "sectionName"), TEXT), port=PORT)
         ),
-        "networkPolicy.privateRanges": _listed(TEXT),
-        "ciliumNetworkPolicy.fqdns": _listed(TEXT),
-        "ciliumNetworkPolicy.dnsEndpoints": OBJECTS,
+        "networkPolicy.dns": _listed(_of("NetworkPolicyPeer")),
+        "networkPolicy.privateRanges": _listed(CIDR),
+        # Without an entry Cilium would let everything out.
+        "ciliumNetworkPolicy.fqdns": _listed(HOST, at_least=1),
+        "ciliumNetworkPolicy.dnsEndpoints": _listed(OBJECT, at_least=1),
         "ciliumNetworkPolicy.extraEgress": OBJECTS,
         "prometheusRule.disabled": _listed(_one_of(*rules.alerts())),
         "prometheusRule.thresholds": _object(**{name: _tuned(name, value) for name, value in thresholds.items()}),
@@ -196,10 +219,10 @@ def _tuned(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, (int, float)):
         return {"type": "number", "minimum": 0}
     if name == "job":
-        matcher = r'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"[^"\\\s]*"'
+        matcher = rf'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"{VISIBLE}*"'
         return {"type": "string", "pattern": f"^{matcher}(, *{matcher})*$"}
     if name in {"runbooks", "dashboards"}:
-        return {"type": "string", "pattern": r'^https?://[^\s"\\]+$'}
+        return {"type": "string", "pattern": f"^https?://{VISIBLE}+$"}
     # How long something holds may be 0; a range that a query looks back over may not.
     return {"type": "string", "pattern": f"^{'[0-9]+' if name.endswith('_for') else '[1-9][0-9]*'}(ms|[smhdwy])$"}
 
@@ -224,7 +247,7 @@ def _monitors() -> dict[str, Any]:
         f"{kind}.{name}": value
         for kind, more in (("serviceMonitor", files), ("podMonitor", {}))
         for name, value in {
-            "labels": TEXTS,
+            "labels": LABELS,
             "scheme": _one_of("http", "https"),
             "tlsConfig": _object(**tls, **more),
             "basicAuth": _object(username=key, password=key),

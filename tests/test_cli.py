@@ -101,6 +101,9 @@ def test_a_flag_that_is_typed_wins() -> None:
         ("--web.external-url=example.com/knock", "expected http(s)://HOST, a port and a path"),
         ("--web.external-url=https://me:hunter2@example.com/", "expected http(s)://HOST"),
         ("--web.external-url=https://example.com/?a=b", "expected http(s)://HOST"),
+        ("--web.external-url=https://example.com/metrics", "the exporter has /metrics for itself"),
+        ("--web.external-url=https://example.com/api/v1/", "the exporter has /api for itself"),
+        ("--web.external-url=https://example.com/-", "the exporter has /- for itself"),
         ("--web.telemetry-path=/a{b}", "'/a{b}': expected a path"),
         ("--web.telemetry-path=/a b", "'/a b': expected a path"),
         ("--log.level=loud", "'loud' is not one of"),
@@ -112,6 +115,12 @@ def test_what_is_wrong_with_a_flag_is_told(flag: str, told: str) -> None:
     result = call(flag)
     assert result.exit_code == 2
     assert told in result.stderr
+
+
+def test_an_external_url_does_not_hide_where_the_metrics_are() -> None:
+    result = call("--web.external-url=https://example.com/knock", "--web.telemetry-path=/knock/metrics")
+    assert result.exit_code == 2
+    assert "the exporter has /knock/metrics for itself" in result.stderr
 
 
 def test_what_is_wrong_with_a_variable_is_told() -> None:

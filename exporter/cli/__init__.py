@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from exporter import __version__
-from exporter.cli.flags import Address, Duration, ExternalUrl, Names, OperationId, UrlPath, flag
+from exporter.cli.flags import Address, Duration, ExternalUrl, Names, OperationId, UrlPath, check_prefix, flag
 from exporter.cli.register import register
 from exporter.cli.state import state
 from exporter.errors import ExporterError, KnockError, NotFound, StartError
@@ -93,6 +93,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     """Run the exporter (the default command)."""
     from exporter import daemon, logs, port, reloading  # noqa: PLC0415 - the other commands start without these
 
+    check_prefix(web_external_url, web_telemetry_path)
     # Until the daemon takes the signals over: as process 1 of a container, they would be ignored without a handler.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -74,6 +75,15 @@ class ExternalUrl(click.ParamType[str]):
             expected = "expected http(s)://HOST, a port and a path where there are such, and nothing else"
             self.fail(f"{redact(repr(value))}: {expected}, as in https://example.com/knock", param, ctx)
         return str(value).rstrip("/")
+
+
+def check_prefix(external_url: str | None, telemetry_path: str) -> None:
+    """Refuse an external URL whose path the exporter could not tell from one of its own; raises click.BadParameter."""
+    prefix = f"{urlsplit(external_url or '').path}/"
+    for taken in (*_TAKEN, f"{telemetry_path}/"):
+        if prefix != "/" and (taken.startswith(prefix) or prefix.startswith(taken)):
+            problem = f"{external_url!r}: the exporter has {taken[:-1]} for itself, choose another path"
+            raise click.BadParameter(problem, param_hint="'--web.external-url'")
 
 
 class Duration(click.ParamType[float]):

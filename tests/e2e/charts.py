@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHART = Path(__file__).parents[2] / "helm" / "knock-exporter"
-CI = sorted((CHART / "ci").glob("*.yaml"))
+# Those in ci/ install on any cluster; the others want operators that are not everywhere.
+VALUES = [*sorted((CHART / "ci").glob("*.yaml")), *sorted((CHART / "tests" / "values").glob("*.yaml"))]
 KUBERNETES = "1.31.0"
 WORKLOADS = ("Deployment", "StatefulSet")
 
@@ -52,3 +53,24 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield each["spec"]["template"]["spec"]
         elif each["kind"] == "Pod":
             yield each["spec"]
+
+
+def configurations(objects: list[dict[str, Any]], folder: Path) -> Iterator[Path]:
+    """Lay out the configuration of each workload below the folder, with the files that it names; yield its place."""
+    for each in of_kind(objects, "ConfigMap"):
+        if "config.yaml" in each.get("data", ()):
+            root = folder / each["metadata"]["name"]
+            text = each["data"]["config.yaml"].replace("/etc/knock-exporter", str(root))
+            for path in _named(yaml.safe_load(text)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("sk_test_0123456789abcdef" + path.parent.name)
+            file = root / "config.yaml"
+            file.write_text(text)
+            yield file
+
+
+def _named(whole: dict[str, Any]) -> Iterator[Path]:
+    for environment in whole["environments"]:
+        yield Path(environment["api_key_file"])
+    for token in whole.get("registration", {}).get("tokens", ()):
+        yield Path(token["token_file"])

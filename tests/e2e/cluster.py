@@ -133,6 +133,8 @@ class Cluster:
             files = self.secrets.get(volume.get("secret", {}).get("secretName"))
             files = files or maps.get(volume.get("configMap", {}).get("name"))
             if files is not None:
+                chosen = volume.get("secret", {}).get("items", [{"key": name, "path": name} for name in files])
+                files = {each["path"]: files[each["key"]] for each in chosen}
                 lay_out(pod.mounts[places[volume["name"]]], {name: pod.mapped(text) for name, text in files.items()})
 
     def execute(self, pod: str, command: list[str], sent: str = "") -> str:

@@ -10,6 +10,7 @@ Schema = dict[str, Any]
 KEYWORDS = {
     *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
     *("enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf", "not"),
+    "minItems",
     *("description", "format", "$schema", "definitions"),
 }
 AT_ONCE = 8  # optional properties of an object
@@ -39,7 +40,9 @@ def _of_type(kind: str, schema: Schema, definitions: Schema) -> st.SearchStrateg
     if kind == "object":
         return _objects(schema, definitions)
     if kind == "array":
-        return st.lists(values(schema["items"], definitions), max_size=2) if "items" in schema else st.just([])
+        if "items" not in schema:
+            return st.just([])
+        return st.lists(values(schema["items"], definitions), min_size=schema.get("minItems", 0), max_size=2)
     if kind == "boolean":
         return st.booleans()
     if kind in {"integer", "number"}:
@@ -62,7 +65,9 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
     elif pattern := schema.get("pattern"):
         # In Python a $ lets a newline follow, in Helm it does not.
         made = st.from_regex(
-            pattern.removeprefix("^").removesuffix("$"), fullmatch=True, alphabet=st.characters(codec="ascii")
+            pattern.removeprefix("^").removesuffix("$"),
+            fullmatch=True,
+            alphabet=st.characters(min_codepoint=32, max_codepoint=126),
         )
     return made.filter(lambda text: shortest <= len(text) <= longest)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
 import yaml
-from charts import CHART, CI, helm, of_kind, pods, rendered
+from charts import CHART, VALUES, WORKLOADS, configurations, helm, of_kind, pods, rendered
+from click.testing import CliRunner
 from operator_kinds import KINDS, lost
 from programs import run, tool
 from promtool import MONITORING
 
-from exporter import config
+from exporter.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.e2e
 
@@ -28,6 +31,9 @@ SHORTEST = (
     "--set",
     f"environments.production.operations={{{ID}}}",
 )
+AS_THEY_ARE = CHART / "tests" / "values" / "pod-monitor.yaml"
+TUNED = CHART / "tests" / "values" / "operators.yaml"
+SPLIT = CHART / "ci" / "split-values.yaml"
 LINES = (3, 4)
 SUPPORTED = [f"1.{minor}" for minor in range(25, 38)]  # from the chart's kubeVersion on
 OTHERS = {
@@ -41,7 +47,7 @@ OTHERS = {
 }
 
 each_line = pytest.mark.parametrize("line", LINES)
-each_file = pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
+each_file = pytest.mark.parametrize("file", VALUES, ids=lambda file: file.stem)
 
 
 @each_line
@@ -65,7 +71,7 @@ def test_two_values_install_it(line: int) -> None:
 
 
 def test_split_makes_one_of_each_for_an_environment() -> None:
-    made = rendered(4, "--values", str(CHART / "ci" / "split-values.yaml"))
+    made = rendered(4, "--values", str(SPLIT))
     names = ["release-knock-exporter-eu-west", "release-knock-exporter-production"]
     for kind in ("StatefulSet", "Service", "PodDisruptionBudget"):
         assert sorted(each["metadata"]["name"] for each in of_kind(made, kind)) == names, kind
@@ -99,8 +105,23 @@ def test_every_manifest_is_as_kubernetes_and_the_operator_describe_it(file: Path
             others.add(each["kind"])
         else:
             checked.add(each["kind"])
-    assert checked >= {"ConfigMap", "Service", "ServiceAccount", "Pod"}
+    assert checked >= {"ConfigMap", "Service", "ServiceAccount"}
     assert others <= OTHERS
+    assert not (others and file.parent.name == "ci")
+
+
+@each_file
+def test_no_two_objects_share_a_name(file: Path) -> None:
+    names = [(each["kind"], each["metadata"]["name"]) for each in rendered(4, "--values", str(file))]
+    assert len(set(names)) == len(names)
+
+
+def test_no_environment_takes_the_name_of_a_dashboard() -> None:
+    split = ("split=environment", "dashboards.enabled=true", "grafanaDashboard.enabled=true")
+    named = [f"environments.{name}.apiKeySecret=k" for name in ("overview", "exporter", "dashboard-overview", "test")]
+    made = rendered(4, *(word for each in (*split, *named) for word in ("--set", each)))
+    names = [(each["kind"], each["metadata"]["name"]) for each in made]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -150,35 +171,47 @@ def test_what_changes_is_mounted_as_a_folder(file: Path) -> None:
 @each_file
 def test_the_exporter_takes_its_configuration(file: Path, tmp_path: Path) -> None:
     made = rendered(4, "--values", str(file))
-    names = {each["metadata"]["name"] for each in of_kind(made, "Deployment", "StatefulSet")}
-    for place, each in enumerate(of_kind(made, "ConfigMap")):
-        if each["metadata"]["name"] not in names:
-            continue
-        root = tmp_path / str(place)
-        text = (
-            each["data"]["config.yaml"]
-            .replace("/etc/knock-exporter", str(root))
-            .replace("/var/lib/knock-exporter", str(root))
-        )
-        for path in _named(yaml.safe_load(text)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("sk_test_0123456789abcdef" + str(path).replace("/", ""))
-        (root / "config.yaml").write_text(text)
-        config.load(root / "config.yaml", {})
+    texts = list(configurations(made, tmp_path))
+    assert len(texts) == len(of_kind(made, *WORKLOADS))
+    for each in texts:
+        checked = CliRunner().invoke(main, ["check-config", str(each)])
+        assert checked.exit_code == 0, checked.output
 
 
-def _named(whole: dict[str, Any]) -> Iterator[Path]:
-    for environment in whole["environments"]:
-        yield Path(environment["api_key_file"])
-    for token in whole.get("registration", {}).get("tokens", ()):
-        yield Path(token["token_file"])
+def groups(*args: str) -> list[dict[str, Any]]:
+    (rule,) = of_kind(rendered(4, "--values", str(AS_THEY_ARE), *args), "PrometheusRule")
+    found: list[dict[str, Any]] = rule["spec"]["groups"]
+    return found
 
 
-def test_rules_and_dashboards_are_those_of_monitoring() -> None:
-    made = rendered(4, "--values", str(CHART / "ci" / "split-values.yaml"))
-    (rule,) = of_kind(made, "PrometheusRule")
+def test_rules_are_those_of_monitoring_and_link_to_grafana_once_it_is_known() -> None:
     files = [yaml.safe_load((MONITORING / "rules" / f"{name}.yaml").read_text()) for name in ("recording", "alerts")]
-    assert rule["spec"]["groups"] == [group for file in files for group in file["groups"]]
+    expected = [group for file in files for group in file["groups"]]
+    dashboards = yaml.safe_load((MONITORING / "thresholds.yaml").read_text())["dashboards"]
+    assert groups("--set", f"prometheusRule.thresholds.dashboards={dashboards}") == expected
+    for group in expected:
+        for each in group["rules"]:
+            each.get("annotations", {}).pop("dashboard_url", None)
+    assert groups() == expected
+    assert "localhost" not in str(groups())
+
+
+@pytest.mark.parametrize(
+    ("args", "job"),
+    [
+        ((), 'job=~".*knock.*"'),
+        (("--set", "nameOverride=my-knock"), 'job=~".*knock.*"'),
+        (("--set", "nameOverride=bulk"), 'job="bulk"'),
+        (("--set", "nameOverride=bulk", "--set", 'prometheusRule.thresholds.job=job="mine"'), 'job="mine"'),
+    ],
+)
+def test_rules_select_the_job_that_the_monitor_makes(args: tuple[str, ...], job: str) -> None:
+    (down,) = [each for group in groups(*args) for each in group["rules"] if each.get("alert") == "KnockExporterDown"]
+    assert f"up{{{job}}}" in down["expr"]
+
+
+def test_dashboards_are_those_of_monitoring() -> None:
+    made = rendered(4, "--values", str(AS_THEY_ARE))
     for name in ("overview", "exporter"):
         text = json.loads((MONITORING / "dashboards" / f"{name}.json").read_text())
         (map_,) = [each for each in of_kind(made, "ConfigMap") if f"{name}.json" in each.get("data", {})]
@@ -188,7 +221,7 @@ def test_rules_and_dashboards_are_those_of_monitoring() -> None:
 
 @pytest.mark.parametrize("line", [2, 3])
 def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
-    (rule,) = of_kind(rendered(4, "--values", str(CHART / "ci" / "registration-values.yaml")), "PrometheusRule")
+    (rule,) = of_kind(rendered(4, "--values", str(TUNED)), "PrometheusRule")
     alerts = {each["alert"]: each for group in rule["spec"]["groups"] for each in group["rules"] if "alert" in each}
     assert "> 1800" in alerts["KnockOperationStalled"]["expr"]
     assert alerts["KnockOperationsStale"]["for"] == "10m"
@@ -220,6 +253,47 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
         ((*SHORTEST, "--set", "web.configSecret=a,web.configRemoteRef.key=b"), "web: configSecret and configRemoteRef"),
         ((*SHORTEST, "--set", "maintenance=true"), "maintenance without persistence"),
         ((*SHORTEST, "--set", "split=environment,ingress.enabled=true"), "web.externalUrl: missing"),
+        ((*SHORTEST, "--set", "ingress.enabled=true,ingress.path=/knock"), "web.externalUrl: missing"),
+        (
+            (*SHORTEST, "--set", "web.externalUrl=https://k.example,httpRoute.enabled=true,httpRoute.path=/knock"),
+            "httpRoute.path: /knock, but web.externalUrl has the path /.",
+        ),
+        (
+            (*SHORTEST, "--set", "split=environment,web.externalUrl=https://k,environments.metrics.apiKeySecret=k"),
+            "web.externalUrl: the pages would be at /metrics, which the exporter has for itself",
+        ),
+        ((*SHORTEST, "--set", "web.externalUrl=https://k/api/v1"), "web.externalUrl: the pages would be at /api/v1"),
+        ((*SHORTEST, "--set", "web.externalUrl=https://k.example/?a=b"), "externalUrl"),
+        (
+            (*SHORTEST, "--set", "environments.production.proxy=http://user:hunter2@proxy:3128"),
+            "environments.production.proxy: has a user and a password",
+        ),
+        ((*SHORTEST, "--set", "config.timeout="), "timeout"),
+        ((*SHORTEST, "--set-json", 'registration.tokens=[{"secretName":"t","environments":[]}]'), "environments"),
+        (
+            (*SHORTEST, "--set", "registration.tokens[0].secretName=t,registration.tokens[1].secretName=t"),
+            "registration.tokens[1]: the same token as registration.tokens[0]",
+        ),
+        ((*SHORTEST, "--set", "persistence.existingClaim=c"), "persistence.existingClaim without persistence.enabled"),
+        (
+            (*SHORTEST, "--set", "split=environment,persistence.enabled=true,persistence.existingClaim=c"),
+            "persistence.existingClaim with split: environment",
+        ),
+        (
+            (
+                *SHORTEST,
+                "--set",
+                "persistence.enabled=true,extraEnv[0].name=KNOCK_EXPORTER_STORAGE_PATH,extraEnv[0].value=/s",
+            ),
+            "extraEnv: KNOCK_EXPORTER_STORAGE_PATH is set by persistence.enabled",
+        ),
+        ((*SHORTEST, "--set", "podLabels.knock-exporter/workload=a"), "podLabels: knock-exporter/workload is set"),
+        ((*SHORTEST, "--set", "podLabels.a=b c"), "podLabels"),
+        ((*SHORTEST, "--set", "networkPolicy.enabled=true"), "networkPolicy.fromPrometheus: none"),
+        ((*SHORTEST, "--set", "networkPolicy.privateRanges={nonsense}"), "privateRanges"),
+        ((*SHORTEST, "--set-json", "ciliumNetworkPolicy.fqdns=[]"), "fqdns"),
+        ((*SHORTEST, "--set-json", "ciliumNetworkPolicy.dnsEndpoints=[]"), "dnsEndpoints"),
+        ((*SHORTEST, "--set", "ingress.host=https://a b/c"), "host"),
         ((*SHORTEST, "--set", "httpRoute.enabled=true"), "httpRoute.parentRefs: none"),
         ((*SHORTEST, "--set", "serviceMonitor.enabled=true,podMonitor.enabled=true"), "scrape everything twice"),
         (
@@ -245,3 +319,118 @@ def test_registrations_without_persistence_can_be_accepted() -> None:
     accepted = "registration.acceptLossWithoutPersistence=true"
     made = rendered(4, *SHORTEST, "--set", "registration.tokens[0].secretName=t", "--set", accepted)
     assert of_kind(made, "Deployment")
+
+
+@each_file
+def test_a_pod_sees_its_own_keys_and_tokens_alone(file: Path) -> None:
+    for pod in pods(rendered(4, "--values", str(file))):
+        for volume in pod.get("volumes", ()):
+            if volume["name"].startswith(("key-", "token-")):
+                (item,) = volume["secret"]["items"]
+                assert item["key"] == item["path"]
+
+
+def token_volumes(*secrets: str) -> list[str]:
+    tokens = json.dumps([{"secretName": each} for each in secrets])
+    made = rendered(4, *SHORTEST, "--set", "persistence.enabled=true", "--set-json", f"registration.tokens={tokens}")
+    (pod,) = [each for each in pods(made) if "volumes" in each]
+    return [each["name"] for each in pod["volumes"] if each["name"].startswith("token-")]
+
+
+def test_a_token_keeps_its_place_when_another_goes() -> None:
+    old, new = token_volumes("old", "new")
+    assert token_volumes("new") == [new]
+    assert old != new
+
+
+RELEASE = {"name": "knock-exporter", "namespace": "default"}
+STATEFUL_SET = {
+    "apiVersion": "apps/v1",
+    "kind": "StatefulSet",
+    "metadata": {
+        **RELEASE,
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {f"meta.helm.sh/release-{key}": value for key, value in RELEASE.items()},
+    },
+    "spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]},
+}
+
+
+def _resources(version: str, *kinds: str) -> dict[str, Any]:
+    made = [{"name": f"{kind.lower()}s", "namespaced": True, "kind": kind, "verbs": ["get"]} for kind in kinds]
+    return {"kind": "APIResourceList", "groupVersion": version, "resources": made}
+
+
+# What Helm asks a cluster before it looks something up in it.
+API = {
+    "/version": {"major": "1", "minor": "31", "gitVersion": "v1.31.0"},
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {
+        "kind": "APIGroupList",
+        "apiVersion": "v1",
+        "groups": [{"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}]}],
+    },
+    "/api/v1": _resources("v1", "ConfigMap", "Pod", "Service", "ServiceAccount"),
+    "/apis/apps/v1": _resources("apps/v1", "StatefulSet"),
+    "/apis/apps/v1/namespaces/default/statefulsets/knock-exporter": STATEFUL_SET,
+}
+
+
+class Api(BaseHTTPRequestHandler):
+    """As much of a cluster as Helm asks for a StatefulSet."""
+
+    def do_GET(self) -> None:
+        found = API.get(urlsplit(self.path).path)
+        body = json.dumps(found or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@each_line
+@pytest.mark.parametrize(
+    ("release", "args", "mode"),
+    [
+        ("knock-exporter", (), "ReadWriteOnce"),
+        ("knock-exporter", ("--set", "persistence.accessMode=ReadWriteOncePod"), "ReadWriteOncePod"),
+        ("other", (), "ReadWriteOncePod"),
+    ],
+)
+def test_a_volume_that_is_there_keeps_its_access_mode(
+    line: int, release: str, args: tuple[str, ...], mode: str, tmp_path: Path
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as api:
+        threading.Thread(target=api.serve_forever).start()
+        try:
+            nobody = tmp_path / "config"
+            nobody.write_text("{apiVersion: v1, kind: Config}")
+            cluster = f"--kube-apiserver=http://127.0.0.1:{api.server_port}"
+            at = (f"--kubeconfig={nobody}", cluster, "--dry-run=server")
+            whole = (*SHORTEST, "--set", "persistence.enabled=true", *args)
+            lenient = ("--disable-openapi-validation",) if line > LINES[0] else ()
+            done = helm(line, "template", release, CHART, "--namespace=default", *at, *lenient, *whole)
+        finally:
+            api.shutdown()
+    assert done.returncode == 0, done.stderr
+    (workload,) = of_kind([each for each in yaml.safe_load_all(done.stdout) if each], "StatefulSet")
+    assert workload["spec"]["volumeClaimTemplates"][0]["spec"]["accessModes"] == [mode]
+
+
+@each_line
+def test_another_chart_may_have_it_as_a_dependency(line: int, tmp_path: Path) -> None:
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts" / "knock-exporter").symlink_to(CHART)
+    dependency = {"name": "knock-exporter", "version": "*", "condition": "knock-exporter.enabled"}
+    about = {"apiVersion": "v2", "name": "whole", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(about))
+    for enabled in (True, False):
+        below = {"enabled": enabled, "environments": {"production": {"apiKeySecret": "knock"}}}
+        (tmp_path / "values.yaml").write_text(yaml.safe_dump({"knock-exporter": below, "global": {"a": "b"}}))
+        done = helm(line, "template", "release", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("kind: Deployment" in done.stdout) is enabled

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
 import yaml
-from charts import CHART, KUBERNETES, helm
-from hypothesis import HealthCheck, event, given, settings
+from charts import CHART, KUBERNETES, configurations, helm
+from hypothesis import HealthCheck, Phase, event, given, settings
 from operator_kinds import KINDS, lost
 from schema_values import values
+
+from exporter import config
+from exporter.errors import ConfigError
 
 pytestmark = pytest.mark.e2e
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 RANDOM = values(SCHEMA, SCHEMA["definitions"])
 NEWEST = "1.37"
+DURATIONS = re.compile("is (out of range|too long) [(]expected |must not be shorter than")
 OTHERS = {"CiliumNetworkPolicy", "ExternalSecret", "GrafanaDashboard", "HTTPRoute"}
-OWN_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "knock-exporter/workload")
-many = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+many = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate,),  # a smaller example of a failure would take Helm an hour
+)
 
 
 def template(whole: dict[str, Any], line: int = 4) -> tuple[str, str]:
@@ -39,6 +50,8 @@ def workable(whole: dict[str, Any]) -> dict[str, Any]:
     whole["environments"] = environments = whole.get("environments") or {"production": {}}
     for each in environments.values():
         _one_of(each, "apiKeyRemoteRef", "apiKeySecret")
+        if "@" in each.get("proxy", ""):
+            each["proxy"] = "http://proxy:3128"
     shorts = {name.replace("_", "-")[:20].strip("-") for name in environments}
     if len(shorts - {""}) < len(environments):
         whole["split"] = "none"
@@ -49,15 +62,27 @@ def workable(whole: dict[str, Any]) -> dict[str, Any]:
         web.pop("configSecret", None)
     if web.get("port", 10187) == web.get("healthPort", 10188):
         web["healthPort"] = 1 + web["port"] % 65535
-    web["externalUrl"] = web.get("externalUrl") or "https://knock.example"
-    if "httpRoute" in whole:
-        whole["httpRoute"]["parentRefs"] = whole["httpRoute"].get("parentRefs") or [{"name": "gateway"}]
+    path = f"/knock{urlsplit(web.get('externalUrl', '')).path}".rstrip("/")
+    web["externalUrl"] = f"https://knock.example{path}"
+    for each in ("ingress", "httpRoute"):
+        whole.setdefault(each, {})["path"] = path
+    whole["httpRoute"]["parentRefs"] = whole["httpRoute"].get("parentRefs") or [{"name": "gateway"}]
+    policy = whole.setdefault("networkPolicy", {})
+    policy["fromPrometheus"] = policy.get("fromPrometheus") or [{"podSelector": {}}]
+    whole["extraEnv"] = [each for each in whole.get("extraEnv", ()) if each["name"] != "KNOCK_EXPORTER_STORAGE_PATH"]
     if "serviceMonitor" in whole:
         whole.pop("podMonitor", None)
-    for label in OWN_LABELS:
-        whole.get("podLabels", {}).pop(label, None)
     whole.pop("extraObjects", None)  # templates and kinds of the user's own
     return whole
+
+
+def problems(file: Path) -> list[str]:
+    """Return what the exporter refuses in a configuration, but for durations: the schema knows only their form."""
+    try:
+        config.load(file, {})
+    except ConfigError as error:
+        return [text for text in map(str, error.problems) if not DURATIONS.search(text)]
+    return []
 
 
 def _one_of(settings_: dict[str, Any], first: str, second: str) -> None:
@@ -69,11 +94,18 @@ def _one_of(settings_: dict[str, Any], first: str, second: str) -> None:
 
 def _mend_tokens(whole: dict[str, Any], environments: dict[str, Any]) -> None:
     registration, persistence = whole.setdefault("registration", {}), whole.setdefault("persistence", {})
-    for token in registration.get("tokens", ()):
+    for number, token in enumerate(registration.get("tokens", ())):
         _one_of(token, "remoteRef", "secretName")
-        token["environments"] = [each for each in token.get("environments", ()) if each in environments]
+        if "secretName" in token:
+            token["secretName"] = f"token-{number}"
+        else:
+            token["remoteRef"]["key"] = f"token-{number}"
+        if "environments" in token:
+            token["environments"] = [each for each in token["environments"] if each in environments] or ["all"]
         registration["acceptLossWithoutPersistence"] = True
-    if whole.get("maintenance"):
+    if whole.get("split") == "environment":
+        persistence.pop("existingClaim", None)
+    if whole.get("maintenance") or "existingClaim" in persistence:
         persistence["enabled"] = True
 
 
@@ -85,6 +117,8 @@ def test_what_the_schema_accepts_renders_and_is_valid(line: int) -> None:
         text, complaint = template(workable(whole), line)
         assert not complaint, complaint
         objects = [each for each in yaml.safe_load_all(text) if each]
+        names = [(each["kind"], each["metadata"]["name"]) for each in objects]
+        assert len(set(names)) == len(names)
         assert {each["kind"] for each in objects} & {"Deployment", "StatefulSet"}
         for each in objects:
             event(each["kind"])
@@ -92,6 +126,9 @@ def test_what_the_schema_accepts_renders_and_is_valid(line: int) -> None:
                 assert lost(each) == []
             elif each["kind"] not in OTHERS:
                 kubernetes_validate.validate(each, NEWEST, strict=True)
+        with TemporaryDirectory() as folder:
+            for file in configurations(objects, Path(folder)):
+                assert problems(file) == []
 
     check()
 

@@ -56,7 +56,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not (or $settings.apiKeySecret $settings.apiKeyRemoteRef) -}}
 {{- fail (printf "environments.%s.apiKeySecret: missing. Make a Secret that holds the API key under api-key, and name it here." $name) -}}
 {{- end -}}
+{{- if contains "@" (default "" $settings.proxy) -}}
+{{- fail (printf "environments.%s.proxy: has a user and a password, which a ConfigMap would show. Set proxy_from_environment: true in its place, and HTTPS_PROXY by extraEnv out of a Secret." $name) -}}
 {{- end -}}
+{{- end -}}
+{{- $tokens := dict -}}
 {{- range $place, $token := .Values.registration.tokens -}}
 {{- if eq (empty $token.secretName) (empty $token.remoteRef) -}}
 {{- fail (printf "registration.tokens[%d]: needs either secretName (a Secret that holds the token under token) or remoteRef." $place) -}}
@@ -66,6 +70,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail (printf "registration.tokens[%d].environments: %s is none of environments (%s)." $place . (keys $.Values.environments | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- end -}}
+{{- $id := include "knock-exporter.tokenName" $token -}}
+{{- if hasKey $tokens $id -}}
+{{- fail (printf "registration.tokens[%d]: the same token as registration.tokens[%d]. Keep one, with the environments of both." $place (get $tokens $id)) -}}
+{{- end -}}
+{{- $_ := set $tokens $id $place -}}
 {{- end -}}
 {{- if and .Values.web.configSecret .Values.web.configRemoteRef -}}
 {{- fail "web: configSecret and configRemoteRef. Keep one: a Secret that is there, or one that external-secrets makes." -}}
@@ -79,14 +88,48 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.maintenance (not .Values.persistence.enabled) -}}
 {{- fail "maintenance without persistence: there is no state to look after. Set persistence.enabled=true, or maintenance=false." -}}
 {{- end -}}
+{{- if and .Values.persistence.existingClaim (not .Values.persistence.enabled) -}}
+{{- fail "persistence.existingClaim without persistence.enabled: it would not be mounted. Set persistence.enabled=true." -}}
+{{- end -}}
+{{- if and .Values.persistence.existingClaim (eq .Values.split "environment") -}}
+{{- fail "persistence.existingClaim with split: environment: each workload needs a volume of its own. Leave existingClaim out, and move the state as docs/kubernetes.md says." -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if and $.Values.persistence.enabled (eq .name "KNOCK_EXPORTER_STORAGE_PATH") -}}
+{{- fail "extraEnv: KNOCK_EXPORTER_STORAGE_PATH is set by persistence.enabled. Leave one of them out." -}}
+{{- end -}}
+{{- end -}}
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/managed-by" "app.kubernetes.io/version" "helm.sh/chart" "knock-exporter/workload" -}}
+{{- range $values, $labels := dict "podLabels" (omit .Values.podLabels "app.kubernetes.io/version" "helm.sh/chart") "serviceMonitor.labels" .Values.serviceMonitor.labels "podMonitor.labels" .Values.podMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels "dashboards.labels" .Values.dashboards.labels -}}
+{{- range $label, $_ := $labels -}}
+{{- if has $label $own -}}
+{{- fail (printf "%s: %s is set by the chart. Choose another label." $values $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.fromPrometheus) -}}
+{{- fail "networkPolicy.fromPrometheus: none, so nobody could scrape. Name who does, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], or [{podSelector: {}}] for everybody in the namespace." -}}
+{{- end -}}
 {{- if eq (int .Values.web.port) (int .Values.web.healthPort) -}}
 {{- fail "web.healthPort: the same as web.port. Choose another." -}}
 {{- end -}}
-{{- $paths := list -}}
-{{- if .Values.ingress.enabled -}}{{- $paths = append $paths .Values.ingress.path -}}{{- end -}}
-{{- if .Values.httpRoute.enabled -}}{{- $paths = append $paths .Values.httpRoute.path -}}{{- end -}}
-{{- if and $paths (not .Values.web.externalUrl) (or (eq .Values.split "environment") (ne (join "" $paths | replace "/" "") "")) -}}
+{{- $url := .Values.web.externalUrl -}}
+{{- range $values, $route := dict "ingress" .Values.ingress "httpRoute" .Values.httpRoute -}}
+{{- if and $route.enabled (not $url) (or (eq $.Values.split "environment") (ne $route.path "/")) -}}
 {{- fail "web.externalUrl: missing. Behind an Ingress or HTTPRoute with a path, or with a path for each environment, links need to know where people reach the port, as in https://knock.example.com." -}}
+{{- end -}}
+{{- $path := (urlParse (default "http://none" $url)).path -}}
+{{- if and $route.enabled $url (ne (trimSuffix "/" $path) (trimSuffix "/" $route.path)) -}}
+{{- fail (printf "%s.path: %s, but web.externalUrl has the path %s. Give both the same, since the exporter takes no other off." $values $route.path (default "/" $path)) -}}
+{{- end -}}
+{{- end -}}
+{{- if $url -}}
+{{- range (include "knock-exporter.workloads" . | fromJson).list -}}
+{{- $path := include "knock-exporter.path" (dict "root" $ "workload" . "path" (urlParse $url).path) -}}
+{{- if has (splitList "/" $path | rest | first) (list "-" "api" "config" "metrics" "operations" "static") -}}
+{{- fail (printf "web.externalUrl: the pages would be at %s, which the exporter has for itself. Give it (and the Ingress or HTTPRoute) a path, as in https://knock.example.com/knock." $path) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- fail "httpRoute.parentRefs: none. Name the Gateway that the route joins, as in [{name: gateway}]." -}}
@@ -128,17 +171,23 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- dict "list" $list | toJson -}}
 {{- end -}}
 
-{{/* The tokens that are good for a workload as JSON, [{place, secret, key, environments}]: (dict "root" $ "workload" $workload). */}}
+{{/* The name of a token, the same wherever it stands in the list: taking another one out must not make it another. */}}
+{{- define "knock-exporter.tokenName" -}}
+{{- printf "token-%s" (pick . "secretName" "secretKey" "remoteRef" | toJson | sha256sum | trunc 12) -}}
+{{- end -}}
+
+{{/* The tokens that are good for a workload as JSON, [{id, secret, key, environments}]: (dict "root" $ "workload" $workload). */}}
 {{- define "knock-exporter.tokens" -}}
 {{- $tokens := list -}}
-{{- range $place, $token := .root.Values.registration.tokens -}}
+{{- range $token := .root.Values.registration.tokens -}}
 {{- $for := list -}}
 {{- range (default (list "all") $token.environments) -}}
 {{- if or (eq . "all") (hasKey $.workload.environments .) -}}{{- $for = append $for . -}}{{- end -}}
 {{- end -}}
 {{- if $for -}}
-{{- $secret := default (printf "%s-token-%d" (include "knock-exporter.fullname" $.root) $place) $token.secretName -}}
-{{- $tokens = append $tokens (dict "place" (toString $place) "secret" $secret "key" (default "token" $token.secretKey) "environments" $for) -}}
+{{- $id := include "knock-exporter.tokenName" $token -}}
+{{- $secret := default (printf "%s-%s" (include "knock-exporter.fullname" $.root) $id) $token.secretName -}}
+{{- $tokens = append $tokens (dict "id" $id "secret" $secret "key" (default "token" $token.secretKey) "environments" $for) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $tokens -}}
@@ -154,7 +203,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $config := merge (dict "environments" $environments) .root.Values.config -}}
 {{- $tokens := list -}}
 {{- range (include "knock-exporter.tokens" . | fromJsonArray) -}}
-{{- $tokens = append $tokens (dict "token_file" (printf "/etc/knock-exporter/tokens/%s/%s" .place .key) "environments" .environments) -}}
+{{- $tokens = append $tokens (dict "token_file" (printf "/etc/knock-exporter/tokens/%s/%s" .id .key) "environments" .environments) -}}
 {{- end -}}
 {{- if $tokens -}}{{- $_ := set $config "registration" (dict "tokens" $tokens) -}}{{- end -}}
 {{- toYaml $config -}}

@@ -19,10 +19,7 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int64 $values.terminationGracePeriodSeconds }}
-  {{- with $values.imagePullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- with include "knock-exporter.scheduling" .root | trim }}{{- . | nindent 2 }}{{- end }}
   {{- with $values.priorityClassName }}
   priorityClassName: {{ . | quote }}
   {{- end }}
@@ -99,7 +96,7 @@ spec:
         - {name: {{ include "knock-exporter.keyName" $name }}, mountPath: "/etc/knock-exporter/keys/{{ $name }}", readOnly: true}
         {{- end }}
         {{- range $tokens }}
-        - {name: token-{{ .place }}, mountPath: /etc/knock-exporter/tokens/{{ .place }}, readOnly: true}
+        - {name: {{ .id }}, mountPath: /etc/knock-exporter/tokens/{{ .id }}, readOnly: true}
         {{- end }}
         {{- if or $values.web.configSecret $values.web.configRemoteRef }}
         - {name: web, mountPath: /etc/knock-exporter/web, readOnly: true}
@@ -111,33 +108,37 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
-    # Whole folders, not single files: those would not follow a change.
+    # Folders, not single files mounted by subPath: those would not follow a change. Of a Secret its own key alone, since
+    # another environment's may be beside it.
     - name: config
       configMap: {name: {{ .workload.name | quote }}}
     {{- range $name, $settings := .workload.environments }}
-    {{- $key := include "knock-exporter.keyName" $name }}
-    - name: {{ $key | quote }}
-      secret: {secretName: {{ default (printf "%s-%s" $full $key) $settings.apiKeySecret | quote }}, defaultMode: 288}
+    {{- $id := include "knock-exporter.keyName" $name }}
+    {{- $key := default "api-key" $settings.apiKeySecretKey | quote }}
+    - name: {{ $id }}
+      secret:
+        secretName: {{ default (printf "%s-%s" $full $id) $settings.apiKeySecret | quote }}
+        items: [{key: {{ $key }}, path: {{ $key }}}]
+        defaultMode: 288
     {{- end }}
     {{- range $tokens }}
-    - name: token-{{ .place }}
-      secret: {secretName: {{ .secret | quote }}, defaultMode: 288}
+    - name: {{ .id }}
+      secret:
+        secretName: {{ .secret | quote }}
+        items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]
+        defaultMode: 288
     {{- end }}
     {{- if or $values.web.configSecret $values.web.configRemoteRef }}
     - name: web
       secret: {secretName: {{ default (printf "%s-web" $full) $values.web.configSecret | quote }}, defaultMode: 288}
     {{- end }}
+    {{- if $values.persistence.existingClaim }}
+    - name: data
+      persistentVolumeClaim: {claimName: {{ $values.persistence.existingClaim | quote }}}
+    {{- end }}
     {{- with $values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $values.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
   {{- with $values.affinity }}
   affinity:
     {{- toYaml . | nindent 4 }}
@@ -146,4 +147,21 @@ spec:
   topologySpreadConstraints:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end -}}
+
+
+{{/* Where a pod may run, and with which secrets its image is pulled. */}}
+{{- define "knock-exporter.scheduling" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
