@@ -34,10 +34,10 @@ NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}
 NAME_OR_NONE = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"}
 PART = {"type": "string", "pattern": "^([a-z]([-a-z0-9]{0,50}[a-z0-9])?)?$"}
 PATH = {"type": "string", "pattern": "^/([-._~a-zA-Z0-9]+/)*([-._~a-zA-Z0-9]+)?$"}
-# As the exporter's --web.external-url takes it.
+# As the exporter's --web.external-url takes it, addresses of IPv6 apart.
 EXTERNAL_URL = {
     "type": "string",
-    "pattern": r"^(https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?)?$",
+    "pattern": "^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?)?$",
 }
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 HOST = {"type": "string", "pattern": rf"^([*]\.)?{_LABEL}(\.{_LABEL})*$"}

@@ -101,6 +101,7 @@ def test_a_flag_that_is_typed_wins() -> None:
         ("--web.external-url=example.com/knock", "expected http(s)://HOST, a port and a path"),
         ("--web.external-url=https://me:hunter2@example.com/", "expected http(s)://HOST"),
         ("--web.external-url=https://example.com/?a=b", "expected http(s)://HOST"),
+        ("--web.external-url=https://[2E]/knock", "expected http(s)://HOST"),
         ("--web.external-url=https://example.com/metrics", "the exporter has /metrics for itself"),
         ("--web.external-url=https://example.com/api/v1/", "the exporter has /api for itself"),
         ("--web.external-url=https://example.com/-", "the exporter has /- for itself"),

@@ -71,10 +71,18 @@ class ExternalUrl(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read the value, or fail with what was expected."""
-        if not _EXTERNAL_URL.fullmatch(value):
+        if not _EXTERNAL_URL.fullmatch(value) or not _is_splittable(value):
             expected = "expected http(s)://HOST, a port and a path where there are such, and nothing else"
             self.fail(f"{redact(repr(value))}: {expected}, as in https://example.com/knock", param, ctx)
         return str(value).rstrip("/")
+
+
+def _is_splittable(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:  # what stands in brackets is no IPv6 address
+        return False
+    return True
 
 
 def check_prefix(external_url: str | None, telemetry_path: str) -> None:

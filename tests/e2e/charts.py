@@ -39,7 +39,23 @@ def _rendered(line: int, release: str, *args: str) -> str:
 
 def rendered(line: int, *args: str, release: str = "release") -> list[dict[str, Any]]:
     """Return the objects that `helm template` makes with these arguments."""
-    return [each for each in yaml.safe_load_all(_rendered(line, release, *args)) if each]
+    return documents(_rendered(line, release, *args))
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a lone = as text, as Kubernetes does."""
+
+
+def _text(_: _Loader, node: yaml.ScalarNode) -> str:
+    return str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", _text)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """Read what Helm wrote."""
+    return [each for each in yaml.load_all(text, _Loader) if each]
 
 
 def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:

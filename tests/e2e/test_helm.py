@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
-from charts import CHART, VALUES, WORKLOADS, configurations, helm, of_kind, pods, rendered
+from charts import CHART, VALUES, WORKLOADS, configurations, documents, helm, of_kind, pods, rendered
 from click.testing import CliRunner
 from operator_kinds import KINDS, lost
 from programs import run, tool
@@ -417,7 +417,7 @@ def test_a_volume_that_is_there_keeps_its_access_mode(
         finally:
             api.shutdown()
     assert done.returncode == 0, done.stderr
-    (workload,) = of_kind([each for each in yaml.safe_load_all(done.stdout) if each], "StatefulSet")
+    (workload,) = of_kind(documents(done.stdout), "StatefulSet")
     assert workload["spec"]["volumeClaimTemplates"][0]["spec"]["accessModes"] == [mode]
 
 
