@@ -18,8 +18,18 @@ from exporter.knock.simulator import Simulator, World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from _pytest.terminal import TerminalReporter
     from browser import Visits
     from playwright.sync_api import Browser
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Show what tests measured (`record_property`): in a good run too, and from processes side by side."""
+    told = [each for report in terminalreporter.getreports("passed") for each in report.user_properties]
+    if told:
+        terminalreporter.section("measured")
+    for name, value in told:
+        terminalreporter.line(f"{name}: {value}")
 
 
 @pytest.fixture(autouse=True)

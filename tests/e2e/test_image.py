@@ -22,7 +22,7 @@ from exporter import __version__
 from exporter.knock.simulator import Simulator, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.e2e
 
@@ -205,15 +205,16 @@ def test_it_says_what_it_is(image: dict[str, Any]) -> None:
     )
 
 
-def test_its_size_is_what_it_needs(base: str, image: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_size_is_what_it_needs(
+    base: str, image: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     own = image["Size"] - int(said("image", "inspect", "--format={{.Size}}", base))
-    with capsys.disabled():
-        print(  # noqa: T201 - the size is to be seen in every run, not only in a failing one
-            f"\nimage: {image['Size'] / MEBIBYTE:.0f} MiB, of which {own / MEBIBYTE:.0f} MiB are not the base ({base})"
-        )
-        for layer in json.loads(said("history", "--format=json", IMAGE)):
-            if layer["size"]:
-                print(f"  layer of {layer['size'] / MEBIBYTE:.1f} MiB: {' '.join(layer['CreatedBy'].split())[:90]}")  # noqa: T201 - the same
+    whole = f"{image['Size'] / MEBIBYTE:.0f} MiB, of which {own / MEBIBYTE:.0f} MiB are not the base ({base})"
+    record_property("image", whole)
+    for layer in json.loads(said("history", "--format=json", IMAGE)):
+        if layer["size"]:
+            made_by = " ".join(layer["CreatedBy"].split())[:90]
+            record_property("its layer", f"{layer['size'] / MEBIBYTE:.1f} MiB: {made_by}")
     assert own < LARGEST_OWN_MEBIBYTES * MEBIBYTE
 
 

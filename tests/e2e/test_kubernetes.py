@@ -16,12 +16,12 @@ from charts import CHART, rendered
 from cluster import Cluster
 from programs import KEY, TOKEN, WEB, until
 
-from exporter.knock.simulator import Simulator, World
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from programs import Exporter
+
+    from exporter.knock.simulator import Simulator
 
 pytestmark = pytest.mark.e2e
 
@@ -29,12 +29,6 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 QUICK = {"processing": "100ms", "queued": "100ms", "slowest": "200ms"}
 TAKEN_SECONDS = 20.0
 OTHER_KEY = "sk_test_fedcba9876543210"
-
-
-@pytest.fixture
-def knock() -> Iterator[Simulator]:
-    with Simulator(world=World(seed=1), rate_limits=False) as simulator:
-        yield simulator
 
 
 @pytest.fixture

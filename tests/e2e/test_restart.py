@@ -25,7 +25,7 @@ from exporter.knock.simulator import Simulator, replies
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from chaos import Handler, Server
@@ -299,7 +299,7 @@ def storm_configuration(start: Starter, url: str) -> None:
 
 
 def test_twenty_kills_lose_no_registration_and_count_nothing_twice(
-    knock: Simulator, start: Starter, kept: Path
+    knock: Simulator, start: Starter, kept: Path, record_property: Callable[[str, object], None]
 ) -> None:
     storm_configuration(start, knock.url)
     lives = Lives(start, free_port())
@@ -329,13 +329,9 @@ def test_twenty_kills_lose_no_registration_and_count_nothing_twice(
     shares = {counter: share(counter, counted, real) for counter in COUNTERS}
     assert min(shares.values()) > 0.8, shares  # else it would prove little
     figures |= {"lives with registrations": len(programs.accepted_in), "retries": programs.retries}
-    tell(figures | shares | {"seconds": time.monotonic() - began})
-
-
-def tell(figures: Mapping[str, object]) -> None:
-    """Print what was measured: a run with -s shows it."""
-    rounded = {name: round(each, 3) if isinstance(each, float) else each for name, each in figures.items()}
-    print("\n", rounded)  # noqa: T201 - the figures are to be seen in a good run too
+    measured = figures | shares | {"seconds": time.monotonic() - began}
+    for name, each in measured.items():
+        record_property(f"kills, {name}", round(each, 3))
 
 
 def all_known(lives: Lives, programs: Programs) -> None:
@@ -406,7 +402,7 @@ def hand_over_ended(knock: Simulator, exporter: Exporter) -> set[str]:
 
 @pytest.mark.alone
 def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
-    knock: Simulator, start: Starter, kept: Path, tmp_path: Path
+    knock: Simulator, start: Starter, kept: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     full_configuration(start, knock.url)
     lives = Lives(start, free_port())
@@ -426,7 +422,8 @@ def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
         full_configuration(empty, knock.url)
         times["empty"].append(seconds_to_metrics(empty, port, 0))
         times["full"].append(seconds_to_metrics(start, port, len(ids)))
-    tell({name: [round(each, 2) for each in found] for name, found in times.items()})
+    for name, found in times.items():
+        record_property(f"seconds of a start, {name}", [round(each, 2) for each in found])
     assert min(times["full"]) <= MOST * min(times["empty"])
 
     last, canary = lives.begin(), endless(knock)
