@@ -56,6 +56,8 @@ def schema() -> str:
     """Return values.schema.json: what the defaults tell, and the exporter's own schema for its own keys."""
     exporter = json.loads((ROOT / "docs" / "config.schema.json").read_text())
     whole = _walk(*_values(), values_schema.special(exporter, _thresholds()))
+    # A section that is left blank would be a nil pointer in the templates.
+    whole["required"] = [name for name, part in whole["properties"].items() if "properties" in part]
     # Helm and a chart that has this one as a dependency, with a condition, set these.
     whole["properties"] |= {"global": values_schema.OBJECT, "enabled": {"type": "boolean"}}
     parts = {

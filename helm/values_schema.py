@@ -46,7 +46,7 @@ _CIDR_4, _CIDR_6 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([12]?[0-9]|3[0-2])", "[0-9a-f:
 CIDR = {"type": "string", "pattern": f"^({_CIDR_4}|{_CIDR_6})$"}
 # What can stand in a rule's text as it is: no space, quote, backslash or brace.
 VISIBLE = r"[!#-&(-\[\]-z|~]"
-# Knock's environments: `all` is a word of registration.
+# Knock's environments.
 ENVIRONMENT = "^[a-z0-9_-]{1,63}$"
 NOT_HERE = {
     "environments": ("name", "api_key", "api_key_env", "api_key_file"),
@@ -152,7 +152,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "fullnameOverride": PART,
         "environments": {
             "type": "object",
-            "propertyNames": {"pattern": ENVIRONMENT, "not": {"const": "all"}},
+            # Which names there may be is checked in templates: Helm would name another place.
             "additionalProperties": _object(**secret, **own),
         },
         "config": _object(**whole),
@@ -217,7 +217,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
 def _tuned(name: str, value: Any) -> dict[str, Any]:
     """Return what a threshold may be: these texts are put into rules, where a wrong one would break them all."""
     if isinstance(value, (int, float)):
-        return {"type": "number", "minimum": 0}
+        return {"type": "number", "minimum": 0} | ({"maximum": 1} if name.endswith("_ratio") else {})
     if name == "job":
         matcher = rf'[a-zA-Z_][a-zA-Z0-9_]*(=|!=|=~|!~)"{VISIBLE}*"'
         return {"type": "string", "pattern": f"^{matcher}(, *{matcher})*$"}

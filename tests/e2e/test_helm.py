@@ -300,7 +300,60 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
             (*SHORTEST, "--set", "split=environment,environments._.apiKeySecret=x"),
             "environments._: cannot name a workload",
         ),
-        ((*SHORTEST, "--set", "environments.all.apiKeySecret=x"), "all"),
+        ((*SHORTEST, "--set", "environments.all.apiKeySecret=x"), "environments.all: is no name of an environment"),
+        ((*SHORTEST, "--set", "environments.Eu.apiKeySecret=x"), "environments.Eu: is no name of an environment"),
+        ((*SHORTEST, "--set", "serviceMonitor=null"), "serviceMonitor"),
+        (
+            (
+                *SHORTEST,
+                "--set",
+                f"environments.production.operations[0].id={ID},environments.production.operations[0].labels.team=a",
+            ),
+            "environments.production.operations[0].labels.team: is not declared. Add it to config.labels.",
+        ),
+        (
+            (
+                *SHORTEST,
+                "--set",
+                "environments.production.proxy=http://proxy:3128,environments.production.proxy_from_environment=true",
+            ),
+            "environments.production: proxy and proxy_from_environment. Keep one.",
+        ),
+        (
+            (*SHORTEST, "--set", "extraEnv[0].name=https_proxy,extraEnv[0].value=http://proxy:3128"),
+            "extraEnv: https_proxy is read by no environment",
+        ),
+        (
+            (
+                *SHORTEST,
+                "--set",
+                ("environments.production.proxy_from_environment=true,"
+                "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://user:hunter2@proxy:3128"),
+            ),
+            "extraEnv: HTTPS_PROXY has a user and a password",
+        ),
+        (
+            (*SHORTEST, "--set", "ingress.enabled=true,networkPolicy.enabled=true,networkPolicy.fromPrometheus[0].x=y"),
+            "fromPrometheus",
+        ),
+        (
+            (
+                *SHORTEST,
+                "--set",
+                ("ingress.enabled=true,networkPolicy.enabled=true,"
+                "networkPolicy.fromPrometheus[0].podSelector.matchLabels.a=b"),
+            ),
+            "networkPolicy.fromClients: none",
+        ),
+        (
+            (*SHORTEST, "--set", "web.configSecret=w,podMonitor.enabled=true"),
+            "podMonitor: has neither scheme: https nor basicAuth",
+        ),
+        ((*SHORTEST, "--set", "prometheusRule.thresholds.group_error_ratio=5"), "group_error_ratio"),
+        (
+            (*SHORTEST, "--set", "ingress.enabled=true,ingress.host=k.example,ingress.path=/knock"),
+            "as in https://k.example/knock.",
+        ),
         ((*SHORTEST, "--set", "web.healthPort=10187"), "web.healthPort: the same as web.port"),
         ((*SHORTEST, "--set", "registration.tokens[0].secretName=t"), "registration.tokens without persistence"),
         ((*SHORTEST, "--set", "prometheusRule.disabled={KnockTypo}"), "disabled"),

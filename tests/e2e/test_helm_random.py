@@ -22,6 +22,8 @@ from exporter.errors import ConfigError
 pytestmark = pytest.mark.e2e
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+SCHEMA.pop("required")  # the defaults have all of it
+SCHEMA["properties"]["environments"]["propertyNames"] = {"pattern": "^[a-z0-9_-]{1,63}$", "not": {"const": "all"}}
 RANDOM = values(SCHEMA, SCHEMA["definitions"])
 NEWEST = "1.37"
 # How long durations may be, what goes together, where there is a host, and which files are there.
@@ -55,6 +57,11 @@ def workable(whole: dict[str, Any]) -> dict[str, Any]:
         _one_of(each, "apiKeyRemoteRef", "apiKeySecret")
         if "@" in each.get("proxy", ""):
             each["proxy"] = "http://proxy:3128"
+        if "proxy" in each:
+            each.pop("proxy_from_environment", None)
+        for listed in each.get("operations", ()):
+            if isinstance(listed, dict):
+                listed.pop("labels", None)
         if "base_url" in each:
             each["base_url"] = each["base_url"].replace("http:", "https:")
     shorts = {name.replace("_", "-")[:20].strip("-") for name in environments}
@@ -73,10 +80,14 @@ def workable(whole: dict[str, Any]) -> dict[str, Any]:
         whole.setdefault(each, {})["path"] = path
     whole["httpRoute"]["parentRefs"] = whole["httpRoute"].get("parentRefs") or [{"name": "gateway"}]
     policy = whole.setdefault("networkPolicy", {})
-    policy["fromPrometheus"] = policy.get("fromPrometheus") or [{"podSelector": {}}]
+    for each in ("fromPrometheus", "fromClients"):
+        policy[each] = policy.get(each) or [{"podSelector": {}}]
     whole["extraEnv"] = [each for each in whole.get("extraEnv", ()) if each["name"] != "KNOCK_EXPORTER_STORAGE_PATH"]
     if "serviceMonitor" in whole:
         whole.pop("podMonitor", None)
+    for each in ("serviceMonitor", "podMonitor"):
+        if each in whole:
+            whole[each]["scheme"] = "https"
     whole.pop("extraObjects", None)  # templates and kinds of the user's own
     return whole
 

@@ -49,12 +49,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not .Values.environments -}}
 {{- fail "environments: none. Set environments.NAME.apiKeySecret (the Secret with the API key) and environments.NAME.operations (ids), NAME being for example production." -}}
 {{- end -}}
+{{- $readers := list -}}
 {{- range $name, $settings := .Values.environments -}}
+{{- if or (eq $name "all") (not (regexMatch "^[a-z0-9_-]{1,63}$" $name)) -}}
+{{- fail (printf "environments.%s: is no name of an environment. Use lower-case letters, digits, - and _, 63 at most, and not \"all\"." $name) -}}
+{{- end -}}
 {{- if and $settings.apiKeySecret $settings.apiKeyRemoteRef -}}
 {{- fail (printf "environments.%s: apiKeySecret and apiKeyRemoteRef. Keep one: a Secret that is there, or one that external-secrets makes." $name) -}}
 {{- end -}}
 {{- if not (or $settings.apiKeySecret $settings.apiKeyRemoteRef) -}}
 {{- fail (printf "environments.%s.apiKeySecret: missing. Make a Secret that holds the API key under api-key, and name it here." $name) -}}
+{{- end -}}
+{{- if $settings.proxy_from_environment -}}{{- $readers = append $readers $name -}}{{- end -}}
+{{- if and $settings.proxy $settings.proxy_from_environment -}}
+{{- fail (printf "environments.%s: proxy and proxy_from_environment. Keep one." $name) -}}
+{{- end -}}
+{{- range $place, $operation := $settings.operations -}}
+{{- range $label, $_ := (kindIs "map" $operation | ternary $operation dict).labels -}}
+{{- if not (has $label (default list $.Values.config.labels)) -}}
+{{- fail (printf "environments.%s.operations[%d].labels.%s: is not declared. Add it to config.labels." $name $place $label) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if contains "@" (default "" $settings.proxy) -}}
 {{- fail (printf "environments.%s.proxy: has a user and a password, which a ConfigMap would show. Set proxy_from_environment: true in its place, and HTTPS_PROXY by extraEnv out of a Secret." $name) -}}
@@ -98,6 +113,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and $.Values.persistence.enabled (eq .name "KNOCK_EXPORTER_STORAGE_PATH") -}}
 {{- fail "extraEnv: KNOCK_EXPORTER_STORAGE_PATH is set by persistence.enabled. Leave one of them out." -}}
 {{- end -}}
+{{- if has (upper .name) (list "HTTP_PROXY" "HTTPS_PROXY") -}}
+{{- if not $readers -}}
+{{- fail (printf "extraEnv: %s is read by no environment. Set environments.NAME.proxy_from_environment: true, or leave it out." .name) -}}
+{{- end -}}
+{{- if contains "@" (default "" .value) -}}
+{{- fail (printf "extraEnv: %s has a user and a password, which the pod's description would show. Take it out of a Secret: valueFrom.secretKeyRef." .name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/managed-by" "app.kubernetes.io/version" "helm.sh/chart" "knock-exporter/workload" -}}
 {{- range $values, $labels := dict "podLabels" (omit .Values.podLabels "app.kubernetes.io/version" "helm.sh/chart") "serviceMonitor.labels" .Values.serviceMonitor.labels "podMonitor.labels" .Values.podMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels "dashboards.labels" .Values.dashboards.labels -}}
@@ -110,13 +133,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.fromPrometheus) -}}
 {{- fail "networkPolicy.fromPrometheus: none, so nobody could scrape. Name who does, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], or [{podSelector: {}}] for everybody in the namespace." -}}
 {{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.fromClients) (or .Values.ingress.enabled .Values.httpRoute.enabled .Values.registration.tokens) -}}
+{{- fail "networkPolicy.fromClients: none, so nobody but Prometheus would get in. Name the controller of the Ingress or the Gateway, and who registers, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}]." -}}
+{{- end -}}
 {{- if eq (int .Values.web.port) (int .Values.web.healthPort) -}}
 {{- fail "web.healthPort: the same as web.port. Choose another." -}}
 {{- end -}}
 {{- $url := .Values.web.externalUrl -}}
 {{- range $values, $route := dict "ingress" .Values.ingress "httpRoute" .Values.httpRoute -}}
 {{- if and $route.enabled (not $url) (or (eq $.Values.split "environment") (ne $route.path "/")) -}}
-{{- fail "web.externalUrl: missing. Behind an Ingress or HTTPRoute with a path, or with a path for each environment, links need to know where people reach the port, as in https://knock.example.com." -}}
+{{- $host := default "knock.example.com" (default (first (default list $route.hostnames)) $route.host) -}}
+{{- fail (printf "web.externalUrl: missing. Behind an Ingress or HTTPRoute with a path, or with a path for each environment, links need to know where people reach the port, as in https://%s%s." $host (trimSuffix "/" $route.path)) -}}
 {{- end -}}
 {{- $path := (urlParse (default "http://none" $url)).path -}}
 {{- if and $route.enabled $url (ne (trimSuffix "/" $path) (trimSuffix "/" $route.path)) -}}
@@ -136,6 +163,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
 {{- fail "serviceMonitor and podMonitor: both would scrape everything twice. Enable one." -}}
+{{- end -}}
+{{- range $values, $monitor := dict "serviceMonitor" .Values.serviceMonitor "podMonitor" .Values.podMonitor -}}
+{{- if and $monitor.enabled (or $.Values.web.configSecret $.Values.web.configRemoteRef) (eq $monitor.scheme "http") (not $monitor.basicAuth) -}}
+{{- fail (printf "%s: has neither scheme: https nor basicAuth, so the TLS and passwords of web.configSecret would keep it out. Say how it scrapes." $values) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
