@@ -42,7 +42,8 @@ EXTERNAL_URL = {
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 HOST = {"type": "string", "pattern": rf"^([*]\.)?{_LABEL}(\.{_LABEL})*$"}
 HOST_OR_NONE = {"type": "string", "pattern": rf"^(([*]\.)?{_LABEL}(\.{_LABEL})*)?$"}
-_CIDR_4, _CIDR_6 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([12]?[0-9]|3[0-2])", "[0-9a-f:]*:[0-9a-f:]*/[0-9]{1,3}"
+_BYTE = "(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+_CIDR_4, _CIDR_6 = rf"{_BYTE}(\.{_BYTE}){{3}}/([1-9]|[12][0-9]|3[0-2])", "[0-9a-f:]*:[0-9a-f:]*/[1-9][0-9]{0,2}"
 CIDR = {"type": "string", "pattern": f"^({_CIDR_4}|{_CIDR_6})$"}
 # What can stand in a rule's text as it is: no space, quote, backslash or brace.
 VISIBLE = r"[!#-&(-\[\]-z|~]"
@@ -67,6 +68,13 @@ def _listed(item: dict[str, Any], at_least: int = 0) -> dict[str, Any]:
     return {"type": "array", "items": item} | ({"minItems": at_least} if at_least else {})
 
 
+# Cilium's labels have a source before them, as in k8s:app.
+SELECTOR = _object(
+    matchLabels={"type": "object", "additionalProperties": TEXT},
+    matchExpressions=_listed(_object("key", "operator", key=TEXT, operator=TEXT, values=_listed(TEXT))),
+)
+
+
 def _of(kind: str) -> dict[str, Any]:
     """Refer to a kind of Kubernetes."""
     return {"$ref": f"#/definitions/{kind}"}
@@ -85,6 +93,7 @@ def of_kubernetes() -> dict[str, Any]:
             found[short] = _bare(every[name])
             wanted += re.findall(r'"#/\$defs/([^"]+)"', json.dumps(every[name]))
     number = {"type": ["string", "number"], "pattern": "^[-+]?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+|[KMGTPE]i?|[numk])?$"}
+    found["NetworkPolicyPeer"]["minProperties"] = 1
     return dict(sorted(found.items())) | {"Quantity": number, "IntOrString": {"type": ["string", "integer"]}}
 
 
@@ -129,7 +138,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
     some = {"type": "string", "minLength": 1}
     remote = _object("key", key=some, property=some, version=some)
     secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY, "apiKeyRemoteRef": remote}
-    good_for = _listed({"type": "string", "pattern": ENVIRONMENT}, at_least=1)
+    good_for = _listed({"type": "string", "pattern": ENVIRONMENT}, at_least=1) | {"uniqueItems": True}
     token = _object(secretName=NAME, secretKey=SECRET_KEY, remoteRef=remote, environments=good_for)
     kubernetes = {
         "affinity": _of("Affinity"),
@@ -185,10 +194,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         **dict.fromkeys(("podAnnotations", "serviceAccount.annotations", "persistence.annotations"), TEXTS),
         **dict.fromkeys(("service.annotations", "ingress.annotations", "dashboards.annotations"), TEXTS),
         **dict.fromkeys(("podLabels", "nodeSelector", "prometheusRule.labels", "dashboards.labels"), LABELS),
-        "grafanaDashboard.instanceSelector": _object(
-            matchLabels=TEXTS,
-            matchExpressions=_listed(_object("key", "operator", key=TEXT, operator=TEXT, values=_listed(TEXT))),
-        ),
+        "grafanaDashboard.instanceSelector": SELECTOR,
         "terminationGracePeriodSeconds": {"type": "integer", "minimum": 5},
         "priorityClassName": NAME_OR_NONE,
         "podDisruptionBudget.maxUnavailable": {"type": "integer", "minimum": 0},
@@ -205,7 +211,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "networkPolicy.privateRanges": _listed(CIDR),
         # Without an entry Cilium would let everything out.
         "ciliumNetworkPolicy.fqdns": _listed(HOST, at_least=1),
-        "ciliumNetworkPolicy.dnsEndpoints": _listed(OBJECT, at_least=1),
+        "ciliumNetworkPolicy.dnsEndpoints": _listed(SELECTOR, at_least=1),
         "ciliumNetworkPolicy.extraEgress": OBJECTS,
         "prometheusRule.disabled": _listed(_one_of(*rules.alerts())),
         "prometheusRule.thresholds": _object(**{name: _tuned(name, value) for name, value in thresholds.items()}),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_PORT = 65535
 _PORT = re.compile(r"[0-9]{1,5}")
 _EXTERNAL_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
-_TAKEN = ("/-/", "/api/", "/operations/", "/static/", "/config/")  # by other pages
+TAKEN = ("/-/", "/api/", "/operations/", "/static/", "/config/")  # by other pages
 _URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 
 
@@ -59,7 +59,7 @@ class UrlPath(click.ParamType[str]):
         text = str(value)
         if not _URL_PATH.fullmatch(text):
             self.fail(f"{text!r}: expected a path as in /metrics", param, ctx)
-        if taken := next((each for each in _TAKEN if f"{text}/".startswith(each)), None):
+        if taken := next((each for each in TAKEN if f"{text}/".startswith(each)), None):
             self.fail(f"{text!r}: what stands below {taken} is taken", param, ctx)
         return text
 
@@ -88,7 +88,7 @@ def _is_splittable(url: str) -> bool:
 def check_prefix(external_url: str | None, telemetry_path: str) -> None:
     """Refuse an external URL whose path the exporter could not tell from one of its own; raises click.BadParameter."""
     prefix = f"{urlsplit(external_url or '').path}/"
-    for taken in (*_TAKEN, f"{telemetry_path}/"):
+    for taken in (*TAKEN, f"{telemetry_path}/"):
         if prefix != "/" and (taken.startswith(prefix) or prefix.startswith(taken)):
             problem = f"{external_url!r}: the exporter has {taken[:-1]} for itself, choose another path"
             raise click.BadParameter(problem, param_hint="'--web.external-url'")

@@ -42,7 +42,7 @@ def rendered(line: int, *args: str, release: str = "release") -> list[dict[str, 
     return documents(_rendered(line, release, *args))
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Reads a lone = as text, as Kubernetes does."""
 
 

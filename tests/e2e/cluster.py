@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from charts import WORKLOADS
@@ -45,7 +45,7 @@ class Pod:
     template: dict[str, Any]
     folder: Path
     mounts: dict[str, Path]
-    program: Program
+    program: Program = field(init=False)
 
     @property
     def exporter(self) -> Exporter:
@@ -114,7 +114,7 @@ class Cluster:
             path = each["mountPath"]
             mounts[path] = self.folder / f"{each['name']}-{name}" if each["name"] in claims else folder / path[1:]
             mounts[path].mkdir(parents=True, exist_ok=True)
-        pod = Pod(template, folder, mounts, None)  # type: ignore[arg-type]
+        pod = Pod(template, folder, mounts)
         self._fill(pod, maps)
         # Pods of one machine share their ports.
         args = [

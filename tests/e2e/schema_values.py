@@ -10,7 +10,7 @@ Schema = dict[str, Any]
 KEYWORDS = {
     *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
     *("enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf", "not"),
-    "minItems",
+    *("minItems", "minProperties", "uniqueItems"),
     *("description", "format", "$schema", "definitions"),
 }
 AT_ONCE = 8  # optional properties of an object
@@ -38,11 +38,14 @@ def values(schema: Schema, definitions: Schema) -> st.SearchStrategy[Any]:
 
 def _of_type(kind: str, schema: Schema, definitions: Schema) -> st.SearchStrategy[Any]:
     if kind == "object":
-        return _objects(schema, definitions)
+        return _objects(schema, definitions).filter(lambda made: len(made) >= schema.get("minProperties", 0))
     if kind == "array":
         if "items" not in schema:
             return st.just([])
-        return st.lists(values(schema["items"], definitions), min_size=schema.get("minItems", 0), max_size=2)
+        unique = repr if schema.get("uniqueItems") else None
+        return st.lists(
+            values(schema["items"], definitions), min_size=schema.get("minItems", 0), max_size=2, unique_by=unique
+        )
     if kind == "boolean":
         return st.booleans()
     if kind in {"integer", "number"}:
@@ -78,10 +81,12 @@ def _objects(draw: st.DrawFn, schema: Schema, definitions: Schema) -> dict[str, 
     optional = sorted(properties.keys() - set(required))
     chosen = draw(st.lists(st.sampled_from(optional), max_size=AT_ONCE, unique=True)) if optional else []
     made = {name: draw(values(properties[name], definitions)) for name in [*required, *chosen]}
+    named = {pattern: {"pattern": pattern} for pattern in schema.get("patternProperties", ())}
     more = schema.get("additionalProperties", True)
     if isinstance(more, dict):
-        names = values({"type": "string"} | schema.get("propertyNames", {}), definitions)
-        forbidden = schema.get("propertyNames", {}).get("not", {}).get("const")
-        for name in draw(st.lists(names.filter(lambda name: name and name != forbidden), max_size=2, unique=True)):
-            made[name] = draw(values(more, definitions))
+        named[""] = schema.get("propertyNames", {})
+    for pattern, names in named.items():
+        each = values({"type": "string"} | names, definitions).filter(bool)
+        for name in draw(st.lists(each, max_size=2, unique=True)):
+            made[name] = draw(values(schema["patternProperties"][pattern] if pattern else more, definitions))
     return made

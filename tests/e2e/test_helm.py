@@ -17,7 +17,7 @@ from operator_kinds import KINDS, lost
 from programs import run, tool
 from promtool import MONITORING
 
-from exporter.cli import main
+from exporter.cli import flags, main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,13 +75,6 @@ def test_split_makes_one_of_each_for_an_environment() -> None:
     names = ["release-knock-exporter-eu-west", "release-knock-exporter-production"]
     for kind in ("StatefulSet", "Service", "PodDisruptionBudget"):
         assert sorted(each["metadata"]["name"] for each in of_kind(made, kind)) == names, kind
-    for service in of_kind(made, "Service"):
-        chosen = [
-            each
-            for each in of_kind(made, "StatefulSet")
-            if service["spec"]["selector"].items() <= each["spec"]["template"]["metadata"]["labels"].items()
-        ]
-        assert [each["metadata"]["name"] for each in chosen] == [service["metadata"]["name"]]
     (ingress,) = of_kind(made, "Ingress")
     paths = {each["path"]: each["backend"]["service"]["name"] for each in ingress["spec"]["rules"][0]["http"]["paths"]}
     assert paths == {
@@ -108,6 +101,36 @@ def test_every_manifest_is_as_kubernetes_and_the_operator_describe_it(file: Path
     assert checked >= {"ConfigMap", "Service", "ServiceAccount"}
     assert others <= OTHERS
     assert not (others and file.parent.name == "ci")
+
+
+def selected(selector: dict[str, str], found: dict[str, dict[str, str]]) -> set[str]:
+    return {name for name, labels in found.items() if selector.items() <= labels.items()}
+
+
+@each_file
+def test_what_selects_finds_its_own_and_nobody_else(file: Path) -> None:
+    made = rendered(4, "--values", str(file))
+    ours = {
+        each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"] for each in of_kind(made, *WORKLOADS)
+    }
+    tests = {each["metadata"]["name"]: each["metadata"]["labels"] for each in of_kind(made, "Pod")}
+    found = ours | tests | {"a stranger": {"app.kubernetes.io/name": "other"}}
+    services = {each["metadata"]["name"]: each["metadata"]["labels"] for each in of_kind(made, "Service")}
+    assert services.keys() == ours.keys()
+    for each in of_kind(made, "Service"):
+        assert selected(each["spec"]["selector"], found) == {each["metadata"]["name"]}
+    for each in of_kind(made, "PodDisruptionBudget"):
+        assert selected(each["spec"]["selector"]["matchLabels"], found) == {each["metadata"]["name"]}
+    for each in of_kind(made, *WORKLOADS):
+        assert selected(each["spec"]["selector"]["matchLabels"], found) == {each["metadata"]["name"]}
+    for each in of_kind(made, "NetworkPolicy", "CiliumNetworkPolicy"):
+        selector = each["spec"].get("podSelector") or each["spec"]["endpointSelector"]
+        assert selected(selector["matchLabels"], found) == ours.keys()
+    for each in of_kind(made, "PodMonitor"):
+        assert selected(each["spec"]["selector"]["matchLabels"], found) == ours.keys()
+    for each in of_kind(made, "ServiceMonitor"):
+        other = {"a stranger": found["a stranger"]}
+        assert selected(each["spec"]["selector"]["matchLabels"], services | other) == services.keys()
 
 
 @each_file
@@ -210,6 +233,15 @@ def test_rules_select_the_job_that_the_monitor_makes(args: tuple[str, ...], job:
     assert f"up{{{job}}}" in down["expr"]
 
 
+def test_any_alert_can_be_left_out() -> None:
+    def alerts(*args: str) -> set[str]:
+        return {each["alert"] for group in groups(*args) for each in group["rules"] if "alert" in each}
+
+    every = alerts("--set-json", "prometheusRule.disabled=[]")
+    assert alerts() == every - {"KnockNothingFinished"}
+    assert alerts("--set", "prometheusRule.disabled={KnockExporterDown}") == every - {"KnockExporterDown"}
+
+
 def test_dashboards_are_those_of_monitoring() -> None:
     made = rendered(4, "--values", str(AS_THEY_ARE))
     for name in ("overview", "exporter"):
@@ -255,8 +287,8 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
         ((*SHORTEST, "--set", "split=environment,ingress.enabled=true"), "web.externalUrl: missing"),
         ((*SHORTEST, "--set", "ingress.enabled=true,ingress.path=/knock"), "web.externalUrl: missing"),
         (
-            (*SHORTEST, "--set", "web.externalUrl=https://k.example,httpRoute.enabled=true,httpRoute.path=/knock"),
-            "httpRoute.path: /knock, but web.externalUrl has the path /.",
+            (*SHORTEST, "--set", "web.externalUrl=https://k.example,ingress.enabled=true,ingress.path=/knock"),
+            "ingress.path: /knock, but web.externalUrl has the path /.",
         ),
         (
             (*SHORTEST, "--set", "split=environment,web.externalUrl=https://k,environments.metrics.apiKeySecret=k"),
@@ -291,6 +323,30 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
         ((*SHORTEST, "--set", "podLabels.a=b c"), "podLabels"),
         ((*SHORTEST, "--set", "networkPolicy.enabled=true"), "networkPolicy.fromPrometheus: none"),
         ((*SHORTEST, "--set", "networkPolicy.privateRanges={nonsense}"), "privateRanges"),
+        ((*SHORTEST, "--set", "networkPolicy.privateRanges={999.1.1.1/8}"), "privateRanges"),
+        ((*SHORTEST, "--set-json", "networkPolicy.fromClients=[{}]"), "fromClients"),
+        ((*SHORTEST, "--set-json", 'ciliumNetworkPolicy.dnsEndpoints=[{"matchLabel":{}}]'), "matchLabel"),
+        ((*SHORTEST, "--set", "extraArgs={--web.telemetry-path=/m}"), "extraArgs: --web.telemetry-path"),
+        (
+            (*SHORTEST, "--set-json", 'registration.tokens=[{"secretName":"t","environments":["all","production"]}]'),
+            "registration.tokens[0].environments: all stands for every environment",
+        ),
+        (
+            (*SHORTEST, "--set", "registration.tokens[0].secretName=t,registration.tokens[0].environments={a,a}"),
+            "environments",
+        ),
+        (
+            (
+                *SHORTEST,
+                "--set-json",
+                'registration.tokens=[{"secretName":"t"},{"secretName":"t","secretKey":"token"}]',
+            ),
+            "registration.tokens[1]: the same token as registration.tokens[0]",
+        ),
+        (
+            (*SHORTEST, "--set", "split=environment,environments.a_b.apiKeySecret=x,environments.a-b.apiKeySecret=x"),
+            "environments.a_b: cannot name a workload",
+        ),
         ((*SHORTEST, "--set-json", "ciliumNetworkPolicy.fqdns=[]"), "fqdns"),
         ((*SHORTEST, "--set-json", "ciliumNetworkPolicy.dnsEndpoints=[]"), "dnsEndpoints"),
         ((*SHORTEST, "--set", "ingress.host=https://a b/c"), "host"),
@@ -327,8 +383,10 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
             (
                 *SHORTEST,
                 "--set",
-                ("environments.production.proxy_from_environment=true,"
-                "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://user:hunter2@proxy:3128"),
+                (
+                    "environments.production.proxy_from_environment=true,"
+                    "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://user:hunter2@proxy:3128"
+                ),
             ),
             "extraEnv: HTTPS_PROXY has a user and a password",
         ),
@@ -340,8 +398,10 @@ def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
             (
                 *SHORTEST,
                 "--set",
-                ("ingress.enabled=true,networkPolicy.enabled=true,"
-                "networkPolicy.fromPrometheus[0].podSelector.matchLabels.a=b"),
+                (
+                    "ingress.enabled=true,networkPolicy.enabled=true,"
+                    "networkPolicy.fromPrometheus[0].podSelector.matchLabels.a=b"
+                ),
             ),
             "networkPolicy.fromClients: none",
         ),
@@ -396,16 +456,11 @@ def test_a_token_keeps_its_place_when_another_goes() -> None:
     assert old != new
 
 
-RELEASE = {"name": "knock-exporter", "namespace": "default"}
-STATEFUL_SET = {
-    "apiVersion": "apps/v1",
-    "kind": "StatefulSet",
-    "metadata": {
-        **RELEASE,
-        "labels": {"app.kubernetes.io/managed-by": "Helm"},
-        "annotations": {f"meta.helm.sh/release-{key}": value for key, value in RELEASE.items()},
-    },
-    "spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]},
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "data-knock-exporter-0", "namespace": "default"},
+    "spec": {"accessModes": ["ReadWriteOnce"]},
 }
 
 
@@ -423,14 +478,14 @@ API = {
         "apiVersion": "v1",
         "groups": [{"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}]}],
     },
-    "/api/v1": _resources("v1", "ConfigMap", "Pod", "Service", "ServiceAccount"),
+    "/api/v1": _resources("v1", "ConfigMap", "PersistentVolumeClaim", "Pod", "Service", "ServiceAccount"),
     "/apis/apps/v1": _resources("apps/v1", "StatefulSet"),
-    "/apis/apps/v1/namespaces/default/statefulsets/knock-exporter": STATEFUL_SET,
+    "/api/v1/namespaces/default/persistentvolumeclaims/data-knock-exporter-0": CLAIM,
 }
 
 
 class Api(BaseHTTPRequestHandler):
-    """As much of a cluster as Helm asks for a StatefulSet."""
+    """As much of a cluster as Helm asks for a claim."""
 
     def do_GET(self) -> None:
         found = API.get(urlsplit(self.path).path)
@@ -487,3 +542,9 @@ def test_another_chart_may_have_it_as_a_dependency(line: int, tmp_path: Path) ->
         done = helm(line, "template", "release", tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("kind: Deployment" in done.stdout) is enabled
+
+
+@pytest.mark.parametrize("taken", [*flags.TAKEN, "/metrics/"])
+def test_an_external_url_that_the_exporter_refuses_is_refused_here(taken: str) -> None:
+    done = helm(4, "template", "release", CHART, *SHORTEST, "--set", f"web.externalUrl=https://k.example{taken}")
+    assert f"web.externalUrl: the pages would be at {taken.rstrip('/')}" in done.stderr
