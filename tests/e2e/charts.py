@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 from programs import TOOLS, do_without
 
@@ -17,7 +18,18 @@ CHART = Path(__file__).parents[2] / "helm" / "knock-exporter"
 # Those in ci/ install on any cluster; the others want operators that are not everywhere.
 VALUES = [*sorted((CHART / "ci").glob("*.yaml")), *sorted((CHART / "tests" / "values").glob("*.yaml"))]
 KUBERNETES = "1.31.0"
+LINES = (3, 4)
+ID = "123e4567-e89b-12d3-a456-426614174000"
+SHORTEST = (
+    "--set",
+    "environments.production.apiKeySecret=knock",
+    "--set",
+    f"environments.production.operations={{{ID}}}",
+)
 WORKLOADS = ("Deployment", "StatefulSet")
+
+each_line = pytest.mark.parametrize("line", LINES)
+each_file = pytest.mark.parametrize("file", VALUES, ids=lambda file: file.stem)
 
 
 def helm(line: int, *args: object) -> subprocess.CompletedProcess[str]:

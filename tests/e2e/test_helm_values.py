@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import chart
 import pytest
-from charts import rendered
-from test_helm import ID
+from charts import ID, rendered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +161,7 @@ ALONGSIDE: dict[str, dict[str, Any]] = {
     "podMonitor.scheme": {"podMonitor.basicAuth": {"username": {"name": "user", "key": "user"}}},
 }
 ALONGSIDE["persistence.enabled"] = {"registration.acceptLossWithoutPersistence": True}
-# It only lets an install through: test_helm.py has it refused and let through.
+# It only lets an install through: test_helm_refused.py has it refused and let through.
 NOT_SHOWN = {"registration.acceptLossWithoutPersistence"}
 
 

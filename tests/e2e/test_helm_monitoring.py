@@ -1,0 +1,82 @@
+"""Rules and dashboards in the chart: those of monitoring/, tuned and left out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from charts import CHART, of_kind, rendered
+from programs import run, tool
+from promtool import MONITORING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+
+AS_THEY_ARE = CHART / "tests" / "values" / "pod-monitor.yaml"
+TUNED = CHART / "tests" / "values" / "operators.yaml"
+
+
+def groups(*args: str) -> list[dict[str, Any]]:
+    (rule,) = of_kind(rendered(4, "--values", str(AS_THEY_ARE), *args), "PrometheusRule")
+    found: list[dict[str, Any]] = rule["spec"]["groups"]
+    return found
+
+
+def test_rules_are_those_of_monitoring_and_link_to_grafana_once_it_is_known() -> None:
+    files = [yaml.safe_load((MONITORING / "rules" / f"{name}.yaml").read_text()) for name in ("recording", "alerts")]
+    expected = [group for file in files for group in file["groups"]]
+    dashboards = yaml.safe_load((MONITORING / "thresholds.yaml").read_text())["dashboards"]
+    assert groups("--set", f"prometheusRule.thresholds.dashboards={dashboards}") == expected
+    for group in expected:
+        for each in group["rules"]:
+            each.get("annotations", {}).pop("dashboard_url", None)
+    assert groups() == expected
+    assert "localhost" not in str(groups())
+
+
+@pytest.mark.parametrize(
+    ("args", "job"),
+    [
+        ((), 'job=~".*knock.*"'),
+        (("--set", "nameOverride=my-knock"), 'job=~".*knock.*"'),
+        (("--set", "nameOverride=bulk"), 'job="bulk"'),
+        (("--set", "nameOverride=bulk", "--set", 'prometheusRule.thresholds.job=job="mine"'), 'job="mine"'),
+    ],
+)
+def test_rules_select_the_job_that_the_monitor_makes(args: tuple[str, ...], job: str) -> None:
+    (down,) = [each for group in groups(*args) for each in group["rules"] if each.get("alert") == "KnockExporterDown"]
+    assert f"up{{{job}}}" in down["expr"]
+
+
+def test_any_alert_can_be_left_out() -> None:
+    def alerts(*args: str) -> set[str]:
+        return {each["alert"] for group in groups(*args) for each in group["rules"] if "alert" in each}
+
+    every = alerts("--set-json", "prometheusRule.disabled=[]")
+    assert alerts() == every - {"KnockNothingFinished"}
+    assert alerts("--set", "prometheusRule.disabled={KnockExporterDown}") == every - {"KnockExporterDown"}
+
+
+def test_dashboards_are_those_of_monitoring() -> None:
+    made = rendered(4, "--values", str(AS_THEY_ARE))
+    for name in ("overview", "exporter"):
+        text = json.loads((MONITORING / "dashboards" / f"{name}.json").read_text())
+        (map_,) = [each for each in of_kind(made, "ConfigMap") if f"{name}.json" in each.get("data", {})]
+        assert json.loads(map_["data"][f"{name}.json"]) == text
+        assert text in [json.loads(each["spec"]["json"]) for each in of_kind(made, "GrafanaDashboard")]
+
+
+@pytest.mark.parametrize("line", [2, 3])
+def test_tuned_rules_pass_promtool(line: int, tmp_path: Path) -> None:
+    (rule,) = of_kind(rendered(4, "--values", str(TUNED)), "PrometheusRule")
+    alerts = {each["alert"]: each for group in rule["spec"]["groups"] for each in group["rules"] if "alert" in each}
+    assert "> 1800" in alerts["KnockOperationStalled"]["expr"]
+    assert alerts["KnockOperationsStale"]["for"] == "10m"
+    assert "KnockNothingFinished" in alerts
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(rule["spec"]))
+    run(tool("promtool", line), "check", "rules", file)
