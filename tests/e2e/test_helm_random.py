@@ -46,7 +46,7 @@ NOT_OF_SCHEMAS = re.compile(
     "|is no URL|No such file|is no (path|pattern)|of a URL has|would send the .* unprotected"
 )
 many = settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
