@@ -36,7 +36,7 @@ def _described(lines: list[str], line: int) -> str:
 
 
 def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], before: str = "") -> dict[str, Any]:
-    properties = {}
+    properties, required = {}, []
     for key, value in node.value:
         path = f"{before}{key.value}"
         made = special.get(path)
@@ -49,15 +49,16 @@ def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], bef
             }
         text = _described(lines, key.start_mark.line)
         properties[key.value] = made | ({"description": text} if text else {})
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+        # null in its place, which takes a default away, would be a nil pointer in the templates.
+        if value.value and (before or "properties" in made or isinstance(value, yaml.ScalarNode)):
+            required.append(key.value)
+    return {"type": "object", "additionalProperties": False, "properties": properties, "required": required}
 
 
 def schema() -> str:
     """Return values.schema.json: what the defaults tell, and the exporter's own schema for its own keys."""
     exporter = json.loads((ROOT / "docs" / "config.schema.json").read_text())
     whole = _walk(*_values(), values_schema.special(exporter, _thresholds()))
-    # A section that is left blank would be a nil pointer in the templates.
-    whole["required"] = [name for name, part in whole["properties"].items() if "properties" in part]
     # Helm and a chart that has this one as a dependency, with a condition, set these.
     whole["properties"] |= {"global": values_schema.OBJECT, "enabled": {"type": "boolean"}}
     parts = {

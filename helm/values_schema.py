@@ -28,7 +28,7 @@ LABELS = TEXTS | {
 OBJECTS = {"type": "array", "items": OBJECT}
 # A file of a Secret: a file's name, not a path.
 SECRET_KEY = {"type": "string", "pattern": "^[-._a-zA-Z0-9]*[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", "maxLength": 253}
-INTERVAL = {"type": "string", "pattern": "^([0-9]+(ms|[smhd]))?$"}
+INTERVAL = {"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"}
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}
 NAME_OR_NONE = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"}
@@ -208,6 +208,7 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
             _object("name", name=NAME, **dict.fromkeys(("group", "kind", "namespace", "sectionName"), TEXT), port=PORT)
         ),
         "networkPolicy.dns": _listed(_of("NetworkPolicyPeer")),
+        "networkPolicy.dnsPorts": _listed(PORT, at_least=1),
         "networkPolicy.privateRanges": _listed(CIDR),
         # Without an entry Cilium would let everything out.
         "ciliumNetworkPolicy.fqdns": _listed(HOST, at_least=1),

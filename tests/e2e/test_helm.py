@@ -132,6 +132,15 @@ def test_no_two_objects_share_a_name(file: Path) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_releases_with_long_names_stay_apart() -> None:
+    whole = [
+        rendered(4, *SHORTEST, release=f"knock-exporter-of-customer-notifications-{each}") for each in ("eu", "us")
+    ]
+    first, second = ({each["metadata"]["name"] for each in made} for made in whole)
+    assert not first & second
+    assert all(len(name) <= len("-test") + 31 for name in first | second)
+
+
 def test_no_environment_takes_the_name_of_a_dashboard() -> None:
     split = ("split=environment", "dashboards.enabled=true", "grafanaDashboard.enabled=true")
     named = [f"environments.{name}.apiKeySecret=k" for name in ("overview", "exporter", "dashboard-overview", "test")]

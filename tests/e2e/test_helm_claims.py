@@ -1,4 +1,4 @@
-"""What the chart asks a cluster: as which claims are there."""
+"""What the chart asks a cluster: how claims that are there may be mounted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "data-knock-exporter-0", "namespace": "default"},
-    "spec": {"accessModes": ["ReadWriteOnce"]},
+RELEASE = {"name": "knock-exporter", "namespace": "default"}
+STATEFUL_SET = {
+    "apiVersion": "apps/v1",
+    "kind": "StatefulSet",
+    "metadata": {
+        **RELEASE,
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {f"meta.helm.sh/release-{key}": value for key, value in RELEASE.items()},
+    },
+    "spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]},
 }
 
 
@@ -38,14 +43,14 @@ API = {
         "apiVersion": "v1",
         "groups": [{"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}]}],
     },
-    "/api/v1": _resources("v1", "ConfigMap", "PersistentVolumeClaim", "Pod", "Service", "ServiceAccount"),
+    "/api/v1": _resources("v1", "ConfigMap", "Pod", "Service", "ServiceAccount"),
     "/apis/apps/v1": _resources("apps/v1", "StatefulSet"),
-    "/api/v1/namespaces/default/persistentvolumeclaims/data-knock-exporter-0": CLAIM,
+    "/apis/apps/v1/namespaces/default/statefulsets/knock-exporter": STATEFUL_SET,
 }
 
 
 class Api(BaseHTTPRequestHandler):
-    """As much of a cluster as Helm asks for a claim."""
+    """As much of a cluster as Helm asks for a StatefulSet."""
 
     def do_GET(self) -> None:
         found = API.get(urlsplit(self.path).path)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 AS_THEY_ARE = CHART / "tests" / "values" / "pod-monitor.yaml"
+NEWS = "KnockOperationsFailed"
 TUNED = CHART / "tests" / "values" / "operators.yaml"
 
 
@@ -50,6 +51,15 @@ def test_rules_are_those_of_monitoring_and_link_to_grafana_once_it_is_known() ->
 def test_rules_select_the_job_that_the_monitor_makes(args: tuple[str, ...], job: str) -> None:
     (down,) = [each for group in groups(*args) for each in group["rules"] if each.get("alert") == "KnockExporterDown"]
     assert f"up{{{job}}}" in down["expr"]
+
+
+def test_a_threshold_may_be_nothing() -> None:
+    def failed(*args: str) -> str:
+        (found,) = [each for group in groups(*args) for each in group["rules"] if each.get("alert") == NEWS]
+        return str(found["expr"])
+
+    assert "< 900" in failed()
+    assert failed("--set", "prometheusRule.thresholds.news_seconds=0") == failed().replace("< 900", "< 0")
 
 
 def test_any_alert_can_be_left_out() -> None:

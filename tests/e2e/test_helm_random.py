@@ -25,6 +25,8 @@ pytestmark = pytest.mark.e2e
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFINITIONS = SCHEMA["definitions"]
 SECTIONS = SCHEMA["properties"]
+for part in SECTIONS.values():
+    part.pop("required", None)  # the defaults have all of it
 SWITCHES = [name for name, part in SECTIONS.items() if "enabled" in part.get("properties", ())]
 RANDOM = values(SCHEMA, DEFINITIONS)
 ENVIRONMENTS = st.dictionaries(
@@ -122,7 +124,7 @@ def _mend_state(whole: dict[str, Any]) -> None:
 
 
 def _mend_pod(whole: dict[str, Any]) -> None:
-    refused = {"KNOCK_EXPORTER_STORAGE_PATH", "HTTP_PROXY", "HTTPS_PROXY"}
+    refused = {"KNOCK_EXPORTER_STORAGE_PATH", "KNOCK_EXPORTER_WEB_TELEMETRY_PATH", "HTTP_PROXY", "HTTPS_PROXY"}
     whole["extraEnv"] = [each for each in whole.get("extraEnv", ()) if each["name"].upper() not in refused]
 
 
@@ -137,13 +139,15 @@ def _mend_ways(whole: dict[str, Any]) -> None:
     for each in ("ingress", "httpRoute"):
         whole[each]["path"] = path
     whole["httpRoute"]["parentRefs"] = whole["httpRoute"].get("parentRefs") or [{"name": "gateway"}]
+    if whole["ciliumNetworkPolicy"]["enabled"]:
+        whole["networkPolicy"].pop("extraEgress", None)
     for each in ("fromPrometheus", "fromClients"):
         whole["networkPolicy"][each] = whole["networkPolicy"].get(each) or [{"podSelector": {}}]
 
 
 def _mend_monitors(whole: dict[str, Any]) -> None:
-    if whole["serviceMonitor"]["enabled"]:
-        whole["podMonitor"]["enabled"] = False
+    if whole["serviceMonitor"]["enabled"] and whole["podMonitor"]["enabled"]:
+        whole["serviceMonitor" if whole["split"] == "none" else "podMonitor"]["enabled"] = False
     for each in ("serviceMonitor", "podMonitor"):
         whole[each]["scheme"] = "https"
 

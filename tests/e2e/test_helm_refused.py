@@ -75,6 +75,25 @@ pytestmark = pytest.mark.e2e
         ((*SHORTEST, "--set-json", 'ciliumNetworkPolicy.dnsEndpoints=[{"matchLabel":{}}]'), "matchLabel"),
         ((*SHORTEST, "--set", "extraArgs={--web.telemetry-path=/m}"), "extraArgs: --web.telemetry-path"),
         (
+            (*SHORTEST, "--set", "extraEnv[0].name=KNOCK_EXPORTER_WEB_TELEMETRY_PATH,extraEnv[0].value=/m"),
+            "extraEnv: KNOCK_EXPORTER_WEB_TELEMETRY_PATH",
+        ),
+        (
+            (*SHORTEST, "--set", "persistence.enabled=true,extraArgs={--storage.path=/x}"),
+            "extraArgs: --storage.path is set by persistence.enabled",
+        ),
+        ((*SHORTEST, "--set", "terminationGracePeriodSeconds=null"), "terminationGracePeriodSeconds"),
+        ((*SHORTEST, "--set", "web.port=null"), "port"),
+        (
+            (
+                *SHORTEST,
+                *("--set", "ciliumNetworkPolicy.enabled=true,networkPolicy.enabled=true"),
+                *("--set-json", 'networkPolicy.fromPrometheus=[{"podSelector":{}}]'),
+                *("--set-json", 'networkPolicy.extraEgress=[{"ports":[{"port":3128}]}]'),
+            ),
+            "networkPolicy.extraEgress with ciliumNetworkPolicy.enabled",
+        ),
+        (
             (*SHORTEST, "--set-json", 'registration.tokens=[{"secretName":"t","environments":["all","production"]}]'),
             "registration.tokens[0].environments: all stands for every environment",
         ),
@@ -173,6 +192,24 @@ def test_wrong_values_are_refused_in_words(line: int, args: tuple[str, ...], com
     done = helm(line, "template", "release", CHART, *args)
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        # Both lists of peers are one rule.
+        (
+            *("--set", "networkPolicy.enabled=true,ingress.enabled=true"),
+            *("--set-json", 'networkPolicy.fromPrometheus=[{"podSelector":{}}]'),
+        ),
+        ("--set", "ingress.enabled=true,web.externalUrl=https://portal.example/knock"),
+        ("--set", "networkPolicy.fromClients=null,prometheusRule.enabled=true,prometheusRule.thresholds=null"),
+        ("--set", "serviceMonitor.enabled=true,serviceMonitor.interval=1m30s"),
+        ("--set", "web.configSecret=w,podMonitor.enabled=true,podMonitor.scheme=https"),
+    ],
+)
+def test_what_works_is_let_through(args: tuple[str, ...]) -> None:
+    assert of_kind(rendered(4, *SHORTEST, *args), "Deployment")
 
 
 def test_registrations_without_persistence_can_be_accepted() -> None:

@@ -118,6 +118,7 @@ CHANGED: dict[str, Any] = {
     "networkPolicy.fromPrometheus": [PEER],
     "networkPolicy.fromClients": [PEER],
     "networkPolicy.dns": [PEER],
+    "networkPolicy.dnsPorts": [7777],
     "networkPolicy.extraEgress": [{"to": [PEER]}],
     "networkPolicy.privateRanges": ["7.0.0.0/8"],
     "ciliumNetworkPolicy.enabled": False,

@@ -91,6 +91,9 @@
 {{- if and $.Values.persistence.enabled (eq .name "KNOCK_EXPORTER_STORAGE_PATH") -}}
 {{- fail "extraEnv: KNOCK_EXPORTER_STORAGE_PATH is set by persistence.enabled. Leave one of them out." -}}
 {{- end -}}
+{{- if eq .name "KNOCK_EXPORTER_WEB_TELEMETRY_PATH" -}}
+{{- fail "extraEnv: KNOCK_EXPORTER_WEB_TELEMETRY_PATH is not for the chart, whose monitors ask /metrics. Leave it out." -}}
+{{- end -}}
 {{- if has (upper .name) (list "HTTP_PROXY" "HTTPS_PROXY") -}}
 {{- if not $readers -}}
 {{- fail (printf "extraEnv: %s is read by no environment. Set environments.NAME.proxy_from_environment: true, or leave it out." .name) -}}
@@ -102,7 +105,10 @@
 {{- end -}}
 {{- range .Values.extraArgs -}}
 {{- if hasPrefix "--web.telemetry-path" . -}}
-{{- fail "extraArgs: --web.telemetry-path is not for the chart, whose monitors and tests ask /metrics. Leave it out." -}}
+{{- fail "extraArgs: --web.telemetry-path is not for the chart, whose monitors ask /metrics. Leave it out." -}}
+{{- end -}}
+{{- if and $.Values.persistence.enabled (hasPrefix "--storage.path" .) -}}
+{{- fail "extraArgs: --storage.path is set by persistence.enabled. Leave one of them out." -}}
 {{- end -}}
 {{- end -}}
 {{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "knock-exporter/workload" -}}
@@ -130,8 +136,11 @@
 {{- if and $policy.enabled (not $policy.fromPrometheus) -}}
 {{- fail "networkPolicy.fromPrometheus: none, so nobody could scrape. Name who does, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], or [{podSelector: {}}] for everybody in the namespace." -}}
 {{- end -}}
-{{- if and $policy.enabled (not $policy.fromClients) (or .Values.ingress.enabled .Values.httpRoute.enabled .Values.registration.tokens) -}}
+{{- if and $policy.enabled (not $policy.fromClients) (not (has (dict "podSelector" dict) $policy.fromPrometheus)) (or .Values.ingress.enabled .Values.httpRoute.enabled .Values.registration.tokens) -}}
 {{- fail "networkPolicy.fromClients: none, so nobody but Prometheus would get in. Name the controller of the Ingress or the Gateway, and who registers, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}]." -}}
+{{- end -}}
+{{- if and $policy.enabled $policy.extraEgress .Values.ciliumNetworkPolicy.enabled -}}
+{{- fail "networkPolicy.extraEgress with ciliumNetworkPolicy.enabled: what goes out is Cilium's alone then. Say it in ciliumNetworkPolicy.extraEgress." -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- fail "httpRoute.parentRefs: none. Name the Gateway that the route joins, as in [{name: gateway}]." -}}
@@ -143,7 +152,9 @@
 {{- $host := default "knock.example.com" (default (first (default list $route.hostnames)) $route.host) -}}
 {{- fail (printf "web.externalUrl: missing. Behind an Ingress or HTTPRoute with a path, or with a path for each environment, links need to know where people reach the port, as in https://%s%s." $host (trimSuffix "/" $route.path)) -}}
 {{- end -}}
-{{- if and $route.enabled $url (ne (trimSuffix "/" $at) (trimSuffix "/" $route.path)) -}}
+{{/* A proxy before the Ingress may add a path, which the exporter then takes off. */}}
+{{- $outer := and (eq $route.path "/") (eq $.Values.split "none") -}}
+{{- if and $route.enabled $url (not $outer) (ne (trimSuffix "/" $at) (trimSuffix "/" $route.path)) -}}
 {{- fail (printf "%s.path: %s, but web.externalUrl has the path %s. Give both the same, since the exporter takes no other off." $values $route.path (default "/" $at)) -}}
 {{- end -}}
 {{- end -}}
