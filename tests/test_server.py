@@ -173,7 +173,8 @@ def serving(
 
 def connect(address: Address, text: bytes = b"") -> socket.socket:
     connection = socket.create_connection(address, timeout=SECONDS)
-    connection.sendall(text)
+    if text:  # to send nothing would meet the reset of a server that has turned it away already
+        connection.sendall(text)
     return connection
 
 
