@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 Schema = dict[str, Any]
 KEYWORDS = {
     *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
-    *("enum", "const", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf", "not"),
+    *("enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf"),
     *("minItems", "minProperties", "uniqueItems"),
     *("description", "format", "$schema", "definitions"),
 }
@@ -26,8 +26,6 @@ def values(schema: Schema, definitions: Schema) -> st.SearchStrategy[Any]:
     assert not unknown, f"schema_values.py knows no {unknown}"
     if "$ref" in schema:
         return st.deferred(lambda: values(definitions[schema["$ref"].rpartition("/")[2]], definitions))
-    if "const" in schema:
-        return st.just(schema["const"])
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if "anyOf" in schema:

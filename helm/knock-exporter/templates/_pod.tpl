@@ -149,7 +149,6 @@ spec:
   {{- end }}
 {{- end -}}
 
-
 {{/* Where a pod may run, and with which secrets its image is pulled. */}}
 {{- define "knock-exporter.scheduling" -}}
 {{- with .Values.imagePullSecrets }}
