@@ -6,11 +6,11 @@ only: the client's header set.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from exporter import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,20 +92,11 @@ class KeySource:
     @staticmethod
     def _read_file(path: Path) -> Secret:
         try:
-            # Not blocking: a named pipe that nobody writes to would hold the reader for ever.
-            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise InvalidKey(f"{path}: is not a regular file")
-                content = file.read(MAX_KEY_BYTES + 1)
-            text = content.decode()
+            text = files.read(path, MAX_KEY_BYTES).decode()
         except OSError as error:
             raise InvalidKey(f"{path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise InvalidKey(f"{path}: is not a text file") from None
-        except ValueError as error:
-            raise error if isinstance(error, InvalidKey) else InvalidKey(f"{path}: is no path") from None
-        if len(content) > MAX_KEY_BYTES:
-            raise InvalidKey(f"{path}: is longer than any key ({MAX_KEY_BYTES} bytes)")
         return _named(str(path), text)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter import config
+from exporter import config, files
+from exporter.config.yaml_source import BYTES_MOST
 from exporter.errors import ExporterError, StartError
 from exporter.keys import SETTLED_SECONDS
 
@@ -40,17 +41,23 @@ class ConfigFile:
         self._environ = environ
         self._environments = environments
         self._storage = storage
+        self._loaded = False
         self._seen = self._content()
         self._candidate: bytes | None = None
 
     def load(self) -> Config:
         """Read and check all of it. Raises ConfigError, or StartError for an environment that is not in it."""
-        loaded = config.load(self._path, self._environ, self._environments)
+        if self._loaded and files.is_pipe(self._path):
+            raise NeedsRestart(f"{self._path}: is a pipe, which was read at the start (restart to load another one)")
+        # Once it runs, no pipe that has taken the file's place may hold up the reader.
+        seconds = 0.0 if self._loaded else config.PIPE_SECONDS
+        loaded = config.load(self._path, self._environ, self._environments, pipe_seconds=seconds)
+        self._loaded = True
         return replace(loaded, storage=self._storage) if self._storage is not None else loaded
 
     def _content(self) -> bytes:
         try:
-            return hashlib.sha256(self._path.read_bytes()).digest()
+            return hashlib.sha256(files.read(self._path, BYTES_MOST)).digest()
         except OSError:
             return b""  # as good as any other content: loading it says what is wrong
 

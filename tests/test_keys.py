@@ -189,7 +189,7 @@ def test_a_named_pipe_is_refused_and_does_not_block(tmp_path: Path) -> None:
 def test_a_file_longer_than_any_key_is_refused_not_cut(tmp_path: Path) -> None:
     path = tmp_path / "knock.key"
     path.write_text("sk_" + "a" * 9000)
-    with pytest.raises(InvalidKey, match="is longer than any key"):
+    with pytest.raises(InvalidKey, match="is larger than 4096 bytes"):
         KeySource(file=path).read({})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import ANY
 
@@ -12,7 +14,7 @@ from structlog.testing import capture_logs
 
 from exporter.config import Config, Environment, ListedOperation
 from exporter.keys import KeySource, Secret
-from exporter.sources.files import AGE_SECONDS, GRACE_SECONDS, FileLists, mark_of, read
+from exporter.sources.files import AGE_SECONDS, GRACE_SECONDS, FileLists, mark_of, matches, read
 from exporter.sources.listing import MAX_BYTES
 from exporter.tracking.messages import Listed, Unread
 from exporter.tracking.record import Moment
@@ -20,7 +22,6 @@ from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
-    from pathlib import Path
 
 A = "123e4567-e89b-12d3-a456-426614174000"
 B = "b19d032a-fc3b-4a54-9f54-369484527201"
@@ -275,7 +276,7 @@ def test_a_file_that_cannot_be_read_is_tried_at_each_look(house: House) -> None:
 def test_a_file_past_the_bound(house: House) -> None:
     house.write("a.txt", b"#" * (MAX_BYTES + 1))
     assert house.look() == [UNREAD]
-    assert house.told() == [("warning", "is larger than 16 MiB (split it)")]
+    assert house.told() == [("warning", "cannot be read: is larger than 16 MiB")]
 
 
 def test_a_name_that_no_state_could_hold(house: House) -> None:
@@ -416,6 +417,44 @@ def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(house: H
     assert house.look() == house.look(GRACE_SECONDS) == []
     house.reconfigure(environments=before)
     assert house.look() == [listed(path, A)]
+
+
+# Links
+
+
+def test_a_folder_that_links_to_itself_lists_each_file_once(house: House) -> None:
+    below = house.folder / "below"
+    below.mkdir()
+    for folder in (house.folder, below):
+        for name in ("again", "and-again"):
+            (folder / name).symlink_to(house.folder)
+    top = house.write("a.txt", A)
+    inner = house.write("below/b.txt", B)
+    house.reconfigure(environments=(environment("production", f"{house.folder}/**/*.txt"),))
+    assert house.settle() == [listed(top, A), listed(inner, B)]
+    assert house.settle() == []
+
+
+def test_several_names_of_one_file_are_one_list(house: House) -> None:
+    path = house.write("a.txt", A)
+    (house.folder / "b.txt").hardlink_to(path)
+    (house.folder / "c.txt").symlink_to(path)
+    assert house.settle() == [listed(path, A)]
+    path.unlink()
+    assert house.settle() == [listed(house.folder / "b.txt", A)]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**", "**/*", "**/*.txt", "x/**", "x/**/*.txt", "*/**/*.txt", "**/y/**/*", "**/", "x/**/", "**/z.txt", "a**"],
+)
+def test_patterns_find_what_glob_finds(tmp_path: Path, pattern: str) -> None:
+    for name in ("a.txt", ".hidden/a.txt", "x/b.txt", "x/.c.txt", "x/y/d.txt", "x/y/z/z.txt", "w/y/z.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = glob(f"{tmp_path}/{pattern}", recursive=True)  # noqa: PTH207  it is what ours is compared with
+    expected = {os.path.normpath(each) for each in found if Path(each).is_file()}
+    assert {os.path.normpath(each) for each in matches(f"{tmp_path}/{pattern}") if Path(each).is_file()} == expected
 
 
 # Races

@@ -429,7 +429,7 @@ def test_sources(tmp_path: Path) -> None:
         url = f"{server.url}/"
         environment = replace(configured(HttpSource(url)).environments[0], operations_files=(f"{tmp_path}/*.txt",))
         gone = ("production", Source(SourceKind.HTTP, "http://old.example/"))
-        sources = Sources(Config((environment,), ("team",)), delivered.append, [gone])
+        sources = Sources(Config((environment,), ("team",)), delivered.append, [gone], start=lambda work: work())
         start = time.monotonic()
         sources.step(Moment(start, time.time() + 10))
         while len(delivered) < 4 and time.monotonic() < start + 5:
@@ -451,5 +451,31 @@ def test_sources(tmp_path: Path) -> None:
     delivered.clear()
     sources.reconfigure(Config((replace(environment, operations_files=(), operations_http=()),)))
     assert delivered == []
+    sources.step(Moment(start + 60, time.time()))
     sources.look(Moment(start + 60, time.time()))
     assert delivered == [Listed("production", Source(SourceKind.HTTP, url), ()), Listed("production", of_file, ())]
+
+
+def test_a_look_at_files_that_hangs_holds_nothing_up() -> None:
+    looks: list[Callable[[], None]] = []
+    delivered: list[Any] = []
+    sources = Sources(Config((environment_of_files(),)), delivered.append, start=looks.append)
+    with capture_logs() as logs:
+        for seconds in range(0, 200, 5):
+            sources.step(Moment(1000.0 + seconds, 0.0))
+            sources.look(Moment(1000.0 + seconds, 0.0))
+    assert len(looks) == 1
+    assert [each["log_level"] for each in logs] == ["warning"]
+    assert logs[0]["event"].startswith("looking at operations_files hangs")
+    looks[0]()
+    assert delivered == [Reread("production", SourceKind.FILES)]
+    sources.look(Moment(1300.0, 0.0))
+    assert len(looks) == 2
+
+
+def environment_of_files() -> Environment:
+    return replace(
+        configured(HttpSource("http://127.0.0.1:9/")).environments[0],
+        operations_http=(),
+        operations_files=("/nowhere/*",),
+    )

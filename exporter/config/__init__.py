@@ -13,6 +13,7 @@ schema        `models` → JSON Schema (`python -m exporter.config`)
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -35,10 +36,10 @@ from exporter.config.settings import (
 from exporter.config.wording import reworded
 from exporter.config.yaml_source import Document, Found, read_document
 from exporter.errors import ConfigError
+from exporter.files import is_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 __all__ = [
     "Config",
@@ -52,22 +53,30 @@ __all__ = [
     "load",
 ]
 
+PIPE_SECONDS = 30.0  # decrypting asks a service of keys first
 
-def load(path: Path, environ: Mapping[str, str], names: Sequence[str] = ()) -> Config:
+
+def load(
+    path: Path, environ: Mapping[str, str], names: Sequence[str] = (), *, pipe_seconds: float = PIPE_SECONDS
+) -> Config:
     """Read a configuration file and the files that it names; relative paths start at its folder.
+
+    A pipe, as of `--config.file=<(sops -d …)`, is waited for (`pipe_seconds`); it has no folder, so that relative paths
+    start where the process does.
 
     With `names`, only these environments of it, and only the files that they need. Raises ConfigError with all problems
     at once, in the order of the file, and StartError for a name that is not in it.
     """
-    document = read_document(path)
+    folder = Path() if is_pipe(path) else path.parent
+    document = read_document(path, pipe_seconds=pipe_seconds)
     keys, found = _validate(document.data)
     places = {problem.loc for problem in found}
-    more = [*check(document), *check_files(document, path.parent, environ, names)]
+    more = [*check(document), *check_files(document, folder, environ, names)]
     found += [problem for problem in more if problem.loc not in places]
     found = [problem for problem in found if problem.loc not in document.unusable] + document.found
     if keys is None or found:
         raise _config_error(str(path), document, found)
-    settings = resolve(keys, path.parent)
+    settings = resolve(keys, folder)
     return only(settings, names) if names else settings
 
 

@@ -7,6 +7,7 @@ import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from exporter import files
 from exporter.config import plain, settings, values
 from exporter.config.models import KEY_SOURCES
 from exporter.config.yaml_source import Found
@@ -75,11 +76,12 @@ def _authorities(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Foun
         return
     path = folder / str(value)
     try:
-        ssl.create_default_context(cafile=path)
-    except ssl.SSLError:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=files.pem(path))
+    except (ssl.SSLError, ValueError):
         yield Found(loc, f"{path}: holds no certificates (expected PEM)")
     except OSError as error:
-        yield Found(loc, f"{path}: {error.strerror} ({_FOLDER})")
+        hint = f" ({_FOLDER})" if isinstance(error, FileNotFoundError) else ""
+        yield Found(loc, f"{path}: {error.strerror}{hint}")
 
 
 def _storage(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Found]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from exporter import files
 from exporter.config.values import quoted
 from exporter.errors import ConfigError, Problem, redact
 
@@ -29,6 +30,7 @@ Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "na
 
 DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
 UNBOUNDED = 2**60
+BYTES_MOST = 64 * 2**20  # a million ids are 43
 COPIES_MOST = 100_000  # of what merge keys (<<) copy: it can grow with the square of a file
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
@@ -45,6 +47,10 @@ class Found(NamedTuple):
     loc: Loc
     message: str
     line: int | None = None
+
+
+class NoDocument(ConfigError):
+    """A file that holds comments at most."""
 
 
 class _Loader(_SafeLoader):
@@ -108,9 +114,9 @@ def _step(path: str, part: str | int) -> str:
     return f".{shown}" if path else shown
 
 
-def read_document(path: Path) -> Document:
-    """Read and parse a file. Raises ConfigError for what cannot be read or is no YAML."""
-    return parse_document(_read_text(path), str(path))
+def read_document(path: Path, *, pipe_seconds: float = 0.0) -> Document:
+    """Read and parse a file (with `pipe_seconds`, a pipe too). Raises ConfigError for what cannot be read or used."""
+    return parse_document(_read_text(path, pipe_seconds), str(path))
 
 
 def parse_document(text: str, source: str, most: int = UNBOUNDED) -> Document:
@@ -141,13 +147,13 @@ def _parse(text: str, source: str, most: int) -> Document:
     except yaml.reader.ReaderError:
         raise ConfigError(source, (_character_problem(text),)) from None
     if root is None:
-        raise ConfigError(source, (Problem("", "is empty (expected at least environments)"),))
+        raise NoDocument(source, (Problem("", "is empty (expected at least environments)"),))
     return Document(root, _Builder(loader))
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, pipe_seconds: float) -> str:
     try:
-        content = path.read_bytes()
+        content = files.read(path, BYTES_MOST, pipe_seconds=pipe_seconds)
     except OSError as error:
         raise ConfigError(str(path), (Problem("", f"cannot be read: {error.strerror}"),)) from None
     try:

@@ -14,6 +14,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
+from exporter import files
 from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, connect
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def trust(ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None) -> 
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = DeadlineSSLSocket
     paths = paths or ssl.get_default_verify_paths()
-    file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
-    files, folders = file.is_file(), folder.is_dir() and any(folder.iterdir())
+    bundle, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
+    bundles, folders = bundle.is_file(), folder.is_dir() and any(folder.iterdir())
     if ca_file is not None:
-        context.load_verify_locations(cafile=ca_file)
-    elif files or folders:
-        context.load_verify_locations(cafile=file if files else None, capath=folder if folders else None)
+        context.load_verify_locations(cadata=files.pem(ca_file))
+    elif bundles or folders:
+        context.load_verify_locations(cafile=bundle if bundles else None, capath=folder if folders else None)
     else:
         context.load_verify_locations(cafile=certifi.where())
     return context

@@ -7,26 +7,35 @@ files      which files there are, when one counts, what happens when it breaks o
 http       one list from an address
 polling    all of those, each at its interval
 
-`Sources` is what the housekeeping thread calls; only fetches from addresses have threads of their own.
+`Sources` is what the housekeeping thread calls. Fetches from addresses and looks at files have threads of their own: a
+network file system that hangs must not stop the housekeeping.
 """
 
 from __future__ import annotations
 
+import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+import structlog
+
 from exporter.sources.files import FileLists
-from exporter.sources.polling import HttpLists
+from exporter.sources.polling import HttpLists, in_thread
 from exporter.tracking.messages import Reread
 from exporter.tracking.roster import SourceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from exporter.config import Config
+    from exporter.sources.polling import Start
     from exporter.tracking.messages import Listed, Unread
     from exporter.tracking.record import Moment
     from exporter.tracking.roster import Source
+
+HANGING_SECONDS = 60.0
+
+log = structlog.get_logger()
 
 
 class Sources:
@@ -40,39 +49,68 @@ class Sources:
         config: Config,
         deliver: Callable[[Listed | Reread | Unread], None],
         remembered: Iterable[tuple[str, Source]] = (),
+        *,
+        start: Start = in_thread,
     ) -> None:
         remembered = list(remembered)
         self._deliver = deliver
+        self._start = start
         self._files = FileLists(config, remembered)
         self._http = HttpLists(config, deliver, remembered)
         self._configs: SimpleQueue[Config] = SimpleQueue()
-        self._looked = False
+        self._configs_of_files: SimpleQueue[Config] = SimpleQueue()
+        self._looked_at: float | None = None
+        self._looking = threading.Event()
+        self._hangs = False
 
     def reconfigure(self, config: Config) -> None:
         """Go by another configuration from the next step or look on. From any thread."""
         self._configs.put(config)
+        self._configs_of_files.put(config)
 
     def step(self, now: Moment) -> None:
         """Ask for the http lists that are due, and deliver what came back; about each second."""
-        self._apply()
+        for config in _taken(self._configs):
+            self._http.reconfigure(config)
         self._http.step(now)
-        if not self._looked:  # a start does not wait for the first look
+        if self._looked_at is None:  # a start does not wait for the first look
             self.look(now)
 
     def look(self, now: Moment) -> None:
-        """Look at all files; every five seconds."""
-        self._looked = True
-        self._apply()
-        for message in self._files.look(now):
-            self._deliver(message)
-        for environment in self._files.sound():
-            self._deliver(Reread(environment, SourceKind.FILES))
-
-    def _apply(self) -> None:
-        try:
-            while True:
-                config = self._configs.get_nowait()
-                self._files.reconfigure(config)
-                self._http.reconfigure(config)
-        except Empty:
+        """Begin to look at all files, unless the last look is still under way; every five seconds."""
+        if self._looking.is_set():
+            self._tell_hanging(now)
             return
+        self._looked_at, self._hangs = now.mono, False
+        self._looking.set()
+        try:
+            self._start(lambda: self._look(now))
+        except RuntimeError:  # no thread can be had: the next look tries again
+            self._looking.clear()
+            raise
+
+    def _look(self, now: Moment) -> None:
+        try:
+            for config in _taken(self._configs_of_files):
+                self._files.reconfigure(config)
+            for message in self._files.look(now):
+                self._deliver(message)
+            for environment in self._files.sound():
+                self._deliver(Reread(environment, SourceKind.FILES))
+        except Exception:
+            log.exception("looking at operations_files failed, trying again in a few seconds")
+        finally:
+            self._looking.clear()
+
+    def _tell_hanging(self, now: Moment) -> None:
+        if not self._hangs and self._looked_at is not None and now.mono - self._looked_at >= HANGING_SECONDS:
+            self._hangs = True
+            log.warning("looking at operations_files hangs (a network file system?), nothing of them is news meanwhile")
+
+
+def _taken(configs: SimpleQueue[Config]) -> Iterator[Config]:
+    try:
+        while True:
+            yield configs.get_nowait()
+    except Empty:
+        return

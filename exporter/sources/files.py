@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import os
 import stat
-from glob import glob
+from glob import escape, glob
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from exporter.files import content as content_of
+from exporter.files import opened
 from exporter.sources.listing import MAX_BYTES, BrokenList
 from exporter.sources.lists import form_of, parse
 from exporter.tracking.messages import Listed, Unread
 from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from exporter.config import Config, Environment, ListedOperation
     from exporter.tracking.record import Moment
@@ -169,9 +171,10 @@ class FileLists:
         name, wanted = environment.name, frozenset(environment.operations_files)
         found = self._matches(environment)
         known = {path for owner, path in self._files if owner == name}
-        for path in sorted(known | found.keys()):
+        marks = _each_once({path: mark_of(path) for path in found})
+        for path in sorted(known | marks.keys()):
             file = self._files.setdefault((name, path), FileList(name, path))
-            mark = mark_of(path) if path in found else None
+            mark = marks.get(path)
             if mark is not None:
                 file.patterns = frozenset(found[path])
                 message = file.look(mark, self._config.labels, now, first=self._first)
@@ -185,7 +188,7 @@ class FileLists:
     def _matches(self, environment: Environment) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for pattern in environment.operations_files:
-            paths = glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+            paths = matches(pattern)
             self._tell_idle(environment.name, pattern, idle=not paths)
             for path in paths:
                 found.setdefault(str(PurePath(path)), set()).add(pattern)
@@ -197,6 +200,54 @@ class FileLists:
         elif (environment, pattern) not in self._idle:
             self._idle.add((environment, pattern))
             log.info("no file lists operations there yet", environment=environment, pattern=pattern)
+
+
+def matches(pattern: str) -> set[str]:
+    """Return the paths that a pattern finds. `**` enters a folder once, by whichever of its names it comes first.
+
+    `glob` would go round for 40 turns where a folder links to itself, and 2 to the power of 40 where it does so twice.
+    """
+    before, stars, after = f"{pattern}/".partition("/**/")
+    if not stars:
+        return set(glob(pattern))  # noqa: PTH207  Path.glob takes no absolute pattern
+    folders = _folders(glob(before or "/"))  # noqa: PTH207  the same
+    rest = after[:-1] if after else "*"
+    return {path for folder in folders for path in matches(f"{escape(folder)}/{rest}")}
+
+
+def _folders(paths: Iterable[str]) -> list[str]:
+    """Return these folders and those in them, each once, but no hidden ones; the nearest names first."""
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    level = sorted(paths)
+    while level:
+        below: list[str] = []
+        for path in level:
+            try:
+                known = os.stat(path)  # noqa: PTH116  the paths come as text
+                if (known.st_dev, known.st_ino) in seen or not stat.S_ISDIR(known.st_mode):
+                    continue
+                seen.add((known.st_dev, known.st_ino))
+                with os.scandir(path) as entries:
+                    below += [each.path for each in entries if not each.name.startswith(".") and each.is_dir()]
+            except OSError:  # gone meanwhile, or closed to us: as `glob` has it, nothing matches there
+                continue
+            found.append(path)
+        level = sorted(below)
+    return found
+
+
+def _each_once(marks: Mapping[str, Mark | None]) -> dict[str, Mark]:
+    """Keep one path of each file, the one with the fewest folders: links may give it several."""
+    kept: dict[str, Mark] = {}
+    seen: set[tuple[int, int]] = set()
+    for path in sorted(marks, key=lambda each: (each.count("/"), each)):
+        mark = marks[path]
+        if mark is None or (not mark.problem and (mark.device, mark.inode) in seen):
+            continue
+        seen.add((mark.device, mark.inode))
+        kept[path] = mark
+    return kept
 
 
 def mark_of(path: str) -> Mark | None:
@@ -223,13 +274,12 @@ def read(path: str, mark: Mark) -> bytes | None:
     if mark.problem:
         raise BrokenList(mark.problem)
     try:
-        # Not blocking: a named pipe that has taken its place would hold the reader for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if _signature(os.fstat(file.fileno())) != mark:
+        with opened(path) as descriptor:
+            if _signature(os.fstat(descriptor)) != mark:
                 return None
-            content = file.read(MAX_BYTES + 1)
-            return content if _signature(os.fstat(file.fileno())) == mark else None
-    except FileNotFoundError:
-        return None
+            content = content_of(descriptor, MAX_BYTES)
+            return content if _signature(os.fstat(descriptor)) == mark else None
     except OSError as error:
+        if mark_of(path) != mark:
+            return None
         raise BrokenList(f"cannot be read: {error.strerror}") from None

@@ -50,8 +50,9 @@ class Poll:
         self.problem: str | None = None
 
 
-def _in_thread(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="http-list", daemon=True).start()
+def in_thread(work: Callable[[], None]) -> None:
+    """Have something done in a thread of its own; nobody waits for it, at the end neither."""
+    threading.Thread(target=work, name="list", daemon=True).start()
 
 
 class HttpLists:
@@ -64,7 +65,7 @@ class HttpLists:
         remembered: Iterable[tuple[str, Source]] = (),
         *,
         fetch: Fetch = fetch,
-        start: Start = _in_thread,
+        start: Start = in_thread,
     ) -> None:
         self._deliver = deliver
         self._fetch = fetch

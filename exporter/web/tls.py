@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import ssl
-import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, NoReturn
 
+from exporter import files
 from exporter.errors import StartError
+from exporter.files import PEM_BYTES_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from exporter.keys import Secret
 
 SECTION = "tls_server_config"
-PEM_BYTES_MOST = 4 * 1024 * 1024  # all authorities that a system trusts are a quarter of a MiB
 _FOLDER = "relative paths start at the folder of the web configuration"
 
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
@@ -66,16 +66,10 @@ class PemSource:
         if self.inline is not None:
             return self.inline.reveal().encode()
         try:
-            # Not blocking: a named pipe that nobody writes to would hold the reader for ever.
-            with open(self.file or "", "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise StartError(f"{self}: is not a regular file")
-                content = file.read(PEM_BYTES_MOST + 1)
+            return files.read(self.file or "", PEM_BYTES_MOST)
         except OSError as error:
-            raise StartError(f"{self}: {error.strerror} ({_FOLDER})") from None
-        if len(content) > PEM_BYTES_MOST:
-            raise StartError(f"{self}: is longer than {PEM_BYTES_MOST} bytes (expected PEM)")
-        return content
+            hint = f" ({_FOLDER})" if isinstance(error, FileNotFoundError) else ""
+            raise StartError(f"{self}: {error.strerror}{hint}") from None
 
 
 @dataclass(frozen=True, slots=True)

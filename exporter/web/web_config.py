@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from exporter.config import plain
 from exporter.config.values import Unfit
 from exporter.config.wording import suggestion
-from exporter.config.yaml_source import Found, read_document
+from exporter.config.yaml_source import Found, NoDocument, read_document
 from exporter.errors import ConfigError
 from exporter.web import web_values as values
 from exporter.web.tls import SECTION, PemSource, TlsSettings
@@ -52,10 +52,8 @@ def load(path: Path) -> WebConfig:
     """
     try:
         document = read_document(path)
-    except ConfigError:
-        if _says_nothing(path):
-            return WebConfig()
-        raise
+    except NoDocument:
+        return WebConfig()  # comments at most: a configuration without anything, as in the toolkit
     reading = _Reading()
     config = _config(reading, document.data, path.parent)
     found = [one for one in reading.found if one.loc not in document.unusable] + document.found
@@ -63,15 +61,6 @@ def load(path: Path) -> WebConfig:
         problems = sorted(map(document.problem, found), key=lambda problem: problem.line or 0)
         raise ConfigError(str(path), tuple(problems))
     return config
-
-
-def _says_nothing(path: Path) -> bool:
-    """Whether a file holds comments at most: a configuration without anything, as in the toolkit."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return False
-    return all(not line.strip() or line.lstrip().startswith("#") for line in lines)
 
 
 class _Reading:
