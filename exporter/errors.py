@@ -64,12 +64,13 @@ class Problem:
 
 
 class ConfigError(ExporterError):
-    """A configuration that cannot be used, with all its problems in the order of the file."""
+    """A configuration that cannot be used, with its problems in the order of the file, and how many more there are."""
 
-    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, source: str, problems: tuple[Problem, ...], more: int = 0) -> None:
         self.source = source
         self.problems = problems
-        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+        lines = [str(problem) for problem in problems] + ([f"and {more} more"] if more else [])
+        super().__init__("\n".join(f"{source}: {line}" for line in lines))
 
 
 class StartError(ExporterError):

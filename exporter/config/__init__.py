@@ -34,8 +34,7 @@ from exporter.config.settings import (
     TokenSource,
 )
 from exporter.config.wording import reworded
-from exporter.config.yaml_source import Document, Found, read_document
-from exporter.errors import ConfigError
+from exporter.config.yaml_source import Found, read_document
 from exporter.files import is_pipe
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def load(
     found += [problem for problem in more if problem.loc not in places]
     found = [problem for problem in found if problem.loc not in document.unusable] + document.found
     if keys is None or found:
-        raise _config_error(str(path), document, found)
+        raise document.error(str(path), found)
     settings = resolve(keys, folder)
     return only(settings, names) if names else settings
 
@@ -85,8 +84,3 @@ def _validate(data: object) -> tuple[ConfigKeys | None, list[Found]]:
         return ConfigKeys.model_validate(data), []
     except ValidationError as error:
         return None, reworded(error)
-
-
-def _config_error(source: str, document: Document, found: list[Found]) -> ConfigError:
-    problems = [document.problem(one) for one in found]
-    return ConfigError(source, tuple(sorted(problems, key=lambda problem: problem.line or 0)))

@@ -6,6 +6,7 @@ everything.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exporter.config import plain, values
@@ -17,7 +18,7 @@ from exporter.config.yaml_source import Found
 from exporter.operation import is_operation_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from exporter.config.plain import Level
     from exporter.config.yaml_source import Document, Loc
@@ -30,7 +31,8 @@ _UNPROTECTED = "to another machine (use https://, or set insecure_http: true)"
 def check(document: Document) -> Iterator[Found]:
     """Find what the models cannot see."""
     top = plain.mapping(document.data)
-    declared = plain.texts(top.get("labels"))
+    declared = dict.fromkeys(plain.texts(top.get("labels")))
+    known = _known_environments(top)
     for places, message in _unique(top):
         yield from _doubled(places, message, document.line)
     yield from _polling(top)
@@ -40,7 +42,7 @@ def check(document: Document) -> Iterator[Found]:
         yield from _http_sources(loc, environment)
         yield from _undeclared_labels(loc, environment, declared)
     for loc, token in plain.tokens(top):
-        yield from _token_environments(loc, token, top)
+        yield from _token_environments(loc, token, known)
 
 
 def _twice(value: str, first: int) -> str:
@@ -82,7 +84,11 @@ def _doubled(
     first: dict[str, Loc] = {}
     for loc, value in places:
         if isinstance(value, str) and first.setdefault(value, loc) != loc:
-            yield Found(loc, message(value, line(first[value])))
+            yield Found(loc, partial(_again, message, value, line, first[value]))
+
+
+def _again(message: Callable[[str, int], str], value: str, line: Callable[[Loc], int], first: Loc) -> str:
+    return message(value, line(first))
 
 
 def _operations(loc: Loc, environment: dict[str, Any]) -> Iterator[_Place]:
@@ -98,12 +104,16 @@ def _address(url: Any) -> str | None:
     return values.check_source_url(url) if plain.fits(values.check_source_url, url) else None
 
 
-def _undeclared_labels(loc: Loc, environment: dict[str, Any], declared: list[str]) -> Iterator[Found]:
+def _undeclared_labels(loc: Loc, environment: dict[str, Any], declared: Collection[str]) -> Iterator[Found]:
     for place, item in _operations(loc, environment):
         for name in plain.mapping(plain.mapping(item).get("labels")):
             if name not in declared:
-                hint = suggestion(name, declared)
-                yield Found((*place, "labels", name), f"is not declared under the top level's labels{hint}")
+                message = "is not declared under the top level's labels"
+                yield Found((*place, "labels", name), partial(_suggesting, message, name, declared))
+
+
+def _suggesting(message: str, word: str, known: Collection[str]) -> str:
+    return message + suggestion(word, known)
 
 
 def _key(loc: Loc, environment: dict[str, Any]) -> Iterator[Found]:
@@ -132,13 +142,16 @@ def _unprotected(parse: Callable[[str], str], url: Any, environment: dict[str, A
     return not allowed and plain.fits(parse, url) and values.plain_http_abroad(str(url))
 
 
-def _token_environments(loc: Loc, token: dict[str, Any], top: dict[str, Any]) -> Iterator[Found]:
+def _known_environments(top: dict[str, Any]) -> Collection[str]:
     named = plain.texts([environment.get("name") for _, environment in plain.environments(top)])
-    known = [*(name for name in named if plain.fits(values.check_name, name)), ALL_ENVIRONMENTS]
+    return dict.fromkeys([*(name for name in named if plain.fits(values.check_name, name)), ALL_ENVIRONMENTS])
+
+
+def _token_environments(loc: Loc, token: dict[str, Any], known: Collection[str]) -> Iterator[Found]:
     names = token.get("environments")
     for place, name in _numbered((*loc, "environments"), names):
         if isinstance(name, str) and name not in known:
-            yield Found(place, f"{quoted(name)} is no environment of this file{suggestion(name, known)}")
+            yield Found(place, partial(_suggesting, f"{quoted(name)} is no environment of this file", name, known))
     if ALL_ENVIRONMENTS in (texts := plain.texts(names)) and set(texts) != {ALL_ENVIRONMENTS}:
         yield Found(
             (*loc, "environments"), f"{ALL_ENVIRONMENTS} stands for every environment (remove it, or the others)"

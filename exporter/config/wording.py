@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from exporter.config.models import (
@@ -60,25 +62,28 @@ _EXPECTED = {
 }
 _QUOTE = " (put it in quotes)"  # YAML makes booleans of yes, no, on and off
 _MANY = 10**15  # Python refuses to write numbers of thousands of digits
+_KNOWN_MOST = 50  # words that are compared with, and shown
 _TEXT_LONGEST = 100  # difflib takes quadratic time
 
 
 def reworded(error: ValidationError) -> list[Found]:
     """Turn pydantic's errors into ours."""
     details = error.errors(include_url=False)
-    return [Found(_place(detail["loc"]), _message(detail)) for detail in details]
+    return [Found(_place(detail["loc"]), partial(_message, detail)) for detail in details]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` where one of the known words is close, else what there is to choose from."""
-    words = list(known)
-    close = closest(word, words)
-    return f' (did you mean "{close}"?)' if close else f" (known: {', '.join(words) or 'none'})"
+    words = list(islice(known, _KNOWN_MOST + 1))
+    if close := closest(word, words):
+        return f' (did you mean "{close}"?)'
+    more = ", …" if len(words) > _KNOWN_MOST else ""
+    return f" (known: {', '.join(words[:_KNOWN_MOST]) or 'none'}{more})"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is close to this one, if any is."""
-    close = get_close_matches(word[:_TEXT_LONGEST], known, n=1)
+    close = get_close_matches(word[:_TEXT_LONGEST], islice(known, _KNOWN_MOST), n=1)
     return close[0] if close else None
 
 

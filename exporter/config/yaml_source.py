@@ -18,7 +18,7 @@ from exporter.config.values import quoted
 from exporter.errors import ConfigError, Problem, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 try:
@@ -28,6 +28,8 @@ except ImportError:  # PyYAML built without libyaml: ten times slower, otherwise
 
 Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "name")
 
+PROBLEMS_SHOWN = 50
+MESSAGE_LONGEST = 1000  # characters of a problem's path and of its message
 DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
 UNBOUNDED = 2**60
 BYTES_MOST = 64 * 2**20  # a million ids are 43
@@ -42,10 +44,13 @@ _SCRAP = re.compile(r"(['\"]).*\1", re.DOTALL)
 
 
 class Found(NamedTuple):
-    """A problem before its place is looked up; `line` only where it is not the line of `loc`."""
+    """A problem before its place is looked up; `line` only where it is not the line of `loc`.
+
+    A `message` that takes a while to word is made when it is shown.
+    """
 
     loc: Loc
-    message: str
+    message: str | Callable[[], str]
     line: int | None = None
 
 
@@ -74,14 +79,22 @@ class Document:
 
     def __init__(self, root: yaml.Node, builder: _Builder) -> None:
         self._root = root
+        self._children: dict[yaml.Node, dict[str, tuple[yaml.Node, int]]] = {}
         self.data = builder.build(root, ())
         self.found = builder.found
         self.unusable = builder.unusable  # places whose value is not in `data`: nothing more is to be said of them
 
-    def problem(self, found: Found) -> Problem:
+    def error(self, source: str, found: Iterable[Found]) -> ConfigError:
+        """Make the error of what was found, in the order of the file: PROBLEMS_SHOWN, and how many more."""
+        placed = sorted(((each.line or self.line(each.loc), each) for each in found), key=lambda pair: pair[0])
+        shown = tuple(self._problem(each) for _, each in placed[:PROBLEMS_SHOWN])
+        return ConfigError(source, shown, len(placed) - len(shown))
+
+    def _problem(self, found: Found) -> Problem:
         """Look up where it is and make sure that it shows no key."""
         line, path = self._locate(found.loc)
-        return Problem(redact(path), redact(found.message), found.line or line)
+        message = found.message if isinstance(found.message, str) else found.message()
+        return Problem(_bounded(redact(path)), _bounded(redact(message)), found.line or line)
 
     def line(self, loc: Loc) -> int:
         """Return the line of a place, counted from 1; of a missing key, the line of its mapping."""
@@ -94,17 +107,20 @@ class Document:
             if not isinstance(node, yaml.CollectionNode):
                 break  # the models see `{id: x}` where the file has `x`
             path += _step(path, part)
-            node, line = _child(node, part, line)
+            node, line = self._child(node, part, line)
         return line, path
 
+    def _child(self, node: yaml.CollectionNode, part: str | int, line: int) -> tuple[yaml.Node | None, int]:
+        if isinstance(part, int):
+            return node.value[part], node.value[part].start_mark.line + 1
+        if node not in self._children:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            self._children[node] = {key.value: (value, key.start_mark.line + 1) for key, value in pairs}
+        return self._children[node].get(part, (None, line))
 
-def _child(node: yaml.CollectionNode, part: str | int, line: int) -> tuple[yaml.Node | None, int]:
-    if isinstance(part, int):
-        return node.value[part], node.value[part].start_mark.line + 1
-    for key, value in node.value:
-        if key.value == part:
-            return value, key.start_mark.line + 1
-    return None, line
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MESSAGE_LONGEST else f"{text[:MESSAGE_LONGEST]}…"
 
 
 def _step(path: str, part: str | int) -> str:

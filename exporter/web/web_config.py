@@ -15,7 +15,6 @@ from exporter.config import plain
 from exporter.config.values import Unfit
 from exporter.config.wording import suggestion
 from exporter.config.yaml_source import Found, NoDocument, read_document
-from exporter.errors import ConfigError
 from exporter.web import web_values as values
 from exporter.web.tls import SECTION, PemSource, TlsSettings
 
@@ -58,9 +57,12 @@ def load(path: Path) -> WebConfig:
     config = _config(reading, document.data, path.parent)
     found = [one for one in reading.found if one.loc not in document.unusable] + document.found
     if found:
-        problems = sorted(map(document.problem, found), key=lambda problem: problem.line or 0)
-        raise ConfigError(str(path), tuple(problems))
+        raise document.error(str(path), found)
     return config
+
+
+def _unknown(key: str, takers: Takers) -> str:
+    return "unknown key" + suggestion(key, takers)
 
 
 class _Reading:
@@ -69,7 +71,7 @@ class _Reading:
     def __init__(self) -> None:
         self.found: list[Found] = []
 
-    def note(self, loc: Loc, message: str) -> None:
+    def note(self, loc: Loc, message: str | Callable[[], str]) -> None:
         self.found.append(Found(loc, message))
 
     def take(self, loc: Loc, value: Any, taker: Callable[[Any], _Taken]) -> _Taken | None:
@@ -90,7 +92,7 @@ class _Reading:
         taken = {}
         for key, each in self.mapping(loc, value).items():
             if key not in takers:
-                self.note((*loc, key), _UNSUPPORTED.get(key) or "unknown key" + suggestion(key, takers))
+                self.note((*loc, key), _UNSUPPORTED.get(key) or partial(_unknown, key, takers))
             elif each is not None:
                 taken[key] = self.take((*loc, key), each, takers[key])
         return {key: each for key, each in taken.items() if each is not None}

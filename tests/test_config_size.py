@@ -1,0 +1,87 @@
+"""Configurations with many mistakes: what is told of them is bounded, and costs in proportion to their number."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter import config
+from exporter.errors import ConfigError
+from exporter.web import web_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HEAD = "environments:\n  - name: production\n    api_key: sk_test_0123456789\n"
+OPERATIONS = f"{HEAD}    operations:\n"
+LABELED = f"{OPERATIONS}      - id: 123e4567-e89b-12d3-a456-426614174000\n        labels:\n"
+TOKENS = f"{HEAD}registration:\n  tokens:\n    - token_file: none\n      environments:\n"
+COUNT, MORE = 2_000, 4
+MANY: dict[str, Callable[[int], str]] = {
+    "unknown keys": lambda count: HEAD + "".join(f"key{each}: 1\n" for each in range(count)),
+    "anchors": lambda count: HEAD + "".join(f"key{each}: &a{each} {{a: 1}}\n" for each in range(count)),
+    "keys of no text": lambda count: HEAD + "".join(f"{each}: 1\n" for each in range(count)),
+    "keys twice": lambda count: HEAD + "key: 1\n" * count,
+    "bad ids": lambda count: OPERATIONS + "      - x\n" * count,
+    "ids twice": lambda count: OPERATIONS + "      - 123e4567-e89b-12d3-a456-426614174000\n" * count,
+    "undeclared labels": lambda count: (
+        LABELED
+        + "".join(f"          m{each}: x\n" for each in range(count))
+        + "labels:\n"
+        + "".join(f"  - l{each}\n" for each in range(count))
+    ),
+    "names of no environment": lambda count: TOKENS + "".join(f"        - e{each}\n" for each in range(count)),
+    "environments": lambda count: (
+        "environments:\n"
+        + "".join(f"  - {{name: e{each}, nope: 1}}\n" for each in range(count))
+        + "registration:\n  tokens:\n"
+        + "".join(f"    - {{token_file: none, environments: [f{each}]}}\n" for each in range(count))
+    ),
+}
+
+
+def refused(path: Path, text: str, load: Callable[[], object]) -> tuple[ConfigError, float]:
+    path.write_text(text)
+    begun = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        load()
+    return caught.value, time.process_time() - begun
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_many_mistakes_are_counted_and_cost_in_proportion(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.yaml"
+    few, few_seconds = refused(path, MANY[kind](COUNT), lambda: config.load(path, {}))
+    many, many_seconds = refused(path, MANY[kind](COUNT * MORE), lambda: config.load(path, {}))
+    assert many_seconds < max(few_seconds, 0.1) * MORE * 2.5  # a square would be 4 times as much as in proportion
+    for error in (few, many):
+        lines = str(error).splitlines()
+        assert len(error.problems) == 50
+        assert len(lines) == 51
+        assert max(map(len, lines)) < 2300
+    assert int(str(many).split()[-2]) > int(str(few).split()[-2]) >= COUNT - 51
+
+
+def test_the_first_problems_of_the_file_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    error, _ = refused(path, MANY["unknown keys"](60), lambda: config.load(path, {}))
+    assert [problem.line for problem in error.problems] == list(range(4, 54))
+    assert str(error).endswith(f"{path}: and 10 more")
+
+
+def test_a_long_word_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = f"{HEAD}? {'k' * 100_000}\n: 1\nper_operation: {'x' * 100_000}\nlabels: ['{'l' * 100_000}']\n"
+    error, _ = refused(path, text, lambda: config.load(path, {}))
+    assert len(str(error)) < 3500
+
+
+def test_the_web_configuration_is_bounded_too(tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    text = "".join(f"key{each}: 1\n" for each in range(COUNT * MORE))
+    error, seconds = refused(path, text, lambda: web_config.load(path))
+    assert str(error).endswith(f"{path}: and {COUNT * MORE - 50} more")
+    assert seconds < 10
