@@ -9,7 +9,7 @@ from exporter import config
 from exporter.config import Environment
 from exporter.config.settings import BASE_URL as KNOCK_URL
 from exporter.config.values import check_base_url, check_branch, plain_http_abroad
-from exporter.errors import StartError, redact
+from exporter.errors import StartError
 from exporter.keys import KeySource
 
 if TYPE_CHECKING:
@@ -29,17 +29,13 @@ def environment_for(operation_id: str, file: Path | None, name: str | None, envi
         return _from_variables(name, environ)
     if file is None and not DEFAULT_FILE.exists():
         raise StartError(f"no key to ask with: set {KEY}, or name a configuration (--config.file)")
-    environments = config.load(file or DEFAULT_FILE, environ).environments
-    return _choose(environments, operation_id, name)
+    # With its name, the keys of the others may be somewhere else.
+    environments = config.load(file or DEFAULT_FILE, environ, [name] if name is not None else []).environments
+    return _choose(environments, operation_id)
 
 
-def _choose(environments: tuple[Environment, ...], operation_id: str, name: str | None) -> Environment:
+def _choose(environments: tuple[Environment, ...], operation_id: str) -> Environment:
     known = ", ".join(each.name for each in environments)
-    if name is not None:
-        found = [each for each in environments if each.name == name]
-        if not found:
-            raise StartError(redact(f"no environment is named {name!r} (there are: {known})"))
-        return found[0]
     if len(environments) == 1:
         return environments[0]
     found = [each for each in environments if any(listed.id == operation_id for listed in each.operations)]

@@ -80,6 +80,11 @@ def test_a_flag_may_come_from_the_environment() -> None:
     assert "/elsewhere/config.yaml" in result.stderr
 
 
+def test_levels_and_formats_are_taken_in_capitals() -> None:
+    result = call("--log.level=INFO", "--log.format=JSON", "--config.file=/typed.yaml")
+    assert (result.exit_code, "/typed.yaml" in result.stderr) == (1, True)
+
+
 def test_a_flag_that_is_typed_wins() -> None:
     result = call("--config.file=/typed.yaml", KNOCK_EXPORTER_CONFIG_FILE="/elsewhere/config.yaml")
     assert "/typed.yaml" in result.stderr
@@ -90,6 +95,10 @@ def test_a_flag_that_is_typed_wins() -> None:
     ("flag", "told"),
     [
         ("--web.listen-address=10187", "'10187': expected HOST:PORT or :PORT"),
+        ("--web.listen-address=http://localhost:10187", "expected HOST:PORT alone, without http:// and path"),
+        ("--web.listen-address=*:10187", "all addresses are written as ':10187'"),
+        ("--config.file=~/config.yaml", "begins with ~, which only a shell replaces: write the whole path"),
+        ("--web.config.file=~me/web.yaml", "begins with ~, which only a shell replaces: write the whole path"),
         ("--web.listen-address=here:", "'here:': expected HOST:PORT or :PORT"),
         ("--web.listen-address=:65536", "':65536': expected HOST:PORT or :PORT"),
         ("--web.listen-address=:-1", "':-1': expected HOST:PORT or :PORT"),

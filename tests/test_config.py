@@ -450,6 +450,11 @@ def test_effective_settings_are_whole_and_masked(read: Loader) -> None:
         """)
 
 
+def test_insecure_http_is_shown_as_it_is_set(read: Loader) -> None:
+    shown = yaml.safe_load(effective_yaml(read(_one("insecure_http: true"))))
+    assert shown["environments"][0]["insecure_http"] is True
+
+
 def test_effective_settings_mean_the_same_when_read_again(tmp_path: Path, read: Loader) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     for name in ("list.token", "a.token", "b.token"):

@@ -153,7 +153,23 @@ def test_of_several_environments_one_must_be_named(knock: Simulator, made: str, 
     unnamed = ask(knock, NOWHERE, f"--config.file={path}")
     assert unnamed.stderr == "which environment? Name one with --environment (there are: one, two)\n"
     wrong = ask(knock, made, f"--config.file={path}", "--environment=three")
-    assert wrong.stderr == "no environment is named 'three' (there are: one, two)\n"
+    assert wrong.stderr == '"three" is no environment of the configuration (it has: one, two)\n'
+
+
+def test_an_environment_that_is_named_needs_no_key_of_another(knock: Simulator, made: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "environments:\n  - {name: one, api_key_file: not-here.key}\n"
+        f"  - {{name: two, api_key: {KEY}, base_url: '{knock.url}'}}\n"
+    )
+    answer = ask(knock, made, f"--config.file={path}", "--environment=two")
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    assert "not-here.key" in ask(knock, made, f"--config.file={path}", "--environment=one").stderr
+
+
+def test_an_address_with_the_version_is_refused(knock: Simulator, made: str) -> None:
+    answer = ask(knock, made, KNOCK_BASE_URL=f"{knock.url}/v1")
+    assert answer.stderr.startswith("KNOCK_BASE_URL must end before /v1, which is added to it")
 
 
 def test_what_a_terminal_would_obey_is_replaced(knock: Simulator) -> None:

@@ -72,6 +72,13 @@ def test_ids_are_handed_over(desk: FakeDesk, url: str, token_file: Path) -> None
     assert [each.environment for each in desk.delivered] == ["production"]
 
 
+@pytest.mark.parametrize("page", ["/metrics", "/api/v1/operations", "/-/ready", "/knock/metrics/"])
+def test_an_address_that_is_a_page_is_refused(url: str, token_file: Path, page: str) -> None:
+    answer = run(f"{url}{page}", token_file, A)
+    assert answer.exit_code == 2
+    assert "must end before" in answer.stderr
+
+
 def test_flags_hold_for_all(desk: FakeDesk, url: str, token_file: Path) -> None:
     flags = ["--group=nightly sync", "--label", "team=a&b=c", "--label=tier=2", "--again", "--environment=staging"]
     assert run(url, token_file, *flags, A, B).exit_code == 0

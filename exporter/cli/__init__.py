@@ -7,17 +7,19 @@ import signal
 import sys
 import time
 from contextlib import closing
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from exporter import __version__
-from exporter.cli.flags import Address, Duration, ExternalUrl, Names, OperationId, UrlPath, check_prefix, flag
+from exporter.cli.flags import Address, Duration, ExternalUrl, FilePath, Names, OperationId, UrlPath, check_prefix, flag
 from exporter.cli.register import register
 from exporter.cli.state import state
 from exporter.errors import ExporterError, KnockError, NotFound, StartError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _leave(code: int, *, logs_written: bool) -> NoReturn:
@@ -55,7 +57,7 @@ def main() -> None:
 
 
 @main.command(name="run")
-@flag("config.file", default="config.yaml", type=click.Path(path_type=Path), help="Configuration file.")
+@flag("config.file", default="config.yaml", type=FilePath(), help="Configuration file.")
 @flag(
     "web.listen-address",
     default=[":10187"],
@@ -65,16 +67,24 @@ def main() -> None:
 )
 @flag("web.telemetry-path", default="/metrics", type=UrlPath(), help="Path under which metrics are served.")
 @flag("web.external-url", default=None, type=ExternalUrl(), help="Where people reach the port, behind a proxy.")
-@flag(
-    "web.config.file", default=None, type=click.Path(path_type=Path), help="TLS and passwords, as exporter-toolkit's."
-)
+@flag("web.config.file", default=None, type=FilePath(), help="TLS and passwords, as exporter-toolkit's.")
 @flag("web.health-listen-address", default=None, type=Address(), help="Serve health alone, plain, here too.")
 @flag("web.health-without-password", is_flag=True, help="Let probes ask /-/healthy and /-/ready without a password.")
 @flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload load the configuration anew.")
 @flag("environments", default=None, type=Names(), help="Take only these environments, separated by commas.")
-@flag("storage.path", default=None, type=click.Path(path_type=Path), help="Keep state here, not where the file says.")
-@flag("log.level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Lines to log.")
-@flag("log.format", default="logfmt", type=click.Choice(["logfmt", "json"]), help="How lines are written.")
+@flag("storage.path", default=None, type=FilePath(), help="Keep state here, not where the file says.")
+@flag(
+    "log.level",
+    default="info",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    help="Lines to log.",
+)
+@flag(
+    "log.format",
+    default="logfmt",
+    type=click.Choice(["logfmt", "json"], case_sensitive=False),
+    help="How lines are written.",
+)
 def run_command(  # noqa: PLR0913 - one parameter for each flag
     *,
     config_file: Path,
@@ -118,7 +128,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
 
 
 @main.command(name="check-config")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 def check_config(file: Path) -> None:
     """Check a configuration FILE: all problems at once (exit 1), or the settings in force (exit 0)."""
     from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
@@ -127,7 +137,7 @@ def check_config(file: Path) -> None:
 
 
 @main.command(name="check-web-config")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 def check_web_config(file: Path) -> None:
     """Check a FILE of --web.config.file, with the certificates and keys that it names."""
     from exporter.web.lock import Lock  # noqa: PLC0415 - only this command needs it
@@ -180,7 +190,7 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
 
 @main.command()
 @click.argument("operation_id", metavar="ID", type=OperationId())
-@flag("config.file", default=None, type=click.Path(path_type=Path), help="Configuration file to take the key from.")
+@flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
 @flag("environment", default=None, help="Which of its environments, where the configuration has several.")
 @click.option(
     "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json", "metrics"]), help="Form."

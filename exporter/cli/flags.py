@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,10 @@ class Address(click.ParamType[tuple[str, int]]):
         """Read the value, or fail with what was expected."""
         if isinstance(value, tuple):
             return value
+        if "/" in value:
+            self.fail(f"{redact(repr(value))}: expected HOST:PORT alone, without http:// and path", param, ctx)
+        if value.startswith("*:"):
+            self.fail(f"{value!r}: all addresses are written as {value[1:]!r}", param, ctx)
         host, colon, port = value.rpartition(":")
         if not colon or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
             self.fail(f"{value!r}: expected HOST:PORT or :PORT, as in :10187 or 127.0.0.1:10187", param, ctx)
@@ -47,6 +52,18 @@ class Address(click.ParamType[tuple[str, int]]):
         elif ":" in host:
             self.fail(f"{value!r}: an IPv6 address stands in brackets, as in [::1]:10187", param, ctx)
         return host, int(port)
+
+
+class FilePath(click.ParamType[Path]):
+    """The path of a file."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Read the value, or fail for a ~ that the shell has left: it does not look behind the = of a flag."""
+        if str(value).startswith("~"):
+            self.fail(f"{str(value)!r} begins with ~, which only a shell replaces: write the whole path", param, ctx)
+        return Path(value)
 
 
 class UrlPath(click.ParamType[str]):

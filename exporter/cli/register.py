@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
-from exporter.cli.flags import OperationId, flag
+from exporter.cli.flags import TAKEN, FilePath, OperationId, flag
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exporter.terminal.standard_input import Item
 
 STDIN = "-"
@@ -27,12 +29,16 @@ class _Url(click.ParamType[str]):
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from exporter.config.values import Unfit, check_base_url  # noqa: PLC0415 - pydantic is not needed for --help
+        from exporter.config.values import Unfit, check_address  # noqa: PLC0415 - pydantic is not needed for --help
 
         try:
-            return check_base_url(str(value))
+            url = check_address(str(value))
         except Unfit:  # its message knows of Knock's own address only; and the value may hold a password
             self.fail("expected the address of an exporter, as in http://127.0.0.1:10187", param, ctx)
+        for page in ("/metrics", *TAKEN):
+            if page in f"{urlsplit(url).path}/":
+                self.fail(f"must end before {page.rstrip('/')}, as in http://127.0.0.1:10187", param, ctx)
+        return url
 
 
 class _Label(click.ParamType[tuple[str, str]]):
@@ -51,7 +57,7 @@ class _Label(click.ParamType[tuple[str, str]]):
 @click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=_IdOrStdin())
 @flag("url", default="http://127.0.0.1:10187", type=_Url(), help="Where the exporter answers.")
 @flag("environment", required=True, help="The environment that the operations run in.")
-@flag("token-file", required=True, type=click.Path(path_type=Path), help="File that holds a token of registration.")
+@flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
 @flag("group", default=None, help="Group of all of them.")
 @click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
 @flag("again", is_flag=True, help="Follow them anew, even those that were retired or given up as lost.")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from exporter.cli.flags import flag
+from exporter.cli.flags import FilePath, flag
 from exporter.errors import StartError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 WAIT_SECONDS = 3.0
-_PATH = flag("storage.path", required=True, type=click.Path(path_type=Path), help="File of the state.")
+_PATH = flag("storage.path", required=True, type=FilePath(), help="File of the state.")
 
 
 @click.group()

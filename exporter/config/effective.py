@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from exporter.config.settings import ALL_ENVIRONMENTS, GROUP, Config, Environment, ListedOperation, Polling
-from exporter.config.values import mask_proxy, plain_http_abroad, show_duration, show_url
+from exporter.config.values import mask_proxy, show_duration, show_url
 from exporter.keys import MASK
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _environment(environment: Environment) -> dict[str, Any]:
         "name": environment.name,
         **_key(environment.key),
         "base_url": environment.base_url,
-        "insecure_http": _sends_unprotected(environment),
+        "insecure_http": environment.insecure_http,
         "branch": environment.branch,
         "ca_file": str(environment.ca_file) if environment.ca_file else None,
         "proxy": mask_proxy(environment.proxy.reveal()) if environment.proxy else None,
@@ -76,11 +76,6 @@ def _environment(environment: Environment) -> dict[str, Any]:
 
 def _set(written: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in written.items() if value is not None}
-
-
-def _sends_unprotected(environment: Environment) -> bool:
-    urls = [environment.base_url, *(one.url for one in environment.operations_http if one.bearer_token)]
-    return any(plain_http_abroad(url) for url in urls)
 
 
 def _key(source: KeySource) -> dict[str, str]:

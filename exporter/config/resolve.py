@@ -49,6 +49,7 @@ def _environment(own: EnvironmentKeys, shared: ConfigKeys, folder: Path) -> Envi
         name=own.name,
         key=_key(own, folder),
         base_url=own.base_url,
+        insecure_http=own.insecure_http,
         branch=own.branch or None,
         ca_file=folder / own.ca_file if own.ca_file else None,
         proxy=Secret(own.proxy) if own.proxy else None,

@@ -89,6 +89,7 @@ class Environment:
     name: str
     key: KeySource
     base_url: str = BASE_URL  # without a slash at its end
+    insecure_http: bool = False
     branch: str | None = None
     ca_file: Path | None = None
     proxy: Secret | None = None  # a whole URL, which may hold a password

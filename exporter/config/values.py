@@ -30,6 +30,7 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _URL_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _URL_QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
+_VERSION = re.compile(r"(?<=[^/])/v1(?=/|$)", re.IGNORECASE)  # Knock's reference prints its address with it
 _SOURCE_EXAMPLE = "https://ids.example/operations"
 _DURATION_CHARACTERS = 60  # Python refuses to read numbers of thousands of digits
 _SHOWN = 60  # characters of a found value
@@ -107,13 +108,19 @@ def check_path(text: str) -> str:
     """Take a path of a file. Raises Unfit."""
     if not text or not text.isprintable():
         raise Unfit("is no path of a file (expected visible characters)")
-    return text
+    return _without_home(text)
 
 
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises Unfit."""
     if not text or not text.isprintable():
         raise Unfit("is no pattern of files (expected visible characters, e.g. ids/*.json)")
+    return _without_home(text)
+
+
+def _without_home(text: str) -> str:
+    if text.startswith("~"):
+        raise Unfit("begins with ~, which only a shell replaces (write the whole path; ./~ for a name that has it)")
     return text
 
 
@@ -139,6 +146,14 @@ def check_label_value(text: str) -> str:
 
 def check_base_url(text: str) -> str:
     """Take Knock's address, without the slash at its end. Raises Unfit."""
+    url = check_address(text)
+    if found := _VERSION.search(url):
+        raise Unfit(f"must end before {found[0]}, which is added to it (as in https://api.knock.app)")
+    return url
+
+
+def check_address(text: str) -> str:
+    """Take the address of a server that paths are added to, without the slash at its end. Raises Unfit."""
     parts = _split(text, "https://api.knock.app")
     if parts.scheme not in ("http", "https"):
         raise Unfit("is no absolute URL (expected https:// and a host, e.g. https://api.knock.app)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
@@ -61,6 +62,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le:.15g}",
 }
 _QUOTE = " (put it in quotes)"  # YAML makes booleans of yes, no, on and off
+_NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{0,15})?([eE][-+]?[0-9]{1,2})?")
 _MANY = 10**15  # Python refuses to write numbers of thousands of digits
 _KNOWN_MOST = 50  # words that are compared with, and shown
 _TEXT_LONGEST = 100  # difflib takes quadratic time
@@ -109,7 +111,15 @@ def _wrong_value(kind: str, found: Any, context: dict[str, Any]) -> str:
         return "is empty (list at least one)"
     if kind not in _EXPECTED:
         return f"cannot be used ({kind.replace('_', ' ')})"
-    return f"expected {_EXPECTED[kind].format_map(context)}, got {_shown(kind, found)}"
+    return f"expected {_EXPECTED[kind].format_map(context)}, got {_shown(kind, found)}{_as_number(kind, found)}"
+
+
+def _as_number(kind: str, found: Any) -> str:
+    """Say how to write what is text by YAML 1.1, such as 1e1, or for its quotes."""
+    if kind not in ("int_type", "float_type") or not isinstance(found, str) or not _NUMBER.fullmatch(found):
+        return ""
+    number = float(found)
+    return f" (write {number:.15g}, without quotes)" if abs(number) <= _MANY else ""
 
 
 def _shown(kind: str, found: Any) -> str:

@@ -36,6 +36,9 @@ BYTES_MOST = 64 * 2**20  # a million ids are 43
 COPIES_MOST = 100_000  # of what merge keys (<<) copy: it can grow with the square of a file
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
+_NUMBERS = frozenset({_TAG + "int", _TAG + "float"})
+_PREFIXED = re.compile(r"[-+]?0[bx]")
+_OCTAL = re.compile(r"[-+]?0[0-9]+")
 _TAGGED = "tags are not supported (remove the ! and the word behind it, or put the text in quotes)"
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
@@ -117,6 +120,17 @@ class Document:
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
             self._children[node] = {key.value: (value, key.start_mark.line + 1) for key, value in pairs}
         return self._children[node].get(part, (None, line))
+
+
+def _odd_notation(text: str) -> str:
+    """Name the notation of YAML 1.1 in which a number is not what it looks like; "" for decimal digits."""
+    if ":" in text:
+        return "base 60, where 1:30 is 90 and a duration is 1m30s"
+    if "_" in text:
+        return "digits with _ between them"
+    if _PREFIXED.match(text):
+        return "base 2 or 16"
+    return "base 8, where 010 is 8" if _OCTAL.fullmatch(text) else ""
 
 
 def _bounded(text: str) -> str:
@@ -237,6 +251,10 @@ class _Builder:
             return node.value
         if node.tag not in self._scalars:
             return self._refuse(loc, _TAGGED, node)
+        if node.tag in _NUMBERS and (kind := _odd_notation(node.value)):
+            return self._refuse(
+                loc, f"is a number in {kind} (write it in decimal digits; in quotes if it is text)", node
+            )
         try:
             return self._scalars[node.tag](node)
         except (ValueError, LookupError, OverflowError):  # such as `!!int x`, and numbers too long for Python
