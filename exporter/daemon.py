@@ -17,7 +17,7 @@ import structlog
 
 from exporter.errors import StartError
 from exporter.housekeeping import Housekeeping, KeyLooks
-from exporter.keys import KeyWatch
+from exporter.keys import KeyWatch, doubt
 from exporter.knock.connect import read_key
 from exporter.knock.outlets import Outlets
 from exporter.metrics.activity import Activity
@@ -274,7 +274,11 @@ class Daemon:
 
 
 def _read_keys(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
-    return {each.name: read_key(each, environ) for each in config.environments}
+    keys = {each.name: read_key(each, environ) for each in config.environments}
+    for each in config.environments:
+        if problem := doubt(keys[each.name]):
+            log.warning("API key is unlikely to be one", environment=each.name, key=str(each.key), problem=problem)
+    return keys
 
 
 def _watches(config: Config, keys: Mapping[str, Secret]) -> dict[str, KeyWatch]:

@@ -110,6 +110,9 @@ class KeyRefused(KnockError):
     reason = Reason.UNAUTHORIZED
 
 
+REFUSED_HINT = "revoked, cut off, or the key of another account?"
+
+
 class NotFound(KnockError):
     """Knock itself says that there is no such operation for this key."""
 

@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 # Anything else would break, or be smuggled into, the Authorization header (http.client prints what it refuses).
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 MASK = "***"
+_BEGINNING = "sk_"
+_NO_KEYS = (
+    (re.compile(r"[\"'`]|.*[\"'`]$"), "is in quotes (remove them)"),
+    (re.compile(r"pk_"), "is a public key (expected the secret one, which begins with sk_)"),
+    (
+        re.compile(r"(?!sk_)[A-Za-z_]\w*=+[^=]"),
+        "holds an assignment (expected the key alone, without what is before the =)",
+    ),
+    (re.compile(r"\$|\{\{|<|%\w+%$"), "is a placeholder that nothing has replaced by the key"),
+    (
+        re.compile(r"[^A-Za-z0-9]+$|.*\*\*\*|(sk_(test_|live_)?)?[xX]+$|sk_$"),
+        "is a mask or a beginning (expected the whole key)",
+    ),
+    (re.compile(r"c2tf[A-Za-z0-9+/_-]+=*$"), "is encoded in base64 (decode it first)"),  # as what begins with sk_ is
+)
 MAX_KEY_BYTES = 4096
 SETTLED_SECONDS = 1.0  # a file not written to for this long is taken as whole
 
@@ -51,7 +66,7 @@ class InvalidKey(ValueError):
 
 def parse_key(text: str) -> Secret:
     """Take a key from a file's or variable's text; white space around it is not part of it. Raises InvalidKey."""
-    key = text.strip()
+    key = text.removeprefix("\ufeff").strip()  # editors of Windows begin files with a byte order mark
     if not key:
         raise InvalidKey("is empty")
     if _HEADER_SAFE.fullmatch(key) is None:
@@ -59,17 +74,38 @@ def parse_key(text: str) -> Secret:
     return Secret(key)
 
 
+def check_knock_key(key: str) -> None:
+    """Refuse what cannot be a secret key of Knock, however it came to stand there. Raises InvalidKey."""
+    for pattern, problem in _NO_KEYS:
+        if pattern.match(key):
+            raise InvalidKey(problem)
+
+
+def doubt(key: Secret) -> str | None:
+    """Say what makes a key unlikely to be one; None where nothing does."""
+    return (
+        None if key.reveal().startswith(_BEGINNING) else f"does not begin with {_BEGINNING}, as Knock's secret keys do"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class KeySource:
     """Where a key or token comes from: exactly one of a file, an environment variable, or the value itself.
 
-    What has fewer than `least` characters is refused: a token that somebody thought up can be guessed.
+    What has fewer than `least` characters is refused: a token that somebody thought up can be guessed. With `knock`,
+    what cannot be a key of Knock is refused too.
     """
 
     file: Path | None = None
     variable: str | None = None
     inline: Secret | None = None
     least: int = 1
+    knock: bool = False
+
+    def __str__(self) -> str:
+        if self.file is not None:
+            return str(self.file)
+        return "the key" if self.variable is None else f"environment variable {self.variable}"
 
     def read(self, environ: Mapping[str, str]) -> Secret:
         """Read the key as it stands now. Raises InvalidKey, which says what is wrong with which source."""
@@ -84,27 +120,28 @@ class KeySource:
         if self.variable is not None:
             if self.variable not in environ:
                 raise InvalidKey(f"environment variable {self.variable} is not set")
-            return _named(f"environment variable {self.variable}", environ[self.variable])
+            return self._named(environ[self.variable])
         if self.inline is None:
             raise InvalidKey("no source is set")
-        return _named("the key", self.inline.reveal())
+        return self._named(self.inline.reveal())
 
-    @staticmethod
-    def _read_file(path: Path) -> Secret:
+    def _read_file(self, path: Path) -> Secret:
         try:
             text = files.read(path, MAX_KEY_BYTES).decode()
         except OSError as error:
             raise InvalidKey(f"{path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise InvalidKey(f"{path}: is not a text file") from None
-        return _named(str(path), text)
+        return self._named(text)
 
-
-def _named(where: str, text: str) -> Secret:
-    try:
-        return parse_key(text)
-    except InvalidKey as error:
-        raise InvalidKey(f"{where} {error}") from None
+    def _named(self, text: str) -> Secret:
+        try:
+            found = parse_key(text)
+            if self.knock:
+                check_knock_key(found.reveal())
+        except InvalidKey as error:
+            raise InvalidKey(f"{self} {error}") from None
+        return found
 
 
 class KeyWatch:

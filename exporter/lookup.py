@@ -47,7 +47,7 @@ def _choose(environments: tuple[Environment, ...], operation_id: str) -> Environ
 def _from_variables(name: str | None, environ: Mapping[str, str]) -> Environment:
     return Environment(
         name=name or "default",
-        key=KeySource(variable=KEY),
+        key=KeySource(variable=KEY, knock=True),
         base_url=_base_url(environ.get(BASE_URL) or KNOCK_URL),
         branch=_branch(environ.get(BRANCH)),
     )

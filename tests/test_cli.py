@@ -193,3 +193,17 @@ def test_simulate_needs_a_speed(speed: str) -> None:
     result = call("simulate", f"--speed={speed}")
     assert result.exit_code == 2
     assert "'--speed'" in result.stderr
+
+
+def test_a_key_that_is_unlikely_to_be_one_is_warned_of(file: Path) -> None:
+    file.write_text("environments: [{name: production, api_key_env: KNOCK_KEY}]")
+    result = call("check-config", str(file), KNOCK_KEY="secret-0123456789")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: API key of production: environment variable KNOCK_KEY does not begin with sk_, "
+        "as Knock's secret keys do\n"
+    )
+    assert call("check-config", str(file), KNOCK_KEY=KEY).stderr == ""
+    refused = call("check-config", str(file), KNOCK_KEY=f"'{KEY}'")
+    assert (refused.exit_code, "environment variable KNOCK_KEY is in quotes" in refused.stderr) == (1, True)
+    assert KEY not in refused.output

@@ -126,7 +126,7 @@ def test_the_smallest_file_has_the_documented_defaults(read: Loader) -> None:
         environments=(
             Environment(
                 name="production",
-                key=KeySource(variable="KNOCK_API_KEY"),
+                key=KeySource(variable="KNOCK_API_KEY", knock=True),
                 base_url="https://api.knock.app",
                 rate_limit=20.0,
                 max_in_flight=40,
@@ -200,8 +200,8 @@ def test_keys_come_from_one_source(tmp_path: Path) -> None:
         f"environments: [{{name: a, api_key_file: knock.key}}, {{name: b, api_key: {KEY}}}]", encoding="utf-8"
     )
     a, b = load(tmp_path / "config.yaml", {}).environments
-    assert a.key == KeySource(file=tmp_path / "knock.key")
-    assert b.key == KeySource(inline=Secret(KEY))
+    assert a.key == KeySource(file=tmp_path / "knock.key", knock=True)
+    assert b.key == KeySource(inline=Secret(KEY), knock=True)
 
 
 def test_merge_keys_and_aliases_are_resolved(read: Loader) -> None:
@@ -492,7 +492,7 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     shown = Environment(
         "production",
-        KeySource(file=tmp_path / "knock.key"),
+        KeySource(file=tmp_path / "knock.key", knock=True),
         operations=(ListedOperation(FIRST), ListedOperation(SECOND, "nightly-sync", (("team", "growth"),))),
     )
     assert load(tmp_path / "config.yaml", {}) == Config((shown,), labels=("team",))

@@ -99,6 +99,8 @@ def test_a_refused_key_is_told_and_not_shown(knock: Simulator) -> None:
     answer = ask(knock, NOWHERE, KNOCK_API_KEY="sk_other_key")
     assert answer.exit_code == 1
     assert answer.stderr.startswith(f"default ({knock.url}): HTTP 401")
+    hint = ": environment variable KNOCK_API_KEY: revoked, cut off, or the key of another account?\n"
+    assert answer.stderr.endswith(hint)
     assert "sk_other_key" not in answer.output
 
 

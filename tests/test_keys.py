@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from exporter.keys import SETTLED_SECONDS, InvalidKey, KeySource, KeyWatch, Secret, parse_key
+from exporter.keys import SETTLED_SECONDS, InvalidKey, KeySource, KeyWatch, Secret, doubt, parse_key
 
 OLD, NEW = "sk_test_old", "sk_test_new"
 WALL = 1_700_000_000.0
@@ -28,7 +29,7 @@ def test_secrets_are_equal_by_value() -> None:
     assert Secret(OLD) != OLD
 
 
-@pytest.mark.parametrize("text", [OLD, f"{OLD}\n", f"  {OLD}\r\n\t", f"\n\n{OLD}\n"])
+@pytest.mark.parametrize("text", [OLD, f"{OLD}\n", f"  {OLD}\r\n\t", f"\n\n{OLD}\n", f"\ufeff{OLD}\n"])
 def test_white_space_around_a_key_is_not_part_of_it(text: str) -> None:
     assert parse_key(text) == Secret(OLD)
 
@@ -196,3 +197,37 @@ def test_a_file_longer_than_any_key_is_refused_not_cut(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_is_refused() -> None:
     with pytest.raises(InvalidKey, match="is no path"):
         KeySource(file=Path("a\0b")).read({})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f'"{OLD}"', "is in quotes (remove them)"),
+        (f"'{OLD}'", "is in quotes (remove them)"),
+        (f"KNOCK_API_KEY={OLD}", "holds an assignment (expected the key alone, without what is before the =)"),
+        ("pk_test_0123456789", "is a public key (expected the secret one, which begins with sk_)"),
+        ("${KNOCK_API_KEY}", "is a placeholder that nothing has replaced by the key"),
+        ("$KNOCK_API_KEY", "is a placeholder that nothing has replaced by the key"),
+        ("{{secrets.knock}}", "is a placeholder that nothing has replaced by the key"),
+        ("<your-key>", "is a placeholder that nothing has replaced by the key"),
+        ("***", "is a mask or a beginning (expected the whole key)"),
+        ("sk_***", "is a mask or a beginning (expected the whole key)"),
+        ("sk_test_xxxxxxxx", "is a mask or a beginning (expected the whole key)"),
+        (b64encode(OLD.encode()).decode(), "is encoded in base64 (decode it first)"),
+        (b64encode(f"{OLD}\n".encode()).decode(), "is encoded in base64 (decode it first)"),
+    ],
+)
+def test_what_cannot_be_a_key_of_knock_is_refused_by_name(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(text)
+    assert message_of(KeySource(file=file, knock=True)) == f"{file} {problem}"
+    with pytest.raises(InvalidKey) as caught:
+        KeySource(variable="KEY", knock=True).read({"KEY": text})
+    assert str(caught.value) == f"environment variable KEY {problem}"
+    assert KeySource(file=file).read({}) == Secret(text)  # a token may be anything
+
+
+@pytest.mark.parametrize("text", ["sk_live_a=b", "abcdef", "c2tf", "0123=", "sk_xX1", "key-without-beginning=="])
+def test_what_may_be_a_key_is_taken_and_doubted(text: str) -> None:
+    assert KeySource(inline=Secret(text), knock=True).read({}) == Secret(text)
+    assert (doubt(Secret(text)) is None) == text.startswith("sk_")

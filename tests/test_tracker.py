@@ -12,8 +12,18 @@ from model import KEY, WALL, Model, environment, ids, running
 from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation, Polling
-from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Reason, TooLarge, Unreachable
-from exporter.keys import Secret
+from exporter.errors import (
+    REFUSED_HINT,
+    BadAnswer,
+    KeyRefused,
+    KnockError,
+    NotFound,
+    RateLimited,
+    Reason,
+    TooLarge,
+    Unreachable,
+)
+from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.messages import KeyRead, Listed, Request
 from exporter.tracking.roster import Source, SourceKind
@@ -493,3 +503,10 @@ def test_the_nil_id_never_becomes_an_operation() -> None:
     assert model.value("knock_up", **E) == 1
     assert model.tracker.ended is False
     assert KEY.reveal() not in model.metrics()
+
+
+def test_a_refused_key_is_told_with_where_it_comes_from() -> None:
+    with capture_logs() as logs:
+        Model(one(key=KeySource(variable="KNOCK_KEY")), lambda *_: KeyRefused("HTTP 401", code=401)).run(60)
+    told = [each for each in logs if each["event"] == "Knock refuses the key"]
+    assert [(each["key"], each["hint"]) for each in told] == [("environment variable KNOCK_KEY", REFUSED_HINT)]

@@ -16,7 +16,7 @@ from exporter import __version__
 from exporter.cli.flags import Address, Duration, ExternalUrl, FilePath, Names, OperationId, UrlPath, check_prefix, flag
 from exporter.cli.register import register
 from exporter.cli.state import state
-from exporter.errors import ExporterError, KnockError, NotFound, StartError
+from exporter.errors import REFUSED_HINT, ExporterError, KeyRefused, KnockError, NotFound, StartError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,8 +132,13 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
 def check_config(file: Path) -> None:
     """Check a configuration FILE: all problems at once (exit 1), or the settings in force (exit 0)."""
     from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
+    from exporter.keys import doubt  # noqa: PLC0415 - the same
 
-    click.echo(config.effective_yaml(config.load(file, os.environ)), nl=False)
+    loaded = config.load(file, os.environ)
+    for each in loaded.environments:
+        if problem := doubt(each.key.read(os.environ)):
+            click.echo(f"warning: API key of {each.name}: {each.key} {problem}", err=True)
+    click.echo(config.effective_yaml(loaded), nl=False)
 
 
 @main.command(name="check-web-config")
@@ -212,8 +217,12 @@ def get(
         try:
             operation, document = client.fetch_record(operation_id)
         except KnockError as error:
-            hint = ": no such operation, or the key of another environment, or the wrong branch?"
-            text = f"{asked.name} ({asked.base_url}): {error}{hint if isinstance(error, NotFound) else ''}"
+            hint = ""
+            if isinstance(error, NotFound):
+                hint = ": no such operation, or the key of another environment, or the wrong branch?"
+            if isinstance(error, KeyRefused):
+                hint = f": {asked.key}: {REFUSED_HINT}"
+            text = f"{asked.name} ({asked.base_url}): {error}{hint}"
             raise StartError(text) from None
     if output == "json":
         writer.write_json(sys.stdout, document, with_items=error_items)

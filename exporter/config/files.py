@@ -52,10 +52,12 @@ def check_files(
 def key_source(key: str, value: str, folder: Path) -> KeySource:
     """Make the source of a key or token from its setting: `key` is one of KEY_SOURCES, or names another file."""
     if key == "api_key_env":
-        return KeySource(variable=value)
+        return KeySource(variable=value, knock=True)
     if key == "token_file":
         return KeySource(file=folder / value, least=settings.TOKEN_LEAST)
-    return KeySource(inline=Secret(value)) if key == "api_key" else KeySource(file=folder / value)
+    if key == "api_key":
+        return KeySource(inline=Secret(value), knock=True)
+    return KeySource(file=folder / value, knock=key == "api_key_file")
 
 
 def _key(loc: Loc, level: dict[str, Any], folder: Path, environ: Mapping[str, str]) -> Iterator[Found]:

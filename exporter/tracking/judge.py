@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import BadAnswer, KeyRefused, KnockError, RateLimited
+from exporter.errors import REFUSED_HINT, BadAnswer, KeyRefused, KnockError, RateLimited
 from exporter.metrics.activity import code_label
 from exporter.operation import Operation
 
@@ -94,5 +94,6 @@ class Judge:
             log.info("Knock answers and takes the key", environment=asker.name)
         else:
             trouble = "Knock refuses the key" if isinstance(outcome, KeyRefused) else "Knock cannot be read"
-            log.error(trouble, environment=asker.name, error=str(outcome))
+            key = {"key": str(asker.settings.key), "hint": REFUSED_HINT} if isinstance(outcome, KeyRefused) else {}
+            log.error(trouble, environment=asker.name, error=str(outcome), **key)
         self._activity.up.labels(asker.name).set(asker.health.up or 0)

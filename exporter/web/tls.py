@@ -6,6 +6,7 @@ may be another one by then.
 
 from __future__ import annotations
 
+import codecs
 import os
 import ssl
 import tempfile
@@ -66,7 +67,7 @@ class PemSource:
         if self.inline is not None:
             return self.inline.reveal().encode()
         try:
-            return files.read(self.file or "", PEM_BYTES_MOST)
+            return files.read(self.file or "", PEM_BYTES_MOST).removeprefix(codecs.BOM_UTF8)
         except OSError as error:
             hint = f" ({_FOLDER})" if isinstance(error, FileNotFoundError) else ""
             raise StartError(f"{self}: {error.strerror}{hint}") from None
