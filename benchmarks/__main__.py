@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import loading
 import polling
 import scrape
 import state
@@ -21,6 +22,7 @@ PARTS = {
     "poll": polling.poll_cpu,
     "limit-50": lambda: polling.limit_use(50.0),
     "limit-200": lambda: polling.limit_use(200.0),
+    "loading": loading.loading,
     "start": polling.start_up,
     "commit": state.commit,
     "restart-10000": lambda: state.restart(10_000),

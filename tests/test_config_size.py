@@ -6,8 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from exporter import config
+from exporter.config.yaml_source import no_garbage_collection
 from exporter.errors import ConfigError
 from exporter.web import web_config
 
@@ -85,3 +87,22 @@ def test_the_web_configuration_is_bounded_too(tmp_path: Path) -> None:
     error, seconds = refused(path, text, lambda: web_config.load(path))
     assert str(error).endswith(f"{path}: and {COUNT * MORE - 50} more")
     assert seconds < 10
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("entry", ["{}", "{{id: {}, group: nightly, labels: {{team: growth}}}}"])
+def test_fifty_thousand_ids_take_at_most_twice_what_parsing_them_takes(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "config.yaml"
+    ids = (f"{number:08x}-e89b-12d3-a456-426614174000" for number in range(50_000))
+    text = OPERATIONS + "".join(f"      - {entry.format(each)}\n" for each in ids) + "labels: [team]\n"
+    path.write_text(text)
+    with no_garbage_collection():
+        parsing = min(seconds(lambda: yaml.load(text, Loader=yaml.CSafeLoader)) for _ in range(3))
+        loading = min(seconds(lambda: config.load(path, {})) for _ in range(3))
+    assert loading <= 2 * parsing
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun

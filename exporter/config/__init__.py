@@ -34,7 +34,7 @@ from exporter.config.settings import (
     TokenSource,
 )
 from exporter.config.wording import reworded
-from exporter.config.yaml_source import Found, read_document
+from exporter.config.yaml_source import Found, no_garbage_collection, read_document
 from exporter.files import is_pipe
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def load(
     With `names`, only these environments of it, and only the files that they need. Raises ConfigError with all problems
     at once, in the order of the file, and StartError for a name that is not in it.
     """
+    with no_garbage_collection():
+        return _load(path, environ, names, pipe_seconds)
+
+
+def _load(path: Path, environ: Mapping[str, str], names: Sequence[str], pipe_seconds: float) -> Config:
     folder = Path() if is_pipe(path) else path.parent
     document = read_document(path, pipe_seconds=pipe_seconds)
     keys, found = _validate(document.data)

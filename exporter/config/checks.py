@@ -61,7 +61,7 @@ def _unique(top: dict[str, Any]) -> Iterator[tuple[Iterable[_Place], Callable[[s
     yield _numbered(("labels",), top.get("labels")), _twice
     yield _of_each("name", plain.environments(top)), _named_twice
     for loc, environment in plain.environments(top):
-        yield ((place, _id(item)) for place, item in _operations(loc, environment)), _twice
+        yield _ids(loc, environment), _twice
         yield _numbered((*loc, "operations_files"), environment.get("operations_files")), _twice
         urls = _of_each("url", plain.http_sources(loc, environment))
         yield ((place, _address(url)) for place, url in urls), _listed_twice
@@ -91,13 +91,17 @@ def _again(message: Callable[[str, int], str], value: str, line: Callable[[Loc],
     return message(value, line(first))
 
 
-def _operations(loc: Loc, environment: dict[str, Any]) -> Iterator[_Place]:
-    return _numbered((*loc, "operations"), environment.get("operations"))
+def _ids(loc: Loc, environment: dict[str, Any]) -> Iterator[_Place]:
+    ids = list(map(_id, plain.items(environment.get("operations"))))
+    if len(set(ids)) == len(ids):
+        return  # places of ids by the ten thousand take as long to make as the ids to read
+    for place, found in _numbered((*loc, "operations"), ids):
+        yield place, found if found and is_operation_id(found) else None
 
 
 def _id(item: Any) -> str | None:
     text = item.get("id") if isinstance(item, dict) else item
-    return text.lower() if isinstance(text, str) and is_operation_id(text) else None
+    return text.lower() if isinstance(text, str) else None
 
 
 def _address(url: Any) -> str | None:
@@ -105,11 +109,13 @@ def _address(url: Any) -> str | None:
 
 
 def _undeclared_labels(loc: Loc, environment: dict[str, Any], declared: Collection[str]) -> Iterator[Found]:
-    for place, item in _operations(loc, environment):
-        for name in plain.mapping(plain.mapping(item).get("labels")):
-            if name not in declared:
-                message = "is not declared under the top level's labels"
-                yield Found((*place, "labels", name), partial(_suggesting, message, name, declared))
+    message = "is not declared under the top level's labels"
+    for index, item in enumerate(plain.items(environment.get("operations"))):
+        if isinstance(item, dict):
+            for name in plain.mapping(item.get("labels")):
+                if name not in declared:
+                    place = (*loc, "operations", index, "labels", name)
+                    yield Found(place, partial(_suggesting, message, name, declared))
 
 
 def _suggesting(message: str, word: str, known: Collection[str]) -> str:

@@ -82,7 +82,8 @@ def _polling(own: PollingKeys, shared: PollingKeys) -> Polling:
 
 
 def _operation(keys: OperationKeys) -> ListedOperation:
-    return ListedOperation(id=keys.id, group=keys.group, labels=tuple(sorted(keys.labels.items())))
+    labels = tuple(sorted(keys.labels.items())) if keys.labels else ()
+    return ListedOperation(keys.id, keys.group, labels)
 
 
 def _patterns(own: EnvironmentKeys, folder: Path) -> tuple[str, ...]:
