@@ -8,6 +8,7 @@ import http.client
 import socket
 import threading
 import time
+import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +50,6 @@ async def asked(app: ASGIApp, path: str = "/metrics", method: str = "GET", **hea
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as client,
         client.stream(method, path, headers=sent) as answer,
     ):
-        # Raw: httpx takes the first member of a gzip file for the whole.
         return Reply(answer.status_code, answer.headers, b"".join([piece async for piece in answer.aiter_raw()]))
 
 
@@ -95,6 +95,17 @@ def test_each_form_says_what_it_is(app: ASGIApp, accept: str, form: Format, enco
     assert reply.text.count("# EOF") == (form is Format.OPENMETRICS)
     assert "knock_exporter_build_info" in reply.text
     assert reply.text.count("\nknock_bulk_operation_rows_processed{") == 3
+
+
+@pytest.mark.parametrize("accept", ["*/*", OPENMETRICS])
+def test_a_compressed_answer_is_one_gzip_member(app: ASGIApp, accept: str) -> None:
+    for _ in range(2):  # the second takes what the first has compressed
+        body = ask(app, Accept=accept, Accept_Encoding="gzip").body
+        reader = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        text = reader.decompress(body).decode()
+        assert (reader.eof, reader.unused_data, reader.unconsumed_tail) == (True, b"", b"")
+        assert text.count("\nknock_bulk_operation_rows_processed{") == 3
+        assert "knock_exporter_build_info" in text
 
 
 def test_the_size_is_told_before_compression(app: ASGIApp) -> None:
