@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
-from desk import served
+from desk import TOKEN, FakeDesk, served
 from model import Model, environment, ids, running
 
 from exporter import __version__
@@ -300,6 +300,23 @@ def test_it_serves_over_a_socket(app: ASGIApp) -> None:
         head, nothing = over_http(address, "HEAD")
         assert nothing == b""
         assert abs(int(head.headers["Content-Length"]) - len(body)) < 100  # the exporter's own numbers grow
+
+
+ROUTES = [("GET", "/"), ("GET", "/metrics"), ("GET", "/-/healthy"), ("GET", "/-/ready"), ("GET", "/nope")]
+ROUTES += [("POST", "/-/reload"), ("PUT", "/-/reload"), ("POST", "/metrics"), ("GET", "/api/v1/operations")]
+ROUTES += [("GET", "/api/v1/environments"), ("DELETE", f"/api/v1/operations/production/{ids(1)[0]}")]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_body_that_a_route_does_not_read_changes_no_answer(method: str, path: str) -> None:
+    app = FakeDesk().app(reload=lambda reply: reply(None, False))  # noqa: FBT003 - done
+    statuses = []
+    for sent in (b"", b"Content-Length: 0\r\n\r\n", b"Content-Length: 9\r\n\r\nab", b"Content-Length: 2\r\n\r\nab"):
+        with served(app) as address, closing(socket.create_connection(address, timeout=5)) as connection:
+            head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+            connection.sendall(head + (sent or b"\r\n"))
+            statuses.append(connection.recv(12))
+    assert len(set(statuses)) == 1
 
 
 def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from exporter.web.connections import Connection, Limits
 
-_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 _TOO_LARGE = b"The head of the request is too large.\n"
 
 
@@ -82,18 +81,20 @@ class Protocol(H11Protocol):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._requests += 1
-        number = self._requests
-        self._begin(scope)
+        number, head_since, answering = self._requests, self._begin(scope), False
 
         async def receive_noting() -> Message:
+            # Only who is waited for to send a body has a time for it: most routes read none.
+            if not answering and number == self._requests:
+                self._connection.enter(Phase.BODY, head_since)
             message = await receive()
-            if not message.get("more_body", False):
-                self._answer()
+            self._answer(number)
             return message
 
         async def send_noting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._answer()
+            nonlocal answering
+            answering = True
+            self._answer(number)
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._finish(number)
@@ -104,16 +105,16 @@ class Protocol(H11Protocol):
         finally:
             self._finish(number)
 
-    def _begin(self, scope: Scope) -> None:
+    def _begin(self, scope: Scope) -> float:
+        """Begin to answer; return when the head of the request began."""
         connection, now = self._connection, self.loop.time()
+        since = connection.since if connection.phase is Phase.HEAD else now
         scope["extensions"] = {EXTENSION: connection}
-        if any(name in _BODY_HEADERS for name, _value in scope["headers"]):
-            connection.enter(Phase.BODY, connection.since if connection.phase is Phase.HEAD else now)
-        else:
-            connection.enter(Phase.ANSWER, now)
+        connection.enter(Phase.ANSWER, now)
+        return since
 
-    def _answer(self) -> None:
-        if self._connection.phase is Phase.BODY:
+    def _answer(self, number: int) -> None:
+        if number == self._requests and self._connection.phase is Phase.BODY:
             self._connection.enter(Phase.ANSWER, self.loop.time())
 
     def _finish(self, number: int) -> None:
