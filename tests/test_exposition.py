@@ -25,7 +25,6 @@ from exporter.metrics.exposition import (
     encode_labels,
     knock_part,
     knock_size,
-    stale_part,
 )
 from exporter.operation import Operation, Status
 
