@@ -324,6 +324,16 @@ def test_each_connection_takes_the_context_in_force(authority: trustme.CA) -> No
             assert served(before)
 
 
+def test_a_kept_plain_connection_is_not_served_once_tls_is_switched_on(authority: trustme.CA) -> None:
+    contexts: list[ssl.SSLContext | None] = [None]
+    with serving(tls=lambda: contexts[-1]) as address, closing(connect(address)) as kept:
+        assert served(kept)
+        contexts.append(context_of(authority))
+        kept.sendall(GET)
+        assert kept.recv(1000).startswith(b"HTTP/1.1 400 ")
+        assert closed(kept)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_verified_client_certificate_is_trusted(authority: trustme.CA, known: bool) -> None:  # noqa: FBT001 - pytest's
     app, context = App(), context_of(authority, clients=True)

@@ -16,14 +16,15 @@ from exporter.web.connections import EXTENSION, Phase
 
 if TYPE_CHECKING:
     import asyncio
+    import ssl
     from collections.abc import Callable
 
-    from starlette.types import Message, Receive, Scope, Send
-    from uvicorn import Config
-    from uvicorn.server import ServerState
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn import Server
 
     from exporter.web.connections import Connection, Limits
 
+PLAIN_REFUSED = b"Client sent an HTTP request to an HTTPS server.\n"  # as Go's server
 _TOO_LARGE = b"The head of the request is too large.\n"
 
 
@@ -35,10 +36,11 @@ class Protocol(H11Protocol):
         connection: Connection,
         ended: Callable[[Connection], None],
         limits: Limits,
-        config: Config,
-        state: ServerState,
+        server: Server,
+        tls: Callable[[], ssl.SSLContext | None],
     ) -> None:
-        super().__init__(config, state, {})
+        super().__init__(server.config, server.server_state, {})
+        self._tls = tls
         self._connection, self._ended, self._limits = connection, ended, limits
         self._served, self.app = self.app, self._serve
         self._requests = 0
@@ -100,10 +102,16 @@ class Protocol(H11Protocol):
                 self._finish(number)
 
         try:
-            served = self._served if _head_size(scope) <= self._limits.head_bytes else _refuse_head
-            await served(scope, receive_noting, send_noting)
+            await self._chosen(scope)(scope, receive_noting, send_noting)
         finally:
             self._finish(number)
+
+    def _chosen(self, scope: Scope) -> ASGIApp:
+        if self._tls() is not None and scope["scheme"] == "http":  # kept since before TLS was switched on
+            return _refusal(HTTPStatus.BAD_REQUEST, PLAIN_REFUSED)
+        if _head_size(scope) > self._limits.head_bytes:
+            return _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+        return self._served
 
     def _begin(self, scope: Scope) -> float:
         """Begin to answer; return when the head of the request began."""
@@ -128,8 +136,10 @@ def _head_size(scope: Scope) -> int:
     return line + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
-async def _refuse_head(_scope: Scope, _receive: Receive, send: Send) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": _TOO_LARGE})
+def _refusal(status: HTTPStatus, text: bytes) -> ASGIApp:
+    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+    return refuse

@@ -108,7 +108,7 @@ class WebServer:
 
     def _make_door(self, server: uvicorn.Server) -> Door:
         def serve(connection: Connection) -> Protocol:
-            return Protocol(connection, door.forget, self._limits, server.config, server.server_state)
+            return Protocol(connection, door.forget, self._limits, server, self._tls)
 
         door = Door(self._sockets, serve, self._crashed, self._tls, self._limits)
         return door
