@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.client
+import json
 import socket
 import threading
 import time
@@ -21,11 +22,11 @@ from exporter import __version__
 from exporter.config import Config
 from exporter.errors import StartError
 from exporter.metrics.exposition import Chunk, Format, View
-from exporter.web.app import House, make_app
+from exporter.web.app import House, make_app, make_health_app
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp
 
@@ -317,6 +318,25 @@ def test_a_body_that_a_route_does_not_read_changes_no_answer(method: str, path: 
             connection.sendall(head + (sent or b"\r\n"))
             statuses.append(connection.recv(12))
     assert len(set(statuses)) == 1
+
+
+@pytest.mark.parametrize("target", ["http://exporter:10187/metrics", "HTTP://exporter/metrics"])
+@pytest.mark.parametrize("form", [make_app, make_health_app])
+def test_a_request_through_a_forward_proxy_is_served(
+    model: Model, target: str, form: Callable[[House], ASGIApp]
+) -> None:
+    path = target if form is make_app else target.replace("/metrics", "/-/ready")
+    with served(form(house(model))) as address:
+        answer, _body = over_http(address, path=path)
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["//api/v1/operations", "/api/v2", "/api/"])
+def test_a_program_is_told_in_json_what_is_not_there(app: ASGIApp, path: str) -> None:
+    with served(app) as address:
+        answer, body = over_http(address, path=path)
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
+    assert json.loads(body)["status"] == 404
 
 
 def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:

@@ -42,7 +42,8 @@ class Protocol(H11Protocol):
         super().__init__(server.config, server.server_state, {})
         self._tls = tls
         self._connection, self._ended, self._limits = connection, ended, limits
-        self._served, self.app = self.app, self._serve
+        self._served: ASGIApp = self.app
+        self.app = self._serve
         self._requests = 0
 
     # What the transport tells.

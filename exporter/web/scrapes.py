@@ -105,10 +105,15 @@ class Scrapes:
             started = self._house.monotonic()
             places = self._gzip_places if _wants_gzip(request) else self._plain_places
             async with places.place(connection_of(scope)) as given:
-                made = await self._made(request, started) if given else _busy()
+                made = await self._made(request, started) if given else self._busy()
                 await made(scope, receive, send)
 
         return respond
+
+    def _busy(self) -> Response:
+        self._house.activity.http_refused.labels("busy").inc()
+        text = "Too many scrapes at a time.\n"
+        return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
 
     async def _made(self, request: Request, started: float) -> Response:
         form = choose_format(",".join(request.headers.getlist("accept")))
@@ -180,11 +185,6 @@ def _wants_gzip(request: Request) -> bool:
 
 def _plain(fresh: bytes) -> bytes:
     return fresh
-
-
-def _busy() -> Response:
-    text = "Too many scrapes at a time.\n"
-    return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
 
 
 def _failed(future: asyncio.Future[Kept]) -> bool:
