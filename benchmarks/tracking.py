@@ -9,7 +9,7 @@ import tracemalloc
 from common import Fleet, Result
 
 from exporter.metrics.exposition import Format, knock_part
-from exporter.web.scrapes import compress
+from exporter.web.scrapes import begin
 
 LIVE, RATE, SECONDS = 50_000, 200.0, 10.0
 
@@ -33,7 +33,7 @@ def memory() -> list[Result]:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     fleet = Fleet(10_000)
-    kept = compress(knock_part(fleet.view, Format.TEXT))
+    kept = begin(knock_part(fleet.view, Format.TEXT))
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -48,20 +48,6 @@ class _Listener(QueueListener):
         return not stopper.is_alive()
 
 
-class _OnceAMinute(logging.Filter):
-    """Lets one line a minute pass: asyncio says each second, many times, that no more connections can be opened."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.created < self._next:
-            return False
-        self._next = record.created + 60.0
-        return True
-
-
 def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     # Before rendering: masking in finished JSON could eat the backslash that escapes a quote.
     return {key: value if isinstance(value, _PLAIN) else redact(str(value)) for key, value in event.items()}
@@ -97,7 +83,7 @@ def set_up(level: str, form: str) -> Callable[[], bool]:
     # urllib3 warns of connections that it drops, uvicorn of clients that go away: neither needs anyone's care.
     for noisy in ("urllib3", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel("ERROR" if level != "debug" else "DEBUG")
-    logging.getLogger("asyncio").addFilter(_OnceAMinute())
+    logging.getLogger("schedule").setLevel("WARNING")  # it tells of its own bookkeeping
     listener = _Listener(queue, writer)
     listener.start()
     return listener.flush

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ from exporter.metrics.exposition import (
     encode_labels,
     knock_part,
     knock_size,
-    stale_part,
 )
 from exporter.operation import Operation, Status
 
@@ -265,16 +263,6 @@ def test_no_series_and_no_family_stands_twice(form: Format) -> None:
     series = [line.rpartition(" ")[0] for line in text if not line.startswith("#")]
     assert len(names) == len(set(names))
     assert len(series) == len(set(series))
-
-
-def test_two_gzip_members_unpack_to_the_whole() -> None:
-    model = lively()
-    view = model.views[-1]
-    parts = [
-        b"".join(knock_part(view, Format.OPENMETRICS)),
-        stale_part(view, Format.OPENMETRICS, model.mono) + Format.OPENMETRICS.encode(model.activity.registry),
-    ]
-    assert gzip.decompress(b"".join(gzip.compress(part) for part in parts)) == b"".join(parts)
 
 
 def test_a_view_once_published_stays_as_it_was() -> None:

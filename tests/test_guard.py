@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from exporter.metrics.activity import HTTP_REFUSALS, Activity
 from exporter.web.connections import EXTENSION, Connection
 from exporter.web.guard import Guard
 from exporter.web.passwords import Busy, Passwords
+from exporter.web.refusals import Refusals
 from exporter.web.web_config import WebConfig
 
 if TYPE_CHECKING:
@@ -58,8 +61,12 @@ class Door:
     def __init__(self, config: WebConfig = LOCKED) -> None:
         self.app = App()
         self.config = config
+        self.refused: list[tuple[str, str]] = []
         passwords = Passwords(lambda password, hashed: hashed == b"hash of " + password)
-        self.guard = Guard(self.app, lambda: self.config, passwords, lambda _method, path: path == "/open")
+        self.guard = Guard(self.app, lambda: self.config, passwords, lambda _method, path: path == "/open", self.note)
+
+    def note(self, reason: str, address: str) -> None:
+        self.refused.append((reason, address))
 
     def ask(self, headers: Any = None, method: str = "GET", path: str = "/") -> httpx.Response:
         async def asked() -> httpx.Response:
@@ -68,6 +75,31 @@ class Door:
                 return await client.request(method, path, headers=headers)
 
         return asyncio.run(asked())
+
+
+def test_what_is_refused_is_noted() -> None:
+    door = Door()
+    door.ask()  # as a browser does before it knows that a password is wanted
+    door.ask({"Authorization": ANN})
+    assert door.refused == []
+    door.ask({"Authorization": basic(b"ann", b"wrong")})
+    door.ask({"Origin": "http://elsewhere"}, "POST")
+    assert door.refused == [("password", "127.0.0.1"), ("site", "127.0.0.1")]
+
+
+def test_wrong_passwords_are_counted_and_told_once_a_minute() -> None:
+    activity, now = Activity(process=False), [100.0]
+    refusals = Refusals(activity.http_refused, lambda: now[0])
+    with capture_logs() as lines:
+        for at in (100.0, 159.0, 160.0):
+            now[0] = at
+            refusals.note("password", "192.0.2.1")
+    assert [line["address"] for line in lines] == ["192.0.2.1"] * 2
+    counts = {
+        reason: activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": reason})
+        for reason in HTTP_REFUSALS
+    }
+    assert counts == {"password": 3, "site": 0, "too_large": 0, "busy": 0}
 
 
 def test_without_users_it_is_open() -> None:
@@ -161,7 +193,7 @@ class Full(Passwords):
 
 def test_who_finds_no_place_is_told_when_to_come_again() -> None:
     door = Door()
-    door.guard = Guard(door.app, lambda: LOCKED, Full(), lambda _method, _path: False)
+    door.guard = Guard(door.app, lambda: LOCKED, Full(), lambda _method, _path: False, door.note)
     reply = door.ask({"Authorization": ANN})
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
 

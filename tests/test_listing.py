@@ -309,8 +309,10 @@ def test_the_work_is_done_in_another_thread_and_what_it_raises_comes_back() -> N
 def test_no_more_than_a_few_wait_and_who_leaves_counts_until_it_is_done() -> None:
     gate = threading.Event()
 
+    told: list[str] = []
+
     async def crowd() -> tuple[Refusal, int]:
-        worker = Worker()
+        worker = Worker(lambda: told.append("busy"))
         tasks = [asyncio.create_task(worker.do(lambda: gate.wait(10))) for _ in range(WAITING_MOST + 1)]
         await asyncio.sleep(0)
         tasks[0].cancel()
@@ -322,4 +324,4 @@ def test_no_more_than_a_few_wait_and_who_leaves_counts_until_it_is_done() -> Non
         return refused.value, await worker.do(lambda: 5)
 
     refusal, after = asyncio.run(crowd())
-    assert (refusal.status, refusal.headers, after) == (503, {"Retry-After": "1"}, 5)
+    assert (refusal.status, refusal.headers, after, told) == (503, {"Retry-After": "1"}, 5, ["busy"])

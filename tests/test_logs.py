@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from schedule import Scheduler
 
 from exporter.logs import FLUSH_SECONDS, QUEUE_LINES, set_up
 
@@ -138,6 +139,18 @@ def test_libraries_that_chatter_are_quiet_but_for_debug() -> None:
 
     assert said("logfmt", chatter) == []
     assert len(said("logfmt", chatter, "debug")) == 2
+
+
+def test_every_error_of_asyncio_is_told() -> None:
+    def say() -> None:
+        for number in range(3):
+            logging.getLogger("asyncio").error("trouble %s", number)
+
+    assert len(said("logfmt", say)) == 3
+
+
+def test_the_bookkeeping_of_schedule_is_not_told() -> None:
+    assert said("logfmt", lambda: Scheduler().clear(), "debug") == []
 
 
 class Stuck(io.StringIO):

@@ -218,7 +218,7 @@ def test_a_bad_token_is_told_and_not_shown(url: str, token_file: Path, tmp_path:
     token_file.write_text("another-token")
     answer = run(url, token_file, A)
     assert answer.stderr == (
-        f"{url}: HTTP 401: expected an Authorization header with a token of this exporter (Bearer …)\n"
+        f"{url}: HTTP 401: the token is not one of this exporter's (it is wrong, or was replaced)\n"
     )
     token_file.write_text("two words of mine")
     answer = run(url, token_file, A)

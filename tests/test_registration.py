@@ -380,6 +380,24 @@ def test_without_a_desk_there_are_no_calls(desk: FakeDesk) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
+def test_a_wrong_token_is_called_wrong(desk: FakeDesk, method: str, path: str) -> None:
+    answer = call(desk, method, path, headers={"Authorization": "Bearer wrong"})
+    problem(answer, 401, "the token is not one of this exporter's (it is wrong, or was replaced)")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert desk.refused("production", "unauthorized") == 1
+
+
+def test_a_slash_at_the_end_of_the_path_changes_nothing(desk: FakeDesk) -> None:
+    assert post(desk, [A], f"{POST}/").json()["accepted"] == post(desk, [A]).json()["accepted"]
+
+
+def test_a_body_that_is_too_large_is_counted(desk: FakeDesk) -> None:
+    assert post(desk, "x" * (MAX_BODY_BYTES + 1), kind=TEXT).status_code == 413
+    refused = desk.activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": "too_large"})
+    assert refused == 1
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
 def test_at_the_end_nothing_is_taken(desk: FakeDesk, method: str, path: str) -> None:
     desk.ending = True
     answer = call(desk, method, path, headers=HEADERS)
@@ -392,7 +410,6 @@ def test_at_the_end_nothing_is_taken(desk: FakeDesk, method: str, path: str) -> 
     "headers",
     [
         [],
-        [("Authorization", "Bearer wrong")],
         [("Authorization", "Basic YTpi")],
         [*HEADERS.items(), *HEADERS.items()],
     ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter.web.connections import (
@@ -25,12 +26,13 @@ from exporter.web.connections import (
     overdue,
     party,
 )
+from exporter.web.lifecycle import reload_route
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     Address = tuple[str, int]
 
@@ -159,7 +161,7 @@ class App:
 
 @contextmanager
 def serving(
-    limits: Limits = LIMITS, tls: Callable[[], ssl.SSLContext | None] = lambda: None, app: App | None = None
+    limits: Limits = LIMITS, tls: Callable[[], ssl.SSLContext | None] = lambda: None, app: ASGIApp | None = None
 ) -> Iterator[Address]:
     listening = bind("127.0.0.1", 0)
     address = listening.getsockname()
@@ -207,6 +209,20 @@ def test_who_takes_too_long_is_closed(text: bytes) -> None:
     short = Limits(head=0.1, request=0.1, idle=0.1)
     with serving(short) as address, closing(connect(address, text)) as connection:
         assert closed(connection)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"Content-Length: 0\r\n", b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n"]
+)
+def test_an_answer_that_takes_its_time_is_not_cut_for_a_body_that_nobody_reads(body: bytes) -> None:
+    replies: list[Callable[[str | None, bool], None]] = []
+    late = Starlette(routes=[reload_route("/", replies.append, seconds=2.5)])  # longer than two sweeps of the door
+    with (
+        serving(Limits(request=0.1), app=late) as address,
+        closing(connect(address, b"POST / HTTP/1.1\r\nHost: here\r\n" + body + b"\r\n")) as connection,
+    ):
+        assert connection.recv(12) == b"HTTP/1.1 503"
+        assert len(replies) == 1
 
 
 @pytest.mark.parametrize("short", [Limits(stall=0.1), Limits(answer=0.1)])
@@ -306,6 +322,16 @@ def test_each_connection_takes_the_context_in_force(authority: trustme.CA) -> No
         with closing(over_tls(authority, address, "renewed.example")) as after:
             assert served(after)
             assert served(before)
+
+
+def test_a_kept_plain_connection_is_not_served_once_tls_is_switched_on(authority: trustme.CA) -> None:
+    contexts: list[ssl.SSLContext | None] = [None]
+    with serving(tls=lambda: contexts[-1]) as address, closing(connect(address)) as kept:
+        assert served(kept)
+        contexts.append(context_of(authority))
+        kept.sendall(GET)
+        assert kept.recv(1000).startswith(b"HTTP/1.1 400 ")
+        assert closed(kept)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -117,6 +117,10 @@ def test_broken_text(text: str | bytes, message: str) -> None:
         ('[{"targets": []}]', []),
         (json.dumps([{"targets": [A, B]}]), [ListedOperation(A), ListedOperation(B)]),
         (json.dumps([{"targets": [A], "labels": {}}, {"targets": [B]}]), [ListedOperation(A), ListedOperation(B)]),
+        (
+            json.dumps([{"targets": [A], "labels": {"__meta_x": 7, "__a": "b", "group": "g"}}]),
+            [ListedOperation(A, "g")],
+        ),
         (json.dumps([{"targets": [A]}, {"targets": [A.upper()]}]), [ListedOperation(A)]),
         (
             json.dumps([{"labels": {"team": "Größe", "group": "sync", "area": "7"}, "targets": [A]}, {"targets": [B]}]),

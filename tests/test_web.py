@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.client
+import json
 import socket
 import threading
 import time
+import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
-from desk import served
+from desk import TOKEN, FakeDesk, served
 from model import Model, environment, ids, running
 
 from exporter import __version__
 from exporter.config import Config
 from exporter.errors import StartError
 from exporter.metrics.exposition import Chunk, Format, View
-from exporter.web.app import House, make_app
+from exporter.web.app import House, make_app, make_health_app
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp
 
@@ -49,7 +51,6 @@ async def asked(app: ASGIApp, path: str = "/metrics", method: str = "GET", **hea
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as client,
         client.stream(method, path, headers=sent) as answer,
     ):
-        # Raw: httpx takes the first member of a gzip file for the whole.
         return Reply(answer.status_code, answer.headers, b"".join([piece async for piece in answer.aiter_raw()]))
 
 
@@ -95,6 +96,17 @@ def test_each_form_says_what_it_is(app: ASGIApp, accept: str, form: Format, enco
     assert reply.text.count("# EOF") == (form is Format.OPENMETRICS)
     assert "knock_exporter_build_info" in reply.text
     assert reply.text.count("\nknock_bulk_operation_rows_processed{") == 3
+
+
+@pytest.mark.parametrize("accept", ["*/*", OPENMETRICS])
+def test_a_compressed_answer_is_one_gzip_member(app: ASGIApp, accept: str) -> None:
+    for _ in range(2):  # the second takes what the first has compressed
+        body = ask(app, Accept=accept, Accept_Encoding="gzip").body
+        reader = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        text = reader.decompress(body).decode()
+        assert (reader.eof, reader.unused_data, reader.unconsumed_tail) == (True, b"", b"")
+        assert text.count("\nknock_bulk_operation_rows_processed{") == 3
+        assert "knock_exporter_build_info" in text
 
 
 def test_the_size_is_told_before_compression(app: ASGIApp) -> None:
@@ -289,6 +301,42 @@ def test_it_serves_over_a_socket(app: ASGIApp) -> None:
         head, nothing = over_http(address, "HEAD")
         assert nothing == b""
         assert abs(int(head.headers["Content-Length"]) - len(body)) < 100  # the exporter's own numbers grow
+
+
+ROUTES = [("GET", "/"), ("GET", "/metrics"), ("GET", "/-/healthy"), ("GET", "/-/ready"), ("GET", "/nope")]
+ROUTES += [("POST", "/-/reload"), ("PUT", "/-/reload"), ("POST", "/metrics"), ("GET", "/api/v1/operations")]
+ROUTES += [("GET", "/api/v1/environments"), ("DELETE", f"/api/v1/operations/production/{ids(1)[0]}")]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_body_that_a_route_does_not_read_changes_no_answer(method: str, path: str) -> None:
+    app = FakeDesk().app(reload=lambda reply: reply(None, False))  # noqa: FBT003 - done
+    statuses = []
+    for sent in (b"", b"Content-Length: 0\r\n\r\n", b"Content-Length: 9\r\n\r\nab", b"Content-Length: 2\r\n\r\nab"):
+        with served(app) as address, closing(socket.create_connection(address, timeout=5)) as connection:
+            head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+            connection.sendall(head + (sent or b"\r\n"))
+            statuses.append(connection.recv(12))
+    assert len(set(statuses)) == 1
+
+
+@pytest.mark.parametrize("target", ["http://exporter:10187/metrics", "HTTP://exporter/metrics"])
+@pytest.mark.parametrize("form", [make_app, make_health_app])
+def test_a_request_through_a_forward_proxy_is_served(
+    model: Model, target: str, form: Callable[[House], ASGIApp]
+) -> None:
+    path = target if form is make_app else target.replace("/metrics", "/-/ready")
+    with served(form(house(model))) as address:
+        answer, _body = over_http(address, path=path)
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["//api/v1/operations", "/api/v2", "/api/"])
+def test_a_program_is_told_in_json_what_is_not_there(app: ASGIApp, path: str) -> None:
+    with served(app) as address:
+        answer, body = over_http(address, path=path)
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
+    assert json.loads(body)["status"] == 404
 
 
 def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:

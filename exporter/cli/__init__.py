@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _leave(code: int, *, logs_written: bool) -> NoReturn:
-    if not logs_written:
-        os._exit(code)  # nobody reads standard error: the interpreter's own end would wait for ever to write to it
-    sys.exit(code)
+def _leave(code: int) -> NoReturn:
+    # All is closed and written; the interpreter's own end would wait for worker threads that are still at work.
+    os._exit(code)
 
 
 class _RunByDefault(click.Group):
@@ -49,11 +48,16 @@ class _RunByDefault(click.Group):
 
 @click.group(cls=_RunByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="knock-exporter %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Prometheus exporter for Knock bulk operations.
 
     Without a command it runs the exporter. Every flag can also be set by the environment variable beside it.
     """
+    if ctx.invoked_subcommand != run_command.name:  # that one takes the signals over once it is built
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @main.command(name="run")
@@ -104,10 +108,6 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     from exporter import daemon, logs, port, reloading  # noqa: PLC0415 - the other commands start without these
 
     check_prefix(web_external_url, web_telemetry_path)
-    # Until the daemon takes the signals over: as process 1 of a container, they would be ignored without a handler.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes too early must not end the process
     file = reloading.ConfigFile(config_file, os.environ, environments or (), storage_path)
     settings = file.load()
     flush = logs.set_up(log_level, log_format)
@@ -123,8 +123,8 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
         )
         code = daemon.Daemon(settings, flags, os.environ, file).run()
     finally:
-        written = flush()
-    _leave(code, logs_written=written)
+        flush()
+    _leave(code)
 
 
 @main.command(name="check-config")
@@ -189,8 +189,8 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
     try:
         code = story.run(web_listen_address, speed, duration, click.echo)
     finally:
-        written = flush()
-    _leave(code, logs_written=written)
+        flush()
+    _leave(code)
 
 
 @main.command()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 POLL_DELAY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
 API_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SCRAPE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+HTTP_REFUSALS = ("password", "site", "too_large", "busy")
 REFUSALS = ("limit", "invalid", "unauthorized")
 FOLDED_LABELS = ("group", "name")
 NO_ANSWER = "none"
@@ -186,6 +187,11 @@ class Activity:
         self.source_failures = Counter(
             "knock_exporter_source_failures", "Failures to read a source of operation ids.", [_E, "source"], registry=r
         )
+        self.http_refused = Counter(
+            "knock_exporter_http_refused", "Requests to the exporter that were refused.", ["reason"], registry=r
+        )
+        for reason in HTTP_REFUSALS:
+            self.http_refused.labels(reason)
         self.state_written = _LateGauge(
             "knock_exporter_state_last_write_timestamp_seconds",
             "When state was last written, in Unix seconds; absent without storage.",

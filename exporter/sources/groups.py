@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 500_000  # of a YAML file; each takes 400 bytes while it is read
 _KEYS = ("targets", "labels")
+_INNER = "__"  # labels that begin so are for relabeling, and Prometheus keeps none of them
 _KINDS = {type(None): "nothing", bool: "true or false", str: "text", list: "a list", dict: "a mapping"}
 _UNQUOTED = (bool, int, float)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
@@ -100,6 +101,7 @@ class _Groups:
     def _labels(self, loc: Loc, group: dict[str, Any]) -> Iterator[tuple[str, str]]:
         labels = group.get("labels", {})
         if isinstance(labels, dict):
+            labels = {name: value for name, value in labels.items() if not name.startswith(_INNER)}
             self._check_names(loc, labels, self._names, "is not declared under the configuration's labels")
             yield from self._values(loc, labels)
         elif labels is not None or not self._null:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from exporter.web.guard import Guard
 from exporter.web.lifecycle import reload_route
 from exporter.web.pages import not_found, page_routes
 from exporter.web.passwords import Passwords
+from exporter.web.refusals import Refusals
 from exporter.web.registration import PATHS
 from exporter.web.replies import Refusal
 from exporter.web.scrapes import Scrapes
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from exporter.web.registration import Desk
 
 HEALTHY, READY, RELOAD = "/-/healthy", "/-/ready", "/-/reload"
-API = "/api/"
+API = "api/"
+_ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)  # at the beginning of an absolute form (RFC 9112, 3.2.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ def make_app(
     house: House, lock: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
 ) -> ASGIApp:
     """Build the application: its routes, behind the guard; `lock` returns the web configuration in force."""
-    worker = Worker()
+    refused = Refusals(house.activity.http_refused, house.monotonic)
+    worker = Worker(house.activity.http_refused.labels("busy").inc)
     routes = [
         Route(house.telemetry_path, Scrapes(house).answer),
         *_health_routes(house),
@@ -93,7 +97,7 @@ def make_app(
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _teller(house)})
     app.router.redirect_slashes = False  # it would lead past the prefix
-    return Prefix(Guard(app, lock, Passwords(), exempt), house.prefix)
+    return Paths(Guard(app, lock, Passwords(), exempt, refused.note), house.prefix)
 
 
 def _teller(house: House) -> ExceptionHandler:
@@ -103,7 +107,7 @@ def _teller(house: House) -> ExceptionHandler:
         if not isinstance(error, HTTPException):
             raise error
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        if request.url.path.startswith(API):
+        if f"{request.scope['path']}/".lstrip("/").startswith(API):
             return Refusal(status, status.description or status.phrase, headers).answer()
         return not_found(house, status, headers)
 
@@ -112,7 +116,7 @@ def _teller(house: House) -> ExceptionHandler:
 
 def make_health_app(house: House) -> ASGIApp:
     """Build the application that tells health, and nothing else."""
-    return Starlette(routes=_health_routes(house))
+    return Paths(Starlette(routes=_health_routes(house)), "")
 
 
 def _health_routes(house: House) -> list[Route]:
@@ -131,8 +135,12 @@ def _verdict(problem: str | None, good: str) -> Response:
     return PlainTextResponse(f"{problem}\n", status_code=503)
 
 
-class Prefix:
-    """Takes the prefix of the external URL from a path, where the proxy before it has not done so."""
+class Paths:
+    """Brings the paths of requests into the form that the routes know.
+
+    It takes the prefix of the external URL away, where the proxy before it has not done so; scheme and host, which
+    those send who ask through a forward proxy; and a slash at the end of the API's.
+    """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
@@ -140,6 +148,10 @@ class Prefix:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if self._prefix and f"{scope['path']}/".startswith(f"{self._prefix}/"):
-            scope = {**scope, "path": scope["path"].removeprefix(self._prefix) or "/"}
-        await self._app(scope, receive, send)
+        await self._app({**scope, "path": self._path(scope["path"])}, receive, send)
+
+    def _path(self, path: str) -> str:
+        path = path[found.end() :] or "/" if (found := _ORIGIN.match(path)) else path
+        if self._prefix and f"{path}/".startswith(f"{self._prefix}/"):
+            path = path.removeprefix(self._prefix) or "/"
+        return path.rstrip("/") if path.startswith(f"/{API}") else path

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.web.connections import Connection, Limits, Phase, expendable, expendable_of_all, nothing, overdue, party
+from exporter.web.protocol import PLAIN_REFUSED
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +28,7 @@ LOG_SECONDS = 60.0
 SEND_BYTES = 256 * 1024  # held by the kernel: by itself it takes megabytes from us before a reader is seen to stall
 SHUTDOWN_SECONDS = 5.0  # for the rest of an answer and for the other side's goodbye, in TLS
 HANDSHAKE_RECORD = b"\x16"  # the first byte of every TLS connection (RFC 8446, 5.1)
-PLAIN_ANSWER = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # as Go's server
+PLAIN_ANSWER = b"HTTP/1.0 400 Bad Request\r\n\r\n" + PLAIN_REFUSED
 _CLOSED = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_LINGER = struct.pack("ii", 1, 0)

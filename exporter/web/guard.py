@@ -45,7 +45,8 @@ _HEADERS = {
 class Guard:
     """Lets pass what may reach the application.
 
-    `lock` returns the web configuration in force. `exempt` tells by method and path what needs no password.
+    `lock` returns the web configuration in force. `exempt` tells by method and path what needs no password,
+    `refused` takes the reason and the address of what is refused.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Guard:
         lock: Callable[[], WebConfig],
         passwords: Passwords,
         exempt: Callable[[str, str], bool],
+        refused: Callable[[str, str], object],
     ) -> None:
         self._app = app
         self._lock = lock
         self._passwords = passwords
         self._exempt = exempt
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -67,7 +70,7 @@ class Guard:
         config = self._lock()
         headed = _with_headers(send, config.headers)
         try:
-            _check_site(scope)
+            self._check_site(scope)
             await self._admit(scope, config)
         except Refusal as refusal:
             await refusal.answer()(scope, receive, headed)
@@ -79,15 +82,27 @@ class Guard:
         if not config.users or self._exempt(scope["method"], scope["path"]):
             return
         user, password = _credentials(scope)
-        asking = party(scope["client"][0]) if scope.get("client") else ""
+        asking = _party(scope)
         try:
             verified = await self._passwords.verify(config.users, user, password, asking)
         except Busy:
+            self._refused("busy", asking)
             busy = "too many passwords wait to be checked"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "1"}) from None
         if not verified:
+            self._refused("password", asking)
             raise _unauthorized("wrong user or password")
         connection_of(scope).trusted = True
+
+    def _check_site(self, scope: Scope) -> None:
+        """Raise Refusal for what a page of another site has a browser send."""
+        if not _of_same_site(scope):
+            self._refused("site", _party(scope))
+            raise Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this request")
+
+
+def _party(scope: Scope) -> str:
+    return party(scope["client"][0]) if scope.get("client") else ""
 
 
 def _unauthorized(detail: str) -> Refusal:
@@ -107,22 +122,19 @@ def _credentials(scope: Scope) -> tuple[str, bytes]:
     return user.decode(errors="surrogateescape"), password
 
 
-def _check_site(scope: Scope) -> None:
-    """Refuse what a page of another site has a browser send, by the rules of Go's http.CrossOriginProtection.
+def _of_same_site(scope: Scope) -> bool:
+    """Tell whether a request is not sent by a page of another site, by the rules of Go's http.CrossOriginProtection.
 
-    Programs send neither of the two headers, and are let pass. Raises Refusal.
+    Programs send neither of the two headers, and are let pass.
     """
     if scope["method"] in _SAFE_METHODS:
-        return
+        return True
     headers = Headers(scope=scope)
     sites = [site for site in headers.getlist("sec-fetch-site") if site]
     if sites:
-        same = all(site in {"same-origin", "none"} for site in sites)
-    else:
-        host = headers.get("host", "").lower()
-        same = all(_host(origin) == host for origin in headers.getlist("origin") if origin)
-    if not same:
-        raise Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this request")
+        return all(site in {"same-origin", "none"} for site in sites)
+    host = headers.get("host", "").lower()
+    return all(_host(origin) == host for origin in headers.getlist("origin") if origin)
 
 
 def _host(origin: str) -> str | None:

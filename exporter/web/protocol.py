@@ -16,15 +16,15 @@ from exporter.web.connections import EXTENSION, Phase
 
 if TYPE_CHECKING:
     import asyncio
+    import ssl
     from collections.abc import Callable
 
-    from starlette.types import Message, Receive, Scope, Send
-    from uvicorn import Config
-    from uvicorn.server import ServerState
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn import Server
 
     from exporter.web.connections import Connection, Limits
 
-_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+PLAIN_REFUSED = b"Client sent an HTTP request to an HTTPS server.\n"  # as Go's server
 _TOO_LARGE = b"The head of the request is too large.\n"
 
 
@@ -36,12 +36,14 @@ class Protocol(H11Protocol):
         connection: Connection,
         ended: Callable[[Connection], None],
         limits: Limits,
-        config: Config,
-        state: ServerState,
+        server: Server,
+        tls: Callable[[], ssl.SSLContext | None],
     ) -> None:
-        super().__init__(config, state, {})
+        super().__init__(server.config, server.server_state, {})
+        self._tls = tls
         self._connection, self._ended, self._limits = connection, ended, limits
-        self._served, self.app = self.app, self._serve
+        self._served: ASGIApp = self.app
+        self.app = self._serve
         self._requests = 0
 
     # What the transport tells.
@@ -82,38 +84,46 @@ class Protocol(H11Protocol):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._requests += 1
-        number = self._requests
-        self._begin(scope)
+        number, head_since, answering = self._requests, self._begin(scope), False
 
         async def receive_noting() -> Message:
+            # Only who is waited for to send a body has a time for it: most routes read none.
+            if not answering and number == self._requests:
+                self._connection.enter(Phase.BODY, head_since)
             message = await receive()
-            if not message.get("more_body", False):
-                self._answer()
+            self._answer(number)
             return message
 
         async def send_noting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._answer()
+            nonlocal answering
+            answering = True
+            self._answer(number)
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._finish(number)
 
         try:
-            served = self._served if _head_size(scope) <= self._limits.head_bytes else _refuse_head
-            await served(scope, receive_noting, send_noting)
+            await self._chosen(scope)(scope, receive_noting, send_noting)
         finally:
             self._finish(number)
 
-    def _begin(self, scope: Scope) -> None:
-        connection, now = self._connection, self.loop.time()
-        scope["extensions"] = {EXTENSION: connection}
-        if any(name in _BODY_HEADERS for name, _value in scope["headers"]):
-            connection.enter(Phase.BODY, connection.since if connection.phase is Phase.HEAD else now)
-        else:
-            connection.enter(Phase.ANSWER, now)
+    def _chosen(self, scope: Scope) -> ASGIApp:
+        if self._tls() is not None and scope["scheme"] == "http":  # kept since before TLS was switched on
+            return _refusal(HTTPStatus.BAD_REQUEST, PLAIN_REFUSED)
+        if _head_size(scope) > self._limits.head_bytes:
+            return _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
+        return self._served
 
-    def _answer(self) -> None:
-        if self._connection.phase is Phase.BODY:
+    def _begin(self, scope: Scope) -> float:
+        """Begin to answer; return when the head of the request began."""
+        connection, now = self._connection, self.loop.time()
+        since = connection.since if connection.phase is Phase.HEAD else now
+        scope["extensions"] = {EXTENSION: connection}
+        connection.enter(Phase.ANSWER, now)
+        return since
+
+    def _answer(self, number: int) -> None:
+        if number == self._requests and self._connection.phase is Phase.BODY:
             self._connection.enter(Phase.ANSWER, self.loop.time())
 
     def _finish(self, number: int) -> None:
@@ -127,8 +137,10 @@ def _head_size(scope: Scope) -> int:
     return line + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
-async def _refuse_head(_scope: Scope, _receive: Receive, send: Send) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": _TOO_LARGE})
+def _refusal(status: HTTPStatus, text: bytes) -> ASGIApp:
+    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+    return refuse

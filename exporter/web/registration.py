@@ -116,11 +116,7 @@ class Registration:
         if known and (grant is None or not grant.allows(environment)):
             self._desk.activity.refused.labels(environment, "unauthorized").inc()
         if grant is None:
-            raise Refusal(
-                HTTPStatus.UNAUTHORIZED,
-                "expected an Authorization header with a token of this exporter (Bearer …)",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            raise _unauthorized(request)
         self._check_rate(grant)
         if not known:
             raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
@@ -144,7 +140,7 @@ class Registration:
     async def _register(self, request: Request) -> Response:
         environment = self._admit(request)
         text = _is_text(request)
-        body = await _body(request)
+        body = await self._body(request)
         batch = await self._read(request, body, text=text)
         if batch.rejected:
             self._desk.activity.refused.labels(environment, "invalid").inc(len(batch.rejected))
@@ -159,6 +155,14 @@ class Registration:
         if not accepted:
             raise _try_again("nothing could be accepted", LIMIT_RETRY_SECONDS, accepted=[], rejected=rejected)
         return JSONResponse({"accepted": accepted, "rejected": rejected, "durable": registered.durable})
+
+    async def _body(self, request: Request) -> bytes:
+        try:
+            return await _body(request)
+        except Refusal as refusal:
+            if refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                self._desk.activity.http_refused.labels("too_large").inc()
+            raise
 
     async def _read(self, request: Request, body: bytes, *, text: bool) -> Batch:
         declared = self._desk.config().labels
@@ -226,6 +230,15 @@ def _check_saved(*, saved: bool) -> None:
 def _grant(request: Request, tokens: Tokens) -> Grant | None:
     headers = request.headers.getlist("authorization")
     return tokens.find(headers[0] if len(headers) == 1 else "")
+
+
+def _unauthorized(request: Request) -> Refusal:
+    headers = request.headers.getlist("authorization")
+    if len(headers) == 1 and headers[0].lower().startswith("bearer "):
+        wrong = "the token is not one of this exporter's (it is wrong, or was replaced)"
+        return Refusal(HTTPStatus.UNAUTHORIZED, wrong, {"WWW-Authenticate": 'Bearer error="invalid_token"'})  # RFC 6750
+    missing = "expected an Authorization header with a token of this exporter (Bearer …)"
+    return Refusal(HTTPStatus.UNAUTHORIZED, missing, {"WWW-Authenticate": "Bearer"})
 
 
 def _is_text(request: Request) -> bool:

@@ -8,6 +8,7 @@ many answers are under way at a time.
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -39,24 +40,51 @@ GZIP_PLACES = 12
 BUSY_RETRY_SECONDS = 5
 RETRY_SECONDS = 0.001
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
+GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, system not told
 _Made = TypeVar("_Made")
 
 
-class Zipped(NamedTuple):
-    """A compressed part of an answer, in pieces, and its size before compression."""
+class Kept(NamedTuple):
+    """The compressed beginning of an answer, in pieces; size and CRC32 are those of what was compressed."""
 
     pieces: list[bytes]
     plain_size: int
+    crc: int
 
 
-def compress(pieces: Iterable[bytes]) -> Zipped:
-    """Compress a part as a gzip member of its own: a file may be several (RFC 1952), and readers take them as one."""
-    squeezer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # 16: with a gzip header and trailer
-    squeezed, size = [], 0
+class Ending(NamedTuple):
+    """The compressed end of an answer, and what was compressed."""
+
+    squeezed: bytes
+    plain: bytes
+
+
+def begin(pieces: Iterable[bytes]) -> Kept:
+    """Compress the beginning of a gzip member, so that any `end` can follow."""
+    squeezer = _squeezer()
+    squeezed, size, crc = [], 0, 0
     for piece in pieces:
         size += len(piece)
+        crc = zlib.crc32(piece, crc)
         squeezed.append(squeezer.compress(piece))
-    return Zipped([each for each in (*squeezed, squeezer.flush()) if each], size)
+    squeezed.append(squeezer.flush(zlib.Z_FULL_FLUSH))
+    return Kept([each for each in squeezed if each], size, crc)
+
+
+def end(plain: bytes) -> Ending:
+    """Compress the end of a gzip member; it refers to nothing before it."""
+    squeezer = _squeezer()
+    return Ending(squeezer.compress(plain) + squeezer.flush(), plain)
+
+
+def join(kept: Kept, ending: Ending) -> list[bytes]:
+    """Make one gzip member (RFC 1952): curl, browsers and httpx read only the first of several."""
+    crc, size = zlib.crc32(ending.plain, kept.crc), kept.plain_size + len(ending.plain)
+    return [GZIP_HEADER, *kept.pieces, ending.squeezed, struct.pack("<II", crc, size & 0xFFFFFFFF)]
+
+
+def _squeezer() -> zlib._Compress:
+    return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)  # negative: without header and trailer
 
 
 class Scrapes:
@@ -66,7 +94,7 @@ class Scrapes:
         self._house = house
         self._plain_places, self._gzip_places = Places(PLAIN_PLACES), Places(GZIP_PLACES)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
-        self._kept: dict[Format, tuple[View, asyncio.Future[Zipped]]] = {}
+        self._kept: dict[Format, tuple[View, asyncio.Future[Kept]]] = {}
         self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
         self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
 
@@ -77,20 +105,25 @@ class Scrapes:
             started = self._house.monotonic()
             places = self._gzip_places if _wants_gzip(request) else self._plain_places
             async with places.place(connection_of(scope)) as given:
-                made = await self._made(request, started) if given else _busy()
+                made = await self._made(request, started) if given else self._busy()
                 await made(scope, receive, send)
 
         return respond
+
+    def _busy(self) -> Response:
+        self._house.activity.http_refused.labels("busy").inc()
+        text = "Too many scrapes at a time.\n"
+        return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
 
     async def _made(self, request: Request, started: float) -> Response:
         form = choose_format(",".join(request.headers.getlist("accept")))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         if _wants_gzip(request):
             headers["Content-Encoding"] = "gzip"
-            view, zipped = await self._newest(form, _zipped)
-            parts = [await self._knock_zipped(view, form), zipped]
-            pieces = [piece for part in parts for piece in part.pieces]
-            plain_size, length = sum(part.plain_size for part in parts), sum(map(len, pieces))
+            view, ending = await self._newest(form, end)
+            kept = await self._knock_zipped(view, form)
+            pieces = join(kept, ending)
+            plain_size, length = kept.plain_size + len(ending.plain), sum(map(len, pieces))
             body = _slices(pieces)
         else:
             view, fresh = await self._newest(form, _plain)
@@ -100,10 +133,10 @@ class Scrapes:
         self._house.activity.exposition_size.set(plain_size)
         return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
 
-    async def _knock_zipped(self, view: View, form: Format) -> Zipped:
+    async def _knock_zipped(self, view: View, form: Format) -> Kept:
         kept_view, kept = self._kept.get(form, (None, None))
         if kept is None or kept_view is not view or _failed(kept):
-            kept = self._in_worker(lambda: compress(knock_part(view, form)))
+            kept = self._in_worker(lambda: begin(knock_part(view, form)))
             # What was kept of older views goes, or a format asked for once would hold its view for ever.
             self._kept = {each: entry for each, entry in self._kept.items() if entry[0] is view} | {form: (view, kept)}
         # Shielded: a reader that goes away must not cancel it for the others that wait.
@@ -154,16 +187,7 @@ def _plain(fresh: bytes) -> bytes:
     return fresh
 
 
-def _zipped(fresh: bytes) -> Zipped:
-    return compress([fresh])
-
-
-def _busy() -> Response:
-    text = "Too many scrapes at a time.\n"
-    return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
-
-
-def _failed(future: asyncio.Future[Zipped]) -> bool:
+def _failed(future: asyncio.Future[Kept]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
 
 

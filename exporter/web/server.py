@@ -108,7 +108,7 @@ class WebServer:
 
     def _make_door(self, server: uvicorn.Server) -> Door:
         def serve(connection: Connection) -> Protocol:
-            return Protocol(connection, door.forget, self._limits, server.config, server.server_state)
+            return Protocol(connection, door.forget, self._limits, server, self._tls)
 
         door = Door(self._sockets, serve, self._crashed, self._tls, self._limits)
         return door
@@ -130,12 +130,16 @@ class WebServer:
         if not self._stopping:
             self._on_crash("web server ended")
 
+    def ask_to_stop(self) -> None:
+        """Stop listening, and give answers under way their time; does not wait."""
+        self._stopping = self._server.should_exit = True
+
     def stop(self) -> None:
-        """Stop listening, give answers under way their time, and return after that at the latest."""
+        """Stop, and return once answers under way have had their time."""
         uvicorn_log = logging.getLogger("uvicorn.error")
         level = uvicorn_log.level
         uvicorn_log.setLevel("CRITICAL")  # else a traceback for each answer that is cut off
-        self._stopping = self._server.should_exit = True
+        self.ask_to_stop()
         self._thread.join(END_SECONDS + 0.5)
         if not self._thread.is_alive():
             uvicorn_log.setLevel(level)

@@ -1,6 +1,6 @@
 """The web configuration (`--web.config.file`): TLS, users and headers, in the format of Prometheus' exporter-toolkit.
 
-What its `promtool check web-config` refuses is refused here; so is, with the reason, what a Python server cannot do.
+What its `promtool check web-config` refuses is refused here; so is, with the reason, what this server does not do.
 Source: the exporter-toolkit's docs/web-configuration.md, and promtool 2.42 and 3.5 themselves.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _USERS, _HTTP = "basic_auth_users", "http_server_config"
 _UNSUPPORTED = {
     "rate_limit": "is not supported (remove it: this server has limits of its own)",
-    "client_allowed_sans": "is not supported: Python looks at who issued a certificate, not at its names "
+    "client_allowed_sans": "is not supported yet "
     "(remove it, and give the clients that may come in an authority of their own)",
 }
 _Taken = TypeVar("_Taken")

@@ -18,15 +18,17 @@ _Made = TypeVar("_Made")
 
 
 class Worker:
-    """One thread, and a bound on who waits for it. Lives in the event loop's thread."""
+    """One thread, and a bound on who waits for it. Lives in the event loop's thread. `busy` is told of refusals."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy: Callable[[], object] = lambda: None) -> None:
+        self._busy = busy
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._count = 0
 
     async def do(self, work: Callable[[], _Made]) -> _Made:
         """Return what `work` makes. Raises Refusal (503) when too many wait, and what `work` raises."""
         if self._count > WAITING_MOST:
+            self._busy()
             busy = "too many answers wait to be made, try again"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "1"})
         self._count += 1

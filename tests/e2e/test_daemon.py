@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from exporter.tracking.roster import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from chaos import Handler, Server
     from programs import Exporter, Starter
@@ -123,6 +123,42 @@ def test_a_second_signal_ends_it_at_once(stuck: Exporter) -> None:
     stuck.signal(signal.SIGINT)
     assert stuck.wait() == 1
     assert time.monotonic() - began < 0.5
+
+
+def cpu_seconds(exporter: Exporter) -> float:
+    fields = Path(f"/proc/{exporter.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_it_ends_in_time_while_a_password_is_checked(knock: Simulator, start: Starter) -> None:
+    hashed = "$2y$16$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"  # takes 5 s and more
+    (start.folder / "web.yaml").write_text(f"basic_auth_users: {{ann: {hashed}}}\n")
+    flags = (f"--web.config.file={start.folder / 'web.yaml'}", "--web.health-without-password")
+    exporter = start(knock.url, [], *flags)
+    address = ("127.0.0.1", int(exporter.url.rpartition(":")[2]))
+    before = cpu_seconds(exporter)
+    with closing(socket.create_connection(address)) as asking:
+        asking.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nAuthorization: Basic YW5uOmE=\r\n\r\n")
+        until(lambda: cpu_seconds(exporter) > before + 0.3, "the password is checked")
+        began = time.monotonic()
+        exporter.signal()
+        assert exporter.wait() == 0
+    assert time.monotonic() - began < END_SECONDS - 1.5  # well before the check is done
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["click/core.py", "pydantic/main.py", "structlog/__init__.py"])
+def test_a_signal_while_it_is_loaded_ends_it_well(start: Starter, module: str, number: signal.Signals) -> None:
+    file = start.configure(NOWHERE)
+    command = [sys.executable, "-v", "-m", "exporter", f"--config.file={file}", "--web.listen-address=127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if module in line:
+                process.send_signal(number)
+                break
+        process.stderr.read()  # else it waits for a place in the pipe
+        assert process.wait(END_SECONDS) == 0
 
 
 def test_a_standard_error_that_nobody_reads_holds_up_neither_the_polls_nor_the_end(

@@ -9,9 +9,10 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import browser
 import pytest
 import yaml
-from programs import WEB, Program, Relay, Starter, tool, until
+from programs import WEB, Program, Relay, Starter, run, tool, until
 
 from exporter.knock.simulator import Simulator, World, faults
 
@@ -120,6 +121,28 @@ def troubles(log: str) -> list[str]:
         if re.search(r"level=(warn|error)|\t(warn|error|fatal|panic)\t", line, re.IGNORECASE)
     ]
     return [line for line in lines if "exiting gracefully" not in line]
+
+
+def families(text: str) -> set[str]:
+    return set(re.findall(r"(?m)^# TYPE (\S+)", text))
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+def test_curl_unpacks_the_whole(scene: Scene, accept: str) -> None:
+    command = ["curl", "--silent", "--show-error", "--fail", "--header", f"Accept: {accept}"]
+    plain, unpacked = [
+        families(run(*command, *more, f"{scene.exporter.url}/metrics")) for more in ([], ["--compressed"])
+    ]
+    assert unpacked == plain
+    assert {"knock_bulk_operation_info", "knock_exporter_build_info"} <= plain
+
+
+def test_a_browser_unpacks_the_whole(scene: Scene) -> None:
+    with browser.running() as chromium:
+        answer = chromium.new_page().goto(f"{scene.exporter.url}/metrics")
+        assert answer is not None
+        assert answer.header_value("Content-Encoding") == "gzip"
+        assert families(answer.text()) == families(scene.exporter.metrics())
 
 
 @pytest.mark.parametrize("line", LINES)
