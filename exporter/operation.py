@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+FIRST_SECOND, END_OF_TIME = -62_135_596_800, 253_402_300_800  # Unix seconds: the years 1 to 9999
 MAX_COUNT = 2**53  # beyond it a Prometheus sample (a float64) is no longer exact
 COLLECTIONS_MOST, COLLECTION_LENGTH_MOST = 20, 64  # by which failed items are counted; the rest is one
 OTHER_COLLECTIONS = "other"
@@ -152,7 +153,10 @@ def parse_time(text: str) -> float:
     leap = second == "60"
     zone = "+00:00" if zone in "Zz" else zone
     moment = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}{(fraction or '')[:7]}{zone}")
-    return moment.timestamp() + leap
+    seconds = moment.timestamp() + leap
+    if not FIRST_SECOND <= seconds < END_OF_TIME:  # in UTC it is no date that Python can write
+        raise ValueError("outside the years 1 to 9999")
+    return seconds
 
 
 def _text(document: dict[str, Any], field: str) -> str:

@@ -99,7 +99,8 @@ def _duration(row: OperationRow) -> float | None:
     record = row.tracked.operation
     if record is None or record.started_at is None or (finished_at := record.finished_at) is None:
         return None
-    return finished_at - record.started_at
+    seconds = finished_at - record.started_at
+    return seconds if seconds >= 0 else None
 
 
 def _last_change(row: OperationRow) -> float | None:

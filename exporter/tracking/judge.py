@@ -73,14 +73,18 @@ class Judge:
 
     def _judge_key(self, lane: Lane, asker: Asker, answer: Answered, now: Moment) -> None:
         outcome, request, was_up = answer.outcome, answer.request, asker.health.up
+        good = isinstance(outcome, Operation) or outcome.accepted_key
+        tells = good or isinstance(outcome, KeyRefused)
+        if tells and not request.probe and lane.gate.is_late(request.sent_at, good=good):
+            return
         if isinstance(outcome, KeyRefused):
             asker.health.refused()
             if lane.gate.refused(now.mono, probe=request.probe):
                 self._outside.read_key(asker.name)
-        elif isinstance(outcome, Operation) or outcome.accepted_key:
+        elif good:
             asker.health.accepted()
             if request.probe:
-                lane.gate.accepted()
+                lane.gate.accepted(now.mono)
         else:
             if asker.health.missed(request.sent_at, now.mono):
                 log.warning("no good answer from Knock, trying on", environment=asker.name, error=str(outcome))
