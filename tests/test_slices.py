@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MANY = ids(3000, seed=7)
 FIRST = ids(1)[0]
-MOST_A_STEP = 600  # operations taken in between two looks at what is due
+MOST_A_STEP = 240  # operations taken in between two looks at what is due
 SOURCES = [CONFIG, Source(SourceKind.FILES, "/ids.txt"), Source(SourceKind.HTTP, "https://app.example/operations")]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Job = Generator[None, Moment, None]
 
-SLICE = 50  # operations: some milliseconds
+SLICE = 20  # operations: some milliseconds
 SLICES_A_STEP = 6
 
 

@@ -6,6 +6,7 @@ the time as an argument and do no I/O, so a test drives them through hours in mi
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
+SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
 ROUND_SECONDS = 1.0  # between looks at what waits, and at what is old
 
@@ -98,6 +100,11 @@ class Tracker:
         self._situations: tuple[Situation, ...] = ()
         self._next_publish = -math.inf
         self._next_round = now.mono + ROUND_SECONDS
+
+    @property
+    def operations(self) -> int:
+        """How many operations are tracked."""
+        return len(self._book)
 
     # What comes in.
 
@@ -310,10 +317,14 @@ class Tracker:
 
 def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:
     """Be the tracker's thread until it is closed, or stopped and out of answers to wait for."""
+    settled = 0
     while True:
         wake = tracker.advance(clock())
         if tracker.ended:
             return
+        if tracker.operations >= settled + SETTLED_TOGETHER:
+            settled = tracker.operations
+            gc.freeze()  # else each of some full collections while they grow to 50,000 holds all threads for 0.2 s
         try:
             message = inbox.get(timeout=max(0.0, wake - clock().mono))
             for _ in range(MESSAGES_A_STEP):
