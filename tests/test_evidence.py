@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 from model import KEY, WALL, Model, environment, ids, running
+from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import KeyRefused, KnockError, NotFound
-from exporter.operation import Operation, OperationKey, Status
+from exporter.operation import Operation, OperationKey, Status, parse_operation
 from exporter.tracking import record
 from exporter.tracking.messages import Created, Handed, Reconfigure, Request
 from exporter.tracking.record import Circumstances, Moment
 from exporter.tracking.retention import Departures
+from exporter.web import answers
 
 A, B = ids(2)
 E = {"knock_environment": "production"}
@@ -171,3 +173,21 @@ def test_lists_that_flap_leave_no_growing_plans() -> None:
     assert list(departures.due(450.0)) == [ended.key]
     departures.note(ended, 500.0)
     assert list(departures.due(600.0)) == [ended.key]
+
+
+def test_the_word_of_an_undocumented_status_is_kept_for_people_and_told_once() -> None:
+    odd = parse_operation({"id": A, "status": "paused\x1b" + "x" * 100, "name": "users.identify"}, A)
+    assert odd.status_word == "paused\N{REPLACEMENT CHARACTER}" + "x" * 57
+    assert parse_operation({"id": A, "status": "queued"}, A).status_word is None
+    assert parse_operation({"id": A, "status": "sk_secret"}, A).told_status == "unknown (sk_***)"
+    model = Model(
+        Config((environment(operations=[A, B]),)), lambda it, _now: replace(odd, id=it.id, status_word="paused")
+    )
+    with capture_logs() as logs:
+        model.run(100)
+    assert [each["status"] for each in logs if "does not document" in each["event"] and "status" in each] == ["paused"]
+    entry = model.views[-1].picture.get(OperationKey("production", A))
+    assert entry is not None
+    told = answers.detail(entry, model.now)["record"]
+    assert told is not None
+    assert (told["status"], told["status_word"]) == ("unknown", "paused")

@@ -147,7 +147,8 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
     has_end = record.completed_at is not None or record.failed_at is not None
     ended = before.ended_polls + 1 if odd and has_end else 0
     if ended >= ENDED_POLLS:
-        record = replace(record, status=Status.FAILED if record.failed_at is not None else Status.COMPLETED)
+        status = Status.FAILED if record.failed_at is not None else Status.COMPLETED
+        record = replace(record, status=status, status_word=None)
     changed = before.operation is None or before.operation.progress != record.progress
     last_change = now if changed or before.last_change is None else before.last_change
     final = record.status.final
