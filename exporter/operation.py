@@ -14,9 +14,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from exporter.errors import redact
+
+FIRST_SECOND, END_OF_TIME = -62_135_596_800, 253_402_300_800  # Unix seconds: the years 1 to 9999
 MAX_COUNT = 2**53  # beyond it a Prometheus sample (a float64) is no longer exact
 COLLECTIONS_MOST, COLLECTION_LENGTH_MOST = 20, 64  # by which failed items are counted; the rest is one
 OTHER_COLLECTIONS = "other"
+STATUS_WORD_MOST = 64
 NIL_ID = "00000000-0000-0000-0000-000000000000"  # no operation has it: asking for it only checks the key
 UNKNOWN_NAME = "unknown"
 
@@ -67,6 +71,7 @@ class Operation:
     """One answer of Knock. Counts are rows, times are Unix seconds; None: Knock did not say.
 
     `collections` counts the failed items by their collection, the most frequent first ("": they have none).
+    `status_word` is Knock's word for a status that it does not document, as far as it can be shown.
     """
 
     id: str
@@ -83,6 +88,19 @@ class Operation:
     completed_at: float | None = None
     failed_at: float | None = None
     collections: tuple[tuple[str, int], ...] = ()
+    status_word: str | None = None
+
+    @property
+    def told_status(self) -> str:
+        """The status as people are shown it: with Knock's own word where Knock documents none such."""
+        return str(self.status) if self.status_word is None else f"{self.status} ({self.status_word})"
+
+    @property
+    def ran_for(self) -> float | None:
+        """Seconds from start to end; None where Knock told no such time."""
+        if self.started_at is None or (end := self.finished_at) is None or end < self.started_at:
+            return None
+        return end - self.started_at
 
     @property
     def finished_at(self) -> float | None:
@@ -122,9 +140,12 @@ def parse_operation(document: Any, asked_id: str) -> Operation:
         raise Invalid("body", f"expected an object, got {_kind(document)}")
     if _text(document, "id").lower() != asked_id.lower():
         raise Invalid("id", "another id than the one asked for")
+    word = _text(document, "status")
+    status = _STATUSES.get(word, Status.UNKNOWN)
     return Operation(
         id=asked_id,
-        status=_STATUSES.get(_text(document, "status"), Status.UNKNOWN),
+        status=status,
+        status_word=_shown_word(word) if status is Status.UNKNOWN else None,
         name=_name(document.get("name")),
         rows_processed=_count(document, "processed_rows"),
         rows_estimated=_count(document, "estimated_total_rows"),
@@ -152,7 +173,10 @@ def parse_time(text: str) -> float:
     leap = second == "60"
     zone = "+00:00" if zone in "Zz" else zone
     moment = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}{(fraction or '')[:7]}{zone}")
-    return moment.timestamp() + leap
+    seconds = moment.timestamp() + leap
+    if not FIRST_SECOND <= seconds < END_OF_TIME:  # in UTC it is no date that Python can write
+        raise ValueError("outside the years 1 to 9999")
+    return seconds
 
 
 def _text(document: dict[str, Any], field: str) -> str:
@@ -160,6 +184,11 @@ def _text(document: dict[str, Any], field: str) -> str:
     if not isinstance(value, str):
         raise Invalid(field, f"expected a string, got {_kind(value)}")
     return value
+
+
+def _shown_word(word: str) -> str:
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in word)
+    return redact(shown[:STATUS_WORD_MOST])
 
 
 def _name(value: Any) -> str:

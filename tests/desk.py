@@ -62,6 +62,7 @@ class FakeDesk:
 
     def __post_init__(self) -> None:
         self.activity = Activity(process=False)
+        self.activity.add_environment("production")
         self.delivered: list[Register | Release] = []
         self.handed: dict[str, Any] = {}
 

@@ -20,6 +20,7 @@ from exporter.tracking.memory import NOTHING, Changes, Memory
 from exporter.tracking.messages import (
     Answered,
     Handed,
+    KeyRead,
     Listed,
     Message,
     Outside,
@@ -176,6 +177,10 @@ class Model:
         """Have a file list these operations, and no others."""
         listed = tuple(ListedOperation(each) if isinstance(each, str) else each for each in operations)
         self.tell(Listed(environment, Source(SourceKind.FILES, path), listed))
+
+    def key_was_read(self, name: str = "production") -> None:
+        """Tell that the key source was read, and holds the same."""
+        self.tell(KeyRead(name, None))
 
     def restarted(self, **changes: object) -> Model:
         """Return what the next process is, on the same disk; by its clocks no time has passed."""

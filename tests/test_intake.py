@@ -260,7 +260,7 @@ def handed(operation_id: str, name: str = "users.identify", inserted_at: float |
 
 
 def test_a_create_answer_is_believed_to_be_queued() -> None:
-    model = model_of({A: running(A, rows_processed=40, successes=40)})
+    model = model_of({A: running(A, rows_processed=40, successes=40, inserted_at=WALL + 1)})
     assert model.register(handed(A))[0].taken == (Taken(A, "queued"),)
     model.run(1)
     text = [line for line in model.metrics().splitlines() if A in line and "status" not in line]
@@ -278,7 +278,7 @@ def test_a_create_answer_is_believed_to_be_queued() -> None:
 
 
 def test_an_operation_of_a_create_answer_that_is_over_at_the_first_look_counts_as_ended() -> None:
-    model = model_of({A: finished(A, inserted_at=WALL - 1000)})
+    model = model_of({A: finished(A, inserted_at=WALL + 1)})
     model.register(handed(A))
     model.run(30)
     assert model.value("knock_bulk_operations_finished_total", status="completed") == 1

@@ -15,7 +15,7 @@ LAYERS = (
     ("config",),
     ("tracking.pacing", "tracking.roster", "tokens"),
     ("tracking.record",),
-    ("tracking.memory",),
+    ("tracking.memory", "tracking.slices"),
     ("tracking.history",),
     ("tracking.picture",),
     ("tracking.standing",),

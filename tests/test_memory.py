@@ -93,7 +93,7 @@ def test_without_a_store_nothing_waits_and_nothing_is_durable() -> None:
 
 
 def test_growth_is_shown_only_once_its_mark_is_on_disk() -> None:
-    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10)}
+    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10, inserted_at=WALL + 1)}
     model = started(model_of(records))
     assert model.disk is not None
     model.register(handed(A))
@@ -187,7 +187,8 @@ def test_final_operations_are_not_asked_again() -> None:
 
 
 def test_no_counter_counts_twice() -> None:
-    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10, started_at=WALL - 50)}
+    first = running(A, rows_processed=10, started_at=WALL - 50, inserted_at=WALL + 1)
+    records: dict[str, Operation | KnockError] = {A: first}
     model = model_of(records)
     model.register(handed(A))
     model.run(30)

@@ -215,7 +215,7 @@ def test_refused_twice_it_probes_ever_more_rarely() -> None:
         waits.append(gate.probe_at - now)
     assert waits == [30, 60, 120, 240, 480, 600, 600]
     assert gate.suspended
-    gate.accepted()
+    gate.accepted(now)
     assert (gate.is_open, gate.suspended, gate.probe_at) == (True, False, -math.inf)
 
 
@@ -251,7 +251,7 @@ def test_the_waits_start_anew_after_the_key_was_taken() -> None:
     gate = Gate()
     for _ in range(3):
         gate.refused(0.0, probe=True)
-    gate.accepted()
+    gate.accepted(0.0)
     gate.refused(100.0, probe=False)
     gate.refused(100.0, probe=True)
     assert gate.probe_at == 130

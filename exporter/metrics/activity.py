@@ -112,6 +112,7 @@ class Activity:
         self.refused = Counter(
             "knock_exporter_operations_refused", "Operation ids handed over and not taken.", [_E, "reason"], registry=r
         )
+        self._refusals: dict[str, dict[str, Counter]] = {}
         self.conflicts = Counter(
             "knock_exporter_source_conflicts",
             "Operations that sources name with different groups or labels.",
@@ -232,8 +233,7 @@ class Activity:
 
     def add_environment(self, name: str) -> PollCounters:
         """Make the series of an environment that stand from the start, at 0; return those of its polls."""
-        for reason in REFUSALS:
-            self.refused.labels(name, reason)
+        self._refusals[name] = {reason: self.refused.labels(name, reason) for reason in REFUSALS}
         for label in FOLDED_LABELS:
             self.folded.labels(name, label)
         for reason in Reason:
@@ -248,7 +248,13 @@ class Activity:
             {poll_class: self.poll_delay.labels(name, poll_class) for poll_class in PollClass},
         )
 
+    def refuse(self, environment: str, reason: str, count: int = 1) -> None:
+        """Count ids that were not taken. Other threads may do so for an environment that was just removed."""
+        if (refusals := self._refusals.get(environment)) is not None:
+            refusals[reason].inc(count)
+
     def remove_environment(self, name: str) -> None:
         """Take away the series of an environment."""
+        del self._refusals[name]
         for metric in self._by_environment:
             metric.remove_by_labels({_E: name})

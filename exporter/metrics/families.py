@@ -97,9 +97,7 @@ _STATUS_SAMPLES = {now: tuple(Sample("", f',status="{status}"', now is status) f
 
 def _duration(row: OperationRow) -> float | None:
     record = row.tracked.operation
-    if record is None or record.started_at is None or (finished_at := record.finished_at) is None:
-        return None
-    return finished_at - record.started_at
+    return None if record is None else record.ran_for
 
 
 def _last_change(row: OperationRow) -> float | None:

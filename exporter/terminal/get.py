@@ -43,7 +43,7 @@ def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iter
     yield "operation", operation.id
     yield "environment", environment
     yield "name", operation.name
-    yield "status", str(operation.status)
+    yield "status", operation.told_status
     yield "rows", _progress(operation)
     yield "successes", number(operation.successes)
     yield "errors", number(operation.errors)
@@ -53,9 +53,10 @@ def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iter
     yield "started", _time(operation.started_at, now)
     yield "finished", _time(operation.finished_at, now)
     yield "updated", _time(operation.updated_at, now)
-    if operation.started_at is not None:
-        end = now if operation.finished_at is None else operation.finished_at
-        yield ("ran for" if operation.status.final else "running for"), span(end - operation.started_at)
+    if operation.ran_for is not None:
+        yield "ran for", span(operation.ran_for)
+    elif operation.started_at is not None and not operation.status.final:
+        yield "running for", span(now - operation.started_at)
 
 
 def _progress(operation: Operation) -> str:

@@ -194,8 +194,9 @@ class Book:
         record = after.operation
         if record is None:
             return after
-        known = before.operation if before is not None else None
-        # A known name stays, so that an operation does not wander between aggregates and its fold is counted once.
+        # A name that Knock told us stays, so that an operation does not wander between aggregates and its fold is
+        # counted once; one that came with a registration gives way to the first answer.
+        known = before.operation if before is not None and (before.last_success or not after.last_success) else None
         if known is not None and known.name != UNKNOWN_NAME:
             name = known.name
         elif record.name == UNKNOWN_NAME:

@@ -13,6 +13,7 @@ from exporter.tracking.lane import Asker, Lane
 from exporter.tracking.memory import EnvironmentMemory
 from exporter.tracking.messages import Listed
 from exporter.tracking.roster import CONFIG
+from exporter.tracking.slices import is_due
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from exporter.tracking.journal import Journal
     from exporter.tracking.memory import CellMemory, CellPlace, Kept, Memory
     from exporter.tracking.record import Moment
+    from exporter.tracking.slices import Job
 
 log = structlog.get_logger()
 
@@ -112,8 +114,16 @@ class Environments:
         if before.retention != settings.retention:
             self._intake.use_retention()
         if before.polling != settings.polling:
-            for each in [each for each in self._book.of(asker.name) if each.active]:
-                asker.plan(self._intake.record(record.repaced(each, now, settings.polling), now))
+            self._intake.slices.put((asker.name, "pace"), self._change_pace(asker), now)
+
+    def _change_pace(self, asker: Asker) -> Job:
+        now = yield
+        for number, key in enumerate([each.key for each in self._book.of(asker.name) if each.active]):
+            if is_due(number):
+                now = yield
+            tracked = self._book.get(key)
+            if tracked is not None and tracked.active and self.askers.get(asker.name) is asker:
+                asker.plan(self._intake.record(record.repaced(tracked, now, asker.settings.polling), now))
 
     def _moved(self, asker: Asker, now: Moment) -> None:
         """Another Knock answers now: what it tells first may have been counted elsewhere."""
@@ -132,8 +142,17 @@ class Environments:
 
     def _ask_missing_again(self, asker: Asker, now: Moment) -> None:
         # A 404 under another key, or from another address, proves nothing.
-        for missing in [each for each in self._book.of(asker.name) if each.missing_since is not None]:
-            self._intake.ask_again(missing, now)
+        self._intake.slices.put((asker.name, "missing"), self._ask_again(asker), now)
+
+    def _ask_again(self, asker: Asker) -> Job:
+        now = yield
+        missing = [each.key for each in self._book.of(asker.name) if each.missing_since is not None]
+        for number, key in enumerate(missing):
+            if is_due(number):
+                now = yield
+            tracked = self._book.get(key)
+            if tracked is not None and tracked.missing_since is not None and self.askers.get(asker.name) is asker:
+                self._intake.ask_again(tracked, now)
 
     def _enter_lane(self, asker: Asker, now: Moment) -> None:
         old = self._lane_of.get(asker.name)

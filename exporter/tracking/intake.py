@@ -6,6 +6,7 @@ Owned by the tracker's thread. Whatever enters or leaves the book does so here.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,6 +18,7 @@ from exporter.tracking.memory import Kept, Tombstone
 from exporter.tracking.messages import Released
 from exporter.tracking.retention import NEVER, Departures, leaves_at
 from exporter.tracking.roster import API, CONFIG, Conflicts, Roster, SourceKind, group_of, labels_of
+from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
 from exporter.tracking.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from exporter.tracking.picture import SourceState
     from exporter.tracking.record import Moment, Tracked
     from exporter.tracking.roster import Source
+    from exporter.tracking.slices import Job
 
 RETIRED = "retired"  # the state of an id of which only a tombstone is left
 
@@ -42,6 +45,7 @@ class Intake:
     def __init__(self, book: Book, journal: Journal, activity: Activity) -> None:
         self.limit = 0
         self.tombstones = Tombstones()
+        self.slices = Slices()
         self._book = book
         self._journal = journal
         self._activity = activity
@@ -76,7 +80,7 @@ class Intake:
         urls = {each.url for each in asker.settings.operations_http}
         for source in self._rosters[asker.name].sources(SourceKind.HTTP):
             if source.name not in urls:
-                self._list(asker, source, (), now)
+                self.slices.put((asker.name, source), self._list(asker, source, ()), now)
 
     def sources(self, asker: Asker) -> tuple[SourceState, ...]:
         """Return the sources of an environment as they stand."""
@@ -106,17 +110,28 @@ class Intake:
         asker = self._askers[message.environment]
         asker.standing.read(message.source, now.wall)
         self._activity.source_success.labels(asker.name, message.source.kind).set(now.wall)
-        self._list(asker, message.source, message.operations, now)
+        self.slices.put((asker.name, message.source), self._list(asker, message.source, message.operations), now)
 
-    def _list(self, asker: Asker, source: Source, operations: Iterable[ListedOperation], now: Moment) -> None:
-        change = self._rosters[asker.name].list_all(source, operations)
-        for operation_id in change.dropped:  # first: they make room
-            self._unlisted(OperationKey(asker.name, operation_id), source, now)
-        keys = [OperationKey(asker.name, operation_id) for operation_id in change.named]
-        conflicts = sum(self._conflicts_newly(key) for key in keys)
-        # What the configuration lists is followed, whatever became of it before.
-        states = [self._enter(key, now, again=source == CONFIG) for key in keys]
-        self._tell(asker, source, states.count(None), conflicts)
+    def _list(self, asker: Asker, source: Source, operations: Iterable[ListedOperation]) -> Job:
+        now = yield
+        roster = self._rosters[asker.name]
+        listed = {each.id: each for each in operations}
+        dropped = roster.left_out(source, listed)
+        refused = conflicts = 0
+        for number, operation_id in enumerate([*dropped, *listed]):  # the dropped ones first: they make room
+            if is_due(number):
+                now = yield
+                if self._askers.get(asker.name) is not asker:
+                    return
+            key = OperationKey(asker.name, operation_id)
+            if number < len(dropped):
+                roster.drop(source, operation_id)
+                self._unlisted(key, source, now)
+            elif roster.name(source, listed[operation_id]):
+                conflicts += self._conflicts_newly(key)
+                # What the configuration lists is followed, whatever became of it before.
+                refused += self._enter(key, now, again=source == CONFIG) is None
+        self._tell(asker, source, refused, conflicts)
 
     def _tell(self, asker: Asker, source: Source, refused: int, conflicts: int) -> None:
         where = {"environment": asker.name, "source": str(source.kind)}
@@ -160,7 +175,7 @@ class Intake:
             return RETIRED
         if not self._has_room(now):
             if key not in self._waiting:
-                self._activity.refused.labels(key.environment, "limit").inc()
+                self._activity.refuse(key.environment, "limit")
             if self._listed(key):
                 self._waiting[key] = None
             return None
@@ -247,6 +262,7 @@ class Intake:
         self._conflicts.newly(key, ())
         if key in self:
             self._book.remove(key, reason)
+            self._askers[key.environment].agenda.discard(key.id)
             self._journal.dirty.operations[key] = None
         self.tombstones.put(key, Tombstone(now.mono, retired))
         self._journal.dirty.tombstones[key] = None
@@ -267,11 +283,13 @@ class Intake:
 
     def next_step(self) -> float:
         """Return when `step` has something to do (monotonic; inf: nothing is planned)."""
+        if self._waiting and len(self._book) < self.limit:
+            return -NEVER
         return self._departures.next
 
     def step(self, now: Moment) -> None:
         """Retire what has had its time, forget tombstones that are too old, and let in what waits for room."""
-        for key in self._departures.due(now.mono):
+        for key in islice(self._departures.due(now.mono), SLICE * SLICES_A_STEP):
             tracked = self._book.get(key)
             if tracked is None or not (tracked.final or tracked.lost):
                 continue
@@ -293,7 +311,7 @@ class Intake:
             self.tombstones.put(key, Tombstone(now.mono, retired=True))
 
     def _let_in(self, now: Moment) -> None:
-        for key in list(self._waiting):
+        for key in list(islice(self._waiting, SLICE * SLICES_A_STEP)):
             if not self._has_room(now):
                 return
             namings = self._rosters[key.environment].namings(key.id)

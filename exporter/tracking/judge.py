@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from exporter.tracking.messages import Answered, Outside
     from exporter.tracking.record import Moment
 
+TOLD_WORDS_MOST = 100  # undocumented statuses, each told once
+
 log = structlog.get_logger()
 
 
@@ -27,6 +29,7 @@ class Judge:
         self._environments = environments
         self._activity = activity
         self._outside = outside
+        self._told_words: set[str] = set()
 
     def judge(self, asker: Asker, answer: Answered, now: Moment) -> None:
         """Take in what an answer tells."""
@@ -70,17 +73,27 @@ class Judge:
                 )
         elif isinstance(outcome, Operation):
             lane.good_answer()
+            self._tell_word(asker, outcome.status_word)
+
+    def _tell_word(self, asker: Asker, word: str | None) -> None:
+        if word is not None and word not in self._told_words and len(self._told_words) < TOLD_WORDS_MOST:
+            self._told_words.add(word)
+            log.warning("Knock told a status that it does not document", environment=asker.name, status=word)
 
     def _judge_key(self, lane: Lane, asker: Asker, answer: Answered, now: Moment) -> None:
         outcome, request, was_up = answer.outcome, answer.request, asker.health.up
+        good = isinstance(outcome, Operation) or outcome.accepted_key
+        tells = good or isinstance(outcome, KeyRefused)
+        if tells and not request.probe and lane.gate.is_late(request.sent_at, good=good):
+            return
         if isinstance(outcome, KeyRefused):
             asker.health.refused()
             if lane.gate.refused(now.mono, probe=request.probe):
                 self._outside.read_key(asker.name)
-        elif isinstance(outcome, Operation) or outcome.accepted_key:
+        elif good:
             asker.health.accepted()
             if request.probe:
-                lane.gate.accepted()
+                lane.gate.accepted(now.mono)
         else:
             if asker.health.missed(request.sent_at, now.mono):
                 log.warning("no good answer from Knock, trying on", environment=asker.name, error=str(outcome))

@@ -66,6 +66,7 @@ class Asker:
         self.health = Health()
         self.standing = Standing()
         self.in_flight = 0
+        self._asked: set[str] = set()  # the operations that a request is under way for
         self.last_sent = -math.inf
         self.trusted = False
         self.hinted = False
@@ -107,10 +108,24 @@ class Asker:
         self.last_sent = -math.inf
 
     def plan(self, tracked: Tracked) -> None:
-        """Plan the next request about an operation, if there is to be one."""
-        if tracked.due is not None:
+        """Plan the next request about an operation as it is now; while one is under way, its answer plans the next."""
+        if tracked.due is None:
+            self.agenda.discard(tracked.key.id)
+        elif tracked.key.id not in self._asked:
             self._added += 1
             self.agenda.add(Entry(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
+
+    def begin(self, operation_id: str, now: float) -> None:
+        """Note a request that is sent; NIL_ID: it only checks the key."""
+        self.in_flight += 1
+        self.last_sent = now
+        self._asked.add(operation_id)
+        self.standing.sent(now)
+
+    def end(self, operation_id: str) -> None:
+        """Note the answer to a request."""
+        self.in_flight -= 1
+        self._asked.discard(operation_id)
 
     def next_due(self) -> float:
         """Return when there is something to ask (inf: not before an answer comes in)."""

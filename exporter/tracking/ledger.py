@@ -260,7 +260,7 @@ class GroupCell:
         if record is None:
             return False
         started_now = after.seen_started and not before.seen_started
-        counts = before.operation is not None or after.from_birth
+        counts = before.last_success is not None or after.from_birth
         seen = _observe(self.queue, record.inserted_at, record.started_at) if started_now and counts else False
         if ended_now(before, after):
             seen |= _observe(self.run[str(record.status)], record.started_at, record.finished_at)

@@ -134,6 +134,7 @@ class Gate:
     def __init__(self) -> None:
         self.is_open = True
         self.suspended = False  # refused twice: the key itself is bad
+        self._opened_at = -math.inf
         self._probe_at = math.inf
         self._wait = 0.0
 
@@ -141,6 +142,10 @@ class Gate:
     def probe_at(self) -> float:
         """When the next request may start: now (-inf) while open, never (inf) while a probe or the key is awaited."""
         return -math.inf if self.is_open else self._probe_at
+
+    def is_late(self, sent_at: float, *, good: bool) -> bool:
+        """Whether an answer, but for a probe's, tells of the key as it was before the gate turned."""
+        return sent_at < self._opened_at if not good else not self.is_open
 
     def refused(self, now: float, *, probe: bool) -> bool:
         """Note a refusal; return whether the key must be read anew before the first probe."""
@@ -173,8 +178,9 @@ class Gate:
         """Let another probe go soon: the one that was awaited left the lane with its environment."""
         self._probe_at = now + 1.0
 
-    def accepted(self) -> None:
+    def accepted(self, now: float) -> None:
         """Open: the probe's answer shows that Knock takes the key."""
+        self._opened_at = now
         self.is_open, self.suspended = True, False
         self._probe_at, self._wait = math.inf, 0.0
 
@@ -183,7 +189,7 @@ class Entry(NamedTuple):
     """One planned request; orders by its time."""
 
     due: float
-    number: int  # told apart by it when the plan was changed meanwhile
+    number: int  # tells the plans of one operation apart
     id: str
     poll_class: PollClass
     interval: float
@@ -193,16 +199,36 @@ class Agenda:
     """The planned requests of one environment: by class, and inside a class by how often they are meant to be asked.
 
     "Most overdue by its own interval" changes its order with time, so no single heap can hold it. Entries are kept in
-    heaps of nearly equal intervals (within 19%), and only their heads are compared.
+    heaps of nearly equal intervals (within 19%), and only their heads are compared. An operation has one plan at most:
+    a replaced one stays in its heap until it comes to the head, and is dropped there.
     """
 
     def __init__(self) -> None:
+        self._plans: dict[str, Entry] = {}
         self._heaps: dict[PollClass, dict[int, list[Entry]]] = {each: {} for each in PollClass}
 
     def add(self, entry: Entry) -> None:
-        """Plan a request."""
-        bucket = round(4 * math.log2(max(entry.interval, 0.001)))
+        """Plan a request, in place of the one that was planned about the same operation."""
+        before = self._plans.get(entry.id)
+        self._plans[entry.id] = entry
+        bucket = _bucket(entry)
         heappush(self._heaps[entry.poll_class].setdefault(bucket, []), entry)
+        if before is not None:
+            self._drop_replaced(before.poll_class, _bucket(before))
+
+    def discard(self, operation_id: str) -> None:
+        """Plan nothing about an operation."""
+        before = self._plans.pop(operation_id, None)
+        if before is not None:
+            self._drop_replaced(before.poll_class, _bucket(before))
+
+    def _drop_replaced(self, poll_class: PollClass, bucket: int) -> None:
+        """Keep the head of a heap one that is still planned."""
+        heap = self._heaps[poll_class][bucket]
+        while heap and self._plans.get(heap[0].id) is not heap[0]:
+            heappop(heap)
+        if not heap:
+            del self._heaps[poll_class][bucket]
 
     def next_due(self) -> float:
         """Return when the earliest request is due (inf: nothing is planned)."""
@@ -219,11 +245,14 @@ class Agenda:
 
     def pop(self, poll_class: PollClass, bucket: int) -> Entry:
         """Take the first in line out of a bucket that `most_overdue` named."""
-        heaps = self._heaps[poll_class]
-        entry = heappop(heaps[bucket])
-        if not heaps[bucket]:
-            del heaps[bucket]
+        entry = heappop(self._heaps[poll_class][bucket])
+        del self._plans[entry.id]
+        self._drop_replaced(poll_class, bucket)
         return entry
+
+
+def _bucket(entry: Entry) -> int:
+    return round(4 * math.log2(max(entry.interval, 0.001)))
 
 
 class Turns:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from exporter.tracking.messages import Listed, Register, Registered, Release, Released, Reread, Taken, Unread
 from exporter.tracking.roster import API, SourceKind
+from exporter.tracking.slices import is_due
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from exporter.tracking.journal import Journal
     from exporter.tracking.messages import Handed
     from exporter.tracking.record import Moment
+    from exporter.tracking.slices import Job
 
 
 class Reception:
@@ -49,24 +51,29 @@ class Reception:
                 self._environments.askers[message.environment].standing.unread(message.source, message.problem)
                 self._activity.source_failures.labels(message.environment, message.source.kind).inc()
             case Register():
-                self._register(message, now, known=known)
+                self._intake.slices.put_urgent(self._register(message), now)
             case Release():
-                self._release(message, now, known=known)
+                self._intake.slices.put_urgent(self._release(message), now)
 
-    def _release(self, message: Release, now: Moment, *, known: bool) -> None:
+    def _release(self, message: Release) -> Job:
+        now = yield
+        known = message.environment in self._environments.askers
         released = self._intake.release(message.environment, message.id, now) if known else Released(known=False)
         self._journal.when_saved(lambda ok: message.reply(replace(released, saved=ok)))
 
-    def _register(self, message: Register, now: Moment, *, known: bool) -> None:
-        taken = tuple(
-            Taken(each.operation.id, self._register_one(message, each, now) if known else None)
-            for each in message.operations
-        )
-        if known:
-            self._environments.askers[message.environment].standing.read(API, now.wall)
+    def _register(self, message: Register) -> Job:
+        now = yield
+        askers, taken = self._environments.askers, []
+        for number, each in enumerate(message.operations):
+            if is_due(number):
+                now = yield
+            known = message.environment in askers
+            taken.append(Taken(each.operation.id, self._register_one(message, each, now) if known else None))
+        if message.environment in askers:
+            askers[message.environment].standing.read(API, now.wall)
             self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
         durable = self._journal.durable
-        self._journal.when_saved(lambda ok: message.reply(Registered(taken, durable, saved=ok)))
+        self._journal.when_saved(lambda ok: message.reply(Registered(tuple(taken), durable, saved=ok)))
 
     def _register_one(self, message: Register, handed: Handed, now: Moment) -> str | None:
         return self._intake.register(message.environment, handed, again=message.again, now=now, chance=self._chance())

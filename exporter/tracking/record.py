@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PENDING = "pending"  # accepted, never answered
 LOST = "lost"
 ENDED_POLLS = 2  # in a row: an undocumented status with an end time is then taken as final
-BIRTH_SLACK = 60.0  # seconds after the epoch: clocks differ
+BIRTH_SLACK = 60.0  # seconds after the epoch, where no create answer came: clocks differ
 
 
 class Moment(NamedTuple):
@@ -128,7 +128,7 @@ def handed_over(
 
 
 def created(before: Tracked, record: Operation, chance: float) -> Tracked:
-    """Believe what Knock's create call answered: it is queued, and this exporter sees its whole life.
+    """Believe what Knock's create call answered: it is queued.
 
     It is asked for the first time when one that waits would be.
     """
@@ -137,8 +137,6 @@ def created(before: Tracked, record: Operation, chance: float) -> Tracked:
         operation=record,
         poll_class=PollClass.LIVE,
         due=before.handed_over.mono + pacing.spread(before.interval, chance),
-        from_birth=True,
-        seen_unfinished=True,
     )
 
 
@@ -149,7 +147,8 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
     has_end = record.completed_at is not None or record.failed_at is not None
     ended = before.ended_polls + 1 if odd and has_end else 0
     if ended >= ENDED_POLLS:
-        record = replace(record, status=Status.FAILED if record.failed_at is not None else Status.COMPLETED)
+        status = Status.FAILED if record.failed_at is not None else Status.COMPLETED
+        record = replace(record, status=status, status_word=None)
     changed = before.operation is None or before.operation.progress != record.progress
     last_change = now if changed or before.last_change is None else before.last_change
     final = record.status.final
@@ -166,7 +165,7 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
         odd_polls=odd,
         ended_polls=ended,
         lost=False,
-        from_birth=_born_after(record, at.epoch) if before.from_birth is None else before.from_birth,
+        from_birth=_ours_from_birth(before, record, at.epoch) if before.from_birth is None else before.from_birth,
         seen_unfinished=before.seen_unfinished or not final,
         seen_started=before.seen_started or record.started_at is not None,
         final_seen=now.wall if final else None,
@@ -205,7 +204,7 @@ def _missing(after: Tracked, at: Circumstances) -> Tracked:
     if at.trusted and now - since >= at.polling.not_found_after:
         return replace(after, missing_since=since, lost=True, due=None)
     age = now - after.handed_over.mono
-    ever_seen = after.operation is not None
+    ever_seen = after.last_success is not None  # what a create answer told is no sight of it
     # The 404s of the first minutes prove nothing, so the doubling starts after them.
     attempt = after.missing + 1 if ever_seen or age >= pacing.MISSING_GRACE else 0
     interval = pacing.missing_interval(attempt, at.polling)
@@ -234,5 +233,6 @@ def repaced(before: Tracked, now: Moment, polling: Polling) -> Tracked:
     return replace(before, interval=interval, healthy_interval=interval, due=min(before.due, last.mono + interval))
 
 
-def _born_after(record: Operation, epoch: float) -> bool:
-    return record.inserted_at is not None and record.inserted_at > epoch + BIRTH_SLACK
+def _ours_from_birth(before: Tracked, record: Operation, epoch: float) -> bool:
+    slack = BIRTH_SLACK if before.operation is None else 0.0  # the operation of a create answer
+    return record.inserted_at is not None and record.inserted_at > epoch + slack

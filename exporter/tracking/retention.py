@@ -44,17 +44,24 @@ class Departures:
     def __init__(self) -> None:
         self._leaving: list[tuple[float, OperationKey]] = []
         self._clean: list[tuple[float, OperationKey]] = []
+        self._noted: dict[OperationKey, float] = {}  # the earliest entry of each in `_leaving`
+        self._noted_clean: dict[OperationKey, float] = {}
 
     def note(self, ended: Tracked, at: float) -> None:
         """Plan the departure of an operation that ended or was lost."""
-        if at < NEVER:
+        if at == NEVER:
+            return
+        if at < self._noted.get(ended.key, NEVER):
+            self._noted[ended.key] = at
             heappush(self._leaving, (at, ended.key))
-            if ended.clean and ended.final_at is not None:
-                heappush(self._clean, (ended.final_at, ended.key))
+        if ended.clean and ended.final_at is not None and self._noted_clean.get(ended.key) != ended.final_at:
+            self._noted_clean[ended.key] = ended.final_at
+            heappush(self._clean, (ended.final_at, ended.key))
 
     def begin_anew(self, ended: Iterable[tuple[Tracked, float]]) -> None:
         """Plan all departures again: the settings have changed."""
         self._leaving, self._clean = [], []
+        self._noted, self._noted_clean = {}, {}
         for tracked, at in ended:
             self.note(tracked, at)
 
@@ -66,7 +73,10 @@ class Departures:
     def due(self, now: float) -> Iterator[OperationKey]:
         """Take out, one by one, those whose time may have come."""
         while self._leaving and self._leaving[0][0] <= now:
-            yield heappop(self._leaving)[1]
+            at, key = heappop(self._leaving)
+            if self._noted.get(key) == at:
+                del self._noted[key]
+                yield key
 
     def take_cleanest(self, count: int, may_leave: Callable[[OperationKey], bool]) -> list[OperationKey]:
         """Take out the `count` operations that ended cleanly longest ago; none at all if there are not so many."""
@@ -75,10 +85,12 @@ class Departures:
         taken: dict[OperationKey, float] = {}
         while self._clean and len(taken) < count:
             at, key = heappop(self._clean)
+            self._noted_clean.pop(key, None)
             if may_leave(key):
                 taken[key] = at
         if len(taken) < count:
             for key, at in taken.items():
+                self._noted_clean[key] = at
                 heappush(self._clean, (at, key))
             return []
         return list(taken)
@@ -87,3 +99,4 @@ class Departures:
         """Forget entries of operations that are gone, once they are most of them."""
         if len(self._clean) > 2 * tracked + PRUNE_LEAST:
             self._clean = sorted({each for each in self._clean if may_leave(each[1])})
+            self._noted_clean = {key: at for at, key in self._clean}

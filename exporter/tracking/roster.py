@@ -6,14 +6,13 @@ the order of precedence: configuration, files by path, http lists by URL, regist
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.config.settings import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterator
 
     from exporter.config import ListedOperation
     from exporter.operation import OperationKey
@@ -52,14 +51,6 @@ class Naming(NamedTuple):
 
 
 Namings = tuple[Naming, ...]  # of one operation, in the order of precedence
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a source's new list changes: ids that it names newly or otherwise than before, and ids that it dropped."""
-
-    named: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
 
 
 def group_of(namings: Namings) -> str:
@@ -128,14 +119,9 @@ class Roster:
         for naming in namings:
             self._lists.setdefault(naming.source, set()).add(operation_id)
 
-    def list_all(self, source: Source, operations: Iterable[ListedOperation]) -> Change:
-        """Take a source's whole list in place of its last one."""
-        listed = {each.id: each for each in operations}
-        named = [each.id for each in listed.values() if self.name(source, each)]
-        dropped = [each for each in self._lists.get(source, ()) if each not in listed]
-        for operation_id in dropped:
-            self.drop(source, operation_id)
-        return Change(tuple(named), tuple(dropped))
+    def left_out(self, source: Source, listed: Container[str]) -> list[str]:
+        """Return what a source names that its new list does not."""
+        return [each for each in self._lists.get(source, ()) if each not in listed]
 
     def name(self, source: Source, operation: ListedOperation) -> bool:
         """Note that a source names an operation; return whether that is new, or says something new."""

@@ -6,6 +6,7 @@ the time as an argument and do no I/O, so a test drives them through hours in mi
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -50,9 +51,11 @@ if TYPE_CHECKING:
     from exporter.tracking.lane import Asker, Choice, Lane
     from exporter.tracking.memory import Memory
     from exporter.tracking.messages import Message, Outside
+    from exporter.tracking.slices import Job
 
 PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
+SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
 ROUND_SECONDS = 1.0  # between looks at what waits, and at what is old
 
@@ -91,11 +94,17 @@ class Tracker:
         )
         self._environments.configure(config, keys, now)
         self._stopping = False
-        self._replies: list[Callable[[], None]] = []  # to whoever waits for a configuration to be shown
+        self._reloads: list[Callable[[], None]] = []  # the replies to those whose lists are not taken in yet
+        self._replies: list[Callable[[], None]] = []  # those that wait for the next view
         self._gallery = Gallery()
         self._situations: tuple[Situation, ...] = ()
         self._next_publish = -math.inf
         self._next_round = now.mono + ROUND_SECONDS
+
+    @property
+    def operations(self) -> int:
+        """How many operations are tracked."""
+        return len(self._book)
 
     # What comes in.
 
@@ -122,11 +131,22 @@ class Tracker:
         self._activity.fresh.freeze()
         message.switch()
         self._environments.configure(message.config, message.keys, now)
+        self._show_next(now)
+        self._reloads.append(message.reply)
+        self._intake.slices.put("reload", self._reply_when_shown(), now)
+
+    def _show_next(self, now: Moment) -> None:
         self._book.generation += 1
         self._book.changed = True
         self._next_publish = now.mono
-        self._replies.append(message.reply)
         self._journal.hurry()
+
+    def _reply_when_shown(self) -> Job:
+        """Answer when all that the configuration lists is shown: this comes after its lists."""
+        now = yield
+        self._show_next(now)
+        self._replies += self._reloads
+        self._reloads = []
 
     def _show(self, view: View) -> None:
         self._outside.publish(view)
@@ -147,7 +167,7 @@ class Tracker:
         asker = self._environments.askers.get(answer.request.environment)
         if asker is None or not asker.sent(answer.request):
             return  # the environment was taken out of the configuration meanwhile
-        asker.in_flight -= 1
+        asker.end(answer.request.id)
         self._judge.judge(asker, answer, now)
         if not answer.request.checks_key:
             self._take_outcome(asker, answer, now)
@@ -160,6 +180,9 @@ class Tracker:
         self._gallery.polled(before.key, answer.seconds, outcome, now.wall)
         if not asker.asked_here(answer.request):
             asker.plan(before)  # another Knock said that
+            return
+        if isinstance(outcome, NotFound) and answer.request.key_epoch != asker.key_epoch:
+            asker.plan(before)  # under another key, which proves nothing
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
             self._book.touch(before.key)
@@ -201,6 +224,7 @@ class Tracker:
     def advance(self, now: Moment) -> float:
         """Start what is due and publish; return when to come back (monotonic)."""
         self.stepped_at, self._activity.heartbeat = now
+        self._intake.slices.step(now)
         lanes = self._environments.lanes
         starts = [math.inf if self._stopping else self._start_due(lane, now) for lane in lanes]
         self._keep_house(now)
@@ -208,9 +232,12 @@ class Tracker:
         if self._stopping and idle and not self._journal.holds:
             self.ended = True
         if self.ended:
+            self._intake.slices.finish_urgent(now)
             self._set_gauges()
             self._journal.close(now, self._recall, self._render(now))
             return now.mono
+        if self._intake.slices.waiting:
+            starts.append(now.mono)
         return min(
             now.mono + STEP_SECONDS, self._publish(now), self._intake.next_step(), self._book.next_hiding(), *starts
         )
@@ -234,18 +261,13 @@ class Tracker:
     def _start(self, lane: Lane, choice: Choice, now: Moment) -> None:
         asker, entry = choice
         if entry is not None:
-            tracked = self._book.get(OperationKey(asker.name, entry.id))
-            if tracked is None or tracked.due != entry.due:
-                return  # planned anew since
             self._environments.counters[asker.name].delay[entry.poll_class].observe(now.mono - entry.due)
         probe = not lane.gate.is_open
         if probe:
             lane.gate.probe_started()
         lane.pacer.start(now.mono)
-        asker.in_flight += 1
-        asker.last_sent = now.mono
-        asker.standing.sent(now.mono)
         operation_id = entry.id if entry is not None else NIL_ID
+        asker.begin(operation_id, now.mono)
         self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
 
     def _publish(self, now: Moment) -> float:
@@ -295,10 +317,14 @@ class Tracker:
 
 def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:
     """Be the tracker's thread until it is closed, or stopped and out of answers to wait for."""
+    settled = 0
     while True:
         wake = tracker.advance(clock())
         if tracker.ended:
             return
+        if tracker.operations >= settled + SETTLED_TOGETHER:
+            settled = tracker.operations
+            gc.freeze()  # else each of some full collections while they grow to 50,000 holds all threads for 0.2 s
         try:
             message = inbox.get(timeout=max(0.0, wake - clock().mono))
             for _ in range(MESSAGES_A_STEP):

@@ -53,6 +53,7 @@ class Record(TypedDict):
     id: str
     name: str
     status: str
+    status_word: str | None  # where `status` is unknown: Knock's own word
     processed_rows: int | None
     estimated_total_rows: int | None
     success_count: int | None
@@ -218,6 +219,7 @@ def _record(entry: Entry) -> Record | None:
         id=it.id,
         name=it.name,
         status=str(it.status),
+        status_word=it.status_word,
         processed_rows=it.rows_processed,
         estimated_total_rows=it.rows_estimated,
         success_count=it.successes,

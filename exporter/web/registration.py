@@ -114,7 +114,7 @@ class Registration:
         known = any(each.name == environment for each in self._desk.config().environments)
         grant = _grant(request, tokens)
         if known and (grant is None or not grant.allows(environment)):
-            self._desk.activity.refused.labels(environment, "unauthorized").inc()
+            self._desk.activity.refuse(environment, "unauthorized")
         if grant is None:
             raise _unauthorized(request)
         self._check_rate(grant)
@@ -143,7 +143,7 @@ class Registration:
         body = await self._body(request)
         batch = await self._read(request, body, text=text)
         if batch.rejected:
-            self._desk.activity.refused.labels(environment, "invalid").inc(len(batch.rejected))
+            self._desk.activity.refuse(environment, "invalid", len(batch.rejected))
         rejected = [_rejected(each) for each in batch.rejected]
         if not batch.named:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "nothing could be accepted", accepted=[], rejected=rejected)

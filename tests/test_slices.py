@@ -1,0 +1,148 @@
+"""Long lists do not hold the tracker: it takes them in slices, and asks, publishes and answers in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from model import KEY, Model, environment, ids, running
+
+from exporter.config import Config, ListedOperation, Polling
+from exporter.tracking.messages import Listed, Reconfigure, Request
+from exporter.tracking.roster import CONFIG, Source, SourceKind
+
+if TYPE_CHECKING:
+    from exporter.operation import Operation
+    from exporter.tracking.record import Moment
+
+MANY = ids(3000, seed=7)
+FIRST = ids(1)[0]
+MOST_A_STEP = 240  # operations taken in between two looks at what is due
+SOURCES = [CONFIG, Source(SourceKind.FILES, "/ids.txt"), Source(SourceKind.HTTP, "https://app.example/operations")]
+
+
+def always_running(request: Request, now: Moment) -> Operation:
+    return running(request.id, rows_processed=int(now.mono))
+
+
+def tracked(model: Model) -> int:
+    return len(model.tracker._book)
+
+
+def steps(model: Model, most: int = 10_000) -> list[int]:
+    """Step until nothing more is taken in; return how many operations each step took in or let go."""
+    taken, before = [], tracked(model)
+    for _ in range(most):
+        wake = model.tracker.advance(model.now)
+        taken.append(abs(tracked(model) - before))
+        before = tracked(model)
+        if wake > model.mono:
+            break
+    return taken
+
+
+def listed(*operation_ids: str) -> tuple[ListedOperation, ...]:
+    return tuple(ListedOperation(each) for each in operation_ids)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=[each.kind for each in SOURCES])
+def test_a_long_list_comes_and_goes_in_slices(source: Source) -> None:
+    model = Model(Config((environment(),)), always_running)
+    model.run(1)
+    model.tell(Listed("production", source, listed(*MANY)))
+    assert tracked(model) <= MOST_A_STEP
+    model.run(20)
+    assert tracked(model) == len(MANY)
+    model.tell(Listed("production", source, ()))
+    model.run(1)
+    model = Model(Config((environment(),)), always_running)
+    model.tell(Listed("production", source, listed(*MANY)))
+    assert max(steps(model)) <= MOST_A_STEP
+
+
+def test_at_the_start_too() -> None:
+    model = Model(Config((environment(operations=MANY), environment("staging", ids(3000)))), always_running)
+    assert tracked(model) <= MOST_A_STEP
+    assert max(steps(model)) <= MOST_A_STEP
+    model.run(1)
+    assert tracked(model) == 6000
+    assert model.value("knock_exporter_operations", knock_environment="production") == 3000
+
+
+def test_asking_goes_on_while_a_list_comes_in() -> None:
+    model = Model(Config((environment(operations=[FIRST]),)), always_running)
+    model.run(1)
+    model.tell(Listed("production", SOURCES[1], listed(*MANY)))
+    model.mono += 6
+    sent = len(model.sent)
+    model.tracker.advance(model.now)
+    assert tracked(model) < len(MANY)
+    assert len(model.sent) > sent
+
+
+def test_a_registration_does_not_wait_for_a_list() -> None:
+    model = Model(Config((environment(),)), always_running)
+    model.tell(Listed("production", SOURCES[1], listed(*MANY)))
+    answers = model.register(FIRST)
+    model.tracker.advance(model.now)
+    assert [each.state for each in answers[0].taken] == ["pending"]
+    assert tracked(model) < len(MANY)
+
+
+def test_a_registration_of_many_is_answered_whole() -> None:
+    model = Model(Config((environment(),)), always_running)
+    answers = model.register(*MANY[:1000])
+    assert not answers
+    assert tracked(model) <= MOST_A_STEP
+    model.run(0.1)
+    assert [each.id for each in answers[0].taken] == MANY[:1000]
+
+
+def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_its_place() -> None:
+    model = Model(Config((environment(),)), always_running)
+    model.run(1)
+    shown: list[float | None] = []
+
+    def reconfigure(operations: list[str]) -> None:
+        config = Config((environment(operations=operations),))
+        reply = lambda: shown.append(model.value("knock_exporter_operations"))  # noqa: E731 - as a message has it
+        model.tell(Reconfigure(config, {"production": KEY}, lambda: None, reply))
+
+    reconfigure(MANY)
+    assert not shown
+    reconfigure(MANY[1000:])
+    model.run(1)
+    assert shown == [2000, 2000]
+    assert tracked(model) == 2000
+
+
+def test_an_environment_that_is_removed_takes_its_list_with_it() -> None:
+    model = Model(Config((environment(), environment("staging"))), always_running)
+    model.tell(Listed("staging", SOURCES[1], listed(*MANY)))
+    model.tell(Reconfigure(Config((environment(),)), {"production": KEY}, lambda: None, lambda: None))
+    model.run(1)
+    assert tracked(model) == 0
+
+
+def test_another_pace_is_taken_in_slices_and_loses_nobody() -> None:
+    config = Config((environment(operations=MANY, rate_limit=200.0, max_in_flight=300),))
+    model = Model(config, always_running)
+    model.run(30)
+    polling = replace(Polling(), slowest=30.0)
+    changed = Config((replace(config.environments[0], polling=polling),))
+    model.tell(Reconfigure(changed, {"production": KEY}, lambda: None, lambda: None))
+    model.run(40)
+    late = {each.id for each in model.sent if each.sent_at > 1030}
+    assert late == set(MANY)
+
+
+def test_those_that_wait_for_room_come_in_slices() -> None:
+    model = Model(Config((environment(),), max_operations=1), always_running)
+    model.tell(Listed("production", SOURCES[1], listed(*MANY)))
+    model.run(5)
+    assert tracked(model) == 1
+    model.tell(Reconfigure(Config((environment(),)), {"production": KEY}, lambda: None, lambda: None))
+    assert max(steps(model)) <= MOST_A_STEP
+    model.run(2)
+    assert tracked(model) == len(MANY)
