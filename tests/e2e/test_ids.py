@@ -158,7 +158,7 @@ def test_a_wrong_token_is_refused_and_counted(knock: Simulator, open_start: Star
     assert refused(exporter) == 0
     for number, token in enumerate(("wrong", TOKEN[:-1], TOKEN + "0", TOKEN.upper()), start=1):
         answer = exporter.register([endless(knock)], token=token)
-        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer error="invalid_token"')
         assert refused(exporter) == number
     assert exporter.release(UNKNOWN_ID, token="wrong").status_code == 401
     bare = WEB.post(f"{exporter.url}/api/v1/operations/production", json=[UNKNOWN_ID], timeout=5)
@@ -364,7 +364,7 @@ def test_a_list_that_is_renamed_into_place_counts_whole(
             return steps[-3:] == [float(part)] * 3
 
         until(whole, "all are followed", FILE_SECONDS)
-        assert set(steps) <= {0.0, float(SMALL), float(LARGE)}
+        assert steps == sorted(steps)  # a long list is taken in slices, and none of it leaves again
     assert file_failures(exporter) == 0
 
 

@@ -125,10 +125,12 @@ class Scene:
     def hand_over(self, process: str, environment: str, group: str, **order: Any) -> str:
         """Make an operation, and register what its create call answered; return its id."""
         world = self.knocks[environment].world
+        exporter = self.processes[process].exporter
+        exporter.urls()  # it has started: what is made from now on is its own from birth
         made = world.create(**order)
         record: Any = world.read(made)
         assert record["status"] == "queued"
-        answer = self.processes[process].exporter.register(record | {"group": group}, environment)
+        answer = exporter.register(record | {"group": group}, environment)
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"accepted": [{"id": made, "state": "queued"}], "rejected": [], "durable": True}
         self.made[environment][made] = group
