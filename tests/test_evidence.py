@@ -191,3 +191,32 @@ def test_the_word_of_an_undocumented_status_is_kept_for_people_and_told_once() -
     told = answers.detail(entry, model.now)["record"]
     assert told is not None
     assert (told["status"], told["status_word"]) == ("unknown", "paused")
+
+
+def test_a_finished_operation_that_is_dropped_and_listed_again_is_not_asked_again() -> None:
+    ended = {"status": Status.COMPLETED, "completed_at": WALL - 5, "rows_processed": 40}
+    model = Model(Config((environment(operations=[A]),)), lambda it, _now: running(it.id, **ended))
+    model.list_file("/ids", B)
+    model.run(10)
+    reconfigure(model, Config((environment(),)))
+    model.list_file("/ids")
+    model.run(10)
+    assert model.value("knock_exporter_operations", **E) == 0
+    reconfigure(model, Config((environment(operations=[A]),)))
+    model.list_file("/ids", B)
+    model.run(100)
+    assert model.samples("knock_bulk_operation_rows_processed", **E) == [40, 40]
+    assert (len(model.times(A)), len(model.times(B))) == (1, 1)
+    assert not model.value("knock_bulk_operations_finished_total", **E)
+
+
+def test_what_ended_and_was_dropped_is_remembered_in_the_room_that_is_left() -> None:
+    many, others = ids(30, seed=5), ids(25, seed=6)
+    model = Model(Config((environment(),), max_operations=40), lambda it, _now: running(it.id, status=Status.COMPLETED))
+    model.list_file("/ids", *many)
+    model.run(10)
+    model.list_file("/ids", *others)
+    model.run(10)
+    model.list_file("/ids", *many)
+    model.run(100)
+    assert len(model.sent) == 30 + 25 + 15  # 15 were remembered

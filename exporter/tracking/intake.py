@@ -51,6 +51,7 @@ class Intake:
         self._activity = activity
         self._askers: dict[str, Asker] = {}
         self._rosters: dict[str, Roster] = {}
+        self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused for want of room
         self._conflicts = Conflicts()
         self._departures = Departures()
@@ -71,6 +72,7 @@ class Intake:
         roster = self._rosters.pop(name)
         del self._askers[name]
         self._waiting = {key: None for key in self._waiting if key.environment != name}
+        self._ended = {key: each for key, each in self._ended.items() if key.environment != name}
         for operation_id in roster:
             self._conflicts.newly(OperationKey(name, operation_id), ())
         return {each.key.id: Kept(each, roster.namings(each.key.id)) for each in self._book.of(name)}
@@ -194,7 +196,10 @@ class Intake:
     def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> Tracked:
         asker, namings = self._askers[key.environment], self._rosters[key.environment].namings(key.id)
         group = self._book.admit_group(asker.name, group_of(namings))
-        new = record.handed_over(key, group, labels_of(namings), now, asker.settings.polling)
+        labels, ended = labels_of(namings), self._ended.pop(key, None)
+        if ended is not None:
+            return self.record(replace(ended, group=group, labels=labels), now)
+        new = record.handed_over(key, group, labels, now, asker.settings.polling)
         # What was followed before was counted before.
         new = self.record(replace(new, from_birth=False) if known else new, now)
         asker.plan(new)
@@ -253,6 +258,8 @@ class Intake:
             self._noted(tracked)  # it could not leave while the configuration listed it
         elif source == CONFIG or tracked.clean or tracked.lost:
             self._let_go(key, now, retired=False)
+            if tracked.final:
+                self._ended[key] = tracked
         else:
             self._mark(key)
 
@@ -299,6 +306,7 @@ class Intake:
                 self._departures.note(tracked, at)
         self._departures.prune(len(self._book), self._may_leave)
         self._forget_tombstones(now)
+        self._forget_ended()
         self._let_in(now)
 
     def _forget_tombstones(self, now: Moment) -> None:
@@ -309,6 +317,11 @@ class Intake:
                 listed.append(key)
         for key in listed:  # a source that still names it would have it counted anew
             self.tombstones.put(key, Tombstone(now.mono, retired=True))
+
+    def _forget_ended(self) -> None:
+        excess = len(self._book) + len(self._ended) - self.limit
+        for key in list(islice(self._ended, max(0, excess))):
+            del self._ended[key]
 
     def _let_in(self, now: Moment) -> None:
         for key in list(islice(self._waiting, SLICE * SLICES_A_STEP)):
