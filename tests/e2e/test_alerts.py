@@ -98,7 +98,8 @@ def hang(self, now):
         threading.Event().wait()
     return advance(self, now)
 Tracker.advance = hang
-import exporter.__main__
+from exporter.__main__ import main
+main()
 """
 
 
