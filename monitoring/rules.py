@@ -97,10 +97,9 @@ def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         alert["keep_firing_for"] = values["keep_firing"]
     labels = {"severity": rule["severity"], "service": SERVICE}
     texts = {name: fill(rule[name], values) for name in ("summary", "description")}
-    links = {
-        "runbook_url": f"{values['runbooks']}/{rule['alert']}.md",
-        "dashboard_url": values["dashboards"] + _dashboard(rule["expr"], values),
-    }
+    links = {"runbook_url": f"{values['runbooks']}/{rule['alert']}.md"}
+    if where := values["dashboards"]:
+        links["dashboard_url"] = where + _dashboard(rule["expr"], values)
     return alert | {"labels": labels, "annotations": texts | links}
 
 

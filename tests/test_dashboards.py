@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import dashboards
 import promql
 import pytest
+import rules
+import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -92,8 +94,8 @@ def test_panels_do_not_overlap_and_their_ids_differ(file: Path) -> None:
 
 def test_dashboards_and_alerts_name_each_other() -> None:
     ids = {loaded(file)["uid"] for file in promql.DASHBOARDS}
-    rules = "".join(file.read_text() for file in promql.RULES)
-    assert set(re.findall(r"dashboard_url: \S+/d/([\w-]+)", rules)) == ids
+    thresholds = yaml.safe_load(rules.THRESHOLDS.read_text()) | {"dashboards": "https://grafana.example/d"}
+    assert set(re.findall(r"dashboard_url: \S+/d/([\w-]+)", rules.made(thresholds)["alerts.yaml"])) == ids
 
 
 @pytest.mark.parametrize("query", [*promql.of_dashboards(), *promql.of_rules()], ids=lambda query: query.title)

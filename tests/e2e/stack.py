@@ -37,6 +37,7 @@ HASTY = {
     "rate_limited_over": "10s",
     "stuck_seconds": 10,
     "disabled": [],
+    "dashboards": "https://grafana.example/d",
 }
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import rules
 import yaml
 from charts import CHART, of_kind, rendered
 from programs import run, tool
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 AS_THEY_ARE = CHART / "tests" / "values" / "pod-monitor.yaml"
+GRAFANA = "https://grafana.example/d"
 NEWS = "KnockOperationsFailed"
 TUNED = CHART / "tests" / "values" / "operators.yaml"
 
@@ -28,15 +30,16 @@ def groups(*args: str) -> list[dict[str, Any]]:
 
 
 def test_rules_are_those_of_monitoring_and_link_to_grafana_once_it_is_known() -> None:
-    files = [yaml.safe_load((MONITORING / "rules" / f"{name}.yaml").read_text()) for name in ("recording", "alerts")]
-    expected = [group for file in files for group in file["groups"]]
-    dashboards = yaml.safe_load((MONITORING / "thresholds.yaml").read_text())["dashboards"]
-    assert groups("--set", f"prometheusRule.thresholds.dashboards={dashboards}") == expected
-    for group in expected:
-        for each in group["rules"]:
-            each.get("annotations", {}).pop("dashboard_url", None)
-    assert groups() == expected
-    assert "localhost" not in str(groups())
+    values = yaml.safe_load(rules.THRESHOLDS.read_text())
+    for args, dashboards in (
+        ((), ""),
+        (("--set", f"prometheusRule.thresholds.dashboards={GRAFANA}"), GRAFANA),
+    ):
+        made = rules.made(values | {"dashboards": dashboards})
+        expected = [each for name in ("recording", "alerts") for each in yaml.safe_load(made[f"{name}.yaml"])["groups"]]
+        assert groups(*args) == expected
+        assert (GRAFANA in str(expected)) == bool(dashboards)
+        assert "localhost" not in str(expected)
 
 
 @pytest.mark.parametrize(
