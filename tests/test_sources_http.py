@@ -66,6 +66,12 @@ def test_a_list(kind: str) -> None:
         assert get(server.url) == LIST
 
 
+def test_early_hints_are_skipped() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+    with serving(answering(hints + http(BODY, 200, JSON))) as server:
+        assert get(server.url) == LIST
+
+
 def test_what_is_sent(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")

@@ -391,7 +391,7 @@ def forwarding(refusal: bytes = b"") -> Any:
                 return
             port = int(head.split()[1].rpartition(b":")[2])
             with socket.create_connection(("127.0.0.1", port)) as onward:
-                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                connection.sendall(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
                 back = threading.Thread(target=pump, args=(onward, connection))
                 back.start()
                 pump(connection, onward)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, parse_headers
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
     from exporter.net.deadline import Deadline, Lookup
+
+
+_INTERIM_MOST = 16  # 1xx answers before the final one
 
 
 def trust(ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None) -> ssl.SSLContext:
@@ -49,7 +54,24 @@ def trust(ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None) -> 
     return context
 
 
+class TooManyInterimAnswers(HTTPException):
+    """A server goes on announcing an answer that does not come."""
+
+
+class _Answer(HTTPResponse):
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read the final answer's status line, also that of a CONNECT; http.client itself skips 100 only."""
+        for _ in range(_INTERIM_MOST + 1):
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in typeshed
+            if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            parse_headers(self.fp)
+        raise TooManyInterimAnswers
+
+
 class _Connection(HTTPConnection):
+    response_class = _Answer
+
     def __init__(self, *args: Any, resolver: Resolver, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._resolver = resolver
