@@ -10,31 +10,42 @@ BIN := .venv/bin
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-.venv/ready: requirements/dev.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "knock-exporter needs Python 3.11 or newer; none was found on PATH (or name one: make PYTHON=/path/to/python3 …)"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+PIP := $(BIN)/pip --quiet --disable-pip-version-check install
+count = $(shell grep -c == $(1))
+
+# A .venv that works is kept, with what else somebody installed there.
+.venv/run: requirements/run.txt
+	@echo "Installing what runs the exporter into .venv, once: $(call count,$<) packages, 70 MB …"
+	@$(BIN)/pip --version > /dev/null 2>&1 || { \
+		test -n "$(PYTHON)" || { echo "knock-exporter needs Python 3.11 or newer; none was found on PATH (or name one: make PYTHON=/path/to/python3 …)"; exit 1; }; \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }; \
+		$(PYTHON) -m venv --clear .venv; }
+	@$(PIP) --require-hashes -r $<
 	@touch $@
 
-demo: .venv/ready ## run the exporter on a simulated Knock, with things to look at
-	$(BIN)/knock-exporter demo $(DEMO_FLAGS)
+.venv/dev: requirements/dev.txt pyproject.toml .venv/run
+	@echo "Installing the developers' tools into .venv, once; it takes minutes: $(call count,$<) packages, 530 MB …"
+	@$(PIP) --require-hashes -r $<
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
-test: .venv/ready ## run all tests; says what it skipped for want of a tool
+demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
+	$(BIN)/python -m exporter demo $(DEMO_FLAGS)
+
+test: .venv/dev ## run all tests; says what it skipped for want of a tool
 	$(BIN)/pytest -n 3 --dist loadfile -m 'not alone'
 	$(BIN)/pytest -m alone
 
-bench: .venv/ready ## measure, and write one table of ratios (some minutes)
+bench: .venv/dev ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)
 
-check: .venv/ready ## format, lint, types, layers, lock files
+check: .venv/dev ## format, lint, types, layers, lock files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py
 
-fmt: .venv/ready ## format the code and mend what ruff can
+fmt: .venv/dev ## format the code and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -42,18 +53,18 @@ fmt: .venv/ready ## format the code and mend what ruff can
 COMPILE = env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet --strip-extras --generate-hashes \
 	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header
 
-lock: .venv/ready ## renew requirements/*.txt from pyproject.toml
+lock: .venv/dev ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --output-file requirements/run.txt pyproject.toml
 	$(COMPILE) --upgrade --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
 	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
 
-schema: .venv/ready ## renew docs/config.schema.json from the models
+schema: .venv/dev ## renew docs/config.schema.json from the models
 	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
 
-monitoring: .venv/ready ## renew the rules and dashboards in monitoring/ from their sources
+monitoring: .venv/dev ## renew the rules and dashboards in monitoring/ from their sources
 	$(BIN)/python monitoring/generate.py
 
-chart: .venv/ready ## renew what is generated in helm/knock-exporter and deploy/kubernetes
+chart: .venv/dev ## renew what is generated in helm/knock-exporter and deploy/kubernetes
 	PYTHONPATH=monitoring $(BIN)/python helm/chart.py
 	tests/e2e/get-helm
 	$(BIN)/python helm/plain.py .tools/helm4/helm

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 CASES = [
-    pytest.param(file, suite, case, id=f"{file.stem}: {case['it']}")
+    pytest.param(suite, case, id=f"{file.stem}: {case['it']}")
     for file in sorted((CHART / "tests").glob("*_test.yaml"))
     for suite in [yaml.safe_load(file.read_text())]
     for case in suite["tests"]
@@ -67,25 +67,75 @@ ASSERTIONS: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
 }
 
 
-@pytest.mark.parametrize("line", [3, 4])
-@pytest.mark.parametrize(("file", "suite", "case"), CASES)
-def test_suite(line: int, file: Path, suite: dict[str, Any], case: dict[str, Any], tmp_path: Path) -> None:
+def selected(suite: dict[str, Any], case: dict[str, Any]) -> list[str]:
+    """Return the templates whose documents a case is about: its own, or each of its suite."""
+    listed = suite.get("templates")
+    chosen = [case["template"]] if "template" in case else (listed or [])
+    assert chosen, "no template is chosen"
+    for template in chosen:
+        assert listed is None or template in listed, f"{template} is not selected in the suite"
+        assert (CHART / template).is_file(), f"{template} does not exist"
+    return chosen
+
+
+def judge(line: int, suite: dict[str, Any], case: dict[str, Any], folder: Path) -> None:
+    """Fail where the real program fails: an assertion has to hold for each selected template."""
     assert case.keys() <= KEYS, "helm-unittest knows more than this test"
     whole: dict[str, Any] = {}
     for path, value in {**suite.get("set", {}), **case.get("set", {})}.items():
         put(whole, path, deepcopy(value))
-    (tmp_path / "values.yaml").write_text(json.dumps(whole))
+    (folder / "values.yaml").write_text(json.dumps(whole))
     args: list[object] = ["template", suite["release"]["name"], CHART]
     args += ["--namespace", suite["release"].get("namespace", "default")]
     for name in case.get("values", ()):
-        args += ["--values", file.parent / name]
-    args += ["--values", tmp_path / "values.yaml"]
+        args += ["--values", CHART / "tests" / name]
+    args += ["--values", folder / "values.yaml"]
     if version := case.get("capabilities"):
         args += ["--kube-version", f"{version['majorVersion']}.{version['minorVersion']}.0"]
-    template = case.get("template") or suite["templates"][0]
-    done = helm(line, *args, "--show-only", template)
-    # Helm says so where a template renders nothing.
-    assert done.returncode == 0 or "could not find template" in done.stderr, done.stderr
-    documents = [each for each in yaml.safe_load_all(done.stdout) if each]
-    for assertion in case["asserts"]:
-        assert holds(assertion, documents), (assertion, documents)
+    for template in selected(suite, case):
+        done = helm(line, *args, "--show-only", template)
+        # Helm says so where a template renders nothing.
+        assert done.returncode == 0 or "could not find template" in done.stderr, done.stderr
+        documents = [each for each in yaml.safe_load_all(done.stdout) if each]
+        for assertion in case["asserts"]:
+            assert holds(assertion, documents), (template, assertion, documents)
+
+
+@pytest.mark.parametrize("line", [3, 4])
+@pytest.mark.parametrize(("suite", "case"), CASES)
+def test_suite(line: int, suite: dict[str, Any], case: dict[str, Any], tmp_path: Path) -> None:
+    judge(line, suite, case, tmp_path)
+
+
+WORKLOAD, SERVICE, DASHBOARDS = (f"templates/{name}.yaml" for name in ("workload", "service", "dashboards"))
+ONE = {"hasDocuments": {"count": 1}}
+
+
+@pytest.mark.parametrize(
+    ("templates", "case", "said"),
+    [
+        ([WORKLOAD], {"template": SERVICE, "asserts": [ONE]}, "not selected"),
+        (None, {"template": "templates/none.yaml", "asserts": [{"hasDocuments": {"count": 0}}]}, "does not exist"),
+        (None, {"asserts": [ONE]}, "no template"),
+        ([WORKLOAD, SERVICE], {"asserts": [ONE, {"isKind": {"of": "Deployment"}}]}, SERVICE),
+        ([WORKLOAD, SERVICE], {"asserts": [{"hasDocuments": {"count": 2}}]}, WORKLOAD),
+        ([WORKLOAD, SERVICE, DASHBOARDS], {"asserts": [ONE]}, DASHBOARDS),
+    ],
+)
+def test_what_the_real_program_refuses_fails_here_too(
+    templates: list[str] | None, case: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    suite: dict[str, Any] = {"release": {"name": "knock"}, "set": {"environments.production.apiKeySecret": "knock"}}
+    if templates is not None:
+        suite["templates"] = templates
+    with pytest.raises(AssertionError, match=said):
+        judge(4, suite, case, tmp_path)
+
+
+def test_an_assertion_holds_once_it_holds_for_each_template_of_the_suite(tmp_path: Path) -> None:
+    suite = {
+        "release": {"name": "knock"},
+        "set": {"environments.production.apiKeySecret": "knock"},
+        "templates": [WORKLOAD, SERVICE],
+    }
+    judge(4, suite, {"asserts": [ONE, {"equal": {"path": "metadata.name", "value": "knock-knock-exporter"}}]}, tmp_path)

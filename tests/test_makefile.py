@@ -1,0 +1,46 @@
+"""What make installs before a target, told by a dry run in a fresh clone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TARGETS = re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "clean"})
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    return tmp_path
+
+
+def steps(clone: Path, target: str) -> list[str]:
+    """Return the lists that are installed, each once it has been said."""
+    command = ["make", "--dry-run", f"--directory={clone}", target]
+    planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"^echo \"Installing .* (\d+) packages.*|^\S+/pip .* -r (\S+)", planned, flags=re.MULTILINE)
+    said, installed = [count for count, _ in found[::2]], [file for _, file in found[1::2]]
+    assert said == [str((clone / file).read_text().count("==")) for file in installed]
+    return installed
+
+
+def test_the_demo_installs_what_runs_the_exporter_and_nothing_else(clone: Path) -> None:
+    assert steps(clone, "demo") == ["requirements/run.txt"]
+
+
+@pytest.mark.parametrize("target", DEVELOPERS)
+def test_the_developers_tools_come_in_a_step_of_their_own(clone: Path, target: str) -> None:
+    assert steps(clone, target) == ["requirements/run.txt", "requirements/dev.txt"]
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "run").touch()
+    assert steps(clone, target) == ["requirements/dev.txt"]
+    (clone / ".venv" / "dev").touch()
+    assert steps(clone, "demo") == steps(clone, target) == []
