@@ -278,6 +278,8 @@ def test_a_proxy_is_kept_whole_and_shown_without_its_user(read: Loader) -> None:
     config = read(_one("proxy: http://admin:hunter2@proxy.example:3128"))
     assert config.environments[0].proxy == Secret("http://admin:hunter2@proxy.example:3128")
     assert "hunter2" not in repr(config) + effective_yaml(config)
+    beyond_ascii = read(_one("proxy: http://zoë:pass€word@proxy.example:3128")).environments[0].proxy
+    assert beyond_ascii == Secret("http://zo%C3%AB:pass%E2%82%ACword@proxy.example:3128")
     assert mask_proxy("https://proxy.example") == "https://proxy.example"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -462,14 +463,20 @@ def test_a_proxy_that_refuses_or_hangs_or_is_not_there() -> None:
     assert (absent.reason, str(absent)) == (Reason.CONNECT, "proxy: connection refused")
 
 
-def test_proxies_of_the_environment_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "no_proxy", "NO_PROXY", "ALL_PROXY", "all_proxy"):
+@pytest.fixture
+def clean_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+def test_proxies_of_the_environment_when_told_to(clean_proxies: pytest.MonkeyPatch) -> None:
     with serving(answering(OK)) as proxy, serving(answering(OK)) as knock:
-        monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
+        clean_proxies.setenv("http_proxy", proxy.url.removeprefix("http://"))
         assert ask(knock.url, proxy_from_environment=True) is None
         assert (len(proxy.requests), len(knock.requests)) == (1, 0)
-        monkeypatch.setenv("no_proxy", "localhost")
+        clean_proxies.setenv("no_proxy", "localhost")
         assert ask(knock.url, proxy_from_environment=True) is None
         assert (len(proxy.requests), len(knock.requests)) == (1, 1)
 
@@ -478,3 +485,35 @@ def test_a_proxy_password_is_not_told() -> None:
     with pytest.raises(StartError) as caught:
         Client(base_url="https://api.example", key=KEY, proxy=Secret("socks5://me:hunter2@host"))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("user", "sent"),
+    [
+        ("zo%C3%AB:pass%E2%82%ACword", "zoë:pass€word".encode()),
+        ("zoë:pass€word", "zoë:pass€word".encode()),
+        ("zo%EB:a%3Ab", b"zo\xeb:a:b"),  # as it is written, for a proxy that expects Latin-1
+        ("token", b"token:"),
+        (":hunter2", b":hunter2"),
+    ],
+)
+@pytest.mark.parametrize("from_environment", [False, True])
+def test_a_proxys_user_and_password_are_sent_as_utf_8(
+    clean_proxies: pytest.MonkeyPatch, user: str, sent: bytes, *, from_environment: bool
+) -> None:
+    with serving(forwarding(http("", 407))) as tunnel, serving(answering(OK)) as plain:
+        for proxy, url in ((tunnel, "https://api.example"), (plain, "http://api.example")):
+            address = proxy.url.replace("//", f"//{user}@")
+            clean_proxies.setenv("ALL_PROXY", address)
+            ask(url, **{"proxy_from_environment": True} if from_environment else {"proxy": Secret(address)})
+    for proxy in (tunnel, plain):
+        assert b"Proxy-Authorization: Basic " + b64encode(sent) + b"\r\n" in proxy.requests[0]
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy"])
+def test_a_proxy_variable_that_cannot_be_used_is_named(clean_proxies: pytest.MonkeyPatch, name: str) -> None:
+    clean_proxies.setenv(name, "socks5://me:hunter2@host:1080")
+    clean_proxies.setenv("HTTP_PROXY", "socks5://me:hunter2@host:1080")
+    with pytest.raises(StartError) as caught:
+        Client(base_url="https://api.example", key=KEY, proxy_from_environment=True)
+    assert str(caught.value) == f"{name}: not an http or https URL"

@@ -174,7 +174,7 @@ class EnvironmentKeys(PaceKeys):
     ca_file: FilePath = _optional("A PEM file of the authorities to trust, in place of the system's.")
     proxy: ProxyUrl = _optional("The proxy to go through: http:// or https://, with user and password if need be.")
     proxy_from_environment: bool = Field(
-        default=False, description="Take the proxy from HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
+        default=False, description="Take the proxy from HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY."
     )
     operations: list[
         Annotated[OperationKeys, BeforeValidator(_as_operation, json_schema_input_type=OperationId | OperationKeys)]

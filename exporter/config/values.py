@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from exporter.config.settings import ALL_ENVIRONMENTS
 from exporter.errors import redact
@@ -27,6 +27,7 @@ _UNITS = {"y": 365 * 86_400_000, "w": 7 * 86_400_000, "d": 86_400_000, "h": 3_60
 _SHOWN_UNITS = ("d", "h", "m", "s", "ms")
 _PART = re.compile(r"([0-9]+)([a-z]+)")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _URL_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _URL_QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
@@ -182,7 +183,8 @@ def check_source_url(text: str) -> str:
 
 
 def check_proxy(text: str) -> str:
-    """Take a proxy's URL, which may hold user and password. Raises Unfit, without the text."""
+    """Take a proxy's URL, which may hold user and password, beyond ASCII too. Raises Unfit, without the text."""
+    text = _BEYOND_ASCII.sub(lambda found: quote(found[0]), text)
     parts = _split(text, "http://proxy.example:3128")
     if parts.scheme not in ("http", "https"):
         found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is no URL of a proxy"

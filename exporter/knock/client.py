@@ -6,6 +6,7 @@ redirects, no cookies, no netrc, and the key goes to the configured host only.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -73,9 +74,9 @@ class Client:
         self._timeout = timeout
         self._wall = wall
         self.use_key(key)
-        address = proxy.reveal() if proxy else None
+        address, origin = proxy.reveal() if proxy else None, "proxy"
         if proxy_from_environment:
-            address = select_proxy(self._base_url, get_environ_proxies(self._base_url))
+            address, origin = _environments_proxy(self._base_url)
         try:
             context = trust(ca_file)
         except (OSError, ValueError) as error:
@@ -85,7 +86,7 @@ class Client:
                 self._base_url, context=context, proxy=address, connections=connections, lookup=lookup
             )
         except (OSError, ValueError):
-            raise StartError("proxy: not an http or https URL") from None
+            raise StartError(f"{origin}: not an http or https URL") from None
 
     def __repr__(self) -> str:
         return f"Client({self._base_url})"
@@ -148,6 +149,14 @@ def _normal(base_url: str) -> str:
     if not str(request.url).lower().startswith(("http://", "https://")):  # prepare_url lets other schemes pass
         raise StartError("base URL: not an http or https URL")
     return str(request.url).rstrip("/")
+
+
+def _environments_proxy(base_url: str) -> tuple[str | None, str]:
+    """Return the proxy that the usual variables name for an address, and the variable that does."""
+    address = select_proxy(base_url, get_environ_proxies(base_url))
+    own, for_all = f"{base_url.partition(':')[0].lower()}_proxy", "all_proxy"
+    names = [name for name in os.environ if name.lower() in (own, for_all) and os.environ[name] == address]
+    return address, min(names, key=lambda name: name.lower() == for_all, default="proxy")
 
 
 def _why(error: Exception) -> str:

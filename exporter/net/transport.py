@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, parse_headers
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import certifi
 from requests import PreparedRequest, Response
@@ -161,6 +163,15 @@ class Transport(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, ssl_context=self._context, proxy_ssl_context=self._context, **kwargs)
         self._equip(manager)
         return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """Send user and password as UTF-8 (RFC 7617): requests sends Latin-1, and fails on what that does not have."""
+        parts = urlsplit(proxy)
+        user, password = parts.username or "", parts.password or ""
+        if not user and not password:
+            return {}
+        credentials = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
+        return {"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"}
 
     def _equip(self, manager: PoolManager) -> None:
         manager.pool_classes_by_scheme = cast(
