@@ -7,11 +7,12 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exporter.operation import OperationKey, is_operation_id
+from exporter.operation import ID_BYTES, OperationKey, is_operation_id, pack_id, unpack_id
 from exporter.store import codec
 from exporter.store.ages import Checkpoint
 from exporter.store.layout import Unreadable
-from exporter.tracking.memory import Memory, Tombstone
+from exporter.tracking.memory import Memory
+from exporter.tracking.tombstones import LEAF_MOST, Tombstone, Tombstones
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-ID_BYTES = 16
-
 
 class Table:
     """The statements of a table: put a row in or in the place of another, take one away, read all in order."""
 
-    def __init__(self, name: str, keys: tuple[str, ...], columns: Sequence[str], order: str = "") -> None:
+    def __init__(self, name: str, keys: tuple[str, ...], columns: Sequence[str]) -> None:
         self.keys = keys
         key, rest = (", ".join(f'"{each}"' for each in names) for names in (keys, columns))
         updates = ", ".join(f'"{each}" = excluded."{each}"' for each in columns)
@@ -41,11 +40,11 @@ class Table:
         # All names are of this package: nothing of it comes from outside.
         self.put = f"INSERT INTO {name} ({key}, {rest}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {updates}"  # noqa: S608
         self.drop = f"DELETE FROM {name} WHERE {places}"  # noqa: S608
-        self.select = f"SELECT {key}, {rest} FROM {name} ORDER BY {order}{key}"  # noqa: S608
+        self.select = f"SELECT {key}, {rest} FROM {name} ORDER BY {key}"  # noqa: S608
 
 
 OPERATIONS = Table("operations", ("environment", "id"), codec.OPERATIONS.names)
-TOMBSTONES = Table("tombstones", ("environment", "id"), ("at", "retired"), order="at, ")
+TOMBSTONES = Table("tombstones", ("environment", "id"), ("at", "retired"))
 CELLS = Table("cells", ("environment", "group", "name"), codec.CELLS.names)
 ENVIRONMENTS = Table("environments", ("environment",), codec.ENVIRONMENTS.names)
 
@@ -84,16 +83,25 @@ def read_operations(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> I
             skip(str(row[0]), str(row[1]), str(error))
 
 
-def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Iterator[tuple[OperationKey, Tombstone]]:
-    """Read all tombstones, the oldest first."""
-    names: dict[str, str] = {}  # a million rows share a few names
-    shift = ages.shift
-    for environment, packed, at, retired in connection.execute(TOMBSTONES.select):
-        if not (type(environment) is str and type(packed) is bytes and len(packed) == ID_BYTES and _is_number(at)):
-            skip(str(environment), str(packed), "no tombstone")
+def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Tombstones:
+    """Read all tombstones."""
+    stones = Tombstones()
+    rows = connection.execute(TOMBSTONES.select)
+    while batch := rows.fetchmany(LEAF_MOST):
+        environments, ids, ats, retired = zip(*batch, strict=True)
+        if len(set(environments)) == 1 and all(map(_is_tombstone, environments, ids, ats)):
+            stones.append(environments[0], ids, [ages.mono(at) for at in ats], map(bool, retired))
             continue
-        key = OperationKey(names.setdefault(environment, environment), unpack_id(packed))
-        yield key, Tombstone(at - shift, bool(retired))
+        for row in batch:
+            if _is_tombstone(*row[:3]):
+                stones[OperationKey(row[0], unpack_id(row[1]))] = Tombstone(ages.mono(row[2]), bool(row[3]))
+            else:
+                skip(str(row[0]), str(row[1]), "no tombstone")
+    return stones
+
+
+def _is_tombstone(environment: Any, packed: Any, at: Any) -> bool:
+    return type(environment) is str and type(packed) is bytes and len(packed) == ID_BYTES and _is_number(at)
 
 
 def read_cells(connection: sqlite3.Connection, skip: Skip) -> Iterator[tuple[CellPlace, CellMemory]]:
@@ -110,7 +118,7 @@ def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memor
     with _no_collection():
         return Memory(
             dict(read_operations(connection, ages, skip)),
-            dict(read_tombstones(connection, ages, skip)),
+            read_tombstones(connection, ages, skip),
             dict(read_cells(connection, skip)),
             dict(read_environments(connection, ages, skip)),
         )
@@ -144,17 +152,6 @@ def _write(
     puts = ((*key, *row(value)) for key, value in changes.items() if value is not None)
     connection.executemany(table.put, puts)
     connection.executemany(table.drop, [key for key, value in changes.items() if value is None])
-
-
-def pack_id(operation_id: str) -> bytes:
-    """Turn a UUID into its 16 bytes."""
-    return bytes.fromhex(operation_id.replace("-", ""))
-
-
-def unpack_id(packed: bytes) -> str:
-    """Turn 16 bytes into a UUID as Knock writes it."""
-    text = packed.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _text(value: Any) -> str:
