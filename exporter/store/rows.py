@@ -47,6 +47,9 @@ OPERATIONS = Table("operations", ("environment", "id"), codec.OPERATIONS.names)
 TOMBSTONES = Table("tombstones", ("environment", "id"), ("at", "retired"))
 CELLS = Table("cells", ("environment", "group", "name"), codec.CELLS.names)
 ENVIRONMENTS = Table("environments", ("environment",), codec.ENVIRONMENTS.names)
+# By environment: to have its name decoded for each of a million rows takes a third of the time.
+_TOMBSTONE_ENVIRONMENTS = "SELECT DISTINCT environment FROM tombstones ORDER BY environment"
+_TOMBSTONES_OF = "SELECT id, at, retired FROM tombstones WHERE environment IS ? ORDER BY id"
 
 
 def read_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
@@ -86,22 +89,26 @@ def read_operations(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> I
 def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Tombstones:
     """Read all tombstones."""
     stones = Tombstones()
-    rows = connection.execute(TOMBSTONES.select)
-    while batch := rows.fetchmany(LEAF_MOST):
-        environments, ids, ats, retired = zip(*batch, strict=True)
-        if len(set(environments)) == 1 and all(map(_is_tombstone, environments, ids, ats)):
-            stones.append(environments[0], ids, [ages.mono(at) for at in ats], map(bool, retired))
-            continue
-        for row in batch:
-            if _is_tombstone(*row[:3]):
-                stones[OperationKey(row[0], unpack_id(row[1]))] = Tombstone(ages.mono(row[2]), bool(row[3]))
-            else:
-                skip(str(row[0]), str(row[1]), "no tombstone")
+    for (name,) in connection.execute(_TOMBSTONE_ENVIRONMENTS).fetchall():
+        rows = connection.execute(_TOMBSTONES_OF, (name,))
+        while batch := rows.fetchmany(LEAF_MOST):
+            ids, ats, retired = zip(*batch, strict=True)
+            if type(name) is str and _are_tombstones(ids, ats):
+                stones.append(name, ids, [at - ages.shift for at in ats], map(bool, retired))
+                continue
+            for packed, at, gone in batch:
+                if type(name) is str and _are_tombstones([packed], [at]):
+                    stones[OperationKey(name, unpack_id(packed))] = Tombstone(ages.mono(at), bool(gone))
+                else:
+                    skip(str(name), str(packed), "no tombstone")
     return stones
 
 
-def _is_tombstone(environment: Any, packed: Any, at: Any) -> bool:
-    return type(environment) is str and type(packed) is bytes and len(packed) == ID_BYTES and _is_number(at)
+def _are_tombstones(ids: Sequence[Any], ats: Sequence[Any]) -> bool:
+    # By columns: to look at each of a million rows takes as long as to read them.
+    if {*map(type, ids)} != {bytes} or {*map(len, ids)} != {ID_BYTES}:
+        return False
+    return {*map(type, ats)} == {float} and all(map(math.isfinite, ats))
 
 
 def read_cells(connection: sqlite3.Connection, skip: Skip) -> Iterator[tuple[CellPlace, CellMemory]]:
@@ -164,7 +171,3 @@ def _operation_id(value: Any) -> str:
     if not isinstance(value, str) or not is_operation_id(value):
         raise Unreadable("its id is no UUID")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is float and math.isfinite(value)

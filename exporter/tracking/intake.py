@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from exporter.tracking.slices import Job
     from exporter.tracking.tombstones import Tombstones
 
-FORGOTTEN_A_STEP = 300  # tombstones: some 10 ms
+FORGOTTEN_A_STEP = 200  # tombstones: some 20 ms
 RETIRED = "retired"  # the state of an id of which only a tombstone is left
 
 log = structlog.get_logger()
