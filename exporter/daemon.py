@@ -28,7 +28,7 @@ from exporter.sources import Sources
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
-from exporter.tracking.memory import NOTHING
+from exporter.tracking.memory import Memory
 from exporter.tracking.messages import Close, Handed, Message, Outside, Reconfigure, Register, Stop
 from exporter.tracking.record import Moment
 from exporter.tracking.tracker import Tracker, run
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from exporter.keys import Secret
     from exporter.port import Flags
     from exporter.reloading import ConfigFile
-    from exporter.tracking.memory import Memory
     from exporter.tracking.roster import Source
     from exporter.web.lifecycle import ReloadReply
 
@@ -103,7 +102,7 @@ class Daemon:
 
     def _open_store(self, config: Config) -> tuple[Writer | None, Memory]:
         if config.storage is None:
-            return None, NOTHING
+            return None, Memory()
         store, memory = open_store(config.storage, clock)
         return Writer(store, self._inbox.put, clock), memory
 

@@ -21,6 +21,7 @@ MAX_COUNT = 2**53  # beyond it a Prometheus sample (a float64) is no longer exac
 COLLECTIONS_MOST, COLLECTION_LENGTH_MOST = 20, 64  # by which failed items are counted; the rest is one
 OTHER_COLLECTIONS = "other"
 STATUS_WORD_MOST = 64
+ID_BYTES = 16
 NIL_ID = "00000000-0000-0000-0000-000000000000"  # no operation has it: asking for it only checks the key
 UNKNOWN_NAME = "unknown"
 
@@ -122,6 +123,17 @@ class Operation:
 def is_operation_id(text: str) -> bool:
     """Whether the text is a UUID as Knock writes it (hyphenated; any case)."""
     return _UUID.fullmatch(text) is not None
+
+
+def pack_id(operation_id: str) -> bytes:
+    """Turn a UUID into its 16 bytes."""
+    return bytes.fromhex(operation_id.replace("-", ""))
+
+
+def unpack_id(packed: bytes | bytearray) -> str:
+    """Turn 16 bytes into a UUID as Knock writes it."""
+    text = packed.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def decode(body: bytes) -> Any:

@@ -22,7 +22,7 @@ from exporter.tracking.environments import Environments
 from exporter.tracking.intake import Intake
 from exporter.tracking.journal import Journal, Recall
 from exporter.tracking.judge import Judge
-from exporter.tracking.memory import NOTHING
+from exporter.tracking.memory import Memory
 from exporter.tracking.messages import (
     Answered,
     Close,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from exporter.metrics.activity import Activity
     from exporter.metrics.exposition import View
     from exporter.tracking.lane import Asker, Choice, Lane
-    from exporter.tracking.memory import Memory
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
 
@@ -73,16 +72,16 @@ class Tracker:
         activity: Activity,
         now: Moment,
         *,
-        memory: Memory = NOTHING,
+        memory: Memory | None = None,
     ) -> None:
+        memory = memory or Memory()
         self.ended = False
         self.stepped_at = now.mono
         self._outside = outside
         self._activity = activity
         self._journal = Journal(outside.save, self._show)
         self._book = Book(config.labels, activity, self._journal)
-        self._intake = Intake(self._book, self._journal, activity)
-        self._intake.tombstones.restore(memory.tombstones)
+        self._intake = Intake(self._book, self._journal, activity, memory.tombstones)
         self._environments = Environments(memory, self._book, self._intake, self._journal, activity)
         self._reception = Reception(self._intake, self._environments, self._journal, activity, outside.chance)
         self._judge = Judge(self._environments, activity, outside)
