@@ -46,7 +46,7 @@ def _tracker(count: int, memory: Memory, *, durable: bool) -> tuple[Tracker, lis
     saved: list[Changes] = []
     environment = Environment("production", KeySource(inline=KEY), per_operation_limit=count)
     outside = Outside(
-        lambda _r: None,
+        lambda _r: 0.0,
         lambda _n: None,
         lambda _n, _k: None,
         lambda _v: None,

@@ -9,7 +9,8 @@
         ├── NotFound      Knock's own 404: asked ever more rarely, lost in the end
         ├── RateLimited   the lane waits `retry_after` and slows down
         ├── BadAnswer     not what Knock documents: names the `field`
-        ├── TooLarge      body over the bound: asked once a minute at most
+        ├── TooLarge      body over the bounds: asked once a minute at most
+        ├── Postponed     our memory did not do: the operation stays due
         └── Refused       any other 4xx or 5xx
 
 Foreign exceptions (requests, urllib3, yaml, pydantic) become one of these at the edge that meets them.
@@ -148,7 +149,13 @@ class BadAnswer(KnockError):
 
 
 class TooLarge(KnockError):
-    """A body past the bound of 16 MiB."""
+    """A body past the bound of 16 MiB, or of more values than are decoded."""
+
+    reason = Reason.TOO_LARGE
+
+
+class Postponed(KnockError):
+    """An answer that this process had no memory for: it tells nothing, of Knock nor of the operation."""
 
     reason = Reason.TOO_LARGE
 

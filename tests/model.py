@@ -113,6 +113,7 @@ class Model:
     config: Config
     knock: Callable[[Request, Moment], Operation | KnockError]
     latency: Callable[[Request], float] = lambda _request: 0.05
+    waits_for_room: Callable[[Request], float] = lambda _request: 0.0
     chance: Callable[[], float] = lambda: 1.0
     keys: dict[str, Secret] = field(default_factory=dict)
     mono: float = 1000.0
@@ -143,11 +144,14 @@ class Model:
     def now(self) -> Moment:
         return Moment(self.mono, self.mono + self.wall_offset)
 
-    def _fetch(self, request: Request) -> None:
+    def _fetch(self, request: Request) -> float:
+        if wait := self.waits_for_room(request):
+            return wait
         seconds = self.latency(request)
         answer = Answered(request, self.knock(request, self.now), seconds)
         heapq.heappush(self._answers, (self.mono + seconds, next(self._numbers), answer))
         self.sent.append(request)
+        return 0.0
 
     def run(self, seconds: float) -> None:
         """Let this much time pass."""

@@ -49,7 +49,7 @@ def every_field(made: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.S
 
 MOMENTS = every_field(Moment)
 COLLECTIONS = st.dictionaries(TEXTS, st.integers(1, MAX_COUNT), max_size=3).map(lambda counts: tuple(counts.items()))
-OPERATIONS = every_field(Operation, id=st.just(KEY.id), collections=COLLECTIONS, status_word=st.none())
+OPERATIONS = every_field(Operation, id=st.just(KEY.id), collections=COLLECTIONS, status_word=st.none(), size=st.just(0))
 KINDS[Moment | None] = st.none() | MOMENTS
 KINDS[Moment] = MOMENTS
 KINDS[Operation | None] = st.none() | OPERATIONS

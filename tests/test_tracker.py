@@ -18,6 +18,7 @@ from exporter.errors import (
     KeyRefused,
     KnockError,
     NotFound,
+    Postponed,
     RateLimited,
     Reason,
     TooLarge,
@@ -193,6 +194,48 @@ def test_too_large_an_answer_is_asked_for_once_a_minute_at_most() -> None:
     assert min(b - a for a, b in pairwise(times)) >= 60
 
 
+def test_what_memory_does_not_do_for_leaves_the_operation_due_and_is_logged_once() -> None:
+    with capture_logs() as lines:
+        model = always(Postponed("no memory left for an answer", code=200))
+        model.run(60)
+    assert [line["event"] for line in lines] == ["an answer is put off: its operation stays due"]
+    gaps = [b - a for a, b in pairwise(model.times(A))]
+    assert all(1 <= gap < 1.2 for gap in gaps)
+    assert len(gaps) > 40
+    assert model.value("knock_bulk_operation_up", operation_id=A) is None
+    assert model.value("knock_up", **E) is None
+    assert model.value("knock_exporter_poll_failures_total", **E) == 0
+    assert model.value("knock_exporter_api_requests_total", code="200", **E) == len(model.sent)
+
+
+def test_what_waits_for_room_uses_neither_a_slot_nor_its_turn() -> None:
+    room = False
+    others = ids(100, seed=5)
+    model = Model(
+        Config((environment("production", [A, *others], rate_limit=10.0),)),
+        lambda request, now: running(request.id, rows_processed=int(now.mono)),
+        waits_for_room=lambda request: 0.05 if request.id == A and not room else 0.0,
+    )
+    model.run(60)
+    assert model.times(A) == []
+    assert len(model.sent) >= 0.97 * 10 * 60
+    room = True
+    model.run(2)
+    assert len(model.times(A)) == 1
+
+
+def test_a_large_answer_is_asked_for_less_often() -> None:
+    model = Model(
+        one(),
+        lambda request, now: running(request.id, rows_processed=int(now.mono), size=16 * 2**20),
+        chance=lambda: 0.0,
+    )
+    model.run(1800)
+    gaps = [b - a for a, b in pairwise(model.times(A))]
+    assert all(60 <= gap < 61 for gap in gaps)
+    assert len(gaps) > 20
+
+
 def test_an_undocumented_status_is_asked_ever_more_rarely() -> None:
     model = always(running(A, status=Status.UNKNOWN))
     model.run(20000)
@@ -352,6 +395,20 @@ def test_a_probe_that_times_out_says_nothing_about_the_key() -> None:
     model.run(200)
     assert model.value("knock_exporter_api_suspended", **E) == 1
     assert len(model.sent) == 4
+
+
+def test_a_probe_that_memory_does_not_do_for_is_sent_again_soon() -> None:
+    outcomes: list[KnockError] = [KeyRefused("401", code=401), Postponed("no memory left for an answer", code=200)]
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        return outcomes.pop(0) if outcomes else running(request.id)
+
+    model = Model(one(), knock)
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(3)
+    assert model.value("knock_up", **E) == 1
+    assert model.value("knock_exporter_api_suspended", **E) == 0
 
 
 def test_one_refusal_and_then_an_outage_is_not_hammered() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from exporter.config import Environment
     from exporter.keys import Secret
     from exporter.knock.client import Client
+    from exporter.net.room import Room
     from exporter.tracking.messages import Answered, Request
 
 
@@ -35,15 +36,19 @@ def _traits(each: Environment) -> tuple[object, ...]:
 
 
 class Outlets:
-    """One for each environment, by name."""
+    """One for each environment, by name; large answers of all take their places in one `room`."""
 
-    def __init__(self, deliver: Callable[[Answered], None]) -> None:
+    def __init__(self, deliver: Callable[[Answered], None], room: Room) -> None:
         self._deliver = deliver
+        self._room = room
         self._outlets: Mapping[str, Outlet] = {}
 
-    def fetch(self, request: Request) -> None:
-        """Send a request; never blocks."""
-        self._outlets[request.environment].pool.submit(request)
+    def fetch(self, request: Request) -> float:
+        """Send a request and return 0, or the seconds after which there may be room for its answer; never blocks."""
+        wait = 0.0 if request.checks_key else self._room.make(request.environment, request.id)
+        if not wait:
+            self._outlets[request.environment].pool.submit(request)
+        return wait
 
     def use_key(self, environment: str, key: Secret) -> None:
         """Send an environment's requests with this key from now on."""
@@ -72,7 +77,7 @@ class Outlets:
         present = self._outlets.get(environment.name)
         if present is not None and present.traits == traits:
             return present
-        client = connect(environment, key)
+        client = connect(environment, key, self._room)
         return Outlet(
             traits, client, FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
         )

@@ -16,6 +16,7 @@ from exporter.errors import BadAnswer, KnockError, Reason, StartError, redact
 from exporter.keys import MASK, InvalidKey, KeySource
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
+from exporter.net.room import Room
 from exporter.net.transport import Transport, trust
 from exporter.registrations import LABEL_PREFIX, MAX_BODY_BYTES, MAX_IDS
 
@@ -105,7 +106,7 @@ class Sender:
         }
         answer = self._transport.ask(self._address, headers, Deadline(REQUEST_SECONDS), method="POST", body=body)
         try:
-            document = _document(read_body(answer))
+            document = _document(read_body(answer, Room().place("", "")))
         finally:
             answer.close()  # what was not read to its end; else the connection is back in the pool already
             answer.release_conn()
@@ -215,7 +216,7 @@ def _token(file: Path, environ: Mapping[str, str]) -> Secret:
         raise StartError(str(error)) from None
 
 
-def _document(body: bytes) -> Mapping[str, Any]:
+def _document(body: bytearray) -> Mapping[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

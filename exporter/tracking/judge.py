@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import REFUSED_HINT, BadAnswer, KeyRefused, KnockError, RateLimited
+from exporter.errors import REFUSED_HINT, BadAnswer, KeyRefused, KnockError, Postponed, RateLimited
 from exporter.metrics.activity import code_label
 from exporter.operation import Operation
 
@@ -33,13 +33,24 @@ class Judge:
 
     def judge(self, asker: Asker, answer: Answered, now: Moment) -> None:
         """Take in what an answer tells."""
-        self._count_request(asker, answer, now)
-        self._judge_lane(asker, answer, now)
-
-    def _count_request(self, asker: Asker, answer: Answered, now: Moment) -> None:
         environment, outcome = answer.request.environment, answer.outcome
         code = outcome.code if isinstance(outcome, KnockError) else 200
         self._activity.requests.labels(environment, code_label(code)).inc()
+        if isinstance(outcome, Postponed):
+            self._pass_over(asker, answer, outcome, now)
+            return
+        self._count_answer(asker, answer, code, now)
+        self._judge_lane(asker, answer, now)
+
+    def _pass_over(self, asker: Asker, answer: Answered, outcome: Postponed, now: Moment) -> None:
+        if answer.request.probe and answer.request.key_epoch == asker.key_epoch:
+            self._environments.lane(asker).gate.probe_lost(now.mono)
+        if not asker.told_postponed:
+            asker.told_postponed = True
+            log.warning("an answer is put off: its operation stays due", environment=asker.name, error=str(outcome))
+
+    def _count_answer(self, asker: Asker, answer: Answered, code: int | None, now: Moment) -> None:
+        environment, outcome = answer.request.environment, answer.outcome
         self._environments.counters[environment].seconds.observe(answer.seconds)
         if code is not None:
             asker.standing.last_answer = now.wall

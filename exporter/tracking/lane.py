@@ -70,6 +70,7 @@ class Asker:
         self.last_sent = -math.inf
         self.trusted = False
         self.hinted = False
+        self.told_postponed = False
         self._added = 0
 
     @property
@@ -114,6 +115,11 @@ class Asker:
         elif tracked.key.id not in self._asked:
             self._added += 1
             self.agenda.add(Entry(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
+
+    def put_off(self, entry: Entry, due: float) -> None:
+        """Plan again, for later, what could not be sent."""
+        self._added += 1
+        self.agenda.add(entry._replace(due=due, number=self._added))
 
     def begin(self, operation_id: str, now: float) -> None:
         """Note a request that is sent; NIL_ID: it only checks the key."""

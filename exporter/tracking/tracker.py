@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited
+from exporter.errors import KeyRefused, KnockError, NotFound, Postponed, RateLimited
 from exporter.operation import NIL_ID, Operation, OperationKey
 from exporter.tracking import record
 from exporter.tracking.book import Book
@@ -56,6 +56,7 @@ PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
 SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
+POSTPONED_SECONDS = 1.0  # until an answer that memory did not do for is asked for again
 ROUND_SECONDS = 1.0  # between looks at what waits, and at what is old
 
 log = structlog.get_logger()
@@ -176,6 +177,10 @@ class Tracker:
         outcome = answer.outcome
         if before is None or before.final:
             return
+        if isinstance(outcome, Postponed):
+            if before.due is not None:
+                asker.plan(replace(before, due=now.mono + POSTPONED_SECONDS))
+            return
         self._gallery.polled(before.key, answer.seconds, outcome, now.wall)
         if not asker.asked_here(answer.request):
             asker.plan(before)  # another Knock said that
@@ -259,15 +264,18 @@ class Tracker:
 
     def _start(self, lane: Lane, choice: Choice, now: Moment) -> None:
         asker, entry = choice
+        probe = not lane.gate.is_open
+        operation_id = entry.id if entry is not None else NIL_ID
+        wait = self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
+        if entry is not None and wait:
+            asker.put_off(entry, now.mono + wait)
+            return
         if entry is not None:
             self._environments.counters[asker.name].delay[entry.poll_class].observe(now.mono - entry.due)
-        probe = not lane.gate.is_open
         if probe:
             lane.gate.probe_started()
         lane.pacer.start(now.mono)
-        operation_id = entry.id if entry is not None else NIL_ID
         asker.begin(operation_id, now.mono)
-        self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
 
     def _publish(self, now: Moment) -> float:
         """Show what changed, at once or when it is committed; return when there is more to do."""
