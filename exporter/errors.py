@@ -5,6 +5,7 @@
     ├── StartError      the machine: an address in use, …; exit 1
     └── KnockError      one request to Knock brought no operation
         ├── Unreachable   no answer (timeout, connect, tls): the operation is asked again later
+        │   └── ConnectionLost   with a kept connection that had ended: asked again at once, once in a row
         ├── KeyRefused    the lane is suspended until the key is good
         ├── NotFound      Knock's own 404: asked ever more rarely, lost in the end
         ├── RateLimited   the lane waits `retry_after` and slows down
@@ -103,6 +104,10 @@ class Unreachable(KnockError):
     def __init__(self, reason: Reason, message: str) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+class ConnectionLost(Unreachable):
+    """A connection that was kept from before ended without a byte: no attempt that says anything of Knock."""
 
 
 class KeyRefused(KnockError):

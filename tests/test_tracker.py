@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,7 @@ from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import (
     REFUSED_HINT,
     BadAnswer,
+    ConnectionLost,
     KeyRefused,
     KnockError,
     NotFound,
@@ -30,6 +31,8 @@ from exporter.tracking.messages import KeyRead, Listed, Request
 from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exporter.tracking.record import Moment
 
 A, B = ids(2)
@@ -314,6 +317,64 @@ def test_without_a_named_time_the_waits_double_to_a_minute() -> None:
     assert gaps[-1] == 60
     assert gaps == sorted(gaps)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(0.2, abs=0.02)
+
+
+# Kept connections.
+
+
+LOST = ConnectionLost(Reason.CONNECT, "closed without an answer")
+
+
+def losing(*lost: int) -> Callable[[Request, Moment], Operation | KnockError]:
+    """Make a Knock that loses these requests with their connections, counted from 1."""
+    numbers = count(1)
+    return lambda request, _now: LOST if next(numbers) in lost else running(request.id)
+
+
+def test_a_request_that_is_lost_with_its_connection_is_repeated_at_once_in_a_slot_of_its_own() -> None:
+    model = Model(Config((environment(operations=[A, B], rate_limit=1.0),)), losing(1, 2))
+    with capture_logs() as lines:
+        model.run(4.5)
+    assert (model.times(A), model.times(B)) == ([0.0, 2.025], [1.01, 3.041])
+    assert model.value("knock_exporter_polls_total", **E) == 2
+    assert not model.value("knock_exporter_poll_failures_total", **E)
+    assert model.value("knock_exporter_api_requests_total", code="none", **E) == 2
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 1
+    assert [line["event"] for line in lines] == ["Knock answers and takes the key"]
+
+
+def test_a_repeat_that_is_lost_too_is_a_failure_as_any_other() -> None:
+    model = Model(one(), losing(1, 2, 4))
+    model.run(16)
+    assert model.times(A) == [0.0, 0.05, 10.1, 15.15, 15.2]
+    assert model.value("knock_exporter_poll_failures_total", reason="connect", **E) == 1
+
+
+def test_a_check_of_the_key_is_repeated_too() -> None:
+    model = Model(Config((environment(),)), lambda _request, _now: LOST)
+    model.run(700)
+    assert model.checks() == [0, 0.05, 600.05, 600.1]
+
+
+def test_a_probe_that_is_lost_is_repeated_and_has_not_failed() -> None:
+    outcomes: list[KnockError] = [LOST, KeyRefused("401", code=401), KeyRefused("401", code=401)]
+    model = Model(one(), lambda request, _now: outcomes.pop() if outcomes else running(request.id))
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(35)
+    assert model.value("knock_up", **E) == 1
+    gaps = [round(b - a) for a, b in pairwise(model.times(A))]
+    assert gaps[1:3] == [30, 1]
+
+
+def test_an_operation_that_is_dropped_while_its_request_is_lost_is_not_asked_again() -> None:
+    model = Model(Config((environment(),)), losing(2))
+    model.list_file("/ids.txt", A)
+    model.run(0.01)
+    model.tell(Listed("production", LIST, ()))
+    model.release(A)
+    model.run(30)
+    assert len(model.times(A)) == 1
 
 
 # The key.

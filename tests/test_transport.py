@@ -261,6 +261,128 @@ def test_bytes_are_counted() -> None:
             near.recv(1)
 
 
+# Kept connections
+
+
+RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: closing resets
+
+
+def forgetting(last: bytes = b"", *, after: int = 1, reset: bool = False) -> Any:
+    """Make a handler that answers so many requests of a connection, and then ends it with these bytes."""
+
+    def bind(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            for _ in range(after):
+                server.request(connection)
+                connection.sendall(OK)
+            server.request(connection)
+            connection.sendall(last)
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+        return handle
+
+    return bind
+
+
+def outcomes(client: Client, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        try:
+            found.append(client.fetch(ID).status.value)
+        except KnockError as error:
+            found.append(type(error).__name__)
+    return found
+
+
+@pytest.mark.parametrize(("seconds", "connections"), [(29, 1), (31, 3)])
+def test_a_connection_that_idled_long_is_not_used_again(seconds: float, connections: int) -> None:
+    now = [1000.0]
+    with serving(answering(OK, keep=True)) as server:
+        client = Client(base_url=server.url, key=KEY, timeout=2, monotonic=lambda: now[0])
+        for _ in range(3):
+            client.fetch(ID)
+            now[0] += seconds
+        client.close()
+    assert server.connections == connections
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_kept_connection_that_ends_without_a_byte_is_no_failure(
+    authority: trustme.CA, ca_file: Path, *, secured: bool, reset: bool
+) -> None:
+    with serving(forgetting(reset=reset), tls_of(authority.issue_cert("localhost")) if secured else None) as server:
+        client = Client(base_url=server.url, key=KEY, ca_file=ca_file, timeout=2)
+        assert outcomes(client, 4) == ["queued", "ConnectionLost", "queued", "ConnectionLost"]
+        client.close()
+
+
+def test_a_kept_tunnel_too_but_not_a_new_one(authority: trustme.CA, ca_file: Path) -> None:
+    for after, expected in ((1, ["queued", "ConnectionLost", "queued"]), (0, ["Unreachable"] * 2)):
+        tls = tls_of(authority.issue_cert("localhost"))
+        with serving(forgetting(after=after), tls) as knock, serving(forwarding()) as proxy:
+            client = Client(base_url=knock.url, key=KEY, ca_file=ca_file, proxy=Secret(proxy.url), timeout=2)
+            assert outcomes(client, len(expected)) == expected
+            client.close()
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [
+        (forgetting(after=0), ["Unreachable"]),
+        (forgetting(b"H"), ["queued", "BadAnswer"]),
+        (forgetting(b"H", reset=True), ["queued", "Unreachable"]),
+        (forgetting(b"HTTP/1.1 103 Early Hints\r\n\r\n"), ["queued", "Unreachable"]),
+    ],
+)
+def test_a_new_connection_or_one_that_began_to_answer_fails(bind: Any, expected: list[str]) -> None:
+    with serving(bind) as server:
+        client = Client(base_url=server.url, key=KEY, timeout=2)
+        assert outcomes(client, len(expected)) == expected
+        client.close()
+
+
+def test_a_kept_connection_that_is_silent_fails() -> None:
+    def falling_silent(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            connection.sendall(OK)
+            server.over.wait(5)
+
+        return handle
+
+    with serving(falling_silent) as server:
+        client = Client(base_url=server.url, key=KEY, timeout=LIMIT)
+        assert outcomes(client, 2) == ["queued", "Unreachable"]
+        client.close()
+
+
+def test_where_one_kept_connection_has_ended_the_older_ones_are_closed_too() -> None:
+    together = threading.Barrier(4)
+
+    def meeting(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            if server.connections <= 4:
+                together.wait(5)
+            connection.sendall(OK)
+            server.request(connection)
+
+        return handle
+
+    with serving(meeting) as server:
+        client = Client(base_url=server.url, key=KEY, connections=4, timeout=5)
+        threads = [threading.Thread(target=client.fetch, args=(ID,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes(client, 2) == ["ConnectionLost", "queued"]
+        client.close()
+    assert server.connections == 5
+
+
 # Names and addresses
 
 

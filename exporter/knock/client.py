@@ -75,6 +75,7 @@ class Client:
         room: Room | None = None,
         owner: str = "",
         wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         lookup: Lookup = socket.getaddrinfo,
     ) -> None:
         self._base_url = _normal(base_url)
@@ -93,7 +94,12 @@ class Client:
             raise StartError(f"{ca_file or 'system certificates'}: {_why(error)}") from None
         try:
             self._transport = Transport(
-                self._base_url, context=context, proxy=address, connections=connections, lookup=lookup
+                self._base_url,
+                context=context,
+                proxy=address,
+                connections=connections,
+                lookup=lookup,
+                monotonic=monotonic,
             )
         except (OSError, ValueError):
             raise StartError(f"{origin}: not an http or https URL") from None

@@ -18,8 +18,8 @@ from requests.exceptions import ProxyError as RequestsProxyError
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from exporter.errors import BadAnswer, KnockError, Postponed, Reason, TooLarge, Unreachable
-from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout
+from exporter.errors import BadAnswer, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
+from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout, StaleConnection
 from exporter.net.room import LARGE_BYTES
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
         return BadAnswer("http", f"malformed answer ({_kind(causes)})")
     reason, text = unreachable
     proxied = _first(causes, ProxyError) or _first(causes, RequestsProxyError)
-    return Unreachable(reason, f"proxy: {text}" if proxied else text)
+    kind = ConnectionLost if _first(causes, StaleConnection) else Unreachable
+    return kind(reason, f"proxy: {text}" if proxied else text)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

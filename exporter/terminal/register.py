@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from exporter import __version__
-from exporter.errors import BadAnswer, KnockError, Reason, StartError, redact
+from exporter.errors import BadAnswer, ConnectionLost, KnockError, Reason, StartError, redact
 from exporter.keys import MASK, InvalidKey, KeySource
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
@@ -89,7 +89,7 @@ class Sender:
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
             error = failure(foreign)
         passing = isinstance(error, BadAnswer) and error.field == "body"  # it ended while it answered
-        passing = passing or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
+        passing = passing or isinstance(error, ConnectionLost) or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
         return Attempt(None, {}, self._shown(str(error)), passing)
 
     def close(self) -> None:

@@ -271,7 +271,7 @@ class Intake:
         self._conflicts.newly(key, ())
         if key in self:
             self._book.remove(key, reason)
-            self._askers[key.environment].agenda.discard(key.id)
+            self._askers[key.environment].drop(key.id)
             self._journal.dirty.operations[key] = None
         self.tombstones[key] = Tombstone(now.mono, retired)
         self._journal.dirty.tombstones[key] = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import KeyRefused, KnockError, NotFound, Postponed, RateLimited
+from exporter.errors import ConnectionLost, KeyRefused, KnockError, NotFound, Postponed, RateLimited
 from exporter.operation import NIL_ID, Operation, OperationKey
 from exporter.tracking import record
 from exporter.tracking.book import Book
@@ -167,10 +167,22 @@ class Tracker:
         asker = self._environments.askers.get(answer.request.environment)
         if asker is None or not asker.sent(answer.request):
             return  # the environment was taken out of the configuration meanwhile
-        asker.end(answer.request.id)
+        if asker.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
+            self._repeat(asker, answer, now)
+            return
         self._judge.judge(asker, answer, now)
         if not answer.request.checks_key:
             self._take_outcome(asker, answer, now)
+
+    def _repeat(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        """Ask again at once, in a slot of its own: that a kept connection had ended says nothing of Knock."""
+        self._judge.judge_lost(asker, answer, now)
+        if answer.request.checks_key:
+            asker.check_key_again()
+        elif (before := self._book.get(OperationKey(asker.name, answer.request.id))) is not None:
+            asker.plan(before)
+        else:
+            asker.drop(answer.request.id)
 
     def _take_outcome(self, asker: Asker, answer: Answered, now: Moment) -> None:
         before = self._book.get(OperationKey(asker.name, answer.request.id))
