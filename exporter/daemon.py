@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter.errors import StartError
+from exporter.heartbeats import Heartbeats
 from exporter.housekeeping import Housekeeping, KeyLooks
 from exporter.keys import KeyWatch, doubt
 from exporter.knock.connect import read_key
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from exporter.tracking.roster import Source
     from exporter.web.lifecycle import ReloadReply
 
-HEARTBEAT_SECONDS = 60.0  # a thread that did not step for so long is not healthy
+TICK_SECONDS = 1.0
 LAST_ANSWERS_SECONDS = 1.5
 SHOWN_SECONDS = 6.0  # for the view of a new configuration
 JOIN_SECONDS = 1.0
@@ -101,6 +102,7 @@ class Daemon:
         )
         self._tracker = Tracker(config, keys, outside, self._activity, clock(), memory=memory)
         self._threads = self._make_threads()
+        self._heartbeats = self._make_heartbeats()
 
     def _open_store(self, config: Config) -> tuple[Writer | None, Memory]:
         if config.storage is None:
@@ -126,6 +128,12 @@ class Daemon:
         ]
         return [*threads, self._thread("writer", self._writer.run)] if self._writer else threads
 
+    def _make_heartbeats(self) -> Heartbeats:
+        steps = {"tracker": lambda: self._tracker.stepped_at, "housekeeping": lambda: self._housekeeping.stepped_at}
+        if (writer := self._writer) is not None:
+            steps["writer"] = lambda: writer.stepped_at
+        return Heartbeats(steps, time.monotonic())
+
     def _house(self) -> House:
         desk = Desk(
             deliver=self._inbox.put,
@@ -138,7 +146,7 @@ class Daemon:
         return House(
             view=lambda: self._view or View(),
             activity=self._activity,
-            unhealthy=self._unhealthy,
+            unhealthy=self._heartbeats.problem,
             unready=self._unready,
             monotonic=time.monotonic,
             config=lambda: self._config,
@@ -207,14 +215,6 @@ class Daemon:
 
     # What the pages ask.
 
-    def _unhealthy(self) -> str | None:
-        now = time.monotonic()
-        steps = {"tracker": self._tracker.stepped_at, "housekeeping": self._housekeeping.stepped_at}
-        if self._writer is not None:
-            steps["writer"] = self._writer.stepped_at
-        late = [name for name, stepped_at in steps.items() if now - stepped_at > HEARTBEAT_SECONDS]
-        return f"no step for {HEARTBEAT_SECONDS:.0f} s: {', '.join(late)}" if late else None
-
     def _unready(self) -> str | None:
         if self._ending:
             return "ending"
@@ -244,9 +244,17 @@ class Daemon:
             thread.start()
         self._port.open(self._house(), lambda reason: self.end(reason, code=1))
         self._tell_registration()
-        reason, code = self._ends.get()
+        reason, code = self._wait_for_end()
         self._close(reason)
         return code
+
+    def _wait_for_end(self) -> tuple[str, int]:
+        while True:
+            self._heartbeats.tick(time.monotonic())
+            try:
+                return self._ends.get(timeout=TICK_SECONDS)
+            except Empty:
+                continue
 
     def end(self, reason: str, *, code: int = 0) -> None:
         """Make `run` end and return `code`; callable from any thread and from a signal handler."""

@@ -29,7 +29,7 @@ LAYERS = (
     ("tracking.environments",),
     ("tracking.judge", "tracking.reception"),
     ("tracking.tracker",),
-    ("knock", "web", "sources", "store", "housekeeping", "logs", "terminal"),
+    ("knock", "web", "sources", "store", "housekeeping", "heartbeats", "logs", "terminal"),
     ("lookup", "port", "reloading"),
     ("daemon",),
     ("demo",),

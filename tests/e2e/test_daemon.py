@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos import answering, http, serving
-from programs import KEY, WEB, until
+from programs import KEY, WEB, Exporter, until
 from structlog.testing import capture_logs
 
 from exporter import config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from chaos import Handler, Server
-    from programs import Exporter, Starter
+    from programs import Starter
 
 pytestmark = pytest.mark.e2e
 
@@ -352,6 +352,35 @@ def test_it_is_healthy_while_knock_is_down(start: Starter) -> None:
     until(lambda: exporter.value("knock_exporter_poll_failures_total", reason="connect"), "a failed poll")
     assert exporter.get("/-/healthy").status_code == exporter.get("/-/ready").status_code == 200
     until(lambda: exporter.value("knock_bulk_operation_up") == 0, "the view that shows it")
+
+
+# A thread is late after a tenth of the time.
+QUICKLY_LATE = """
+from exporter import heartbeats
+heartbeats.LATE_SECONDS, heartbeats.STOPPED_SECONDS = 6.0, 3.0
+from exporter.__main__ import main
+main()
+"""
+
+
+def test_it_is_healthy_in_the_first_look_after_a_stop(start: Starter) -> None:
+    file = start.configure(NOWHERE)
+    args = f"--config.file={file}", "--web.listen-address=127.0.0.1:0"
+    exporter = Exporter(start.folder, args, {}, program=("-c", QUICKLY_LATE))
+    start.started.append(exporter)
+    host, _, port = exporter.urls()[0].removeprefix("http://").rpartition(":")
+    exporter.signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    request = f"GET /-/healthy HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    waiting = [socket.create_connection((host, int(port)), 5) for _ in range(20)]
+    for each in waiting:
+        each.sendall(request)
+    until(lambda: time.monotonic() >= stopped_at + 8.0, "its time")
+    exporter.signal(signal.SIGCONT)
+    answers = [each.recv(64).split(b"\r\n")[0] for each in waiting]
+    for each in waiting:
+        each.close()
+    assert set(answers) == {b"HTTP/1.1 200 OK"}
 
 
 def echoing(server: Server) -> Handler:
