@@ -23,7 +23,7 @@ from exporter.knock.connect import read_key
 from exporter.knock.outlets import Outlets
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
-from exporter.net.room import Room
+from exporter.net.room import Room, give_memory_back
 from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading
 from exporter.sources import Sources
@@ -236,6 +236,7 @@ class Daemon:
         """Serve until a signal comes; returns the exit code (0 after a signal, 1 after a crash)."""
         # Python's 5 ms would let a scrape that is joined hold up the pace by as much.
         sys.setswitchinterval(SWITCH_SECONDS)
+        give_memory_back()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, lambda *_: self.reload())
