@@ -22,7 +22,7 @@ from exporter.keys import Secret
 from exporter.knock.client import Client
 from exporter.net.deadline import Deadline, DeadlineSocket, Flood, NameTimeout, Resolver, connect
 from exporter.net.failures import failure
-from exporter.net.transport import Transport, trust
+from exporter.net.transport import BUNDLES, Transport, trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +144,7 @@ def test_where_trust_comes_from(tmp_path: Path, ca_file: Path) -> None:
     everyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     everyone.load_verify_locations(cafile=certifi.where())
     (tmp_path / "certs").mkdir()
-    assert trust(None, paths_of(tmp_path)).cert_store_stats() == everyone.cert_store_stats()
+    assert trust(None, paths_of(tmp_path), BUNDLES[-1:]).cert_store_stats() == everyone.cert_store_stats()
     (tmp_path / "cert.pem").write_bytes(ca_file.read_bytes())
     assert trust(None, paths_of(tmp_path)).cert_store_stats()["x509"] == 1
     assert trust(ca_file).cert_store_stats()["x509"] == 1
@@ -156,10 +156,42 @@ def test_the_context_always_checks(ca_file: Path) -> None:
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-def test_a_certificate_folder_of_the_system_counts(tmp_path: Path, ca_file: Path) -> None:
+def test_a_certificate_folder_of_the_system_counts_where_openssl_finds_something_in_it(
+    tmp_path: Path, ca_file: Path
+) -> None:
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    (folder / "0.pem").write_bytes(ca_file.read_bytes())
+    (folder / "00000000.0").write_text("no certificate")
+    (folder / "00000001.0").symlink_to("nowhere")
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(trustme.CA().cert_pem.bytes() + trustme.CA().cert_pem.bytes())
+    assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 2
+    (folder / "00000002.0").symlink_to("0.pem")
+    assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 1  # OpenSSL reads the others
+
+
+@pytest.mark.parametrize("file", ["cert.pem", "certs/ca-certificates.crt", "bundle.pem"])
+def test_a_system_that_has_only_a_bundle_is_enough(
+    authority: trustme.CA, ca_file: Path, tmp_path: Path, file: str
+) -> None:
     (tmp_path / "certs").mkdir()
-    (tmp_path / "certs" / "0.pem").write_bytes(ca_file.read_bytes())
-    assert trust(None, paths_of(tmp_path)).cert_store_stats()["x509"] == 0  # read at need, by OpenSSL
+    (tmp_path / "empty.pem").touch()
+    (tmp_path / file).write_bytes(ca_file.read_bytes())
+    context = trust(
+        None, paths_of(tmp_path), [str(tmp_path / each) for each in ("none.pem", "empty.pem", "bundle.pem")]
+    )
+    with serving(answering(OK), tls_of(authority.issue_cert("localhost"))) as server:
+        transport = Transport(server.url, context=context, proxy=None, connections=1, lookup=socket.getaddrinfo)
+        answer = transport.ask(server.url, {}, Deadline(2))
+        answer.close()
+        transport.close()
+    assert (answer.status, context.cert_store_stats()["x509"]) == (200, 1)
+
+
+def test_no_authority_at_all_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="0 authorities could be loaded"):
+        trust(None, paths_of(tmp_path), ())
 
 
 # The deadline
