@@ -145,20 +145,30 @@ def _no_collection() -> Iterator[None]:
 
 def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) -> None:
     """Write what changed; the transaction is the caller's."""
-    stones = {(key.environment, pack_id(key.id)): stone for key, stone in changes.tombstones.items()}
-    environments = {(name,): each for name, each in changes.environments.items()}
     _write(connection, OPERATIONS, changes.operations, lambda each: codec.kept_row(each, ages))
-    _write(connection, TOMBSTONES, stones, lambda stone: (ages.age(stone.at), stone.retired))
+    _write(connection, TOMBSTONES, changes.tombstones, lambda stone: (ages.age(stone.at), stone.retired), _packed)
     _write(connection, CELLS, changes.cells, tuple)
-    _write(connection, ENVIRONMENTS, environments, lambda each: codec.environment_row(each, ages))
+    _write(connection, ENVIRONMENTS, changes.environments, lambda each: codec.environment_row(each, ages), _alone)
 
 
 def _write(
-    connection: sqlite3.Connection, table: Table, changes: Mapping[Any, Value | None], row: Callable[[Value], Row]
+    connection: sqlite3.Connection,
+    table: Table,
+    changes: Mapping[Any, Value | None],
+    row: Callable[[Value], Row],
+    place: Callable[[Any], Row] = tuple,
 ) -> None:
-    puts = ((*key, *row(value)) for key, value in changes.items() if value is not None)
+    puts = ((*place(key), *row(value)) for key, value in changes.items() if value is not None)
     connection.executemany(table.put, puts)
-    connection.executemany(table.drop, [key for key, value in changes.items() if value is None])
+    connection.executemany(table.drop, (place(key) for key, value in changes.items() if value is None))
+
+
+def _packed(key: OperationKey) -> Row:
+    return (key.environment, pack_id(key.id))
+
+
+def _alone(name: str) -> Row:
+    return (name,)
 
 
 def _text(value: Any) -> str:
