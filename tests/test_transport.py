@@ -385,7 +385,7 @@ def test_a_kept_connection_that_is_silent_fails() -> None:
         return handle
 
     with serving(falling_silent) as server:
-        client = Client(base_url=server.url, key=KEY, timeout=LIMIT)
+        client = Client(base_url=server.url, key=KEY, timeout=1)
         assert outcomes(client, 2) == ["queued", "Unreachable"]
         client.close()
 
