@@ -104,9 +104,13 @@ class Fleet:
             polling=Polling(processing=cycle, queued=cycle, slowest=cycle),
             per_operation_limit=count,
         )
-        outside = Outside(self._sent.append, lambda _n: None, lambda _n, _k: None, self._show, random.Random(1).random)
+        outside = Outside(self._send, lambda _n: None, lambda _n, _k: None, self._show, random.Random(1).random)
         self.tracker = Tracker(Config((environment,)), {"production": KEY}, outside, self.activity, self._now)
         self.run(cycle * 1.1)
+
+    def _send(self, request: Request) -> float:
+        self._sent.append(request)
+        return 0.0
 
     def _show(self, view: View) -> None:
         self.views[:] = [view]

@@ -15,7 +15,7 @@ from exporter.keys import KeySource
 from exporter.metrics.activity import Activity
 from exporter.operation import OperationKey, Status
 from exporter.store.opening import open_store
-from exporter.tracking.memory import NOTHING, Changes, EnvironmentMemory, Kept, Memory
+from exporter.tracking.memory import Changes, EnvironmentMemory, Kept, Memory
 from exporter.tracking.messages import Handed, Outside, Register, Saved
 from exporter.tracking.record import Moment, Tracked
 from exporter.tracking.roster import API, Naming
@@ -46,7 +46,7 @@ def _tracker(count: int, memory: Memory, *, durable: bool) -> tuple[Tracker, lis
     saved: list[Changes] = []
     environment = Environment("production", KeySource(inline=KEY), per_operation_limit=count)
     outside = Outside(
-        lambda _r: None,
+        lambda _r: 0.0,
         lambda _n: None,
         lambda _n, _k: None,
         lambda _v: None,
@@ -81,7 +81,7 @@ def restart(count: int) -> list[Result]:
             again.close()
 
         full = median_seconds(start, RUNS, time.process_time)
-    empty = median_seconds(lambda: _tracker(count, NOTHING, durable=True)[0].advance(NOW), RUNS, time.process_time)
+    empty = median_seconds(lambda: _tracker(count, Memory(), durable=True)[0].advance(NOW), RUNS, time.process_time)
     bound = "<= 2" if count == 10_000 else ""  # noqa: PLR2004 - what is promised for so many
     detail = f"{size:.0f} bytes of state for each"
     return [Result(f"start with {count:,} final operations, more than an empty one", full - empty, "s", bound, detail)]
@@ -99,7 +99,7 @@ def intake() -> list[Result]:
 def _registering(*, durable: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         store, _ = open_store(Path(folder, "state.db"), lambda: NOW)
-        tracker, saved = _tracker(1000, NOTHING, durable=durable)
+        tracker, saved = _tracker(1000, Memory(), durable=durable)
         batches = [ids(NAMED * (number + 1))[-NAMED:] for number in range(RUNS + 1)]
 
         def once() -> None:

@@ -23,13 +23,14 @@ from exporter.knock.connect import read_key
 from exporter.knock.outlets import Outlets
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
+from exporter.net.room import Room, give_memory_back
 from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading
 from exporter.sources import Sources
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
-from exporter.tracking.memory import NOTHING
+from exporter.tracking.memory import Memory
 from exporter.tracking.messages import Close, Handed, Message, Outside, Reconfigure, Register, Stop
 from exporter.tracking.record import Moment
 from exporter.tracking.tracker import Tracker, run
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from exporter.keys import Secret
     from exporter.port import Flags
     from exporter.reloading import ConfigFile
-    from exporter.tracking.memory import Memory
     from exporter.tracking.roster import Source
     from exporter.web.lifecycle import ReloadReply
 
@@ -81,12 +81,13 @@ class Daemon:
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
-        self._outlets = Outlets(self._inbox.put)
+        room = Room()
+        self._outlets = Outlets(self._inbox.put, room)
         self._outlets.prepare(config.environments, keys)()
         self._writer, memory = self._open_store(config)
         self._keys = KeyLooks(environ, self._inbox.put, clock)
         self._keys.use(_watches(config, keys))
-        self._sources = Sources(config, self._inbox.put, _remembered(memory))
+        self._sources = Sources(config, self._inbox.put, _remembered(memory), room)
         self._reloading = (
             Reloading(file, self._apply, lambda: self._activity.reload_successful.set(0)) if file else None
         )
@@ -105,7 +106,7 @@ class Daemon:
 
     def _open_store(self, config: Config) -> tuple[Writer | None, Memory]:
         if config.storage is None:
-            return None, NOTHING
+            return None, Memory()
         store, memory = open_store(config.storage, clock)
         return Writer(store, self._inbox.put, clock), memory
 
@@ -238,6 +239,7 @@ class Daemon:
         """Serve until a signal comes; returns the exit code (0 after a signal, 1 after a crash)."""
         # Python's 5 ms would let a scrape that is joined hold up the pace by as much.
         sys.setswitchinterval(SWITCH_SECONDS)
+        give_memory_back()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, lambda *_: self.reload())

@@ -5,11 +5,13 @@
     ├── StartError      the machine: an address in use, …; exit 1
     └── KnockError      one request to Knock brought no operation
         ├── Unreachable   no answer (timeout, connect, tls): the operation is asked again later
+        │   └── ConnectionLost   with a kept connection that had ended: asked again at once, once in a row
         ├── KeyRefused    the lane is suspended until the key is good
         ├── NotFound      Knock's own 404: asked ever more rarely, lost in the end
         ├── RateLimited   the lane waits `retry_after` and slows down
         ├── BadAnswer     not what Knock documents: names the `field`
-        ├── TooLarge      body over the bound: asked once a minute at most
+        ├── TooLarge      body over the bounds: asked once a minute at most
+        ├── Postponed     our memory did not do: the operation stays due
         └── Refused       any other 4xx or 5xx
 
 Foreign exceptions (requests, urllib3, yaml, pydantic) become one of these at the edge that meets them.
@@ -104,6 +106,10 @@ class Unreachable(KnockError):
         super().__init__(message)
 
 
+class ConnectionLost(Unreachable):
+    """A connection that was kept from before ended without a byte: no attempt that says anything of Knock."""
+
+
 class KeyRefused(KnockError):
     """Knock does not take the key."""
 
@@ -148,7 +154,13 @@ class BadAnswer(KnockError):
 
 
 class TooLarge(KnockError):
-    """A body past the bound of 16 MiB."""
+    """A body past the bound of 16 MiB, or of more values than are decoded."""
+
+    reason = Reason.TOO_LARGE
+
+
+class Postponed(KnockError):
+    """An answer that this process had no memory for: it tells nothing, of Knock nor of the operation."""
 
     reason = Reason.TOO_LARGE
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ MAX_COUNT = 2**53  # beyond it a Prometheus sample (a float64) is no longer exac
 COLLECTIONS_MOST, COLLECTION_LENGTH_MOST = 20, 64  # by which failed items are counted; the rest is one
 OTHER_COLLECTIONS = "other"
 STATUS_WORD_MOST = 64
+ID_BYTES = 16
 NIL_ID = "00000000-0000-0000-0000-000000000000"  # no operation has it: asking for it only checks the key
 UNKNOWN_NAME = "unknown"
 
@@ -71,7 +72,8 @@ class Operation:
     """One answer of Knock. Counts are rows, times are Unix seconds; None: Knock did not say.
 
     `collections` counts the failed items by their collection, the most frequent first ("": they have none).
-    `status_word` is Knock's word for a status that it does not document, as far as it can be shown.
+    `status_word` is Knock's word for a status that it does not document, as far as it can be shown. `size` is how many
+    bytes the answer had.
     """
 
     id: str
@@ -89,6 +91,7 @@ class Operation:
     failed_at: float | None = None
     collections: tuple[tuple[str, int], ...] = ()
     status_word: str | None = None
+    size: int = field(default=0, compare=False)
 
     @property
     def told_status(self) -> str:
@@ -124,7 +127,18 @@ def is_operation_id(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-def decode(body: bytes) -> Any:
+def pack_id(operation_id: str) -> bytes:
+    """Turn a UUID into its 16 bytes."""
+    return bytes.fromhex(operation_id.replace("-", ""))
+
+
+def unpack_id(packed: bytes | bytearray) -> str:
+    """Turn 16 bytes into a UUID as Knock writes it."""
+    text = packed.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def decode(body: bytes | bytearray) -> Any:
     """Parse JSON from the wire; every way in which it can be broken is an `Invalid` for `body`."""
     try:
         return json.loads(body)
@@ -233,14 +247,19 @@ def _length(value: Any) -> int | None:
 def _collections(value: Any) -> tuple[tuple[str, int], ...]:
     if not isinstance(value, list) or not value:
         return ()
-    counted = Counter(_collection(item) for item in value)
+    names = (item.get("collection") if isinstance(item, dict) else None for item in value)
+    return ranked(Counter(map(collection_name, names)))
+
+
+def ranked(counted: Counter[str]) -> tuple[tuple[str, int], ...]:
+    """Return the collections of failed items, the most frequent first; the rest is one."""
     named = counted.most_common(COLLECTIONS_MOST)
     rest = counted.total() - sum(count for _, count in named)
     return (*named, (OTHER_COLLECTIONS, rest)) if rest else tuple(named)
 
 
-def _collection(item: Any) -> str:
-    name = item.get("collection") if isinstance(item, dict) else None
+def collection_name(name: Any) -> str:
+    """Return by which collection a failed item is counted; None: it has none."""
     if name is None:
         return ""
     if not isinstance(name, str) or len(name) > COLLECTION_LENGTH_MOST or not name.isprintable():

@@ -6,8 +6,8 @@ import heapq
 import itertools
 import random
 import uuid
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,7 +16,7 @@ from exporter.keys import KeySource, Secret
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import Format, View, knock_part, stale_part
 from exporter.operation import NIL_ID, Operation, Status
-from exporter.tracking.memory import NOTHING, Changes, Memory
+from exporter.tracking.memory import Changes, Memory
 from exporter.tracking.messages import (
     Answered,
     Handed,
@@ -33,12 +33,15 @@ from exporter.tracking.messages import (
 )
 from exporter.tracking.record import Moment
 from exporter.tracking.roster import Source, SourceKind
+from exporter.tracking.tombstones import Tombstones
 from exporter.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
     from exporter.errors import KnockError
+
+Kept = TypeVar("Kept", bound="MutableMapping[Any, Any]")
 
 WALL = 1_800_000_000.0  # when a model starts, Unix seconds
 KEY = Secret("sk_test_model")
@@ -67,11 +70,15 @@ def running(operation_id: str, **fields: object) -> Operation:
 class Disk:
     """A store in memory: what was saved is there for the next model. Not while `broken`, not yet while `slow`."""
 
-    memory: Memory = NOTHING
+    memory: Memory = field(default_factory=Memory)
     changes: list[Changes] = field(default_factory=list)
     written: list[Changes] = field(default_factory=list)
     broken: bool = False
     slow: bool = False
+
+    def read(self) -> Memory:
+        """Return what is kept, for a tracker to own."""
+        return replace(self.memory, tombstones=Tombstones(self.memory.tombstones))
 
     def write(self) -> Saved | None:
         """Write what waits, and say so."""
@@ -80,15 +87,23 @@ class Disk:
         changes = self.changes.pop(0)
         if self.broken:
             return Saved(changes.number, ok=False)
-        kept = {field.name: dict(getattr(self.memory, field.name)) for field in fields(Memory)}
-        for name, before in kept.items():
-            for key, value in getattr(changes, name).items():
-                before.pop(key, None)
-                if value is not None:
-                    before[key] = value
-        self.memory = Memory(**kept)
+        memory = self.memory
+        self.memory = Memory(
+            _changed(dict(memory.operations), changes.operations),
+            _changed(Tombstones(memory.tombstones), changes.tombstones),
+            _changed(dict(memory.cells), changes.cells),
+            _changed(dict(memory.environments), changes.environments),
+        )
         self.written.append(changes)
         return Saved(changes.number, ok=True)
+
+
+def _changed(kept: Kept, changes: Mapping[Any, Any]) -> Kept:
+    for key, value in changes.items():
+        kept.pop(key, None)
+        if value is not None:
+            kept[key] = value
+    return kept
 
 
 @dataclass
@@ -98,6 +113,7 @@ class Model:
     config: Config
     knock: Callable[[Request, Moment], Operation | KnockError]
     latency: Callable[[Request], float] = lambda _request: 0.05
+    waits_for_room: Callable[[Request], float] = lambda _request: 0.0
     chance: Callable[[], float] = lambda: 1.0
     keys: dict[str, Secret] = field(default_factory=dict)
     mono: float = 1000.0
@@ -121,18 +137,21 @@ class Model:
             self.chance,
             self.disk.changes.append if self.disk else None,
         )
-        memory = self.disk.memory if self.disk else NOTHING
+        memory = self.disk.read() if self.disk else Memory()
         self.tracker = Tracker(self.config, keys, outside, self.activity, self.now, memory=memory)
 
     @property
     def now(self) -> Moment:
         return Moment(self.mono, self.mono + self.wall_offset)
 
-    def _fetch(self, request: Request) -> None:
+    def _fetch(self, request: Request) -> float:
+        if wait := self.waits_for_room(request):
+            return wait
         seconds = self.latency(request)
         answer = Answered(request, self.knock(request, self.now), seconds)
         heapq.heappush(self._answers, (self.mono + seconds, next(self._numbers), answer))
         self.sent.append(request)
+        return 0.0
 
     def run(self, seconds: float) -> None:
         """Let this much time pass."""

@@ -26,6 +26,7 @@ from exporter.errors import (
     KeyRefused,
     KnockError,
     NotFound,
+    Postponed,
     RateLimited,
     Reason,
     Refused,
@@ -36,6 +37,8 @@ from exporter.errors import (
 from exporter.keys import Secret
 from exporter.knock.client import MAX_RETRY_AFTER, Client, retry_after
 from exporter.net.deadline import MAX_BODY_BYTES
+from exporter.net.failures import MAX_VALUES
+from exporter.net.room import LARGE_BYTES, OWNER_BYTES, Room
 from exporter.operation import Status
 
 if TYPE_CHECKING:
@@ -205,14 +208,19 @@ def test_many_threads_share_few_connections() -> None:
         (http("", 204), BadAnswer, "status: HTTP 204, expected 200"),
         (http("", 101), BadAnswer, "status: HTTP 101, expected 200"),
         (http("", 600), BadAnswer, "status: HTTP 600, expected 200"),
-        (http("nonsense"), BadAnswer, "body: not JSON (JSONDecodeError)"),
-        (http(""), BadAnswer, "body: not JSON (JSONDecodeError)"),
-        (http("[]"), BadAnswer, "body: expected an object, got a list"),
-        (http(b"[" * 200_000), BadAnswer, "body: nested too deeply"),
-        (http("9" * 5000), BadAnswer, "body: not JSON (ValueError)"),
+        (http("nonsense"), BadAnswer, "body: not JSON (DecodeError)"),
+        (http(""), BadAnswer, "body: not JSON (DecodeError)"),
+        (http("[]"), BadAnswer, "body: expected an object"),
+        (http(b'{"x":' * 200_000), BadAnswer, "body: nested too deeply"),
+        (http(json.dumps(RECORD).replace("3}", "9" * 5000 + "}")), BadAnswer, "body: not JSON (ValueError)"),
         (http(json.dumps(RECORD | {"id": "x"})), BadAnswer, "id: another id than the one asked for"),
         (http(json.dumps(RECORD | {"name": "\ud800"})), BadAnswer, "name: holds a lone surrogate"),
-        (http(b"\xff\x00\xfe"), BadAnswer, "body: not JSON (UnicodeDecodeError)"),
+        (http(b"\xff\x00\xfe"), BadAnswer, "body: not JSON (DecodeError)"),
+        (
+            http(json.dumps(RECORD).encode().replace(b"users", b"\xff")),
+            BadAnswer,
+            "body: not JSON (UnicodeDecodeError)",
+        ),
         (http("{}", 200, "Content-Encoding: gzip"), BadAnswer, "content-encoding: compressed, though asked not to be"),
         (http("{}", 404, "Content-Encoding: br"), BadAnswer, "content-encoding: compressed, though asked not to be"),
     ],
@@ -403,6 +411,41 @@ def test_floods_end(bind: Any, kind: type[KnockError]) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("head", [CHUNKED, HEAD + b"Content-Length: 300000\r\n\r\n"])
+def test_a_large_answer_without_room_is_postponed(head: bytes) -> None:
+    room = Room()
+    with serving(repeating(head, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024)) as server, room.place("here", "x") as other:
+        other.declare(OWNER_BYTES)
+        client = client_of(server.url, timeout=5, room=room, owner="here")
+        error = error_of(client)
+        assert (type(error), error.code, str(error)) == (Postponed, 200, "no memory left for an answer")
+        assert room.make("here", ID) > 0, "it is asked for again when there is room"
+        client.close()
+    assert room.make("here", ID) == 0
+
+
+def test_want_of_memory_is_postponed() -> None:
+    def wall() -> float:
+        raise MemoryError
+
+    error = outcome(http("slow", 429), wall=wall)
+    assert (type(error), str(error)) == (Postponed, "no memory left for an answer")
+
+
+@pytest.mark.parametrize(("more", "kind"), [(0, BadAnswer), (1, TooLarge)])
+def test_an_answer_of_too_many_values_is_not_decoded(more: int, kind: type[KnockError]) -> None:
+    body = b"[" * (MAX_VALUES // 2) + b"," * (MAX_VALUES // 4) + b"{" * (MAX_VALUES // 4 + more)
+    assert type(outcome(http(body), timeout=5)) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, BadAnswer), (429, RateLimited), (401, KeyRefused), (403, Refused), (500, Refused)]
+)
+def test_a_large_error_is_not_read(status: int, kind: type[KnockError]) -> None:
+    error = outcome(http(knock_error(status, "x", "authentication_error", more="x" * LARGE_BYTES), status), timeout=5)
+    assert type(error) is kind
+
+
 def test_a_flood_takes_no_more_memory_than_a_body_may() -> None:
     with serving(repeating(CHUNKED + b"-1\r\n", b" " * 65536)) as server:
         client = client_of(server.url, timeout=5)
@@ -526,7 +569,7 @@ def test_no_error_holds_the_key(bind: Any) -> None:
     assert error.__cause__ is None
     assert error.__context__ is None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if "exporter" in frame.f_code.co_filename]
-    assert [frame.f_code.co_name for frame in frames] == ["fetch", "fetch_record"], "neither has the headers at hand"
+    assert [frame.f_code.co_name for frame in frames] == ["fetch", "_fetched"], "neither has the headers at hand"
     seen = [*traceback.format_exception(error), repr(error), repr(vars(error)), *map(repr, frames[0].f_locals.values())]
     assert not any(KEY in text for text in seen)
 

@@ -13,12 +13,11 @@ from exporter.config import Config, ListedOperation
 from exporter.config.settings import HttpSource
 from exporter.errors import KeyRefused, NotFound
 from exporter.keys import Secret
-from exporter.operation import Operation, OperationKey, Status
+from exporter.operation import Operation, Status
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.memory import Tombstone
 from exporter.tracking.messages import Created, Handed, KeyRead, Listed, Reconfigure, Released, Reread, Taken, Unread
 from exporter.tracking.roster import CONFIG, Source, SourceKind
-from exporter.tracking.tombstones import KEPT_SECONDS, Tombstones
+from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -419,15 +418,6 @@ def test_tombstones_go_after_a_month_unless_a_source_still_names_them() -> None:
     assert model.register(A, B)[0].taken == (Taken(A, "pending"), Taken(B, "retired"))
 
 
-def test_the_oldest_tombstones_go_where_there_are_too_many() -> None:
-    stones = Tombstones(most=2)
-    for number, each in enumerate((A, B, C)):
-        stones.put(OperationKey("production", each), Tombstone(float(number), retired=True))
-    stones.put(OperationKey("production", A), Tombstone(9.0, retired=True))
-    assert [key.id for key in stones.overdue(10.0)] == [B]
-    assert len(stones) == 2
-
-
 # Lost.
 
 
@@ -559,13 +549,6 @@ def test_an_answer_of_the_former_address_is_not_taken_for_one_of_the_new() -> No
     reconfigure(model, environment("production", [A], branch="feature"))
     model.run(10)
     assert model.value("knock_bulk_operations", status="processing", **E) == 1
-
-
-def test_many_tombstones_go_at_once_in_time_that_grows_with_their_number() -> None:
-    stones = Tombstones()
-    for number in range(200_000):
-        stones.put(OperationKey("production", str(number)), Tombstone(0.0, retired=True))
-    assert len(list(stones.overdue(KEPT_SECONDS))) == 200_000  # took minutes when it was quadratic
 
 
 def test_what_the_configuration_lists_and_had_no_room_is_followed_in_the_end() -> None:

@@ -390,6 +390,22 @@ def test_an_exporter_that_ends_while_it_answers_is_asked_again(token_file: Path,
     assert (attempt.status, attempt.passing) == (None, True)
 
 
+def test_a_kept_connection_that_ends_without_a_byte_passes(token_file: Path) -> None:
+    def forgetting(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            connection.recv(2)  # the body
+            connection.sendall(http("{}", 503))
+            server.request(connection)
+
+        return handle
+
+    with serving(forgetting) as server:
+        sender = Sender(Target(server.url, "production"), token_file, {})
+        assert [sender(b"[]").passing for _ in range(2)] == [True, True]
+        sender.close()
+
+
 def test_what_is_no_http_does_not_pass(token_file: Path) -> None:
     assert not attempted(token_file, b"SSH-2.0-OpenSSH_9.2\r\n").passing
 

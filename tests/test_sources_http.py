@@ -20,7 +20,10 @@ from exporter import __version__
 from exporter.config import Config, Environment, ListedOperation
 from exporter.config.settings import HttpSource
 from exporter.config.values import show_url
+from exporter.errors import Postponed
 from exporter.keys import KeySource, Secret
+from exporter.net.deadline import MAX_BODY_BYTES
+from exporter.net.room import Room
 from exporter.sources import Sources
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
@@ -32,6 +35,8 @@ from exporter.tracking.roster import Source, SourceKind
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from exporter.net.room import Place
 
 A = "123e4567-e89b-12d3-a456-426614174000"
 B = "b19d032a-fc3b-4a54-9f54-369484527201"
@@ -260,6 +265,7 @@ HTTP = HttpSource(URL)
 OTHER = HttpSource("http://other.example/", interval=10)
 CONFIG = configured(HTTP)
 UNREAD = Unread("production", ANY, ANY)
+POSTPONED = Postponed("no memory left for an answer")
 DOWN = BrokenList("connection refused")
 
 
@@ -279,7 +285,7 @@ class House:
         self._answer: Any = None
         self.lists = HttpLists(config, self.delivered.append, remembered, fetch=self._fetch, start=self.waiting.append)
 
-    def _fetch(self, source: HttpSource, labels: tuple[str, ...]) -> tuple[ListedOperation, ...]:
+    def _fetch(self, source: HttpSource, labels: tuple[str, ...], _place: Place) -> tuple[ListedOperation, ...]:
         self.asked.append((source, labels))
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -347,6 +353,40 @@ def test_what_nobody_foresaw_is_an_error_like_others() -> None:
     assert house.logs[0]["error"] == "unforeseen RuntimeError"
     house.step(60)
     assert house.answer(LIST) == [listed(*LIST)]
+
+
+def test_what_memory_does_not_do_for_is_asked_again_and_is_no_error() -> None:
+    house = House()
+    house.step()
+    assert house.answer(POSTPONED) == []
+    assert house.answer(POSTPONED) == []
+    assert house.answer(LIST) == [listed(*LIST)]
+    assert [line["event"] for line in house.logs] == ["list of operations is put off"]
+
+
+def test_a_list_that_was_large_waits_for_room() -> None:
+    room = Room()
+    delivered: list[Any] = []
+    waiting: deque[Callable[[], None]] = deque()
+
+    def fetch(_source: HttpSource, _labels: tuple[str, ...], place: Place) -> tuple[ListedOperation, ...]:
+        place.declare(MAX_BODY_BYTES)
+        return LIST
+
+    lists = HttpLists(CONFIG, delivered.append, room=room, fetch=fetch, start=waiting.append)
+    lists.step(Moment(1000.0, 0.0))
+    waiting.popleft()()
+    busy = [room.place(name, "") for name in "abc"]
+    for each in busy:
+        each.declare(MAX_BODY_BYTES)
+    lists.step(Moment(1060.0, 0.0))
+    assert not waiting
+    with busy[0]:
+        pass
+    lists.step(Moment(1061.0, 0.0))
+    waiting.popleft()()
+    lists.step(Moment(1062.0, 0.0))
+    assert delivered == [listed(*LIST)] * 2
 
 
 def test_no_thread_to_be_had_is_an_error_like_others() -> None:

@@ -255,6 +255,7 @@ def test_broken_yaml(text: str, message: str) -> None:
         ("[" + "1" * 5000 + "]", "is no valid JSON: holds a number that is none, or too long"),
         ("[" * 100_000, "is no valid JSON: nested too deeply"),
         ("[" + "{}," * MAX_IDS + "{}]", "has more than 100000 groups (split it)"),
+        ("[{" + '"a":1,' * 800_000 + '"b":1}]', "has more than 800000 keys (split it)"),
     ],
 )
 def test_broken_json(text: str, message: str) -> None:

@@ -27,9 +27,10 @@ from exporter.store.merge import merge, settled
 from exporter.store.opening import open_store
 from exporter.store.transfer import take_in
 from exporter.tracking.exposure import GROUPS_MOST, OTHER
-from exporter.tracking.memory import CellMemory, Changes, Kept, Memory, Tombstone
+from exporter.tracking.memory import CellMemory, Changes, Kept, Memory
 from exporter.tracking.record import NO_MARKS, Marks, Moment
 from exporter.tracking.roster import API, CONFIG, Naming, Source, SourceKind
+from exporter.tracking.tombstones import Tombstone, Tombstones
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -38,7 +39,7 @@ A, B, C, D = ids(4)
 NOW = Moment(1000.0, WALL)
 STATE = Memory(
     {key(A): kept(A, NOW), key(B): kept(B, NOW), key(C, "staging"): kept(C, NOW, "staging")},
-    {key(D): Tombstone(900.0, retired=True)},
+    Tombstones({key(D): Tombstone(900.0, retired=True)}),
     {("production", "nightly", "users.identify"): CELL},
     {"production": ENVIRONMENT, "staging": replace(ENVIRONMENT, asleep_since=990.0)},
 )

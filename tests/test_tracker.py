@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +15,11 @@ from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import (
     REFUSED_HINT,
     BadAnswer,
+    ConnectionLost,
     KeyRefused,
     KnockError,
     NotFound,
+    Postponed,
     RateLimited,
     Reason,
     TooLarge,
@@ -29,6 +31,8 @@ from exporter.tracking.messages import KeyRead, Listed, Request
 from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exporter.tracking.record import Moment
 
 A, B = ids(2)
@@ -193,6 +197,48 @@ def test_too_large_an_answer_is_asked_for_once_a_minute_at_most() -> None:
     assert min(b - a for a, b in pairwise(times)) >= 60
 
 
+def test_what_memory_does_not_do_for_leaves_the_operation_due_and_is_logged_once() -> None:
+    with capture_logs() as lines:
+        model = always(Postponed("no memory left for an answer", code=200))
+        model.run(60)
+    assert [line["event"] for line in lines] == ["an answer is put off: its operation stays due"]
+    gaps = [b - a for a, b in pairwise(model.times(A))]
+    assert all(1 <= gap < 1.2 for gap in gaps)
+    assert len(gaps) > 40
+    assert model.value("knock_bulk_operation_up", operation_id=A) is None
+    assert model.value("knock_up", **E) is None
+    assert model.value("knock_exporter_poll_failures_total", **E) == 0
+    assert model.value("knock_exporter_api_requests_total", code="200", **E) == len(model.sent)
+
+
+def test_what_waits_for_room_uses_neither_a_slot_nor_its_turn() -> None:
+    room = False
+    others = ids(100, seed=5)
+    model = Model(
+        Config((environment("production", [A, *others], rate_limit=10.0),)),
+        lambda request, now: running(request.id, rows_processed=int(now.mono)),
+        waits_for_room=lambda request: 0.05 if request.id == A and not room else 0.0,
+    )
+    model.run(60)
+    assert model.times(A) == []
+    assert len(model.sent) >= 0.97 * 10 * 60
+    room = True
+    model.run(2)
+    assert len(model.times(A)) == 1
+
+
+def test_a_large_answer_is_asked_for_less_often() -> None:
+    model = Model(
+        one(),
+        lambda request, now: running(request.id, rows_processed=int(now.mono), size=16 * 2**20),
+        chance=lambda: 0.0,
+    )
+    model.run(1800)
+    gaps = [b - a for a, b in pairwise(model.times(A))]
+    assert all(60 <= gap < 61 for gap in gaps)
+    assert len(gaps) > 20
+
+
 def test_an_undocumented_status_is_asked_ever_more_rarely() -> None:
     model = always(running(A, status=Status.UNKNOWN))
     model.run(20000)
@@ -271,6 +317,64 @@ def test_without_a_named_time_the_waits_double_to_a_minute() -> None:
     assert gaps[-1] == 60
     assert gaps == sorted(gaps)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(0.2, abs=0.02)
+
+
+# Kept connections.
+
+
+LOST = ConnectionLost(Reason.CONNECT, "closed without an answer")
+
+
+def losing(*lost: int) -> Callable[[Request, Moment], Operation | KnockError]:
+    """Make a Knock that loses these requests with their connections, counted from 1."""
+    numbers = count(1)
+    return lambda request, _now: LOST if next(numbers) in lost else running(request.id)
+
+
+def test_a_request_that_is_lost_with_its_connection_is_repeated_at_once_in_a_slot_of_its_own() -> None:
+    model = Model(Config((environment(operations=[A, B], rate_limit=1.0),)), losing(1, 2))
+    with capture_logs() as lines:
+        model.run(4.5)
+    assert (model.times(A), model.times(B)) == ([0.0, 2.025], [1.01, 3.041])
+    assert model.value("knock_exporter_polls_total", **E) == 2
+    assert not model.value("knock_exporter_poll_failures_total", **E)
+    assert model.value("knock_exporter_api_requests_total", code="none", **E) == 2
+    assert model.value("knock_bulk_operation_up", operation_id=A) == 1
+    assert [line["event"] for line in lines] == ["Knock answers and takes the key"]
+
+
+def test_a_repeat_that_is_lost_too_is_a_failure_as_any_other() -> None:
+    model = Model(one(), losing(1, 2, 4))
+    model.run(16)
+    assert model.times(A) == [0.0, 0.05, 10.1, 15.15, 15.2]
+    assert model.value("knock_exporter_poll_failures_total", reason="connect", **E) == 1
+
+
+def test_a_check_of_the_key_is_repeated_too() -> None:
+    model = Model(Config((environment(),)), lambda _request, _now: LOST)
+    model.run(700)
+    assert model.checks() == [0, 0.05, 600.05, 600.1]
+
+
+def test_a_probe_that_is_lost_is_repeated_and_has_not_failed() -> None:
+    outcomes: list[KnockError] = [LOST, KeyRefused("401", code=401), KeyRefused("401", code=401)]
+    model = Model(one(), lambda request, _now: outcomes.pop() if outcomes else running(request.id))
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(35)
+    assert model.value("knock_up", **E) == 1
+    gaps = [round(b - a) for a, b in pairwise(model.times(A))]
+    assert gaps[1:3] == [30, 1]
+
+
+def test_an_operation_that_is_dropped_while_its_request_is_lost_is_not_asked_again() -> None:
+    model = Model(Config((environment(),)), losing(2))
+    model.list_file("/ids.txt", A)
+    model.run(0.01)
+    model.tell(Listed("production", LIST, ()))
+    model.release(A)
+    model.run(30)
+    assert len(model.times(A)) == 1
 
 
 # The key.
@@ -352,6 +456,20 @@ def test_a_probe_that_times_out_says_nothing_about_the_key() -> None:
     model.run(200)
     assert model.value("knock_exporter_api_suspended", **E) == 1
     assert len(model.sent) == 4
+
+
+def test_a_probe_that_memory_does_not_do_for_is_sent_again_soon() -> None:
+    outcomes: list[KnockError] = [KeyRefused("401", code=401), Postponed("no memory left for an answer", code=200)]
+
+    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+        return outcomes.pop(0) if outcomes else running(request.id)
+
+    model = Model(one(), knock)
+    model.run(1)
+    model.tell(KeyRead("production", None))
+    model.run(3)
+    assert model.value("knock_up", **E) == 1
+    assert model.value("knock_exporter_api_suspended", **E) == 0
 
 
 def test_one_refusal_and_then_an_outage_is_not_hammered() -> None:

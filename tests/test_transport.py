@@ -22,7 +22,7 @@ from exporter.keys import Secret
 from exporter.knock.client import Client
 from exporter.net.deadline import Deadline, DeadlineSocket, Flood, NameTimeout, Resolver, connect
 from exporter.net.failures import failure
-from exporter.net.transport import Transport, trust
+from exporter.net.transport import BUNDLES, Transport, trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +144,7 @@ def test_where_trust_comes_from(tmp_path: Path, ca_file: Path) -> None:
     everyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     everyone.load_verify_locations(cafile=certifi.where())
     (tmp_path / "certs").mkdir()
-    assert trust(None, paths_of(tmp_path)).cert_store_stats() == everyone.cert_store_stats()
+    assert trust(None, paths_of(tmp_path), BUNDLES[-1:]).cert_store_stats() == everyone.cert_store_stats()
     (tmp_path / "cert.pem").write_bytes(ca_file.read_bytes())
     assert trust(None, paths_of(tmp_path)).cert_store_stats()["x509"] == 1
     assert trust(ca_file).cert_store_stats()["x509"] == 1
@@ -156,10 +156,42 @@ def test_the_context_always_checks(ca_file: Path) -> None:
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-def test_a_certificate_folder_of_the_system_counts(tmp_path: Path, ca_file: Path) -> None:
+def test_a_certificate_folder_of_the_system_counts_where_openssl_finds_something_in_it(
+    tmp_path: Path, ca_file: Path
+) -> None:
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    (folder / "0.pem").write_bytes(ca_file.read_bytes())
+    (folder / "00000000.0").write_text("no certificate")
+    (folder / "00000001.0").symlink_to("nowhere")
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(trustme.CA().cert_pem.bytes() + trustme.CA().cert_pem.bytes())
+    assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 2
+    (folder / "00000002.0").symlink_to("0.pem")
+    assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 1  # OpenSSL reads the others
+
+
+@pytest.mark.parametrize("file", ["cert.pem", "certs/ca-certificates.crt", "bundle.pem"])
+def test_a_system_that_has_only_a_bundle_is_enough(
+    authority: trustme.CA, ca_file: Path, tmp_path: Path, file: str
+) -> None:
     (tmp_path / "certs").mkdir()
-    (tmp_path / "certs" / "0.pem").write_bytes(ca_file.read_bytes())
-    assert trust(None, paths_of(tmp_path)).cert_store_stats()["x509"] == 0  # read at need, by OpenSSL
+    (tmp_path / "empty.pem").touch()
+    (tmp_path / file).write_bytes(ca_file.read_bytes())
+    context = trust(
+        None, paths_of(tmp_path), [str(tmp_path / each) for each in ("none.pem", "empty.pem", "bundle.pem")]
+    )
+    with serving(answering(OK), tls_of(authority.issue_cert("localhost"))) as server:
+        transport = Transport(server.url, context=context, proxy=None, connections=1, lookup=socket.getaddrinfo)
+        answer = transport.ask(server.url, {}, Deadline(2))
+        answer.close()
+        transport.close()
+    assert (answer.status, context.cert_store_stats()["x509"]) == (200, 1)
+
+
+def test_no_authority_at_all_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="0 authorities could be loaded"):
+        trust(None, paths_of(tmp_path), ())
 
 
 # The deadline
@@ -259,6 +291,128 @@ def test_bytes_are_counted() -> None:
         near.recv(3)
         with pytest.raises(Flood):
             near.recv(1)
+
+
+# Kept connections
+
+
+RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: closing resets
+
+
+def forgetting(last: bytes = b"", *, after: int = 1, reset: bool = False) -> Any:
+    """Make a handler that answers so many requests of a connection, and then ends it with these bytes."""
+
+    def bind(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            for _ in range(after):
+                server.request(connection)
+                connection.sendall(OK)
+            server.request(connection)
+            connection.sendall(last)
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+        return handle
+
+    return bind
+
+
+def outcomes(client: Client, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        try:
+            found.append(client.fetch(ID).status.value)
+        except KnockError as error:
+            found.append(type(error).__name__)
+    return found
+
+
+@pytest.mark.parametrize(("seconds", "connections"), [(29, 1), (31, 3)])
+def test_a_connection_that_idled_long_is_not_used_again(seconds: float, connections: int) -> None:
+    now = [1000.0]
+    with serving(answering(OK, keep=True)) as server:
+        client = Client(base_url=server.url, key=KEY, timeout=2, monotonic=lambda: now[0])
+        for _ in range(3):
+            client.fetch(ID)
+            now[0] += seconds
+        client.close()
+    assert server.connections == connections
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_kept_connection_that_ends_without_a_byte_is_no_failure(
+    authority: trustme.CA, ca_file: Path, *, secured: bool, reset: bool
+) -> None:
+    with serving(forgetting(reset=reset), tls_of(authority.issue_cert("localhost")) if secured else None) as server:
+        client = Client(base_url=server.url, key=KEY, ca_file=ca_file, timeout=2)
+        assert outcomes(client, 4) == ["queued", "ConnectionLost", "queued", "ConnectionLost"]
+        client.close()
+
+
+def test_a_kept_tunnel_too_but_not_a_new_one(authority: trustme.CA, ca_file: Path) -> None:
+    for after, expected in ((1, ["queued", "ConnectionLost", "queued"]), (0, ["Unreachable"] * 2)):
+        tls = tls_of(authority.issue_cert("localhost"))
+        with serving(forgetting(after=after), tls) as knock, serving(forwarding()) as proxy:
+            client = Client(base_url=knock.url, key=KEY, ca_file=ca_file, proxy=Secret(proxy.url), timeout=2)
+            assert outcomes(client, len(expected)) == expected
+            client.close()
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [
+        (forgetting(after=0), ["Unreachable"]),
+        (forgetting(b"H"), ["queued", "BadAnswer"]),
+        (forgetting(b"H", reset=True), ["queued", "Unreachable"]),
+        (forgetting(b"HTTP/1.1 103 Early Hints\r\n\r\n"), ["queued", "Unreachable"]),
+    ],
+)
+def test_a_new_connection_or_one_that_began_to_answer_fails(bind: Any, expected: list[str]) -> None:
+    with serving(bind) as server:
+        client = Client(base_url=server.url, key=KEY, timeout=2)
+        assert outcomes(client, len(expected)) == expected
+        client.close()
+
+
+def test_a_kept_connection_that_is_silent_fails() -> None:
+    def falling_silent(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            connection.sendall(OK)
+            server.over.wait(5)
+
+        return handle
+
+    with serving(falling_silent) as server:
+        client = Client(base_url=server.url, key=KEY, timeout=LIMIT)
+        assert outcomes(client, 2) == ["queued", "Unreachable"]
+        client.close()
+
+
+def test_where_one_kept_connection_has_ended_the_older_ones_are_closed_too() -> None:
+    together = threading.Barrier(4)
+
+    def meeting(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            server.request(connection)
+            if server.connections <= 4:
+                together.wait(5)
+            connection.sendall(OK)
+            server.request(connection)
+
+        return handle
+
+    with serving(meeting) as server:
+        client = Client(base_url=server.url, key=KEY, connections=4, timeout=5)
+        threads = [threading.Thread(target=client.fetch, args=(ID,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes(client, 2) == ["ConnectionLost", "queued"]
+        client.close()
+    assert server.connections == 5
 
 
 # Names and addresses

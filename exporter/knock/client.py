@@ -13,17 +13,19 @@ import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import requests
 from requests.utils import get_environ_proxies, select_proxy
 
 from exporter import __version__
-from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError
+from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
 from exporter.keys import MASK
+from exporter.knock.reading import read_operation
 from exporter.net.deadline import Deadline
 from exporter.net.failures import about, failure, read_body
+from exporter.net.room import Room
 from exporter.net.transport import Transport, trust
 from exporter.operation import Invalid, decode, parse_operation
 
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 
     from exporter.keys import Secret
     from exporter.net.deadline import Lookup
+    from exporter.net.room import Place
     from exporter.operation import Operation
+
+    _Read = TypeVar("_Read")
 
 MAX_RETRY_AFTER = 300.0  # seconds; a longer wait is not obeyed
 
@@ -52,7 +57,8 @@ class Client:
 
     `timeout` is seconds for the whole exchange. `ca_file` replaces the system's authorities. `proxy` is an http or
     https URL; `proxy_from_environment` takes it from the usual variables instead, NO_PROXY included, once. At most
-    `connections` are open. Raises StartError for a URL, proxy or CA file that cannot be used.
+    `connections` are open. Large answers take their places in `room`, as those of `owner`. Raises StartError for a URL,
+    proxy or CA file that cannot be used.
     """
 
     def __init__(  # noqa: PLR0913  one parameter for each setting, by name
@@ -66,13 +72,18 @@ class Client:
         proxy: Secret | None = None,
         proxy_from_environment: bool = False,
         connections: int = 4,
+        room: Room | None = None,
+        owner: str = "",
         wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         lookup: Lookup = socket.getaddrinfo,
     ) -> None:
         self._base_url = _normal(base_url)
         self._branch = branch
         self._timeout = timeout
         self._wall = wall
+        self._room = room or Room()
+        self._owner = owner
         self.use_key(key)
         address, origin = proxy.reveal() if proxy else None, "proxy"
         if proxy_from_environment:
@@ -83,7 +94,12 @@ class Client:
             raise StartError(f"{ca_file or 'system certificates'}: {_why(error)}") from None
         try:
             self._transport = Transport(
-                self._base_url, context=context, proxy=address, connections=connections, lookup=lookup
+                self._base_url,
+                context=context,
+                proxy=address,
+                connections=connections,
+                lookup=lookup,
+                monotonic=monotonic,
             )
         except (OSError, ValueError):
             raise StartError(f"{origin}: not an http or https URL") from None
@@ -105,36 +121,44 @@ class Client:
 
     def fetch(self, operation_id: str) -> Operation:
         """Ask for one operation, within the time-out; raises a KnockError and nothing else."""
-        return self.fetch_record(operation_id)[0]
+        return self._fetched(operation_id, read_operation)
 
     def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:
         """Ask like `fetch`; return also the record as Knock wrote it, failed items (personal data) included."""
-        outcome = self._outcome(operation_id)
-        if isinstance(outcome, KnockError):
-            raise outcome
-        return outcome
+        return self._fetched(operation_id, _read_record)
 
     def close(self) -> None:
         """Close idle connections; fetches on their way end by themselves."""
         self._transport.close()
 
-    def _outcome(self, operation_id: str) -> tuple[Operation, dict[str, Any]] | KnockError:
+    def _fetched(self, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read:
+        outcome = self._outcome(operation_id, read)
+        if isinstance(outcome, KnockError):
+            raise outcome
+        return outcome
+
+    def _outcome(self, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read | KnockError:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
-            return self._ask(operation_id, headers)
+            with self._room.place(self._owner, operation_id) as place:
+                return self._ask(operation_id, headers, place, read)
         except KnockError as ours:
             error = ours
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
             error = failure(foreign)
         return _clean(error, headers["Authorization"].removeprefix("Bearer "))
 
-    def _ask(self, operation_id: str, headers: Mapping[str, str]) -> tuple[Operation, dict[str, Any]]:
+    def _ask(
+        self, operation_id: str, headers: Mapping[str, str], place: Place, read: Callable[[bytearray, str], _Read]
+    ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
         answer = self._transport.ask(url, headers, Deadline(self._timeout))
         try:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
-            return _record(answer, operation_id)
+            body = read_body(answer, place)
+            with place.decoding():
+                return _record(answer, body, operation_id, read)
         finally:
             answer.close()  # what was not read to its end; else the connection is back in the pool already
             answer.release_conn()
@@ -173,14 +197,18 @@ def _clean(error: KnockError, key: str) -> KnockError:
     return error
 
 
-def _record(answer: BaseHTTPResponse, operation_id: str) -> tuple[Operation, dict[str, Any]]:
-    body = read_body(answer)
-    document = None
+def _read_record(body: bytearray, operation_id: str) -> tuple[Operation, dict[str, Any]]:
+    document = decode(body)
+    return parse_operation(document, operation_id), document
+
+
+def _record(
+    answer: BaseHTTPResponse, body: bytearray, operation_id: str, read: Callable[[bytearray, str], _Read]
+) -> _Read:
     try:
-        document = decode(body)
-        return parse_operation(document, operation_id), document
+        return read(body, operation_id)
     except Invalid as invalid:
-        accepted = isinstance(document, dict)
+        accepted = invalid.field != "body"  # an object: so Knock answers who has the right key
         raise BadAnswer(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None
 
 
@@ -207,8 +235,8 @@ def _error_document(answer: BaseHTTPResponse) -> dict[str, Any] | None:
     """Read Knock's own error, if it is one: an object with `code` and `type`, and no other status in it."""
     try:
         document = decode(read_body(answer))
-    except Invalid:
-        return None
+    except (Invalid, TooLarge):
+        return None  # Knock's own are short
     except KnockError:
         if answer.status == HTTPStatus.NOT_FOUND:
             raise

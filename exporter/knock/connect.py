@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Environment
     from exporter.keys import Secret
+    from exporter.net.room import Room
 
 
 def read_key(environment: Environment, environ: Mapping[str, str]) -> Secret:
@@ -23,8 +24,11 @@ def read_key(environment: Environment, environ: Mapping[str, str]) -> Secret:
         raise StartError(f"API key of {environment.name}: {error}") from None
 
 
-def connect(environment: Environment, key: Secret) -> Client:
-    """Make the client of an environment. Raises StartError for what cannot be used on this machine."""
+def connect(environment: Environment, key: Secret, room: Room | None = None) -> Client:
+    """Make the client of an environment; large answers take their places in `room`.
+
+    Raises StartError for what cannot be used on this machine.
+    """
     return Client(
         base_url=environment.base_url,
         key=key,
@@ -34,4 +38,6 @@ def connect(environment: Environment, key: Secret) -> Client:
         proxy=environment.proxy,
         proxy_from_environment=environment.proxy_from_environment,
         connections=environment.max_in_flight,
+        room=room,
+        owner=environment.name,
     )

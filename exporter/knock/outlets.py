@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter import files
+from exporter.errors import StartError
 from exporter.knock.connect import connect
 from exporter.knock.pool import FetchPool
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from exporter.config import Environment
     from exporter.keys import Secret
     from exporter.knock.client import Client
+    from exporter.net.room import Room
     from exporter.tracking.messages import Answered, Request
 
 
@@ -30,20 +33,28 @@ class Outlet(NamedTuple):
 
 
 def _traits(each: Environment) -> tuple[object, ...]:
-    connection = (each.base_url, each.branch, each.ca_file, each.proxy, each.proxy_from_environment)
+    try:
+        authorities = files.pem(each.ca_file) if each.ca_file is not None else None
+    except OSError as error:
+        raise StartError(f"{each.ca_file}: {error.strerror}") from None
+    connection = (each.base_url, each.branch, each.ca_file, authorities, each.proxy, each.proxy_from_environment)
     return (*connection, each.timeout, each.max_in_flight)
 
 
 class Outlets:
-    """One for each environment, by name."""
+    """One for each environment, by name; large answers of all take their places in one `room`."""
 
-    def __init__(self, deliver: Callable[[Answered], None]) -> None:
+    def __init__(self, deliver: Callable[[Answered], None], room: Room) -> None:
         self._deliver = deliver
+        self._room = room
         self._outlets: Mapping[str, Outlet] = {}
 
-    def fetch(self, request: Request) -> None:
-        """Send a request; never blocks."""
-        self._outlets[request.environment].pool.submit(request)
+    def fetch(self, request: Request) -> float:
+        """Send a request and return 0, or the seconds after which there may be room for its answer; never blocks."""
+        wait = 0.0 if request.checks_key else self._room.make(request.environment, request.id)
+        if not wait:
+            self._outlets[request.environment].pool.submit(request)
+        return wait
 
     def use_key(self, environment: str, key: Secret) -> None:
         """Send an environment's requests with this key from now on."""
@@ -72,7 +83,7 @@ class Outlets:
         present = self._outlets.get(environment.name)
         if present is not None and present.traits == traits:
             return present
-        client = connect(environment, key)
+        client = connect(environment, key, self._room)
         return Outlet(
             traits, client, FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
         )

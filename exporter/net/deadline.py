@@ -31,6 +31,10 @@ class Flood(OSError):
     """More bytes came in than an answer may have."""
 
 
+class StaleConnection(OSError):
+    """A connection that was kept from before had ended: it broke, and no byte had come."""
+
+
 class NameTimeout(TimeoutError):
     """The time ran out while a host name was looked up."""
 
@@ -61,6 +65,11 @@ class Deadline(Timeout):
         self.allowance -= received
         if self.allowance < 0:
             raise Flood("allowance")
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has been received yet."""
+        return self.allowance == _MAX_RECEIVED
 
     def clone(self) -> Deadline:
         """Stay the one deadline: urllib3 copies its time-outs, which would start them anew."""

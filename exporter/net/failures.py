@@ -18,14 +18,19 @@ from requests.exceptions import ProxyError as RequestsProxyError
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from exporter.errors import BadAnswer, KnockError, Reason, TooLarge, Unreachable
-from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout
+from exporter.errors import BadAnswer, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
+from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout, StaleConnection
+from exporter.net.room import LARGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from urllib3.response import BaseHTTPResponse
 
+    from exporter.net.room import Place
+
+MAX_VALUES = 2_000_000  # decoding more would take too much memory, and hold all threads for too long
+_BEFORE_VALUES = (b",", b"[", b"{")
 _PIECE = 64 * 1024  # bytes read at once
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -39,21 +44,38 @@ def about(answer: BaseHTTPResponse) -> dict[str, Any]:
     return {"code": answer.status, "request_id": request_id if _PRINTABLE.fullmatch(request_id) else None}
 
 
-def read_body(answer: BaseHTTPResponse) -> bytes:
-    """Read a body to its end. Raises TooLarge past MAX_BODY_BYTES, BadAnswer or Unreachable."""
-    _check_framing(answer)
-    pieces: list[bytes] = []
+def read_body(answer: BaseHTTPResponse, place: Place | None = None) -> bytearray:
+    """Read a body to its end, if its place has room; without a place it may have LARGE_BYTES.
+
+    Raises TooLarge past MAX_BODY_BYTES or MAX_VALUES, Postponed, BadAnswer or Unreachable.
+    """
+    most = LARGE_BYTES if place is None else MAX_BODY_BYTES
+    length = _declared_length(answer)
+    if length > most:
+        raise failure(Flood("declared"), answer)
+    body, values = bytearray(), 0
     try:
+        if place is not None:
+            place.declare(length)
         while not answer.closed:
-            pieces.append(answer.read(_PIECE, decode_content=False))
-            if sum(map(len, pieces)) > MAX_BODY_BYTES:
+            piece = answer.read(_PIECE, decode_content=False)
+            body += piece
+            values += sum(map(piece.count, _BEFORE_VALUES))
+            if len(body) > most:
                 raise Flood("body")  # noqa: TRY301  the same end as when the socket finds it
+            if values > MAX_VALUES:
+                raise TooLarge(f"an answer of more than {MAX_VALUES:,} values", **about(answer))  # noqa: TRY301
+            if place is not None:
+                place.hold(len(body))
+    except KnockError:
+        raise
     except Exception as error:  # noqa: BLE001  urllib3 and http.client raise more than they document
         raise failure(error, answer) from None
-    return b"".join(pieces)
+    return body
 
 
-def _check_framing(answer: BaseHTTPResponse) -> None:
+def _declared_length(answer: BaseHTTPResponse) -> int:
+    """Return a body's length, 0 where it is not declared."""
     headers = answer.headers
     if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise BadAnswer("content-encoding", "compressed, though asked not to be", **about(answer))
@@ -63,16 +85,17 @@ def _check_framing(answer: BaseHTTPResponse) -> None:
     # http.client takes a negative length for none at all, and `+5`, `1_0` for numbers.
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise BadAnswer("http", "impossible Content-Length", **about(answer))
-    if int(lengths.pop()) > MAX_BODY_BYTES:
-        raise failure(Flood("declared"), answer)
+    return int(lengths.pop())
 
 
 def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockError:
     """Say what a foreign exception means; `answer` if it came up while that one's body was read."""
     causes = list(_causes(error))
+    known = about(answer) if answer is not None else {}
     if _first(causes, Flood):
-        known = about(answer) if answer is not None else {}
         return TooLarge(f"an answer of more than {MAX_BODY_BYTES // 2**20} MiB", **known)
+    if _first(causes, MemoryError):
+        return Postponed("no memory left for an answer", **known)
     unreachable = _timeout(causes) or _distrust(causes)
     if unreachable is None and answer is not None:
         return _broken_body(causes, answer)
@@ -81,7 +104,8 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
         return BadAnswer("http", f"malformed answer ({_kind(causes)})")
     reason, text = unreachable
     proxied = _first(causes, ProxyError) or _first(causes, RequestsProxyError)
-    return Unreachable(reason, f"proxy: {text}" if proxied else text)
+    kind = ConnectionLost if _first(causes, StaleConnection) else Unreachable
+    return kind(reason, f"proxy: {text}" if proxied else text)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

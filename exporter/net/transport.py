@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import re
 import ssl
+import time
 from base64 import b64encode
 from functools import partial
 from http import HTTPStatus
@@ -19,10 +23,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
 from exporter import files
-from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, connect
+from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, StaleConnection, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from requests.structures import CaseInsensitiveDict
     from urllib3 import PoolManager
@@ -31,29 +35,59 @@ if TYPE_CHECKING:
     from exporter.net.deadline import Deadline, Lookup
 
 
+IDLE_MOST = 30.0  # seconds; balancers forget a connection after a minute or more, some without a word
+
+# Where systems keep all their authorities in one file: Debian, Fedora and RHEL, SUSE, Alpine. Certifi's are the last.
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    certifi.where(),
+)
+
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # the only names that OpenSSL looks for in a folder
 _INTERIM_MOST = 16  # 1xx answers before the final one
 
 
-def trust(ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None) -> ssl.SSLContext:
+def trust(
+    ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None, bundles: Iterable[str] = BUNDLES
+) -> ssl.SSLContext:
     """Make the one TLS context: TLS 1.2 at least, certificate and host name always checked.
 
-    `ca_file` replaces the system's authorities (at OpenSSL's built-in `paths`); where the system has none, certifi's
-    stand in. Raises OSError for a file that is missing or no PEM. Not `ssl.create_default_context`: it obeys
+    `ca_file` replaces the system's authorities: those at OpenSSL's built-in `paths`, else the first of `bundles` that
+    can be loaded. Raises OSError or ValueError where none can. Not `ssl.create_default_context`: it obeys
     SSLKEYLOGFILE, and OpenSSL's own defaults obey SSL_CERT_FILE.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = DeadlineSSLSocket
-    paths = paths or ssl.get_default_verify_paths()
-    bundle, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
-    bundles, folders = bundle.is_file(), folder.is_dir() and any(folder.iterdir())
     if ca_file is not None:
         context.load_verify_locations(cadata=files.pem(ca_file))
-    elif bundles or folders:
-        context.load_verify_locations(cafile=bundle if bundles else None, capath=folder if folders else None)
     else:
-        context.load_verify_locations(cafile=certifi.where())
+        _trust_system(context, paths or ssl.get_default_verify_paths(), bundles)
     return context
+
+
+def _trust_system(context: ssl.SSLContext, paths: ssl.DefaultVerifyPaths, bundles: Iterable[str]) -> None:
+    found = _loads(context, paths.openssl_cafile)
+    folder = Path(paths.openssl_capath)
+    hashed = (each for each in folder.glob("*") if _HASHED.fullmatch(each.name))
+    if any(_loads(context, each) for each in hashed):
+        context.load_verify_locations(capath=folder)  # OpenSSL reads the others when it needs them
+        return
+    others = (str(folder / "ca-certificates.crt"), *bundles)
+    if not found and not any(_loads(context, each) for each in others):
+        raise OSError(errno.ENOENT, "0 authorities could be loaded, from the system or from certifi")
+
+
+def _loads(context: ssl.SSLContext, file: str | Path) -> bool:
+    try:
+        context.load_verify_locations(cadata=files.pem(file))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class TooManyInterimAnswers(HTTPException):
@@ -77,6 +111,8 @@ class _Connection(HTTPConnection):
     def __init__(self, *args: Any, resolver: Resolver, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._resolver = resolver
+        self.idle_since = math.inf  # monotonic; when it was last given back
+        self.reused = False
 
     def _new_conn(self) -> DeadlineSocket:
         left = cast("Left", self.timeout)
@@ -89,18 +125,61 @@ class _SecureConnection(_Connection, HTTPSConnection):
 
 
 class _Pool(HTTPConnectionPool):
+    monotonic: Callable[[], float]
+
     def urlopen(self, *args: Any, **kwargs: Any) -> BaseHTTPResponse:
         kwargs["pool_timeout"] = kwargs["timeout"].left()  # waiting for a free connection is part of the exchange
         return super().urlopen(*args, **kwargs)
+
+    def _get_conn(self, timeout: float | None = None) -> _Connection:
+        self._close_idle(self.monotonic() - IDLE_MOST)
+        connection = cast("_Connection", super()._get_conn(timeout))
+        connection.reused = not connection.is_closed
+        return connection
+
+    def _put_conn(self, conn: _Connection | None) -> None:  # type: ignore[override]  # it makes no others
+        if conn is not None:
+            conn.idle_since = self.monotonic()
+        super()._put_conn(conn)
+
+    def _make_request(self, conn: _Connection, *args: Any, **kwargs: Any) -> BaseHTTPResponse:  # type: ignore[override]
+        try:
+            return super()._make_request(conn, *args, **kwargs)
+        except OSError as error:
+            if conn.reused and kwargs["timeout"].untouched and _ended(error):
+                self._close_idle(conn.idle_since)  # else the next request would meet the next dead one
+                raise StaleConnection(*error.args) from error
+            raise
+
+    def _close_idle(self, since: float) -> None:
+        """Close the connections that have been idle since then or for longer; they connect again when used."""
+        if (pool := self.pool) is None:
+            return
+        with pool.mutex:
+            for connection in pool.queue:
+                if connection is not None and connection.idle_since <= since:
+                    connection.close()
+
+
+def _ended(error: OSError) -> bool:
+    return not isinstance(error, (TimeoutError, ssl.SSLError)) or isinstance(error, ssl.SSLEOFError)
 
 
 class _SecurePool(_Pool, HTTPSConnectionPool):
     pass
 
 
-def _new_pool(pool: type[_Pool], connection: type[_Connection], resolver: Resolver, *args: Any, **kwargs: Any) -> _Pool:
+def _new_pool(
+    pool: type[_Pool],
+    connection: type[_Connection],
+    resolver: Resolver,
+    monotonic: Callable[[], float],
+    *args: Any,
+    **kwargs: Any,
+) -> _Pool:
     made = pool(*args, **kwargs)
     made.ConnectionCls = partial(connection, resolver=resolver)  # type: ignore[assignment]  # it is called, nothing else
+    made.monotonic = monotonic
     return made
 
 
@@ -119,10 +198,18 @@ class Transport(HTTPAdapter):
     Raises requests', urllib3's or ValueErrors for URLs that cannot be used.
     """
 
-    def __init__(
-        self, base_url: str, *, context: ssl.SSLContext, proxy: str | None, connections: int, lookup: Lookup
+    def __init__(  # noqa: PLR0913  one parameter for each setting, by name
+        self,
+        base_url: str,
+        *,
+        context: ssl.SSLContext,
+        proxy: str | None,
+        connections: int,
+        lookup: Lookup,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context = context
+        self._monotonic = monotonic
         proxy = None if proxy is None else _checked(proxy)
         self._resolver = Resolver(lookup)
         super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0, pool_block=True)
@@ -177,8 +264,8 @@ class Transport(HTTPAdapter):
         manager.pool_classes_by_scheme = cast(
             "dict[str, type[HTTPConnectionPool]]",
             {
-                "http": partial(_new_pool, _Pool, _Connection, self._resolver),
-                "https": partial(_new_pool, _SecurePool, _SecureConnection, self._resolver),
+                "http": partial(_new_pool, _Pool, _Connection, self._resolver, self._monotonic),
+                "https": partial(_new_pool, _SecurePool, _SecureConnection, self._resolver, self._monotonic),
             },
         )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exporter.config.yaml_source import Loc
 
 MAX_VALUES = 500_000  # of a YAML file; each takes 400 bytes while it is read
+MAX_COLONS = 800_000  # of JSON; there is one for each key, which takes 250 bytes while it is read
 _KEYS = ("targets", "labels")
 _INNER = "__"  # labels that begin so are for relabeling, and Prometheus keeps none of them
 _KINDS = {type(None): "nothing", bool: "true or false", str: "text", list: "a list", dict: "a mapping"}
@@ -137,6 +138,8 @@ def _key(name: str) -> str:
 
 
 def _json(text: str) -> Any:
+    if text.count(":") > MAX_COLONS:
+        raise BrokenList(f"has more than {MAX_COLONS} keys (split it)")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except json.JSONDecodeError as error:

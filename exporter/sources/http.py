@@ -14,10 +14,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from exporter import __version__
-from exporter.errors import KnockError
+from exporter.errors import KnockError, Postponed
 from exporter.keys import MASK, InvalidKey
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
+from exporter.net.room import Room
 from exporter.net.transport import Transport, trust
 from exporter.sources.listing import BrokenList
 from exporter.sources.lists import Form, parse
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from exporter.config import ListedOperation
     from exporter.config.settings import HttpSource
     from exporter.net.deadline import Lookup
+    from exporter.net.room import Place
 
 TIMEOUT = 10.0  # seconds, for the whole exchange
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -38,16 +40,22 @@ _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 def fetch(
     source: HttpSource,
     labels: Collection[str],
+    place: Place | None = None,
     *,
     timeout: float = TIMEOUT,
     lookup: Lookup = socket.getaddrinfo,
 ) -> tuple[ListedOperation, ...]:
-    """Ask for a list, with the token as its file holds it now. Raises BrokenList and nothing else."""
+    """Ask for a list, with the token as its file holds it now. Raises BrokenList, or Postponed."""
     token = _token(source)
-    body = _exchange(source, token, timeout, lookup)
-    if token:
-        body = body.replace(token.encode(), MASK.encode())  # should it come back, no message may show it
-    return parse(body, Form.JSON, labels)
+    place = place or Room().place(source.url, "")
+    body = _exchange(source, token, place, Deadline(timeout), lookup)
+    try:
+        with place.decoding():
+            if token:
+                body = body.replace(token.encode(), MASK.encode())  # should it come back, no message may show it
+            return parse(body, Form.JSON, labels)
+    except MemoryError as error:
+        raise failure(error) from None
 
 
 def _token(source: HttpSource) -> str:
@@ -59,25 +67,28 @@ def _token(source: HttpSource) -> str:
         raise BrokenList(f"bearer token: {error}") from None
 
 
-def _exchange(source: HttpSource, token: str, timeout: float, lookup: Lookup) -> bytes:
+def _exchange(source: HttpSource, token: str, place: Place, deadline: Deadline, lookup: Lookup) -> bytearray:
     try:
-        return _body(source, token, Deadline(timeout), lookup)
+        return _body(source, token, place, deadline, lookup)
     except BrokenList:
         raise
-    except KnockError as error:
-        problem = str(error)
-    except Exception as error:  # noqa: BLE001  requests and urllib3 raise more than they document
-        problem = str(failure(error))
+    except KnockError as ours:
+        error = ours
+    except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
+        error = failure(foreign)
+    if isinstance(error, Postponed):
+        raise error
+    problem = str(error)
     raise BrokenList(problem.replace(token, MASK) if token else problem)
 
 
-def _body(source: HttpSource, token: str, deadline: Deadline, lookup: Lookup) -> bytes:
+def _body(source: HttpSource, token: str, place: Place, deadline: Deadline, lookup: Lookup) -> bytearray:
     context = _context(source)
     with closing(Transport(source.url, context=context, proxy=None, connections=1, lookup=lookup)) as transport:
         answer = transport.ask(source.url, _headers(source, token), deadline)
         try:
             _check(answer)
-            return read_body(answer)
+            return read_body(answer, place)
         finally:
             answer.close()
             answer.release_conn()

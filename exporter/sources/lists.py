@@ -41,7 +41,7 @@ def form_of(path: str) -> Form:
     return _FORMS.get(PurePath(path).suffix.lower(), Form.TEXT)
 
 
-def parse(content: bytes, form: Form, labels: Collection[str]) -> tuple[ListedOperation, ...]:
+def parse(content: bytes | bytearray, form: Form, labels: Collection[str]) -> tuple[ListedOperation, ...]:
     """Read a list, in its own order; `labels` are the names of the declared extra labels. Raises BrokenList."""
     with no_garbage_collection():
         text = _decoded(content)
@@ -52,7 +52,7 @@ def parse(content: bytes, form: Form, labels: Collection[str]) -> tuple[ListedOp
         return read_json(text, labels) if form is Form.JSON else read_yaml(text, labels)
 
 
-def _decoded(content: bytes) -> str:
+def _decoded(content: bytes | bytearray) -> str:
     if len(content) > MAX_BYTES:
         raise BrokenList(f"is larger than {MAX_BYTES // 2**20} MiB (split it)")
     try:

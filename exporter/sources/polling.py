@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from exporter.config.values import show_url
+from exporter.errors import Postponed
+from exporter.net.room import Room
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.tracking.messages import Listed, Unread
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
 
     from exporter.config import Config, ListedOperation
     from exporter.config.settings import HttpSource
+    from exporter.net.room import Place
     from exporter.tracking.record import Moment
 
-    Outcome = tuple[ListedOperation, ...] | BrokenList
-    Fetch = Callable[[HttpSource, tuple[str, ...]], tuple[ListedOperation, ...]]
+    Outcome = tuple[ListedOperation, ...] | BrokenList | Postponed
+    Fetch = Callable[[HttpSource, tuple[str, ...], Place], tuple[ListedOperation, ...]]
     Start = Callable[[Callable[[], None]], None]
 
 log = structlog.get_logger()
@@ -48,6 +51,11 @@ class Poll:
         self.labels = labels
         self.due = 0.0  # monotonic; at once
         self.problem: str | None = None
+        self.postponed = False  # was, and that is told
+
+
+def _body(key: Key) -> tuple[str, str]:
+    return f"{key.environment} {key.url}", ""  # each list has its own share of the room
 
 
 def in_thread(work: Callable[[], None]) -> None:
@@ -56,18 +64,20 @@ def in_thread(work: Callable[[], None]) -> None:
 
 
 class HttpLists:
-    """All http lists. `remembered` are the sources that are known from before a restart."""
+    """All http lists. `remembered` are the sources that are known from before a restart; `room` is for large lists."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it works with, by name
         self,
         config: Config,
         deliver: Callable[[Listed | Unread], None],
         remembered: Iterable[tuple[str, Source]] = (),
+        room: Room | None = None,
         *,
         fetch: Fetch = fetch,
         start: Start = in_thread,
     ) -> None:
         self._deliver = deliver
+        self._room = room or Room()
         self._fetch = fetch
         self._start = start
         self._outcomes: SimpleQueue[tuple[Poll, Outcome]] = SimpleQueue()
@@ -99,7 +109,7 @@ class HttpLists:
         except Empty:
             pass
         for key, poll in self._polls.items():
-            if poll.due <= now.mono and key not in self._under_way:
+            if poll.due <= now.mono and key not in self._under_way and not self._room.make(*_body(key)):
                 poll.due = now.mono + poll.source.interval
                 self._ask(poll)
 
@@ -112,9 +122,10 @@ class HttpLists:
 
     def _outcome(self, poll: Poll) -> Outcome:
         try:
-            return self._fetch(poll.source, poll.labels)
-        except BrokenList as error:
-            return error
+            with self._room.place(*_body(poll.key)) as place:
+                return self._fetch(poll.source, poll.labels, place)
+        except (BrokenList, Postponed) as error:
+            return error.with_traceback(None)
         except Exception as error:
             # Whatever it is, it has to come back: the list would be under way for ever.
             log.exception("fetching a list of operations failed", environment=poll.key.environment)
@@ -124,6 +135,10 @@ class HttpLists:
         self._under_way.discard(poll.key)
         if self._polls.get(poll.key) is not poll:
             return
+        if isinstance(outcome, Postponed):
+            poll.due = 0.0  # at once: it is not asked before there is room
+            self._tell_postponed(poll, outcome)
+            return
         environment = poll.key.environment
         self._tell(poll, str(outcome) if isinstance(outcome, BrokenList) else None)
         if isinstance(outcome, BrokenList):
@@ -131,6 +146,12 @@ class HttpLists:
             return
         self._listed.add(poll.key)
         self._deliver(Listed(environment, Source(SourceKind.HTTP, poll.key.url), outcome))
+
+    def _tell_postponed(self, poll: Poll, outcome: Postponed) -> None:
+        if not poll.postponed:
+            poll.postponed = True
+            about = {"environment": poll.key.environment, "url": show_url(poll.key.url)}
+            log.warning("list of operations is put off", error=str(outcome), **about)
 
     def _tell(self, poll: Poll, problem: str | None) -> None:
         before, poll.problem = poll.problem, problem

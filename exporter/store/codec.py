@@ -98,7 +98,8 @@ ENVIRONMENTS = Layout(
 )
 CELLS = Layout(dict.fromkeys(CellMemory._fields, MAYBE_NUMBER))
 
-_NOT_PLAIN = ("id", "status", "collections", "status_word")  # the word comes again with the next answer
+# The word and the size come again with the next answer.
+_NOT_PLAIN = ("id", "status", "collections", "status_word", "size")
 _RECORD = tuple(each.name for each in fields(Operation) if each.name not in _NOT_PLAIN)
 _PLAIN = ("group", "interval", "healthy_interval", "failures", "missing", "odd_polls", "ended_polls", "final_seen")
 _FLAGS = ("up", "lost", "from_birth", "seen_unfinished", "seen_started")

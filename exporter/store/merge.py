@@ -7,13 +7,15 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from exporter.operation import UNKNOWN_NAME
 from exporter.tracking.exposure import GROUPS_MOST, NAMES_MOST, Admission
-from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory, Tombstone
+from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory
 from exporter.tracking.record import NO_MARKS, Marks
 from exporter.tracking.roster import SourceKind, group_of, labels_of
+from exporter.tracking.tombstones import Tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +34,7 @@ def merge(here: Memory, taken: Memory, now: Moment) -> Changes:
     labels = {name: _Labels(here, taken, name) for name in _names(taken)}
     operations: dict[OperationKey, Kept | None] = {}
     tombstones: dict[OperationKey, Tombstone | None] = {}
-    for key in (*taken.operations, *taken.tombstones):
+    for key in chain(taken.operations, taken.tombstones):
         before = here.operations.get(key) or here.tombstones.get(key)
         after = settled(before, taken.operations.get(key) or taken.tombstones[key])
         if isinstance(after, Kept):
@@ -49,7 +51,7 @@ def merge(here: Memory, taken: Memory, now: Moment) -> Changes:
 
 
 def _names(memory: Memory) -> set[str]:
-    operations = {key.environment for key in (*memory.operations, *memory.tombstones)}
+    operations = {key.environment for key in chain(memory.operations, memory.tombstones)}
     return operations | {place[0] for place in memory.cells} | set(memory.environments)
 
 

@@ -11,11 +11,12 @@ from exporter.operation import OperationKey, is_operation_id
 from exporter.store import codec, rows
 from exporter.store.ages import Ages, Checkpoint
 from exporter.store.layout import FLAG, NUMBER, TEXT, Layout, Unreadable, dump, parse
-from exporter.tracking.memory import Memory, Tombstone
+from exporter.tracking.memory import Memory
+from exporter.tracking.tombstones import Tombstone, Tombstones
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 
     from exporter.store.rows import Skip
     from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept
@@ -64,7 +65,7 @@ def _documents(
     for key, kept in rows.read_operations(connection, _AS_IN_THE_FILE, skip):
         row = codec.kept_row(kept, _AS_IN_THE_FILE)
         yield {"kind": "operation", **key._asdict(), **codec.OPERATIONS.document(row)}
-    for key, stone in rows.read_tombstones(connection, _AS_IN_THE_FILE, skip):
+    for key, stone in rows.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
         yield {"kind": "tombstone", **key._asdict(), **_TOMBSTONE.document(tuple(stone))}
     for place, cell in rows.read_cells(connection, skip):
         keys = zip(rows.CELLS.keys, place, strict=True)
@@ -80,7 +81,7 @@ class Import:
 
     ages: Ages
     operations: dict[OperationKey, Kept] = field(default_factory=dict)
-    tombstones: dict[OperationKey, Tombstone] = field(default_factory=dict)
+    tombstones: Tombstones = field(default_factory=Tombstones)
     cells: dict[CellPlace, CellMemory] = field(default_factory=dict)
     environments: dict[str, EnvironmentMemory] = field(default_factory=dict)
 
@@ -196,7 +197,7 @@ _READERS: dict[str, Callable[[Import, str, dict[str, Any]], None]] = {
 }
 
 
-def _once(into: dict[Any, Any], key: Any, value: Any) -> None:
+def _once(into: MutableMapping[Any, Any], key: Any, value: Any) -> None:
     if key in into:
         raise Unreadable(f"{key if isinstance(key, str) else ' '.join(key)} stands there twice")
     into[key] = value

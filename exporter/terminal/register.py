@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from exporter import __version__
-from exporter.errors import BadAnswer, KnockError, Reason, StartError, redact
+from exporter.errors import BadAnswer, ConnectionLost, KnockError, Reason, StartError, redact
 from exporter.keys import MASK, InvalidKey, KeySource
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
+from exporter.net.room import Room
 from exporter.net.transport import Transport, trust
 from exporter.registrations import LABEL_PREFIX, MAX_BODY_BYTES, MAX_IDS
 
@@ -88,7 +89,7 @@ class Sender:
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
             error = failure(foreign)
         passing = isinstance(error, BadAnswer) and error.field == "body"  # it ended while it answered
-        passing = passing or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
+        passing = passing or isinstance(error, ConnectionLost) or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
         return Attempt(None, {}, self._shown(str(error)), passing)
 
     def close(self) -> None:
@@ -105,7 +106,7 @@ class Sender:
         }
         answer = self._transport.ask(self._address, headers, Deadline(REQUEST_SECONDS), method="POST", body=body)
         try:
-            document = _document(read_body(answer))
+            document = _document(read_body(answer, Room().place("", "")))
         finally:
             answer.close()  # what was not read to its end; else the connection is back in the pool already
             answer.release_conn()
@@ -215,7 +216,7 @@ def _token(file: Path, environ: Mapping[str, str]) -> Secret:
         raise StartError(str(error)) from None
 
 
-def _document(body: bytes) -> Mapping[str, Any]:
+def _document(body: bytearray) -> Mapping[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

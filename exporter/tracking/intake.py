@@ -14,12 +14,12 @@ import structlog
 from exporter.config.settings import ListedOperation
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import record
-from exporter.tracking.memory import Kept, Tombstone
+from exporter.tracking.memory import Kept
 from exporter.tracking.messages import Released
 from exporter.tracking.retention import NEVER, Departures, leaves_at
 from exporter.tracking.roster import API, CONFIG, Conflicts, Roster, SourceKind, group_of, labels_of
 from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
-from exporter.tracking.tombstones import Tombstones
+from exporter.tracking.tombstones import Tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from exporter.tracking.record import Moment, Tracked
     from exporter.tracking.roster import Source
     from exporter.tracking.slices import Job
+    from exporter.tracking.tombstones import Tombstones
 
+FORGOTTEN_A_STEP = 200  # tombstones: some 20 ms
 RETIRED = "retired"  # the state of an id of which only a tombstone is left
 
 log = structlog.get_logger()
@@ -42,9 +44,9 @@ log = structlog.get_logger()
 class Intake:
     """Takes operations in and lets them go; at most `limit` are tracked."""
 
-    def __init__(self, book: Book, journal: Journal, activity: Activity) -> None:
+    def __init__(self, book: Book, journal: Journal, activity: Activity, tombstones: Tombstones) -> None:
         self.limit = 0
-        self.tombstones = Tombstones()
+        self.tombstones = tombstones
         self.slices = Slices()
         self._book = book
         self._journal = journal
@@ -269,13 +271,13 @@ class Intake:
         self._conflicts.newly(key, ())
         if key in self:
             self._book.remove(key, reason)
-            self._askers[key.environment].agenda.discard(key.id)
+            self._askers[key.environment].drop(key.id)
             self._journal.dirty.operations[key] = None
-        self.tombstones.put(key, Tombstone(now.mono, retired))
+        self.tombstones[key] = Tombstone(now.mono, retired)
         self._journal.dirty.tombstones[key] = None
 
     def _drop_tombstone(self, key: OperationKey) -> None:
-        if self.tombstones.discard(key):
+        if self.tombstones.pop(key, None) is not None:
             self._journal.dirty.tombstones[key] = None
 
     def _leaves_at(self, tracked: Tracked) -> float:
@@ -311,12 +313,12 @@ class Intake:
 
     def _forget_tombstones(self, now: Moment) -> None:
         listed = []
-        for key in self.tombstones.overdue(now.mono):
+        for key in islice(self.tombstones.overdue(now.mono), FORGOTTEN_A_STEP):
             self._journal.dirty.tombstones[key] = None
             if key.environment in self._rosters and self._listed(key):
                 listed.append(key)
         for key in listed:  # a source that still names it would have it counted anew
-            self.tombstones.put(key, Tombstone(now.mono, retired=True))
+            self.tombstones[key] = Tombstone(now.mono, retired=True)
 
     def _forget_ended(self) -> None:
         excess = len(self._book) + len(self._ended) - self.limit

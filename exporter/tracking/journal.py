@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from exporter.metrics.exposition import View
     from exporter.operation import OperationKey
-    from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept, Tombstone
+    from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept
     from exporter.tracking.messages import Saved
     from exporter.tracking.record import Moment
+    from exporter.tracking.tombstones import Tombstone
 
 VIEW_SECONDS = 0.1  # between views: each has the whole answer to a scrape joined and compressed anew
 GROUP_SECONDS = 0.25  # between commits, unless somebody waits for one

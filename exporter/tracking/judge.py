@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import REFUSED_HINT, BadAnswer, KeyRefused, KnockError, RateLimited
+from exporter.errors import REFUSED_HINT, BadAnswer, KeyRefused, KnockError, Postponed, RateLimited
 from exporter.metrics.activity import code_label
 from exporter.operation import Operation
 
@@ -22,6 +22,10 @@ TOLD_WORDS_MOST = 100  # undocumented statuses, each told once
 log = structlog.get_logger()
 
 
+def _code(outcome: Operation | KnockError) -> int | None:
+    return outcome.code if isinstance(outcome, KnockError) else 200
+
+
 class Judge:
     """Counts requests and draws the conclusions for their lane. Owned by the tracker's thread."""
 
@@ -33,15 +37,34 @@ class Judge:
 
     def judge(self, asker: Asker, answer: Answered, now: Moment) -> None:
         """Take in what an answer tells."""
-        self._count_request(asker, answer, now)
+        self._count_request(answer)
+        if isinstance(answer.outcome, Postponed):
+            self._pass_over(asker, answer, now)
+            if not asker.told_postponed:
+                asker.told_postponed = True
+                error = str(answer.outcome)
+                log.warning("an answer is put off: its operation stays due", environment=asker.name, error=error)
+            return
+        self._count_poll(asker, answer, now)
         self._judge_lane(asker, answer, now)
 
-    def _count_request(self, asker: Asker, answer: Answered, now: Moment) -> None:
-        environment, outcome = answer.request.environment, answer.outcome
-        code = outcome.code if isinstance(outcome, KnockError) else 200
-        self._activity.requests.labels(environment, code_label(code)).inc()
+    def judge_lost(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        """Take in that a request was lost with its connection: it was sent, and tells nothing."""
+        self._count_request(answer)
+        self._pass_over(asker, answer, now)
+
+    def _pass_over(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        if answer.request.probe and answer.request.key_epoch == asker.key_epoch:
+            self._environments.lane(asker).gate.probe_lost(now.mono)
+
+    def _count_request(self, answer: Answered) -> None:
+        environment = answer.request.environment
+        self._activity.requests.labels(environment, code_label(_code(answer.outcome))).inc()
         self._environments.counters[environment].seconds.observe(answer.seconds)
-        if code is not None:
+
+    def _count_poll(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        environment, outcome = answer.request.environment, answer.outcome
+        if _code(outcome) is not None:
             asker.standing.last_answer = now.wall
             self._activity.last_answer.labels(environment).set(now.wall)
         # A check of the key asks for what nobody has: "not found" is its good answer.

@@ -67,9 +67,11 @@ class Asker:
         self.standing = Standing()
         self.in_flight = 0
         self._asked: set[str] = set()  # the operations that a request is under way for
+        self._repeated: set[str] = set()  # those whose last request was lost with its connection
         self.last_sent = -math.inf
         self.trusted = False
         self.hinted = False
+        self.told_postponed = False
         self._added = 0
 
     @property
@@ -105,15 +107,25 @@ class Asker:
         self.key_epoch = next(self._epochs)
         self.trusted = self.hinted = False
         self.health = Health()
-        self.last_sent = -math.inf
+        self.check_key_again()
 
     def plan(self, tracked: Tracked) -> None:
         """Plan the next request about an operation as it is now; while one is under way, its answer plans the next."""
         if tracked.due is None:
-            self.agenda.discard(tracked.key.id)
+            self.drop(tracked.key.id)
         elif tracked.key.id not in self._asked:
             self._added += 1
             self.agenda.add(Entry(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
+
+    def put_off(self, entry: Entry, due: float) -> None:
+        """Plan again, for later, what could not be sent."""
+        self._added += 1
+        self.agenda.add(entry._replace(due=due, number=self._added))
+
+    def drop(self, operation_id: str) -> None:
+        """Plan nothing about an operation any more."""
+        self.agenda.discard(operation_id)
+        self._repeated.discard(operation_id)
 
     def begin(self, operation_id: str, now: float) -> None:
         """Note a request that is sent; NIL_ID: it only checks the key."""
@@ -122,10 +134,20 @@ class Asker:
         self._asked.add(operation_id)
         self.standing.sent(now)
 
-    def end(self, operation_id: str) -> None:
-        """Note the answer to a request."""
+    def end(self, operation_id: str, *, lost: bool) -> bool:
+        """Note the answer to a request, or that it was lost with its connection; return whether it is repeated.
+
+        Once in a row: a second loss is a failure as any other.
+        """
         self.in_flight -= 1
         self._asked.discard(operation_id)
+        repeat = lost and operation_id not in self._repeated
+        (self._repeated.add if repeat else self._repeated.discard)(operation_id)
+        return repeat
+
+    def check_key_again(self) -> None:
+        """Check the key as soon as nothing else is asked."""
+        self.last_sent = -math.inf
 
     def next_due(self) -> float:
         """Return when there is something to ask (inf: not before an answer comes in)."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.tracking.tombstones import Tombstones
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporter.operation import OperationKey
     from exporter.tracking.record import Moment, Tracked
     from exporter.tracking.roster import Namings
+    from exporter.tracking.tombstones import Tombstone
 
 CellPlace = tuple[str, str, str]  # environment, group, name
 
@@ -23,17 +26,6 @@ class Kept(NamedTuple):
 
     tracked: Tracked
     namings: Namings
-
-
-class Tombstone(NamedTuple):
-    """What is left of an operation that was let go; `at` is monotonic.
-
-    `retired`: its time was over, so it is tracked anew only on demand; otherwise somebody let go of it, and naming it
-    again is enough.
-    """
-
-    at: float
-    retired: bool
 
 
 class CellMemory(NamedTuple):
@@ -63,15 +55,12 @@ class EnvironmentMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All that was kept, as it is read at the start."""
+    """All that was kept, as it is read at the start; who takes it over owns the tombstones."""
 
     operations: Mapping[OperationKey, Kept] = field(default_factory=dict)
-    tombstones: Mapping[OperationKey, Tombstone] = field(default_factory=dict)  # the oldest first
+    tombstones: Tombstones = field(default_factory=Tombstones)
     cells: Mapping[CellPlace, CellMemory] = field(default_factory=dict)
     environments: Mapping[str, EnvironmentMemory] = field(default_factory=dict)
-
-
-NOTHING = Memory()
 
 
 @dataclass(frozen=True, slots=True)

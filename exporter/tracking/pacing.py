@@ -24,6 +24,7 @@ ODD_STATUS_MOST = 3600.0
 MISSING_FIRST, MISSING_MOST = 60.0, 3600.0
 MISSING_GRACE = 300.0  # since hand-over: Knock may not be able to read yet what it just made
 TOO_LARGE_LEAST = 60.0
+LARGE_BYTES_A_SECOND = 16 * 2**20 / TOO_LARGE_LEAST  # of each operation: one of 16 MiB is asked once a minute
 STALE_INTERVALS, STALE_SLACK = 3.0, 30.0
 
 LIMIT_USE = 0.985  # of the limit: with CATCH_UP it keeps every 1 s window at the server under it
@@ -64,6 +65,11 @@ def live_interval(status: Status, unchanged: float, age: float, polling: Polling
     if age >= polling.max_age:
         return max(OLD_INTERVAL, base)
     return min(max(CHANGE_SHARE * unchanged, base), polling.slowest)
+
+
+def size_interval(size: int) -> float:
+    """Return the seconds between polls of an operation whose answer has so many bytes, at least."""
+    return size / LARGE_BYTES_A_SECOND / SPREAD_LEAST
 
 
 def missing_interval(attempt: int, polling: Polling) -> float:

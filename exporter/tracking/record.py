@@ -152,7 +152,7 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
     changed = before.operation is None or before.operation.progress != record.progress
     last_change = now if changed or before.last_change is None else before.last_change
     final = record.status.final
-    poll_class, interval = _next_poll(before, record.status, odd, last_change, at)
+    poll_class, interval = _next_poll(before, record, odd, last_change, at)
     return replace(
         before,
         operation=record,
@@ -178,12 +178,13 @@ def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
 
 
 def _next_poll(
-    before: Tracked, status: Status, odd: int, last_change: Moment, at: Circumstances
+    before: Tracked, record: Operation, odd: int, last_change: Moment, at: Circumstances
 ) -> tuple[PollClass, float]:
     if odd:
         return PollClass.RETRY, pacing.doubling(pacing.RETRY_FIRST, odd, pacing.ODD_STATUS_MOST)
     unchanged, age = at.now.mono - last_change.mono, at.now.mono - before.handed_over.mono
-    return PollClass.LIVE, pacing.live_interval(status, unchanged, age, at.polling)
+    interval = pacing.live_interval(record.status, unchanged, age, at.polling)
+    return PollClass.LIVE, max(interval, pacing.size_interval(record.size))
 
 
 def failed(before: Tracked, error: KnockError, at: Circumstances) -> Tracked:
@@ -230,6 +231,7 @@ def repaced(before: Tracked, now: Moment, polling: Polling) -> Tracked:
     last = before.last_success or before.handed_over
     unchanged, age = now.mono - (before.last_change or last).mono, now.mono - before.handed_over.mono
     interval = pacing.live_interval(before.operation.status, unchanged, age, polling)
+    interval = max(interval, pacing.size_interval(before.operation.size))
     return replace(before, interval=interval, healthy_interval=interval, due=min(before.due, last.mono + interval))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited
+from exporter.errors import ConnectionLost, KeyRefused, KnockError, NotFound, Postponed, RateLimited
 from exporter.operation import NIL_ID, Operation, OperationKey
 from exporter.tracking import record
 from exporter.tracking.book import Book
@@ -22,7 +22,7 @@ from exporter.tracking.environments import Environments
 from exporter.tracking.intake import Intake
 from exporter.tracking.journal import Journal, Recall
 from exporter.tracking.judge import Judge
-from exporter.tracking.memory import NOTHING
+from exporter.tracking.memory import Memory
 from exporter.tracking.messages import (
     Answered,
     Close,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from exporter.metrics.activity import Activity
     from exporter.metrics.exposition import View
     from exporter.tracking.lane import Asker, Choice, Lane
-    from exporter.tracking.memory import Memory
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
 
@@ -57,6 +56,7 @@ PUBLISH_SECONDS = 0.1
 STEP_SECONDS = 1.0  # the heart beats at least this often
 SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
+POSTPONED_SECONDS = 1.0  # until an answer that memory did not do for is asked for again
 ROUND_SECONDS = 1.0  # between looks at what waits, and at what is old
 
 log = structlog.get_logger()
@@ -73,16 +73,16 @@ class Tracker:
         activity: Activity,
         now: Moment,
         *,
-        memory: Memory = NOTHING,
+        memory: Memory | None = None,
     ) -> None:
+        memory = memory or Memory()
         self.ended = False
         self.stepped_at = now.mono
         self._outside = outside
         self._activity = activity
         self._journal = Journal(outside.save, self._show)
         self._book = Book(config.labels, activity, self._journal)
-        self._intake = Intake(self._book, self._journal, activity)
-        self._intake.tombstones.restore(memory.tombstones)
+        self._intake = Intake(self._book, self._journal, activity, memory.tombstones)
         self._environments = Environments(memory, self._book, self._intake, self._journal, activity)
         self._reception = Reception(self._intake, self._environments, self._journal, activity, outside.chance)
         self._judge = Judge(self._environments, activity, outside)
@@ -167,15 +167,31 @@ class Tracker:
         asker = self._environments.askers.get(answer.request.environment)
         if asker is None or not asker.sent(answer.request):
             return  # the environment was taken out of the configuration meanwhile
-        asker.end(answer.request.id)
+        if asker.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
+            self._repeat(asker, answer, now)
+            return
         self._judge.judge(asker, answer, now)
         if not answer.request.checks_key:
             self._take_outcome(asker, answer, now)
+
+    def _repeat(self, asker: Asker, answer: Answered, now: Moment) -> None:
+        """Ask again at once, in a slot of its own: that a kept connection had ended says nothing of Knock."""
+        self._judge.judge_lost(asker, answer, now)
+        if answer.request.checks_key:
+            asker.check_key_again()
+        elif (before := self._book.get(OperationKey(asker.name, answer.request.id))) is not None:
+            asker.plan(before)
+        else:
+            asker.drop(answer.request.id)
 
     def _take_outcome(self, asker: Asker, answer: Answered, now: Moment) -> None:
         before = self._book.get(OperationKey(asker.name, answer.request.id))
         outcome = answer.outcome
         if before is None or before.final:
+            return
+        if isinstance(outcome, Postponed):
+            if before.due is not None:
+                asker.plan(replace(before, due=now.mono + POSTPONED_SECONDS))
             return
         self._gallery.polled(before.key, answer.seconds, outcome, now.wall)
         if not asker.asked_here(answer.request):
@@ -260,15 +276,18 @@ class Tracker:
 
     def _start(self, lane: Lane, choice: Choice, now: Moment) -> None:
         asker, entry = choice
+        probe = not lane.gate.is_open
+        operation_id = entry.id if entry is not None else NIL_ID
+        wait = self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
+        if entry is not None and wait:
+            asker.put_off(entry, now.mono + wait)
+            return
         if entry is not None:
             self._environments.counters[asker.name].delay[entry.poll_class].observe(now.mono - entry.due)
-        probe = not lane.gate.is_open
         if probe:
             lane.gate.probe_started()
         lane.pacer.start(now.mono)
-        operation_id = entry.id if entry is not None else NIL_ID
         asker.begin(operation_id, now.mono)
-        self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
 
     def _publish(self, now: Moment) -> float:
         """Show what changed, at once or when it is committed; return when there is more to do."""

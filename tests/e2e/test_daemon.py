@@ -287,6 +287,26 @@ def knowing_keys(server: Server) -> Handler:
     return handle
 
 
+def forgetting(server: Server) -> Handler:
+    """Answer one request of each connection, as behind a balancer that forgets it then."""
+
+    def handle(connection: socket.socket) -> None:
+        operation_id = server.request(connection).split()[1].rpartition(b"/")[2].decode()
+        connection.sendall(http(json.dumps({"id": operation_id, "status": "processing", "name": "users.identify"})))
+        server.request(connection)
+
+    return handle
+
+
+def test_connections_that_were_forgotten_are_no_failures(start: Starter) -> None:
+    with serving(forgetting) as server:
+        exporter = start(server.url, ["123e4567-e89b-12d3-a456-426614174000"], polling=QUICK)
+        until(lambda: (exporter.value("knock_exporter_polls_total") or 0) >= 5, "polls")
+        assert (exporter.value("knock_exporter_api_requests_total", code="none") or 0) >= 4
+        assert not exporter.value("knock_exporter_poll_failures_total")
+        assert exporter.value("knock_bulk_operation_up") == exporter.value("knock_up") == 1
+
+
 def keys_of(server: Server) -> list[str]:
     return re.findall(r"authorization: bearer (\S+)", b"".join(server.requests).decode(), re.IGNORECASE)
 

@@ -194,6 +194,19 @@ def test_wrong_values_are_refused_in_words(line: int, args: tuple[str, ...], com
     assert complaint in done.stderr
 
 
+@each_line
+@pytest.mark.parametrize(
+    "release", ["my.knock", "1knock", "0", "knock-exporter.2", "a.release-name-that-has-to-be-cut-off"]
+)
+def test_a_release_name_that_cannot_name_a_service_is_refused(line: int, release: str) -> None:
+    done = helm(line, "template", release, CHART, *SHORTEST)
+    assert done.returncode != 0
+    assert f"release name: {release} would make a Service named" in done.stderr
+    assert "set fullnameOverride" in done.stderr
+    named = rendered(line, *SHORTEST, "--set", "fullnameOverride=knock", release=release)
+    assert {each["metadata"]["name"] for each in of_kind(named, "Service")} == {"knock"}
+
+
 @pytest.mark.parametrize(
     "args",
     [

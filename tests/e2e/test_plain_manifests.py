@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -95,5 +96,19 @@ def test_the_units_command_follows_with_the_credential_that_its_document_names(t
             exporter = start.run(*args, "--web.listen-address=127.0.0.1:0")
             until(lambda: exporter.value("knock_bulk_operations", status="completed") == 1, "it is followed")
             assert (tmp_path / "state.db").exists()
+        finally:
+            start.end()
+
+
+def test_the_unit_reloads_where_there_is_no_program_to_send_a_signal(tmp_path: Path) -> None:
+    program, *args = shlex.split(settings("ExecReload")[0])
+    assert program == "/bin/sh"
+    with Simulator(world=World(seed=1)) as knock:
+        start = Starter(tmp_path)
+        try:
+            exporter = start(knock.url)
+            environ = {"MAINPID": str(exporter.process.pid), "PATH": str(tmp_path)}
+            subprocess.run([program, *args], check=True, env=environ)
+            exporter.said('event="configuration reloaded"')
         finally:
             start.end()

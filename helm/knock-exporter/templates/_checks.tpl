@@ -1,11 +1,19 @@
 {{/* Refuse what cannot work, in words; what a single value may be is in values.schema.json. */}}
 {{- define "knock-exporter.check" -}}
+{{- include "knock-exporter.checkName" . -}}
 {{- include "knock-exporter.checkEnvironments" . -}}
 {{- include "knock-exporter.checkSecrets" . -}}
 {{- include "knock-exporter.checkState" . -}}
 {{- include "knock-exporter.checkPod" . -}}
 {{- include "knock-exporter.checkWays" . -}}
 {{- include "knock-exporter.checkMonitors" . -}}
+{{- end -}}
+
+{{- define "knock-exporter.checkName" -}}
+{{- $full := include "knock-exporter.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
+{{- fail (printf "release name: %s would make a Service named %s, which Kubernetes refuses: it has to begin with a letter, with letters, digits and dashes after it. Choose another release name, or set fullnameOverride." .Release.Name $full) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "knock-exporter.checkEnvironments" -}}
