@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import StartError
+from exporter.errors import ExporterError, StartError
 from exporter.heartbeats import Heartbeats
 from exporter.housekeeping import Housekeeping, KeyLooks
 from exporter.keys import KeyWatch, doubt
@@ -226,6 +226,9 @@ class Daemon:
         def guarded() -> None:
             try:
                 target()
+            except ExporterError as error:
+                log.error("cannot go on", thread=name, error=str(error))  # noqa: TRY400 - no fault of the program
+                self.end(str(error), code=1)
             except BaseException:
                 log.exception("thread crashed, ending", thread=name)
                 self.end(f"{name} crashed", code=1)

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from model import WALL, ids, running
@@ -20,7 +21,9 @@ from structlog.testing import capture_logs
 
 from exporter.errors import StartError
 from exporter.operation import OperationKey
-from exporter.store import database, schema
+from exporter.store import database, rows, schema
+from exporter.store.ages import Checkpoint
+from exporter.store.lock import LockLost
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory
@@ -238,6 +241,50 @@ def test_a_lock_that_is_let_go_in_time_is_taken(path: Path, clock: Clock) -> Non
     assert clock.slept == pytest.approx(3.1, abs=0.2)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_that_was_removed_is_taken_again(path: Path, clock: Clock, *, replaced: bool) -> None:
+    store, _ = open_store(path, clock)
+    lock = path.with_name("state.db.lock")
+    lock.unlink()
+    if replaced:
+        lock.touch()
+    with capture_logs() as lines:
+        store.commit(changes(1, clock.now, A), impatient)
+        store.commit(changes(2, clock.now, B), impatient)
+    assert [line["event"] for line in lines] == ["the lock of the state was removed: taken again"]
+    with pytest.raises(StartError, match="held by another process"):
+        open_store(path, clock, sleep=clock.sleep)
+    store.close()
+
+
+def test_a_removed_lock_that_another_process_took_is_told(path: Path, clock: Clock) -> None:
+    first, _ = open_store(path, clock)
+    path.with_name("state.db.lock").unlink()
+    second, _ = open_store(path, clock)
+    with pytest.raises(LockLost, match="held by another process: the file of the lock was removed"):
+        first.commit(changes(1, clock.now, A), impatient)
+    second.commit(changes(1, clock.now, B), impatient)
+    second.close()
+    first.close()
+
+
+def test_the_lock_of_a_file_that_is_gone_is_no_lock(path: Path, clock: Clock) -> None:
+    lock = path.with_name("state.db.lock")
+    lock.touch()
+    holder = os.open(lock, os.O_RDWR)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        lock.unlink(missing_ok=True)
+
+    store, _ = open_store(path, clock, sleep=sleep)
+    with pytest.raises(StartError, match="held by another process"):
+        open_store(path, clock, sleep=clock.sleep)
+    store.close()
+    os.close(holder)
+
+
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_a_shell_that_holds_the_write_lock_is_waited_for(path: Path, clock: Clock, mode: str) -> None:
     store, _ = open_store(path, clock)
@@ -408,6 +455,23 @@ def test_a_full_disk_at_the_start_is_no_damage(path: Path, clock: Clock) -> None
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     with pytest.raises(StartError, match="cannot be used: database or disk is full"), database.ours(path):
         raise full
+
+
+class Refusing(sqlite3.Connection):
+    """Rolls back by itself when something is written, as SQLite does on a full disk."""
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if not sql.startswith("REPLACE"):
+            return super().execute(sql, *args)
+        super().execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_what_made_sqlite_roll_back_is_told() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None, factory=Refusing)) as connection:
+        schema.migrate(connection)
+        with pytest.raises(sqlite3.OperationalError, match="database or disk is full"), schema.transaction(connection):
+            rows.write_checkpoint(connection, Checkpoint(1.0, 1.0))
 
 
 # The writer.

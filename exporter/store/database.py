@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 0.1  # how long SQLite itself waits for a lock; who may wait longer asks again
 READER_SECONDS = 2.0
 WAL_BYTES = 16 << 20  # what is left of a log that a long read made grow
+FULL_BYTES = 1 << 20  # less than that is free: the disk is what failed
 SIDES = ("-wal", "-shm")  # first to be put aside: a log without its file is nothing, but must not meet another one
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -37,6 +38,24 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
+def told(error: sqlite3.Error | OSError, path: Path) -> str:
+    """Say what went wrong: of a full disk SQLite often says no more than "disk I/O error"."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if _code(error) != sqlite3.SQLITE_IOERR:
+        return str(error)
+    full = ", the disk is full" if _is_full(path.parent) else ""
+    return f"{error} ({error.sqlite_errorname}{full})"
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < FULL_BYTES
+
+
 @contextmanager
 def ours(path: Path) -> Iterator[None]:
     """Turn what SQLite and the system say into our words; who waits for a lock sees SQLite's own error."""
@@ -47,11 +66,11 @@ def ours(path: Path) -> Iterator[None]:
             raise
         if _code(error) in _DAMAGED:
             raise Damaged(str(error)) from None
-        raise StartError(f"state {path} cannot be used: {error}") from None
+        raise StartError(f"state {path} cannot be used: {told(error, path)}") from None
     except UnicodeDecodeError:  # of SQLite's own message, which names what it found
         raise Damaged("its tables have names in no encoding") from None
     except OSError as error:
-        raise StartError(f"state {path} cannot be used: {error.strerror}") from None
+        raise StartError(f"state {path} cannot be used: {told(error, path)}") from None
 
 
 def make_file(path: Path) -> bool:

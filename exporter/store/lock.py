@@ -6,7 +6,9 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from exporter.errors import StartError
+import structlog
+
+from exporter.errors import ExporterError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from exporter.tracking.record import Moment
 
 TRY_SECONDS = 0.1
+
+log = structlog.get_logger()
 
 
 class Patience:
@@ -37,6 +41,10 @@ class Patience:
         return False
 
 
+class LockLost(ExporterError):
+    """Another process has the state by now: this one must end."""
+
+
 def held_elsewhere(path: Path, patience: Patience) -> StartError:
     """Say that another process has the file."""
     return StartError(
@@ -45,33 +53,68 @@ def held_elsewhere(path: Path, patience: Patience) -> StartError:
     )
 
 
-def hold(path: Path, patience: Patience) -> int:
-    """Lock the file beside the state and return its descriptor; closing it, or the process's end, unlocks.
+class Lock:
+    """The lock of a state, which is the file next to it: nobody else has both. The process's end releases it too."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def check(self) -> None:
+        """Take it again if its file was removed or replaced. Raises LockLost, or OSError where it cannot be made."""
+        if _is_at(_beside(self._path), self._descriptor):
+            return
+        descriptor = _try(self._path)
+        if descriptor is None:
+            raise LockLost(f"state {self._path} is held by another process: the file of the lock was removed")
+        self.release()
+        self._descriptor = descriptor
+        log.warning("the lock of the state was removed: taken again", path=str(_beside(self._path)))
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._descriptor)
+
+
+def hold(path: Path, patience: Patience) -> Lock:
+    """Lock the file next to the state. Raises StartError.
 
     The lock's file is never deleted: another process could lock the deleted one.
     """
-    beside = path.with_name(f"{path.name}.lock")
+    while True:
+        try:
+            descriptor = _try(path)
+        except OSError as error:
+            raise StartError(f"state {path} cannot be locked: {_beside(path)}: {error.strerror}") from None
+        if descriptor is not None:
+            return Lock(path, descriptor)
+        if patience.ends():
+            raise held_elsewhere(path, patience)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _try(path: Path) -> int | None:
+    """Return the locked file; None where another process has it, or it was replaced meanwhile."""
+    beside = _beside(path)
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StartError(f"state {path} cannot be locked: {beside}: {error.strerror}") from None
-    try:
-        _lock(descriptor, path, patience)
-    except OSError as error:
-        os.close(descriptor)
-        raise StartError(f"state {path} cannot be locked: {beside}: {error.strerror}") from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(beside, descriptor):
+            return descriptor
+    except BlockingIOError:
+        pass
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    os.close(descriptor)
+    return None
 
 
-def _lock(descriptor: int, path: Path, patience: Patience) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if patience.ends():
-                raise held_elsewhere(path, patience) from None
-        else:
-            return
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -16,11 +16,13 @@ from exporter.store import database, rows
 from exporter.store.ages import Ages, checkpoint, first_ages
 from exporter.store.database import Damaged
 from exporter.store.lock import Patience, held_elsewhere, hold
+from exporter.store.schema import transaction
 from exporter.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exporter.store.lock import Lock
     from exporter.store.rows import Skip
     from exporter.tracking.memory import Memory
     from exporter.tracking.record import Moment
@@ -65,10 +67,10 @@ class Opening:
         try:
             return self._mended(path, lock)
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
-    def _mended(self, path: Path, lock: int) -> tuple[Store, Memory]:
+    def _mended(self, path: Path, lock: Lock) -> tuple[Store, Memory]:
         try:
             return self._patiently(path, lock)
         except Damaged as error:
@@ -80,7 +82,7 @@ class Opening:
         except Damaged as error:
             raise StartError(f"state {path} is damaged as soon as it is made: {error}") from None
 
-    def _patiently(self, path: Path, lock: int) -> tuple[Store, Memory]:
+    def _patiently(self, path: Path, lock: Lock) -> tuple[Store, Memory]:
         while True:
             try:
                 return self._now(path, lock)
@@ -88,7 +90,7 @@ class Opening:
                 if self.patience.ends():
                     raise held_elsewhere(path, self.patience) from None
 
-    def _now(self, path: Path, lock: int) -> tuple[Store, Memory]:
+    def _now(self, path: Path, lock: Lock) -> tuple[Store, Memory]:
         with database.ours(path):
             if not database.make_file(path) and path.stat().st_size == 0:
                 log.warning("state file is empty: begun anew", path=str(path))
@@ -122,16 +124,13 @@ def _go_on(connection: sqlite3.Connection, now: Moment, first: Ages | None) -> A
 
     The write lock is taken in any case, so that who holds it, or a file that cannot be written, is met at the start.
     """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         kept = rows.read_checkpoint(connection)
         if kept is not None:
             return kept.ages(now)
         ages = first or first_ages(now)
         rows.write_checkpoint(connection, checkpoint(ages, now))
         return ages
-    finally:
-        connection.execute("COMMIT")
 
 
 def _log_skipped(environment: str, row: str, error: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from exporter.errors import StartError
-from exporter.store import portable
+from exporter.store import database, portable
 from exporter.store.merge import merge
 from exporter.store.opening import Opening
 
@@ -41,7 +41,8 @@ def _commit(store: Store, changes: Changes) -> None:
     try:
         store.commit(changes, lambda _tried: False)
     except (sqlite3.Error, OSError) as error:
-        raise StartError(f"state {store.path} cannot be written, nothing was imported: {error}") from None
+        problem = database.told(error, store.path)
+        raise StartError(f"state {store.path} cannot be written, nothing was imported: {problem}") from None
 
 
 def _told(here: Memory, taken: Memory, changes: Changes) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from exporter.store import database
 from exporter.tracking.messages import Saved
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Writer:
         try:
             self._store.commit(changes, self._patient)
         except (sqlite3.Error, OSError) as error:
-            self._tell(str(error))
+            self._tell(database.told(error, self._store.path))
             ok = False
         else:
             self._waiting = None

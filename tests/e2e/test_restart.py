@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import requests
 import yaml
 from chaos import http, serving
-from programs import KEY, TOKEN, WEB, Exporter, Starter, free_port, until
+from programs import KEY, TOKEN, WEB, Exporter, Starter, do_without, free_port, until
 
 from exporter.knock.simulator import Simulator, replies
 
@@ -623,22 +624,26 @@ def test_it_ends_in_time_while_the_database_is_locked(knock: Simulator, start: S
     assert exporter.register([accepted, late]).status_code == 200
 
 
+def second_on(state: Path, knock: Simulator, start: Starter) -> Exporter:
+    folder = start.folder / "second"
+    folder.mkdir()
+    other = Starter(folder)
+    other.use_token()
+    other.whole["storage"] = {"path": str(state)}
+    second = other.run(f"--config.file={other.configure(knock.url)}", "--web.listen-address=127.0.0.1:0")
+    start.started.append(second)
+    return second
+
+
 def test_a_second_exporter_on_the_same_state_gives_up_after_ten_seconds(
-    knock: Simulator, start: Starter, kept: Path, tmp_path: Path
+    knock: Simulator, start: Starter, kept: Path
 ) -> None:
     operation = endless(knock)
     first = start(knock.url, polling=QUICK)
     assert first.register([operation]).status_code == 200
-    (tmp_path / "second").mkdir()
-    other = Starter(tmp_path / "second")
-    other.whole = {"storage": {"path": str(kept)}}
-    file = other.configure(knock.url)
     began = time.monotonic()
-    second = other.run(f"--config.file={file}", "--web.listen-address=127.0.0.1:0")
-    try:
-        assert second.wait(20) == 1
-    finally:
-        other.end()
+    second = second_on(kept, knock, start)
+    assert second.wait(20) == 1
     assert 10.0 <= time.monotonic() - began < 10.0 + 3.0
     assert second.output == (
         f"state {kept} is held by another process, for 10 s now: end it, or give each its own storage.path\n"
@@ -646,6 +651,46 @@ def test_a_second_exporter_on_the_same_state_gives_up_after_ten_seconds(
     first.kill()
     third = start(knock.url, polling=QUICK)
     until(lambda: third.values("knock_bulk_operation_up") == {operation: 1.0}, "nothing was lost by that")
+
+
+def test_a_lock_that_was_removed_is_taken_again(knock: Simulator, start: Starter, kept: Path) -> None:
+    exporter = start(knock.url, [endless(knock)], polling=QUICK)
+    lock = kept.with_name("state.db.lock")
+    lock.unlink()
+    exporter.said('level=warning event="the lock of the state was removed: taken again"')
+    assert exporter.register([endless(knock)]).json()["durable"] is True
+    assert second_on(kept, knock, start).wait(20) == 1
+
+
+def test_a_process_whose_lock_another_one_took_ends(knock: Simulator, start: Starter, kept: Path) -> None:
+    first = start(knock.url, [endless(knock)], polling=QUICK)
+    first.signal(signal.SIGSTOP)
+    kept.with_name("state.db.lock").unlink()
+    second = second_on(kept, knock, start)
+    second.urls()
+    first.signal(signal.SIGCONT)
+    assert first.wait(20) == 1
+    (said,) = first.said("level=error.*")
+    assert f'error="state {kept} is held by another process: the file of the lock was removed"' in said
+    assert "Traceback" not in first.output
+    assert second.register([endless(knock)]).json()["durable"] is True
+
+
+FULL_DISK = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
+
+
+@pytest.mark.parametrize("size", ["8k", "32k", "64k"])
+def test_a_full_disk_at_the_start_is_told(knock: Simulator, start: Starter, tmp_path: Path, size: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    start.whole["storage"] = {"path": str(disk / "state.db")}
+    alone = ("unshare", "--map-root-user", "--mount", "sh", "-c", FULL_DISK, "sh", size, str(disk))
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
+        do_without("a disk of its own cannot be mounted here")
+    command = (*alone, sys.executable, "-m", "exporter", f"--config.file={start.configure(knock.url)}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"state {disk}/state.db cannot be used: .*disk is full\)?\n", done.stderr)
 
 
 def in_the_middle(content: bytes) -> bytes:
