@@ -51,18 +51,18 @@ class Slices:
         self._others[what] = job
         self._go_on(now)
 
-    def step(self, now: Moment) -> None:
+    def step(self, now: Moment, *, urgent_only: bool = False) -> None:
         """Do some of it."""
         self._left = SLICES_A_STEP
-        self._go_on(now)
+        self._go_on(now, urgent_only=urgent_only)
 
     def finish_urgent(self, now: Moment) -> None:
         """Do all that somebody waits for: this is the end."""
         while self._urgent:
-            self.step(now)
+            self.step(now, urgent_only=True)
 
-    def _go_on(self, now: Moment) -> None:
-        while self._left > 0 and self.waiting:
+    def _go_on(self, now: Moment, *, urgent_only: bool = False) -> None:
+        while self._left > 0 and (self._urgent or (self._others and not urgent_only)):
             self._left -= 1
             what = None if self._urgent else next(iter(self._others))
             try:

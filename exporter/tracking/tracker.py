@@ -240,7 +240,8 @@ class Tracker:
     def advance(self, now: Moment) -> float:
         """Start what is due and publish; return when to come back (monotonic)."""
         self.stepped_at, self._activity.heartbeat = now
-        self._intake.slices.step(now)
+        # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
+        self._intake.slices.step(now, urgent_only=now.mono >= self._next_publish)
         lanes = self._environments.lanes
         starts = [math.inf if self._stopping else self._start_due(lane, now) for lane in lanes]
         self._keep_house(now)
