@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from exporter.config.checks import check
 from exporter.config.effective import effective_yaml
-from exporter.config.files import check_files, named_files
+from exporter.config.files import check_files
 from exporter.config.models import ConfigKeys
 from exporter.config.resolve import resolve
 from exporter.config.selection import only
@@ -35,7 +35,6 @@ from exporter.config.settings import (
 )
 from exporter.config.wording import reworded
 from exporter.config.yaml_source import Found, no_garbage_collection, read_document
-from exporter.errors import ConfigError
 from exporter.files import is_pipe
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ __all__ = [
     "TokenSource",
     "effective_yaml",
     "load",
-    "references",
 ]
 
 PIPE_SECONDS = 30.0  # decrypting asks a service of keys first
@@ -84,15 +82,6 @@ def _load(path: Path, environ: Mapping[str, str], names: Sequence[str], pipe_sec
         raise document.error(str(path), found)
     settings = resolve(keys, folder)
     return only(settings, names) if names else settings
-
-
-def references(path: Path, names: Sequence[str] = ()) -> frozenset[Path]:
-    """Return the files that a configuration names, whatever else is wrong with it; none where it cannot be read."""
-    try:
-        document = read_document(path)
-    except ConfigError:
-        return frozenset()
-    return frozenset(named_files(document, path.parent, names))
 
 
 def _validate(data: object) -> tuple[ConfigKeys | None, list[Found]]:

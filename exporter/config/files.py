@@ -32,37 +32,21 @@ def check_files(
     With `names`, only what these environments need: the others' keys may be somewhere else.
     """
     top = plain.mapping(document.data)
-    for loc, level in _references(top, names):
-        if loc[-1] == "ca_file":
-            yield from _authorities(loc, level, folder)
-        else:
-            yield from _key(loc, level, folder, environ)
-    yield from _storage(("storage", "path"), plain.mapping(top.get("storage")), folder)
-
-
-def named_files(document: Document, folder: Path, names: Collection[str] = ()) -> Iterator[Path]:
-    """Return the paths of keys, tokens and certificates, and of the folder of the state, as far as they can be told."""
-    top = plain.mapping(document.data)
-    for loc, level in _references(top, names):
-        if (key := str(loc[-1])).endswith("_file") and plain.fits(values.check_path, level.get(key)):
-            yield folder / str(level[key])
-    if plain.fits(values.check_path, path := plain.mapping(top.get("storage")).get("path")):
-        yield (folder / str(path)).parent
-
-
-def _references(top: dict[str, Any], names: Collection[str]) -> Iterator[tuple[Loc, dict[str, Any]]]:
     for loc, environment in plain.environments(top):
         if names and environment.get("name") not in names:
             continue
-        for key in (*KEY_SOURCES, "ca_file"):
-            yield (*loc, key), environment
+        for key in KEY_SOURCES:
+            yield from _key((*loc, key), environment, folder, environ)
+        yield from _authorities((*loc, "ca_file"), environment, folder)
         for place, source in plain.http_sources(loc, environment):
-            for key in ("bearer_token_file", "ca_file"):
-                yield (*place, key), source
+            yield from _key((*place, "bearer_token_file"), source, folder, environ)
+            yield from _authorities((*place, "ca_file"), source, folder)
     for loc, token in plain.tokens(top):
         scope = plain.texts(token.get("environments")) or [settings.ALL_ENVIRONMENTS]
-        if not names or {settings.ALL_ENVIRONMENTS, *names}.intersection(scope):
-            yield (*loc, "token_file"), token
+        if names and not {settings.ALL_ENVIRONMENTS, *names}.intersection(scope):
+            continue
+        yield from _key((*loc, "token_file"), token, folder, environ)
+    yield from _storage(("storage", "path"), plain.mapping(top.get("storage")), folder)
 
 
 def key_source(key: str, value: str, folder: Path) -> KeySource:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter import files
-from exporter.errors import StartError
 from exporter.knock.connect import connect
 from exporter.knock.pool import FetchPool
 
@@ -33,11 +31,7 @@ class Outlet(NamedTuple):
 
 
 def _traits(each: Environment) -> tuple[object, ...]:
-    try:
-        authorities = files.pem(each.ca_file) if each.ca_file is not None else None
-    except OSError as error:
-        raise StartError(f"{each.ca_file}: {error.strerror}") from None
-    connection = (each.base_url, each.branch, each.ca_file, authorities, each.proxy, each.proxy_from_environment)
+    connection = (each.base_url, each.branch, each.ca_file, each.proxy, each.proxy_from_environment)
     return (*connection, each.timeout, each.max_in_flight)
 
 

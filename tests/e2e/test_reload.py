@@ -7,14 +7,12 @@ import os
 import random
 import re
 import signal
-import ssl
 import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,58 +130,6 @@ def test_a_bad_file_changes_nothing_and_is_told(
     write(file, environment("production", knock.url, operation))
     ask(exporter)
     until(lambda: exporter.value(SUCCESSFUL) == 1, "good again", WATCH_SECONDS)
-
-
-def test_a_key_that_comes_after_the_configuration_that_names_it_is_found(
-    knock: Simulator, start: Starter, file: Path
-) -> None:
-    write(file, environment("production", knock.url, endless(knock.world)))
-    exporter = run(start, file)
-    other = endless(knock.world)
-    write(file, environment("staging", knock.url, other, api_key_file="staging.key"))
-    until(lambda: exporter.value(SUCCESSFUL) == 0, "the key is missing", WATCH_SECONDS)
-    (start.folder / "staging.key").write_text(KEY)
-    until(lambda: shown(exporter) == {other}, "the environment is watched", WATCH_SECONDS)
-    assert len(exporter.said("configuration not reloaded")) == 1
-
-
-def test_authorities_that_changed_in_their_file_are_trusted(start: Starter, file: Path) -> None:
-    former, present = trustme.CA(), trustme.CA()
-    authorities = start.folder / "ca.pem"
-    former.cert_pem.write_to_path(authorities)
-    with tls_knock(present) as url:
-        write(file, environment("production", url, "123e4567-e89b-12d3-a456-426614174000", ca_file="ca.pem"))
-        exporter = run(start, file)
-        failures = "knock_exporter_poll_failures_total"
-        until(lambda: (exporter.value(failures, reason="tls") or 0) > 0, "it is not trusted")
-        present.cert_pem.write_to_path(authorities)
-        until(lambda: exporter.value("knock_up") == 1, "it is trusted", 2 * WATCH_SECONDS)
-
-
-class _Missing(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b'{"code":"resource_missing","message":"none","status":404,"type":"api_error"}'
-        self.send_response(HTTPStatus.NOT_FOUND)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def tls_knock(authority: trustme.CA) -> Iterator[str]:
-    """Serve a Knock that knows no operation, with a certificate of this authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Missing) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"https://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def test_a_post_is_told_what_came_of_it(knock: Simulator, start: Starter, file: Path) -> None:
