@@ -115,7 +115,7 @@ class Daemon:
             self._port.look,
         ]
         if (reloading := self._reloading) is not None:
-            checks.append(lambda: reloading.look(time.time()))
+            checks.append(lambda: reloading.look(clock()))
         return Housekeeping(checks, [self._keys.answer, lambda: self._sources.step(clock())], clock)
 
     def _make_threads(self) -> list[threading.Thread]:
@@ -163,7 +163,7 @@ class Daemon:
 
     def _reload(self, reloading: Reloading, reply: ReloadReply) -> None:
         broken = self._port.look(whole=True)  # who asks says that the files are written
-        reloading.reload(lambda problem, conflict: reply(problem or broken, conflict))
+        reloading.reload(clock(), lambda problem, conflict: reply(problem or broken, conflict))
 
     def _apply(self, config: Config) -> None:
         """Put a configuration in force. Raises StartError, and then nothing has changed."""

@@ -166,6 +166,21 @@ def test_a_post_is_refused_unless_it_is_allowed(knock: Simulator, start: Starter
     assert exporter.value(RELOADED_AT) == loaded
 
 
+def test_a_key_that_comes_after_its_configuration_is_taken_by_itself(
+    knock: Simulator, start: Starter, file: Path
+) -> None:
+    operation = endless(knock.world)
+    production = environment("production", knock.url, operation)
+    write(file, production)
+    exporter = run(start, file)
+    write(file, production, environment("staging", knock.url, operation, api_key_file="late.key"))
+    until(lambda: exporter.value(SUCCESSFUL) == 0, "the key is missed", WATCH_SECONDS)
+    replace(start.folder / "late.key", KEY)
+    until(lambda: exporter.value("knock_up", knock_environment="staging") == 1, "it is watched", WATCH_SECONDS)
+    assert exporter.value(SUCCESSFUL) == 1
+    assert exporter.output.count("configuration not reloaded") == 1
+
+
 # Each change counts.
 
 
