@@ -110,6 +110,7 @@ class Daemon:
     def _make_housekeeping(self) -> Housekeeping:
         checks: list[Callable[[], object]] = [
             self._keys.look,
+            lambda: self._outlets.look(self._config.environments, self._keys.key_of, time.time()),
             lambda: self._sources.look(clock()),
             self._look_at_tokens,
             self._port.look,

@@ -158,6 +158,11 @@ class KeyWatch:
         self.problem: str | None = None  # of the last look, for the log
 
     @property
+    def current(self) -> Secret:
+        """The key as it was last told."""
+        return self._current
+
+    @property
     def unsettled(self) -> bool:
         """Whether the last look saw another content that may not be whole yet."""
         return self._candidate is not None
