@@ -113,12 +113,13 @@ class Daemon:
     def _make_housekeeping(self) -> Housekeeping:
         checks: list[Callable[[], object]] = [
             self._keys.look,
+            lambda: self._outlets.look(self._config.environments, self._keys.key_of, time.time()),
             lambda: self._sources.look(clock()),
             self._look_at_tokens,
             self._port.look,
         ]
         if (reloading := self._reloading) is not None:
-            checks.append(lambda: reloading.look(time.time()))
+            checks.append(lambda: reloading.look(clock()))
         return Housekeeping(checks, [self._keys.answer, lambda: self._sources.step(clock())], clock)
 
     def _make_threads(self) -> list[threading.Thread]:
@@ -172,7 +173,7 @@ class Daemon:
 
     def _reload(self, reloading: Reloading, reply: ReloadReply) -> None:
         broken = self._port.look(whole=True)  # who asks says that the files are written
-        reloading.reload(lambda problem, conflict: reply(problem or broken, conflict))
+        reloading.reload(clock(), lambda problem, conflict: reply(problem or broken, conflict))
 
     def _apply(self, config: Config) -> None:
         """Put a configuration in force. Raises StartError, and then nothing has changed."""

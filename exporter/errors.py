@@ -24,6 +24,10 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEY = re.compile(r"\b(sk|pk)_[^\s\"',;}\]]+")
 
@@ -66,11 +70,17 @@ class Problem:
 
 
 class ConfigError(ExporterError):
-    """A configuration that cannot be used, with its problems in the order of the file, and how many more there are."""
+    """A configuration that cannot be used, with its problems in the order of the file, and how many more there are.
 
-    def __init__(self, source: str, problems: tuple[Problem, ...], more: int = 0) -> None:
+    `mended_by` are the files that it names and that may mend all of it; none where it has to be changed itself.
+    """
+
+    def __init__(
+        self, source: str, problems: tuple[Problem, ...], more: int = 0, mended_by: tuple[Path, ...] = ()
+    ) -> None:
         self.source = source
         self.problems = problems
+        self.mended_by = mended_by
         lines = [str(problem) for problem in problems] + ([f"and {more} more"] if more else [])
         super().__init__("\n".join(f"{source}: {line}" for line in lines))
 

@@ -15,7 +15,7 @@ from exporter.tracking.messages import KeyRead
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from exporter.keys import KeyWatch
+    from exporter.keys import KeyWatch, Secret
     from exporter.tracking.record import Moment
 
     Job = Callable[[], object]
@@ -111,6 +111,10 @@ class KeyLooks:
     def use(self, watches: Mapping[str, KeyWatch]) -> None:
         """Watch these from now on."""
         self._watches = watches
+
+    def key_of(self, name: str) -> Secret:
+        """Return the key of an environment as the tracker was last told."""
+        return self._watches[name].current
 
     def look(self) -> None:
         """Read all; tell of those that changed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exporter import files
+from exporter.files import SETTLED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,6 @@ _NO_KEYS = (
     (re.compile(r"c2tf[A-Za-z0-9+/_-]+=*$"), "is encoded in base64 (decode it first)"),  # as what begins with sk_ is
 )
 MAX_KEY_BYTES = 4096
-SETTLED_SECONDS = 1.0  # a file not written to for this long is taken as whole
 
 
 class Secret:
@@ -156,6 +156,11 @@ class KeyWatch:
         self._current = current
         self._candidate: Secret | None = None
         self.problem: str | None = None  # of the last look, for the log
+
+    @property
+    def current(self) -> Secret:
+        """The key as it was last told."""
+        return self._current
 
     @property
     def unsettled(self) -> bool:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter import config, files
 from exporter.config.yaml_source import BYTES_MOST
-from exporter.errors import ExporterError, StartError
-from exporter.keys import SETTLED_SECONDS
+from exporter.errors import ConfigError, ExporterError, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from exporter.config import Config
+    from exporter.tracking.record import Moment
 
     Verdict = Callable[[str | None, bool], None]
+
+RETRY_SECONDS, RETRY_SECONDS_MOST = 5.0, 60.0  # many ids take seconds to load
 
 log = structlog.get_logger()
 
@@ -42,11 +44,11 @@ class ConfigFile:
         self._environments = environments
         self._storage = storage
         self._loaded = False
-        self._seen = self._content()
-        self._candidate: bytes | None = None
+        self._watch = files.Watch([path], partial(files.digest, most=BYTES_MOST))
 
     def load(self) -> Config:
         """Read and check all of it. Raises ConfigError, or StartError for an environment that is not in it."""
+        self._watch.note()
         if self._loaded and files.is_pipe(self._path):
             raise NeedsRestart(f"{self._path}: is a pipe, which was read at the start (restart to load another one)")
         # Once it runs, no pipe that has taken the file's place may hold up the reader.
@@ -55,65 +57,82 @@ class ConfigFile:
         self._loaded = True
         return replace(loaded, storage=self._storage) if self._storage is not None else loaded
 
-    def _content(self) -> bytes:
-        try:
-            return hashlib.sha256(files.read(self._path, BYTES_MOST)).digest()
-        except OSError:
-            return b""  # as good as any other content: loading it says what is wrong
-
-    def note(self) -> None:
-        """Take what the file holds now as seen."""
-        self._seen, self._candidate = self._content(), None
-
     def changed(self, wall: float) -> bool:
-        """Whether the file holds something new, and whole: not written to for a second, or the same in two looks."""
-        found = self._content()
-        if found == self._seen:
-            self._candidate = None
-            return False
-        if found != self._candidate and self._age(wall) < SETTLED_SECONDS:
-            self._candidate = found
-            return False
-        self._seen, self._candidate = found, None
-        return True
+        """Whether the file holds something new, and whole."""
+        return self._watch.changed(wall)
 
-    def _age(self, wall: float) -> float:
-        try:
-            return wall - self._path.stat().st_mtime
-        except OSError:
-            return 0.0
+
+class _Retry:
+    """When to try again what failed: once one of these files has changed, else after pauses that grow."""
+
+    def __init__(self, problem: str, named: Iterable[Path], now: Moment) -> None:
+        self.problem = problem
+        self._named = files.Watch(named)
+        self._pause = RETRY_SECONDS
+        self._due = now.mono + self._pause
+
+    def is_due(self, now: Moment) -> bool:
+        return self._named.changed(now.wall) or now.mono >= self._due
+
+    def failed_again(self, now: Moment) -> None:
+        self._pause = min(2 * self._pause, RETRY_SECONDS_MOST)
+        self._due = now.mono + self._pause
 
 
 class Reloading:
-    """Loads the configuration anew; the old one stays in force wherever the new one cannot be used.
+    """Loads the configuration again; the old one stays wherever the new one cannot be used.
 
     `apply` puts a configuration in force, or raises an ExporterError and changes nothing; `failed` is told of each
-    attempt that went wrong.
+    attempt that went wrong. What something other than the file itself may mend is tried again.
     """
 
     def __init__(self, file: ConfigFile, apply: Callable[[Config], None], failed: Callable[[], None]) -> None:
         self._file = file
         self._apply = apply
         self._failed = failed
+        self._retry: _Retry | None = None
 
-    def look(self, wall: float) -> None:
-        """Reload if the file has changed."""
-        if self._file.changed(wall):
-            self.reload()
+    def look(self, now: Moment) -> None:
+        """Reload if the file has changed, or if the last attempt may work by now."""
+        if self._file.changed(now.wall):
+            self.reload(now)
+        elif self._retry is not None and self._retry.is_due(now):
+            self._attempt(now)
 
-    def reload(self, reply: Verdict = lambda _problem, _conflict: None) -> None:
+    def reload(self, now: Moment, reply: Verdict = lambda _problem, _conflict: None) -> None:
         """Reload now; `reply` gets what is wrong (None: nothing), and whether a restart would take it."""
-        self._file.note()
+        self._retry = None
+        self._attempt(now, reply)
+
+    def _attempt(self, now: Moment, reply: Verdict = lambda _problem, _conflict: None) -> None:
         try:
             self._apply(self._file.load())
         except ExporterError as error:
             self._failed()
-            log.error("configuration not reloaded, the old one stays in force", error=str(error))  # noqa: TRY400 - expected
+            if self._plan(str(error), _outside(error), now):
+                log.error("configuration not reloaded, the old one stays in force", error=str(error))  # noqa: TRY400 - expected
             reply(str(error), isinstance(error, NeedsRestart))
-        except BaseException:
+        except BaseException as error:
             self._failed()
+            self._plan(type(error).__name__, (), now)
             reply("unexpected error, see the log", False)  # noqa: FBT003 - no restart would help
             raise
         else:
+            self._retry = None
             log.info("configuration reloaded")
             reply(None, False)  # noqa: FBT003 - nothing is wrong
+
+    def _plan(self, problem: str, named: tuple[Path, ...] | None, now: Moment) -> bool:
+        """Plan the next attempt (`named` None: there is none); return whether it is another problem than the last."""
+        if self._retry is not None and self._retry.problem == problem:
+            self._retry.failed_again(now)
+            return False
+        self._retry = None if named is None else _Retry(problem, named, now)
+        return True
+
+
+def _outside(error: ExporterError) -> tuple[Path, ...] | None:
+    """Return the files that may mend an error; None where nothing can but a change of the configuration."""
+    if isinstance(error, ConfigError):
+        return error.mended_by or None
+    return None if isinstance(error, NeedsRestart) else ()

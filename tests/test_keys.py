@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.keys import SETTLED_SECONDS, InvalidKey, KeySource, KeyWatch, Secret, doubt, parse_key
+from exporter.files import SETTLED_SECONDS
+from exporter.keys import InvalidKey, KeySource, KeyWatch, Secret, doubt, parse_key
 
 OLD, NEW = "sk_test_old", "sk_test_new"
 WALL = 1_700_000_000.0

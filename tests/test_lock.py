@@ -328,6 +328,16 @@ def test_what_is_broken_is_told_once_and_not_taken(house: House, broken: Callabl
     assert (lock.config, lock.context) == before
 
 
+def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(house: House) -> None:
+    lock = house.lock(USERS)
+    house.write(TLS.replace("cert.pem", "late.pem") + USERS)
+    for _ in range(3):
+        assert "late.pem: No such file" in str(lock.look())
+    house.path.with_name("cert.pem").rename(house.path.with_name("late.pem"))
+    assert lock.look() is None
+    spoken(lock, client())
+
+
 def test_another_problem_is_told_as_well(house: House) -> None:
     lock = house.lock(TLS)
     with capture_logs() as logs:

@@ -65,11 +65,12 @@ def _key(loc: Loc, level: dict[str, Any], folder: Path, environ: Mapping[str, st
     value = level.get(key)
     if not plain.fits(_SHAPES.get(key, values.check_path), value):
         return
+    source = key_source(key, str(value), folder)
     try:
-        key_source(key, str(value), folder).read(environ)
+        source.read(environ)
     except InvalidKey as error:
         hint = f"; {_FOLDER}" if str(error).endswith(os.strerror(errno.ENOENT)) else _HINTS.get(key, "")
-        yield Found(loc, f"{error}{hint}")
+        yield Found(loc, f"{error}{hint}", file=source.file)
 
 
 def _authorities(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Found]:
@@ -80,10 +81,10 @@ def _authorities(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Foun
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=files.pem(path))
     except (ssl.SSLError, ValueError):
-        yield Found(loc, f"{path}: holds no certificates (expected PEM)")
+        yield Found(loc, f"{path}: holds no certificates (expected PEM)", file=path)
     except OSError as error:
         hint = f" ({_FOLDER})" if isinstance(error, FileNotFoundError) else ""
-        yield Found(loc, f"{path}: {error.strerror}{hint}")
+        yield Found(loc, f"{path}: {error.strerror}{hint}", file=path)
 
 
 def _storage(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Found]:
@@ -93,8 +94,8 @@ def _storage(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Found]:
     path = folder / str(value)
     try:
         if path.is_dir():
-            yield Found(loc, f"{path}: is a folder (name a file in it, e.g. {path / 'state.db'})")
+            yield Found(loc, f"{path}: is a folder (name a file in it, e.g. {path / 'state.db'})", file=path)
         elif not path.parent.is_dir():
-            yield Found(loc, f"{path.parent}: is no folder (make it first; {_FOLDER})")
+            yield Found(loc, f"{path.parent}: is no folder (make it first; {_FOLDER})", file=path.parent)
     except OSError as error:
-        yield Found(loc, f"{path}: {error.strerror} ({_FOLDER})")
+        yield Found(loc, f"{path}: {error.strerror} ({_FOLDER})", file=path)

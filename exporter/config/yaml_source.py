@@ -49,12 +49,14 @@ _SCRAP = re.compile(r"(['\"]).*\1", re.DOTALL)
 class Found(NamedTuple):
     """A problem before its place is looked up; `line` only where it is not the line of `loc`.
 
-    A `message` that takes a while to word is made when it is shown.
+    A `message` that takes a while to word is made when it is shown. `file` is what may mend it without a change of the
+    configuration.
     """
 
     loc: Loc
     message: str | Callable[[], str]
     line: int | None = None
+    file: Path | None = None
 
 
 class NoDocument(ConfigError):
@@ -91,7 +93,9 @@ class Document:
         """Make the error of what was found, in the order of the file: PROBLEMS_SHOWN, and how many more."""
         placed = sorted(((each.line or self.line(each.loc), each) for each in found), key=lambda pair: pair[0])
         shown = tuple(self._problem(each) for _, each in placed[:PROBLEMS_SHOWN])
-        return ConfigError(source, shown, len(placed) - len(shown))
+        files_at_fault = tuple(each.file for _, each in placed if each.file is not None)
+        mended_by = files_at_fault if len(files_at_fault) == len(placed) else ()
+        return ConfigError(source, shown, len(placed) - len(shown), mended_by)
 
     def _problem(self, found: Found) -> Problem:
         """Look up where it is and make sure that it shows no key."""

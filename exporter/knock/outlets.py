@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
+from exporter import files
+from exporter.errors import StartError
 from exporter.knock.connect import connect
 from exporter.knock.pool import FetchPool
+from exporter.tracking.messages import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +23,16 @@ if TYPE_CHECKING:
     from exporter.tracking.messages import Answered, Request
 
 
+log = structlog.get_logger()
+
+_digest = partial(files.digest, most=files.PEM_BYTES_MOST)
+
+
 class Outlet(NamedTuple):
-    """A client and the threads that use it; `traits` are the settings that both were made with."""
+    """A client and the threads that use it; `traits` are the settings that both were made with, and the CA file."""
 
     traits: tuple[object, ...]
+    ca_file: files.Watch
     client: Client
     pool: FetchPool
 
@@ -32,16 +44,26 @@ class Outlet(NamedTuple):
 
 def _traits(each: Environment) -> tuple[object, ...]:
     connection = (each.base_url, each.branch, each.ca_file, each.proxy, each.proxy_from_environment)
-    return (*connection, each.timeout, each.max_in_flight)
+    return (*connection, each.timeout, each.max_in_flight, each.ca_file and _digest(each.ca_file))
+
+
+def _close(outlets: Mapping[str, Outlet], kept: Mapping[str, Outlet]) -> None:
+    for name, outlet in outlets.items():
+        if outlet is not kept.get(name):
+            outlet.close()
 
 
 class Outlets:
-    """One for each environment, by name; large answers of all take their places in one `room`."""
+    """One for each environment, by name. `deliver` is the tracker's inbox.
 
-    def __init__(self, deliver: Callable[[Answered], None], room: Room) -> None:
+    Large answers of all take their places in one `room`.
+    """
+
+    def __init__(self, deliver: Callable[[Answered | Exchange], None], room: Room) -> None:
         self._deliver = deliver
         self._room = room
-        self._outlets: Mapping[str, Outlet] = {}
+        self._outlets: Mapping[str, Outlet] = {}  # of the tracker's thread
+        self._prepared = self._outlets  # what those will be once all that was prepared is in place
 
     def fetch(self, request: Request) -> float:
         """Send a request and return 0, or the seconds after which there may be room for its answer; never blocks."""
@@ -55,29 +77,51 @@ class Outlets:
         self._outlets[environment].client.use_key(key)
 
     def prepare(self, environments: Iterable[Environment], keys: Mapping[str, Secret]) -> Callable[[], None]:
-        """Make what other settings need, and return what puts it in place; that never blocks.
+        """Make what other settings or CA files need, and return what puts it in place; that never blocks.
 
         Raises StartError for settings that cannot be used on this machine; nothing has changed then.
         """
-        fresh = {each.name: self._outlet(each, keys[each.name]) for each in environments}
+        fresh: dict[str, Outlet] = {}
+        try:
+            for each in environments:
+                fresh[each.name] = self._outlet(each, keys[each.name])
+        except BaseException:
+            _close(fresh, self._prepared)
+            raise
+        self._prepared = fresh
 
         def switch() -> None:
-            old, self._outlets = self._outlets, fresh
             for name, outlet in fresh.items():
-                if outlet is old.get(name):
-                    outlet.client.use_key(keys[name])
-            for name, outlet in old.items():
-                if outlet is not fresh.get(name):
-                    outlet.close()
+                outlet.client.use_key(keys[name])
+            self._put_in_place(fresh)
 
         return switch
 
+    def look(self, environments: Iterable[Environment], key_of: Callable[[str], Secret], wall: float) -> None:
+        """Use the CA files that have changed; one that is broken leaves the old authorities trusted."""
+        for each in environments:
+            if not self._prepared[each.name].ca_file.changed(wall):
+                continue
+            try:
+                outlet = self._outlet(each, key_of(each.name))
+            except StartError as error:
+                log.warning("ca_file cannot be used, keeping the old one", environment=each.name, error=str(error))
+                continue
+            if outlet is not self._prepared[each.name]:
+                self._prepared = fresh = {**self._prepared, each.name: outlet}
+                self._deliver(Exchange(partial(self._put_in_place, fresh)))
+                log.info("using the changed ca_file", environment=each.name)
+
+    def _put_in_place(self, fresh: Mapping[str, Outlet]) -> None:
+        old, self._outlets = self._outlets, fresh
+        _close(old, fresh)
+
     def _outlet(self, environment: Environment, key: Secret) -> Outlet:
+        ca_file = files.Watch([environment.ca_file] if environment.ca_file else [], _digest)
         traits = _traits(environment)
-        present = self._outlets.get(environment.name)
+        present = self._prepared.get(environment.name)
         if present is not None and present.traits == traits:
             return present
         client = connect(environment, key, self._room)
-        return Outlet(
-            traits, client, FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
-        )
+        pool = FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
+        return Outlet(traits, ca_file, client, pool)

@@ -159,6 +159,13 @@ class Reconfigure:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """What sends the requests is exchanged, with the same settings; `switch` as with `Reconfigure`."""
+
+    switch: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A commit of state was tried: the one of `Changes.number`."""
 
@@ -176,7 +183,9 @@ class Close:
     """Publish the last view and end."""
 
 
-Message = Answered | KeyRead | Listed | Reread | Unread | Register | Release | Reconfigure | Saved | Stop | Close
+Message = (
+    Answered | KeyRead | Listed | Reread | Unread | Register | Release | Reconfigure | Exchange | Saved | Stop | Close
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from exporter.tracking.memory import Memory
 from exporter.tracking.messages import (
     Answered,
     Close,
+    Exchange,
     KeyRead,
     Listed,
     Reconfigure,
@@ -119,6 +120,8 @@ class Tracker:
                 self._reception.take(message, now)
             case Reconfigure():
                 self._reconfigure(message, now)
+            case Exchange():
+                message.switch()
             case Saved():
                 self._take_saved(message, now)
             case Stop():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from exporter.errors import ConfigError, StartError
-from exporter.keys import SETTLED_SECONDS
+from exporter.files import SETTLED_SECONDS
 from exporter.web.tls import Pems, make_context, read_pems
 from exporter.web.web_config import WebConfig, load
 

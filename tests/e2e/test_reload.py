@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import ssl
 import threading
 import time
 from collections import defaultdict
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import trustme
 import yaml
+from chaos import answering, http, serving
 from programs import KEY, WEB, until
 
 from exporter.knock.simulator import Simulator, World
@@ -164,6 +166,37 @@ def test_a_post_is_refused_unless_it_is_allowed(knock: Simulator, start: Starter
     assert refused.status_code == HTTPStatus.FORBIDDEN
     assert "--web.enable-lifecycle" in refused.text
     assert exporter.value(RELOADED_AT) == loaded
+
+
+def test_a_key_that_comes_after_its_configuration_is_taken_by_itself(
+    knock: Simulator, start: Starter, file: Path
+) -> None:
+    operation = endless(knock.world)
+    production = environment("production", knock.url, operation)
+    write(file, production)
+    exporter = run(start, file)
+    write(file, production, environment("staging", knock.url, operation, api_key_file="late.key"))
+    until(lambda: exporter.value(SUCCESSFUL) == 0, "the key is missed", WATCH_SECONDS)
+    replace(start.folder / "late.key", KEY)
+    until(lambda: exporter.value("knock_up", knock_environment="staging") == 1, "it is watched", WATCH_SECONDS)
+    assert exporter.value(SUCCESSFUL) == 1
+    assert exporter.output.count("configuration not reloaded") == 1
+
+
+def test_a_ca_file_that_changes_is_trusted_by_itself(start: Starter, file: Path) -> None:
+    operation, authority = "123e4567-e89b-12d3-a456-426614174000", trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca_file = start.folder / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca_file)
+    with serving(answering(http(json.dumps({"id": operation, "status": "processing"}))), context) as knock:
+        write(file, environment("production", knock.url, operation, ca_file="ca.pem"))
+        exporter = run(start, file)
+        until(lambda: exporter.value("knock_exporter_poll_failures_total", reason="tls"), "it is not trusted")
+        replace(ca_file, authority.cert_pem.bytes().decode())
+        patience = WATCH_SECONDS + 20.0  # what failed once or twice is asked again after 10 s or 20 s
+        until(lambda: exporter.values("knock_bulk_operation_up") == {operation: 1}, "it is trusted", patience)
+    assert exporter.output.count("using the changed ca_file") == 1
 
 
 # Each change counts.
