@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from model import KEY, Model, environment, ids, running
+from model import KEY, Disk, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
 from exporter.tracking.messages import Listed, Reconfigure, Request
@@ -115,6 +115,43 @@ def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_its_
     model.run(1)
     assert shown == [2000, 2000]
     assert tracked(model) == 2000
+
+
+def advance(model: Model) -> None:
+    """Take one step, which takes some time."""
+    model.tracker.advance(model.now)
+    if model.disk is not None and (saved := model.disk.write()) is not None:
+        model.tell(saved)
+    model.mono += 0.03
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.3])
+def test_no_view_shows_a_part_of_a_reload(pause: float, *, kept: bool) -> None:
+    model = Model(Config((environment(operations=MANY[:100]),)), always_running, disk=Disk() if kept else None)
+    model.run(1)
+    model.mono += pause
+    replies: list[bool] = []
+    config = Config((environment(operations=MANY[100:600]),))
+    model.tell(Reconfigure(config, {"production": KEY}, lambda: None, lambda: replies.append(True)))
+    shown = []
+    while not replies:
+        advance(model)
+        shown.append(model.value("knock_exporter_operations"))
+    assert set(shown) == {100, 500}
+
+
+def test_a_reload_of_very_many_holds_views_up_for_a_second_at_most() -> None:
+    model = Model(Config((environment(),)), always_running)
+    model.run(1)
+    model.tell(
+        Reconfigure(Config((environment(operations=ids(6000)),)), {"production": KEY}, lambda: None, lambda: None)
+    )
+    before, began = len(model.views), model.mono
+    while len(model.views) == before:
+        advance(model)
+    assert model.mono - began < 1.2
+    assert tracked(model) < 6000
 
 
 def test_an_environment_that_is_removed_takes_its_list_with_it() -> None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from exporter.tracking.slices import Job
 
 PUBLISH_SECONDS = 0.1
+RELOAD_SECONDS = 1.0  # in which a reload is taken in before a view may show a part of it
 STEP_SECONDS = 1.0  # the heart beats at least this often
 SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
@@ -100,6 +101,7 @@ class Tracker:
         self._gallery = Gallery()
         self._situations: tuple[Situation, ...] = ()
         self._next_publish = -math.inf
+        self._view_waits_until = -math.inf
         self._next_round = now.mono + ROUND_SECONDS
 
     @property
@@ -135,6 +137,7 @@ class Tracker:
         message.switch()
         self._environments.configure(message.config, message.keys, now)
         self._show_next(now)
+        self._view_waits_until = now.mono + RELOAD_SECONDS
         self._reloads.append(message.reply)
         self._intake.slices.put("reload", self._reply_when_shown(), now)
 
@@ -148,6 +151,7 @@ class Tracker:
         """Answer when all that the configuration lists is shown: this comes after its lists."""
         now = yield
         self._show_next(now)
+        self._view_waits_until = -math.inf
         self._replies += self._reloads
         self._reloads = []
 
@@ -298,11 +302,16 @@ class Tracker:
         if now.mono >= self._next_publish:
             self._next_publish = now.mono + PUBLISH_SECONDS
             self._set_gauges()
-            if self._book.changed and self._journal.shows_at_once(now.mono):
+            if self._has_news(now) and self._journal.shows_at_once(now.mono):
                 self._journal.show(self._render(now))
-        self._journal.step(now, self._recall, lambda: self._render(now) if self._book.changed else None)
-        waits = self._next_publish if self._book.changed and self._journal.shows_at_once(now.mono) else math.inf
-        return min(waits, self._journal.next_step(now.mono, changed=self._book.changed))
+        self._journal.step(now, self._recall, lambda: self._render(now) if self._has_news(now) else None)
+        changed = self._has_news(now)
+        waits = self._next_publish if changed and self._journal.shows_at_once(now.mono) else math.inf
+        return min(waits, self._journal.next_step(now.mono, changed=changed))
+
+    def _has_news(self, now: Moment) -> bool:
+        """Whether there is something to show that may be shown."""
+        return self._book.changed and now.mono >= self._view_waits_until
 
     def _render(self, now: Moment) -> View:
         self._situations = self._look_around(now)

@@ -357,14 +357,15 @@ def test_a_list_that_is_renamed_into_place_counts_whole(
             unseen = writers.folder / f".list.{form}.tmp"
             unseen.write_text(written(form, lists[form][:part]))
             unseen.rename(writers.file(form))
-        steps: list[float] = []
+        steps: list[list[float]] = []
 
-        def whole(part: int = part, steps: list[float] = steps) -> bool:
-            steps.extend(followed(exporter))
-            return steps[-3:] == [float(part)] * 3
+        def whole(part: int = part, steps: list[list[float]] = steps) -> bool:
+            steps.append(followed(exporter))
+            return steps[-1] == [float(part)] * 3
 
         until(whole, "all are followed", FILE_SECONDS)
-        assert steps == sorted(steps)  # a long list is taken in slices, and none of it leaves again
+        for of_file in zip(*steps, strict=True):
+            assert list(of_file) == sorted(of_file)  # a long list is taken in slices, and none of it leaves again
     assert file_failures(exporter) == 0
 
 
