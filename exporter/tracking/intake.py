@@ -290,11 +290,11 @@ class Intake:
         ended = (each for name in self._askers for each in self._book.of(name) if each.final or each.lost)
         self._departures.begin_anew((each, self._leaves_at(each)) for each in ended)
 
-    def next_step(self) -> float:
-        """Return when `step` has something to do (monotonic; inf: nothing is planned)."""
-        if self._waiting and len(self._book) < self.limit:
-            return -NEVER
-        return self._departures.next
+    def next_step(self, next_round: float) -> float:
+        """Return when `step` has something to do (monotonic; inf: nothing is planned); rounds look for room."""
+        if not self._waiting:
+            return self._departures.next
+        return -NEVER if len(self._book) < self.limit else min(self._departures.next, next_round)
 
     def step(self, now: Moment) -> None:
         """Retire what has had its time, forget tombstones that are too old, and let in what waits for room."""

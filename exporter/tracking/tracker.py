@@ -245,13 +245,13 @@ class Tracker:
     # What goes out.
 
     def advance(self, now: Moment) -> float:
-        """Start what is due and publish; return when to come back (monotonic)."""
+        """Start what is due and publish; return when there is more to do (monotonic; inf: when a message comes)."""
         self.stepped_at, self._activity.heartbeat = now
         # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
         self._intake.slices.step(now, urgent_only=now.mono >= self._next_publish)
+        self._keep_house(now)
         lanes = self._environments.lanes
         starts = [math.inf if self._stopping else self._start_due(lane, now) for lane in lanes]
-        self._keep_house(now)
         idle = not any(asker.in_flight for asker in self._environments.askers.values())
         if self._stopping and idle and not self._journal.holds:
             self.ended = True
@@ -262,13 +262,11 @@ class Tracker:
             return now.mono
         if self._intake.slices.waiting:
             starts.append(now.mono)
-        return min(
-            now.mono + STEP_SECONDS, self._publish(now), self._intake.next_step(), self._book.next_hiding(), *starts
-        )
+        return min(self._publish(now), self._intake.next_step(self._next_round), self._book.next_hiding(), *starts)
 
     def _keep_house(self, now: Moment) -> None:
         self._book.hide_due(now)
-        if now.mono >= min(self._next_round, self._intake.next_step()):
+        if now.mono >= min(self._next_round, self._intake.next_step(self._next_round)):
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
             self._environments.forget_old(now)
@@ -358,7 +356,7 @@ def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Momen
             settled = tracker.operations
             gc.freeze()  # else each of some full collections while they grow to 50,000 holds all threads for 0.2 s
         try:
-            message = inbox.get(timeout=max(0.0, wake - clock().mono))
+            message = inbox.get(timeout=min(STEP_SECONDS, max(0.0, wake - clock().mono)))
             for _ in range(MESSAGES_A_STEP):
                 tracker.handle(message, clock())
                 message = inbox.get_nowait()
