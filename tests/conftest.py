@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent / "e2e"))  # for programs.py, also when none of that folder is run
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
     from browser import Visits
     from playwright.sync_api import Browser
+
+
+settings.register_profile("busy machines", deadline=None)
+settings.load_profile("busy machines")
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model import WALL, Model, environment, ids, running
 from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest
@@ -80,7 +80,6 @@ def test_the_format_is_the_one_preferred_and_text_when_in_doubt(accept: str, for
     assert choose_format(accept) is form
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="application/openmetrics-text;version=1.0.0q*, ", max_size=80)))
 def test_no_header_is_too_odd(accept: str) -> None:
     assert choose_format(accept) in Format
@@ -103,7 +102,6 @@ def test_labels_are_escaped_as_prometheus_client_does(value: str) -> None:
     assert Format.OPENMETRICS.encode(registry).decode().endswith(f"{ours}# EOF\n")
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_labels_come_back_as_they_were(value: str) -> None:
     text = f"# TYPE g gauge\ng{{{encode_labels({'one': value})}}} 1.0\n# EOF\n"
@@ -148,7 +146,6 @@ CHANGES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(CHANGES)
 def test_the_board_holds_what_a_dict_would(changes: list[object]) -> None:
     board, naive, published = Board(), dict[int, bytes](), list[tuple[object, list[bytes]]]()

@@ -61,7 +61,6 @@ RANKS = st.one_of(st.none(), st.tuples(st.integers(0, 2), st.integers(0, 3)))
 MOVES = st.lists(st.tuples(st.sampled_from("abcdefgh"), RANKS), max_size=60)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 5), MOVES)
 def test_the_shelf_shows_the_first_by_rank_and_tells_each_change(
     limit: int, moves: list[tuple[str, tuple[int, int] | None]]
@@ -188,7 +187,7 @@ STATUSES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from(["all", "active", "none"]), st.integers(1, 4), STATUSES)
 def test_what_metrics_shows_is_what_a_sort_would_show(
     mode: PerOperation, limit: int, steps: list[tuple[str, Status, int]]
@@ -240,7 +239,6 @@ def test_label_values_are_short_and_printable(text: str, fits: object) -> None:
     assert Admission(1).admit(text) == (text if fits else "other")
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_whatever_is_admitted_can_be_written(text: str) -> None:
     admitted = Admission(1).admit(text)

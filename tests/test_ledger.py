@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model import WALL, environment, ids, running
 from prometheus_client import CollectorRegistry
@@ -56,7 +56,6 @@ NEW = record.handed_over(KEY, "default", (), at(0).now, POLLING)
 # Growth.
 
 
-@settings(deadline=None)
 @given(answers=st.lists(st.tuples(COUNTS, COUNTS, COUNTS), max_size=30), from_birth=st.booleans())
 def test_what_is_counted_is_the_growth_of_the_highest_value(
     answers: list[tuple[int | None, int | None, int | None]], *, from_birth: bool
@@ -109,7 +108,6 @@ def test_an_end_counts_if_it_was_seen_or_is_ours_from_birth() -> None:
 # Ordered.
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(-1e9, 1e9)), max_size=60))
 def test_an_ordered_multiset_is_a_sorted_list(steps: list[tuple[bool, float]]) -> None:
     ordered, naive = Ordered(), list[float]()
@@ -141,7 +139,6 @@ def test_a_frozen_copy_stays() -> None:
 # Histograms.
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(0, 1e6), st.sampled_from(QUEUE_BUCKETS)), max_size=30))
 def test_a_histogram_is_what_prometheus_client_makes_of_it(durations: list[float]) -> None:
     ours, registry = Histogram(QUEUE_BUCKETS), CollectorRegistry()
@@ -267,7 +264,6 @@ def gauges(cell: Cell) -> tuple[object, ...]:
     )
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_kept_sums_are_what_adding_up_anew_would_give(
     steps: list[tuple[int, dict[str, object] | KnockError, float]],
@@ -310,7 +306,6 @@ def assert_sums(book: Book) -> None:
     assert sum(float(line.rpartition(" ")[2]) for line in stale) == sum(each.active for each in book.of("production"))
 
 
-@settings(deadline=None)
 @given(st.lists(FIELDS, max_size=12), st.integers(0, 11))
 def test_what_is_taken_away_leaves_no_trace(records: list[dict[str, object]], kept: int) -> None:
     shares = [share(after(NEW, number, **fields)) for number, fields in enumerate(records)]

@@ -45,13 +45,13 @@ def checked(case: Case[Any], **request: Any) -> None:
 
 
 @schema.include(method="GET").parametrize()
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 def test_reading(case: Case[Any]) -> None:
     checked(case)
 
 
 @schema.include(method="GET").parametrize()
-@settings(max_examples=2, deadline=None, derandomize=True)
+@settings(max_examples=2, derandomize=True)
 @pytest.mark.parametrize("operation_id", LISTED)
 def test_reading_what_is_there(case: Case[Any], operation_id: str) -> None:
     known = {"environment": "production", "id": operation_id}
@@ -61,7 +61,7 @@ def test_reading_what_is_there(case: Case[Any], operation_id: str) -> None:
 
 
 @schema.exclude(method="GET").parametrize()
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @pytest.mark.parametrize("token", [TOKEN, "not-the-token"])
 def test_registering(case: Case[Any], token: str) -> None:
     case.path_parameters["environment"] = "production"

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config import Polling
@@ -90,7 +90,6 @@ def test_a_late_start_is_caught_up_by_5_ms_in_all() -> None:
     assert pacer.next_start == pytest.approx(100.0 - 0.005 + 1 / 9.85)
 
 
-@settings(deadline=None)
 @given(st.floats(0.2, 200), st.lists(st.floats(0, 0.3), min_size=20, max_size=300))
 def test_no_second_passes_the_limit_however_late_the_starts(limit: float, delays: list[float]) -> None:
     pacer, now, times = Pacer(limit), 0.0, []
@@ -297,7 +296,6 @@ ENTRIES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(ENTRIES, st.floats(0, 5000))
 def test_the_agenda_hands_out_all_that_is_due_nearly_in_order(
     planned: list[tuple[float, float, PollClass]], now: float
@@ -347,7 +345,6 @@ def test_an_absent_class_leaves_its_slots_to_the_others(waiting: list[PollClass]
         assert Counter(turns.choose(waiting) for _ in range(sum(shares.values()))) == shares
 
 
-@settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from(list(PollClass)), min_size=1), max_size=60))
 def test_whoever_comes_and_goes_only_those_waiting_are_chosen_and_no_debt_grows(rounds: list[set[PollClass]]) -> None:
     turns = Turns()

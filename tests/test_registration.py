@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from desk import CONFIG, HEADERS, STAGING_TOKEN, FakeDesk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 
@@ -598,19 +598,16 @@ def survives(content: bytes, kind: str, query: str = "") -> None:
 
 
 @given(anything)
-@settings(deadline=None)
 def test_any_document_is_answered(document: Any) -> None:
     survives(json.dumps(document).encode(), JSON)
 
 
 @given(st.binary(), st.sampled_from([JSON, TEXT]))
-@settings(deadline=None)
 def test_any_bytes_are_answered(content: bytes, kind: str) -> None:
     survives(content, kind)
 
 
 @given(st.dictionaries(st.sampled_from(["group", "again", "label.team"]) | st.text(), st.text(), max_size=3))
-@settings(deadline=None)
 def test_any_query_is_answered(query: dict[str, str]) -> None:
     sent = {name.encode(errors="replace"): value.encode(errors="replace") for name, value in query.items()}
     survives(json.dumps([A]).encode(), JSON, f"?{httpx.QueryParams({k.decode(): v.decode() for k, v in sent.items()})}")

@@ -291,9 +291,9 @@ def test_the_examples_of_the_documentation_can_be_read() -> None:
     ids=["targets", "merges", "sources of a merge"],
 )
 def test_aliases_do_not_blow_up(text: str) -> None:
-    start = time.monotonic()
+    begun = time.process_time()
     assert problem(text, Form.YAML)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - begun < 10  # minutes where they do
 
 
 # Files that are cut off
@@ -376,8 +376,11 @@ def in_json(ids: list[str]) -> str:
 @pytest.mark.parametrize(
     ("form", "write"), [(Form.TEXT, in_text), (Form.YAML, in_yaml), (Form.JSON, in_json)], ids=["text", "yaml", "json"]
 )
-def test_fifty_thousand_ids_take_a_second(form: Form, write: Callable[[list[str]], str]) -> None:
-    content = write([str(uuid.UUID(int=each)) for each in range(1, 50_001)]).encode()
-    start = time.monotonic()
-    assert len(parse(content, form, LABELS)) == 50_000
-    assert time.monotonic() - start < 5  # 0.1 to 0.6 s; machines under load are slower
+def test_ten_times_as_many_ids_cost_ten_times_as_much(form: Form, write: Callable[[list[str]], str]) -> None:
+    def seconds(count: int) -> float:
+        content = write([str(uuid.UUID(int=each)) for each in range(1, count + 1)]).encode()
+        begun = time.process_time()
+        assert len(parse(content, form, LABELS)) == count
+        return time.process_time() - begun
+
+    assert min(seconds(50_000) for _ in range(2)) < 30 * min(seconds(5_000) for _ in range(4))

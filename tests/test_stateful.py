@@ -350,7 +350,6 @@ TestExporter = Exporter.TestCase
 TestExporter.settings = settings(
     max_examples=12,
     stateful_step_count=20,
-    deadline=None,
     derandomize=True,
     phases=(Phase.generate,),  # shrinking replays hours of virtual time a thousand times
     suppress_health_check=list(HealthCheck),

@@ -20,7 +20,7 @@ from exporter.tracking.roster import API, Naming, Source
 
 KEY = OperationKey("production", "123e4567-e89b-12d3-a456-426614174000")
 AS_IT_IS = Ages(0.0)
-FEWER = settings(max_examples=40, deadline=None)
+FEWER = settings(max_examples=40)
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 COUNTS = st.integers(0, MAX_COUNT)

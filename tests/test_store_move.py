@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model import WALL, ids, running
 from test_store import CELL, ENVIRONMENT, Clock, impatient, kept, key
@@ -271,7 +271,6 @@ def may_count(side: Kept, place: int, value: int) -> int:
     return max(0, value - mark)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES)
 def test_nothing_is_counted_that_either_side_may_have_counted(
     before: Kept | Tombstone, taken: Kept | Tombstone
@@ -295,7 +294,6 @@ def test_nothing_is_counted_that_either_side_may_have_counted(
     assert all(naming in after.namings for side in followed for naming in side.namings)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES)
 def test_to_import_the_same_again_changes_nothing(before: Kept | Tombstone, taken: Kept | Tombstone) -> None:
     after = settled(before, taken)

@@ -49,7 +49,6 @@ NOT_OF_SCHEMAS = re.compile(
 )
 many = settings(
     max_examples=30,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.generate,),  # a smaller example of a failure would take Helm an hour

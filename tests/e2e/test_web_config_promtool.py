@@ -192,9 +192,7 @@ def _beyond(config: dict[str, object]) -> bool:
     ) or (tls.get("client_auth_type") == "RequireAndVerifyClientCert" and not authorities)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(config=CONFIGS)
 def test_any_file_is_judged_alike(promtool: Verdict, folder: Path, config: dict[str, object]) -> None:
     path = folder / "any.yaml"
