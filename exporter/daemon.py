@@ -48,9 +48,11 @@ if TYPE_CHECKING:
     from exporter.web.lifecycle import ReloadReply
 
 TICK_SECONDS = 1.0
+END_SECONDS = 4.0  # for all that is waited for at the end
 LAST_ANSWERS_SECONDS = 1.5
+WRITE_SECONDS = 1.0  # of the end, kept for the writer however long the tracker takes
+SERVE_SECONDS = 0.5  # the same, for answers under way
 SHOWN_SECONDS = 6.0  # for the view of a new configuration
-JOIN_SECONDS = 1.0
 SWITCH_SECONDS = 0.001  # how long a thread may keep others from running
 
 log = structlog.get_logger()
@@ -273,17 +275,22 @@ class Daemon:
 
     def _close(self, reason: str) -> None:
         self._ending = True
+        ends_at = time.monotonic() + END_SECONDS
+
+        def left(kept: float = 0.0) -> float:
+            return max(0.0, ends_at - kept - time.monotonic())
+
         log.info("ending", reason=reason)
         tracker = self._threads[0]
         self._inbox.put(Stop())
         tracker.join(LAST_ANSWERS_SECONDS)
         self._inbox.put(Close())
-        tracker.join(JOIN_SECONDS)
+        tracker.join(left(WRITE_SECONDS + SERVE_SECONDS))
         self._housekeeping.stop()
         if self._writer is not None:
             self._writer.stop()
-            self._threads[-1].join(JOIN_SECONDS)
-        self._port.close()
+            self._threads[-1].join(left(SERVE_SECONDS))
+        self._port.close(left)
         log.info("ended")
 
 

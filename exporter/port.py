@@ -70,12 +70,12 @@ class Port:
     def _tls(self) -> bool:
         return self._lock.context is not None
 
-    def close(self) -> None:
-        """Stop to listen, and give answers under way their time."""
+    def close(self, left: Callable[[], float]) -> None:
+        """Stop to listen, and give answers under way their time, at most the seconds that are `left`."""
         for server in self._servers:
             server.ask_to_stop()  # all at once: together they have the time of one
         for server in self._servers:
-            server.stop()
+            server.stop(left())
 
 
 def _shown(host: str, port: int) -> str:

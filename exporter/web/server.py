@@ -134,13 +134,13 @@ class WebServer:
         """Stop listening, and give answers under way their time; does not wait."""
         self._stopping = self._server.should_exit = True
 
-    def stop(self) -> None:
-        """Stop, and return once answers under way have had their time."""
+    def stop(self, seconds: float = END_SECONDS + 0.5) -> None:
+        """Stop, and return once answers under way have had their time, after so many seconds at the latest."""
         uvicorn_log = logging.getLogger("uvicorn.error")
         level = uvicorn_log.level
         uvicorn_log.setLevel("CRITICAL")  # else a traceback for each answer that is cut off
         self.ask_to_stop()
-        self._thread.join(END_SECONDS + 0.5)
+        self._thread.join(seconds)
         if not self._thread.is_alive():
             uvicorn_log.setLevel(level)
 

@@ -20,6 +20,8 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.knock.simulator import Clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -254,6 +256,15 @@ class Starter:
     def end(self) -> None:
         for program in self.started:
             program.end()
+
+
+class Hands:
+    """A simulator's clock that is moved by hand, so that nothing changes before a test has seen how it was."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        began = time.time()
+        self.clock = Clock(lambda: self.passed, lambda: began + self.passed)
 
 
 class Relay:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
+import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from chaos import answering, http, serving
-from programs import KEY, WEB, Exporter, until
+from programs import KEY, WEB, Exporter, Hands, free_port, until
 from structlog.testing import capture_logs
 
 from exporter import config
 from exporter.daemon import Daemon
+from exporter.heartbeats import Heartbeats
 from exporter.knock.simulator import Simulator, World, faults
+from exporter.logs import FLUSH_SECONDS
+from exporter.operation import OperationKey
 from exporter.port import Flags
-from exporter.tracking.messages import Listed
+from exporter.tracking.memory import Changes
+from exporter.tracking.messages import Exchange, Listed
+from exporter.tracking.record import Moment
 from exporter.tracking.roster import CONFIG
 
 if TYPE_CHECKING:
@@ -38,6 +47,7 @@ pytestmark = pytest.mark.e2e
 QUICK = {"processing": "100ms", "queued": "100ms", "slowest": "200ms"}
 ROTATION_SECONDS = 12.0
 END_SECONDS = 5.0
+LOADING_SECONDS = 240.0  # for tens of thousands of operations on a busy machine
 OTHER_KEY = "sk_test_fedcba9876543210"
 LOGFMT = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\]|\\.)*"|[^" ]*) ?)+')
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -55,21 +65,16 @@ def many(knock: Simulator, count: int) -> list[str]:
 
 
 def test_it_follows_an_operation_to_its_end_and_then_lets_it_be(knock: Simulator, start: Starter) -> None:
+    hands = Hands()
+    knock.world.clock = hands.clock
     story = knock.world.create("users.identify", rows=100, errors=3, queue_seconds=2.0, rows_per_second=50.0)
     other = many(knock, 1)[0]
     exporter = start(knock.url, [story, other], polling=QUICK)
     assert exporter.get("/-/healthy").status_code == exporter.get("/-/ready").status_code == 200
 
-    seen: list[str] = []
-
-    def completed() -> bool:
-        for status in ("queued", "processing", "completed"):
-            if exporter.value("knock_bulk_operation_status", operation_id=story, status=status) == 1:
-                seen.extend([status] if seen[-1:] != [status] else [])
-        return seen[-1:] == ["completed"]
-
-    until(completed, f"completed, not only {seen}")
-    assert seen == ["queued", "processing", "completed"]
+    for status, passed in {"queued": 0.0, "processing": 3.0, "completed": 4.0}.items():
+        hands.passed = passed
+        until(lambda now=status: exporter.value("knock_bulk_operation_status", operation_id=story, status=now), status)  # type: ignore[misc] # mypy
     assert exporter.value("knock_bulk_operation_rows_processed", operation_id=story) == 100
     assert exporter.value("knock_bulk_operation_errors", operation_id=story) == 3
     assert exporter.value("knock_bulk_operations_finished_total", status="completed") == 1
@@ -146,6 +151,48 @@ def test_it_ends_in_time_while_a_password_is_checked(knock: Simulator, start: St
     assert time.monotonic() - began < END_SECONDS - 1.5  # well before the check is done
 
 
+def list_many(start: Starter, count: int) -> list[str]:
+    """Write a list of so many ids, and return the patterns that find it."""
+    ids = (f"00000000-0000-4000-8000-{number:012x}\n" for number in range(count))
+    (start.folder / "ids.txt").write_text("".join(ids))
+    return ["ids.txt"]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_it_ends_in_time_while_a_long_list_comes_in(start: Starter, stored: bool) -> None:  # noqa: FBT001 - pytest passes it
+    start.whole["max_operations"] = 200_000
+    state = start.keep_state() if stored else None
+    exporter = start(NOWHERE, operations_files=list_many(start, 100_000))
+    shown = until(lambda: exporter.value("knock_exporter_operations"), "the first have come in", LOADING_SECONDS)
+    assert shown < 100_000
+    began = time.monotonic()
+    exporter.signal()
+    assert exporter.wait() == 0
+    assert time.monotonic() - began < END_SECONDS
+    assert "Traceback" not in exporter.output
+    if state is not None:
+        with closing(sqlite3.connect(state)) as database:
+            (kept,) = database.execute("SELECT count(*) FROM operations").fetchone()
+        assert shown <= kept < 100_000
+
+
+def test_it_ends_in_time_while_pages_wait(start: Starter) -> None:
+    exporter = start(NOWHERE, operations_files=list_many(start, 40_000))
+    until(lambda: exporter.value("knock_exporter_operations") == 40_000, "all have come in", LOADING_SECONDS)
+    address = ("127.0.0.1", int(exporter.url.rpartition(":")[2]))
+    with ExitStack() as asking:
+        pages = [asking.enter_context(closing(socket.create_connection(address))) for _ in range(8)]
+        for number, page in enumerate(pages):
+            page.sendall(f"GET /?q={number}&sort=name HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        made, _, _ = select.select(pages, [], [], LOADING_SECONDS)
+        assert 0 < len(made) < len(pages)
+        began = time.monotonic()
+        exporter.signal()
+        assert exporter.wait() == 0
+    assert time.monotonic() - began < END_SECONDS
+    assert "Traceback" not in exporter.output
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", ["click/core.py", "pydantic/main.py", "structlog/__init__.py"])
 def test_a_signal_while_it_is_loaded_ends_it_well(start: Starter, module: str, number: signal.Signals) -> None:
@@ -178,14 +225,17 @@ def test_a_standard_error_that_nobody_reads_holds_up_neither_the_polls_nor_the_e
 
 
 @pytest.fixture
-def _signals_as_before() -> Iterator[None]:
+def _process_as_before() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    of_uvicorn = logging.getLogger("uvicorn.error")
+    level = of_uvicorn.level
     yield
+    of_uvicorn.setLevel(level)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.usefixtures("_process_as_before")
 def test_a_thread_that_crashes_ends_the_process_with_one_line(knock: Simulator, start: Starter) -> None:
     daemon = Daemon(config.load(start.configure(knock.url), {}), Flags([("127.0.0.1", 0)]), {})
     daemon._inbox.put(Listed("production", CONFIG, None))  # type: ignore[arg-type] # that is the fault
@@ -193,6 +243,50 @@ def test_a_thread_that_crashes_ends_the_process_with_one_line(knock: Simulator, 
         assert daemon.run() == 1
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["thread crashed, ending"]
     assert lines[-2]["reason"] == "tracker crashed"
+
+
+@pytest.mark.usefixtures("_process_as_before")
+def test_all_that_hangs_shares_one_time_to_end(start: Starter) -> None:
+    start.keep_state()
+    addresses = [("127.0.0.1", free_port()) for _ in range(2)]
+    daemon = Daemon(
+        config.load(start.configure(NOWHERE), {}), Flags(addresses[:1], health_listen_address=addresses[1]), {}
+    )
+    over, began = threading.Event(), 0.0
+
+    def end() -> None:
+        nonlocal began
+        began = time.monotonic()
+        daemon.end("all hang")
+
+    all_hang = threading.Barrier(4, end, timeout=60.0)
+
+    def hang() -> None:
+        all_hang.wait()
+        over.wait()
+
+    class HangingKey(OperationKey):
+        def __iter__(self) -> Iterator[str]:
+            hang()
+            return super().__iter__()
+
+    class HangingHeartbeats(Heartbeats):
+        def problem(self) -> None:
+            hang()
+
+    assert daemon._writer is not None
+    daemon._inbox.put(Exchange(hang))
+    daemon._writer.save(Changes(0, Moment(0.0, 0.0), operations={HangingKey("production", ""): None}))
+    daemon._heartbeats = HangingHeartbeats({}, time.monotonic())
+    with ExitStack() as asking:
+        for address in addresses:
+            probe = asking.enter_context(closing(socket.create_connection(address)))
+            probe.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert daemon.run() == 0
+        assert time.monotonic() - began < END_SECONDS - FLUSH_SECONDS
+        over.set()
+        for thread in daemon._threads:
+            thread.join()
 
 
 # What it refuses.
