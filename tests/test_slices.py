@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from exporter.operation import Operation
     from exporter.tracking.record import Moment
 
-MANY = ids(3000, seed=7)
+MANY = ids(1000, seed=7)
 FIRST = ids(1)[0]
 MOST_A_STEP = 240  # operations taken in between two looks at what is due
 SOURCES = [CONFIG, Source(SourceKind.FILES, "/ids.txt"), Source(SourceKind.HTTP, "https://app.example/operations")]
@@ -62,12 +62,12 @@ def test_a_long_list_comes_and_goes_in_slices(source: Source) -> None:
 
 
 def test_at_the_start_too() -> None:
-    model = Model(Config((environment(operations=MANY), environment("staging", ids(3000)))), always_running)
+    model = Model(Config((environment(operations=MANY), environment("staging", ids(1000)))), always_running)
     assert tracked(model) <= MOST_A_STEP
     assert max(steps(model)) <= MOST_A_STEP
     model.run(1)
-    assert tracked(model) == 6000
-    assert model.value("knock_exporter_operations", knock_environment="production") == 3000
+    assert tracked(model) == 2000
+    assert model.value("knock_exporter_operations", knock_environment="production") == 1000
 
 
 def test_asking_goes_on_while_a_list_comes_in() -> None:
@@ -92,11 +92,11 @@ def test_a_registration_does_not_wait_for_a_list() -> None:
 
 def test_a_registration_of_many_is_answered_whole() -> None:
     model = Model(Config((environment(),)), always_running)
-    answers = model.register(*MANY[:1000])
+    answers = model.register(*MANY[:500])
     assert not answers
     assert tracked(model) <= MOST_A_STEP
     model.run(0.1)
-    assert [each.id for each in answers[0].taken] == MANY[:1000]
+    assert [each.id for each in answers[0].taken] == MANY[:500]
 
 
 def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_its_place() -> None:
@@ -111,10 +111,10 @@ def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_its_
 
     reconfigure(MANY)
     assert not shown
-    reconfigure(MANY[1000:])
+    reconfigure(MANY[500:])
     model.run(1)
-    assert shown == [2000, 2000]
-    assert tracked(model) == 2000
+    assert shown == [500, 500]
+    assert tracked(model) == 500
 
 
 def advance(model: Model) -> None:
@@ -163,14 +163,14 @@ def test_an_environment_that_is_removed_takes_its_list_with_it() -> None:
 
 
 def test_another_pace_is_taken_in_slices_and_loses_nobody() -> None:
-    config = Config((environment(operations=MANY, rate_limit=200.0, max_in_flight=300),))
+    config = Config((environment(operations=MANY, rate_limit=100.0, max_in_flight=300),))
     model = Model(config, always_running)
-    model.run(30)
+    model.run(15)
     polling = replace(Polling(), slowest=30.0)
     changed = Config((replace(config.environments[0], polling=polling),))
     model.tell(Reconfigure(changed, {"production": KEY}, lambda: None, lambda: None))
     model.run(40)
-    late = {each.id for each in model.sent if each.sent_at > 1030}
+    late = {each.id for each in model.sent if each.sent_at > 1015}
     assert late == set(MANY)
 
 
