@@ -87,20 +87,20 @@ def test_the_size_is_that_of_the_answer() -> None:
 @pytest.mark.parametrize(
     ("item", "count"),
     [
-        (lambda number: f'{{"id":"user_{number}","collection":"users"}}', 100_000),
-        (lambda _number: '{"a":1}', 200_000),
-        (lambda _number: "[]", 200_000),
-        (lambda number: f'{{"collection":"{number:x}"}}', 100_000),
+        (lambda number: f'{{"id":"user_{number}","collection":"users"}}', 20_000),
+        (lambda _number: '{"a":1}', 40_000),
+        (lambda _number: "[]", 40_000),
+        (lambda number: f'{{"collection":"{number:x}"}}', 20_000),
     ],
 )
 def test_many_failed_items_cost_little_memory(item: Any, count: int) -> None:
     operation, peak = _read_with_peak(_many(item, count))
     assert operation.error_items == count
-    assert peak < 24 * 2**20
+    assert peak < 5 * 2**20
 
 
 def test_an_object_of_many_keys_costs_no_memory() -> None:
-    keys = ",".join(f'"{number:x}":1' for number in range(100_000))
+    keys = ",".join(f'"{number:x}":1' for number in range(20_000))
     operation, peak = _read_with_peak(f'{json.dumps(RECORD)[:-1]},"x":{{{keys}}}}}')
     assert operation.status is Status.PROCESSING
-    assert peak < 2**20
+    assert peak < 2**18
