@@ -65,6 +65,16 @@ def panels(file: Path) -> list[dict[str, Any]]:
     return [panel for panel in json.loads(file.read_text())["panels"] if panel["type"] != "row"]
 
 
+def counting() -> list[dict[str, Any]]:
+    """Return the panels that show how much happened in each step."""
+    everything = [panel for file in DASHBOARDS for panel in panels(file)]
+    return [
+        panel
+        for panel in everything
+        if panel["type"] == "heatmap" or panel["fieldConfig"]["defaults"].get("custom", {}).get("drawStyle") == "bars"
+    ]
+
+
 def of_dashboards() -> list[Query]:
     """Return the queries of all panels and annotations."""
     found = []
