@@ -37,6 +37,13 @@ ODD_FROM_ONE: Steps = ((None, GREEN), (1, ORANGE))
 GRAPH_WIDTH, GRAPH_HEIGHT = 12, 8
 NUMBER_WIDTH, NUMBER_HEIGHT = 3, 4
 SHORTEST_STEP = "1m"  # of panels that count; shorter ones would mostly be empty
+# The instances that started or reloaded since the last step: what they have counted is all growth, where the counter
+# is new or fell. Not those that were scraped before; 5 minutes, since Prometheus looks as far back for a last scrape.
+_CONFIGURED = "knock_exporter_config_last_reload_success_timestamp_seconds"
+_STARTED = (
+    f"{_CONFIGURED} > time() - $__interval_ms / 1000 - 300"
+    f" unless {_CONFIGURED} == last_over_time({_CONFIGURED}[5m] offset $__interval)"
+)
 
 
 @dataclass(frozen=True)
@@ -68,13 +75,13 @@ def growth(counter: str, *by: str) -> str:
     """Return by how much a counter grew in each step, by these labels; the steps add up to the whole growth.
 
     Those of `increase` do not: its range is longer than a step and counts twice, or misses what falls between two
-    ranges, and it extrapolates. Not counted: the first step of an instance, and the step in which it restarts.
+    ranges, and it extrapolates. Groups and names count from 0 when they appear, so series are summed first. So do
+    instances that have just started, but not those that are only new to Prometheus.
     """
-    # New groups and names count from 0 where their instance was there before, so series are summed first.
     known = ", ".join(dict.fromkeys(("job", "instance", "knock_environment", *by)))
     now, before = (f"sum by ({known}) ({counter}{offset})" for offset in ("", " offset $__interval"))
     shown = f"sum by ({', '.join(by)})" if by else "sum"
-    return f"{shown} (clamp_min({now} - {before}, 0))"
+    return f"{shown} ({now} - {before} >= 0 or {now} and on (job, instance) ({_STARTED}))"
 
 
 def number(title: str, description: str, query: str, unit: str, steps: Steps = PLAIN) -> stat.Panel:

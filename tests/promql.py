@@ -18,7 +18,7 @@ MONITORING, RUNBOOKS = ROOT / "monitoring", ROOT / "docs" / "runbooks"
 DASHBOARDS = sorted((MONITORING / "dashboards").glob("*.json"))
 RULES = sorted((MONITORING / "rules").glob("*.yaml"))
 # What Grafana puts in; those of the user come from the test.
-BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__interval": "15s"}
+BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__interval": "15s", "__interval_ms": "15000"}
 _FAMILY = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|", re.MULTILINE)
 _ACROSS = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|.*\| (sum|min|max) \|$", re.MULTILINE)
 

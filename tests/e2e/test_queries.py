@@ -101,30 +101,38 @@ def test_every_record_has_a_value(mode: str, stack: Stack) -> None:
 
 STEP, STEPS = 60, 20
 LABELS = dict.fromkeys(("knock_environment", "name", "status", "reason", "label", "source", "le"), "1")
+CONFIGURED = "knock_exporter_config_last_reload_success_timestamp_seconds"
 
 
 def scrapes(names: set[str], every: int, end: float) -> tuple[list[str], int]:
     """Return scrapes of counters that grow now and then, and how much growth of each name steps can show."""
     last = STEPS * STEP // every
-    middle = last // 2 + 1  # the first scrape of a step
-    step = range(middle, middle + max(1, STEP // every))
+    middle, each_step = last // 2 + 1, max(1, STEP // every)  # the first scrape of a step, and how many one has
+    begin, later, latest = range(last + 1), range(middle, last + 1), range(middle + each_step, last + 1)
     lines, grown = [], 0
-    for instance, group, first, places, unseen in (
-        ("steady", "old", 100, range(last + 1), ()),
-        ("steady", "new", 0, range(middle, last + 1), ()),
-        ("gone", "old", 100, range(middle), ()),
-        ("new", "old", 1000, range(middle, last + 1), step),
-        ("restarted", "old", 100, range(last + 1), step),
+    for instance, group, first, places, configured in (
+        ("steady", "old", 100, begin, 0),
+        ("steady", "new", 0, later, 0),
+        ("gone", "old", 100, range(middle), 0),
+        ("started", "old", 0, later, middle),
+        ("discovered", "old", 1000, later, 0),
+        ("not always scraped", "old", 1000, latest, middle),
+        ("restarted", "old", 100, begin, middle),
+        ("reloaded", "old", 100, begin, middle),
     ):
         own = LABELS | {"instance": instance, "group": group}
         labels = ",".join(f'{name}="{text}"' for name, text in own.items())
-        value = first
-        for place in places:
-            growth = place * 7 % 11 if place and place % 5 == 1 else 0
-            value = growth if (instance, place) == ("restarted", middle) else value + growth
-            grown += 0 if place in unseen else growth
+        value, unknown = first, places[:each_step] if instance in {"discovered", "not always scraped"} else ()
+        for place in begin:
             at = end - STEPS * STEP + (place - 0.4) * every  # a scrape hardly ever falls on the edge of a step
-            lines += [f"{name}{{{labels}}} {value} {at:.3f}" for name in names]
+            if place in places:
+                growth = place * 7 % 11 if place and place % 5 == 1 else 0
+                value = growth if (instance, place) == ("restarted", middle) else value + growth
+                grown += 0 if place in unknown else growth
+                lines += [f"{name}{{{labels}}} {value} {at:.3f}" for name in names]
+            if group == "old" and (place in places or place >= configured > 0):
+                since = end - STEPS * STEP + (configured - 0.9) * every if place >= configured > 0 else 0
+                lines.append(f'{CONFIGURED}{{instance="{instance}"}} {since:.3f} {at:.3f}')
     return lines, grown
 
 
@@ -134,13 +142,17 @@ def test_what_bars_and_heatmaps_count_adds_up_to_what_happened(every: int, line:
     end = time.time() // STEP * STEP
     counts = [target["expr"] for panel in promql.counting() for target in panel["targets"]]
     queries = [promql.Query("", "", text) for text in counts]
-    lines, grown = scrapes(set().union(*(query.names() for query in queries)), every, end)
+    lines, grown = scrapes(set().union(*(query.names() for query in queries)) - {CONFIGURED}, every, end)
     (tmp_path / "scrapes.txt").write_text("\n".join([*lines, "# EOF\n"]))
     run(tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", tmp_path / "scrapes.txt", tmp_path / "tsdb")
     assert grown
     with stacks.prometheus(tmp_path, {}, line) as url:
         for query in queries:
-            text = query.filled(__interval=f"{STEP}s", __rate_interval=f"{max(STEP + every, 4 * every)}s")
+            text = query.filled(
+                __interval=f"{STEP}s",
+                __interval_ms=f"{STEP * 1000}",
+                __rate_interval=f"{max(STEP + every, 4 * every)}s",
+            )
             span: dict[str, Any] = {"query": text, "start": end - STEP * (STEPS - 1), "end": end, "step": STEP}
             answer = WEB.get(f"{url}/api/v1/query_range", params=span, timeout=10).json()
             shown = [float(value) for each in answer["data"]["result"] for _, value in each["values"]]
