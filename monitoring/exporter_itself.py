@@ -22,8 +22,8 @@ def _age(family: str, labels: str = INSTANCE) -> str:
     return f"time() - {family}{{{labels}}}"
 
 
-def _growth(family: str, by: str, labels: str = BOTH) -> str:
-    return f"sum by ({by}) (increase({family}{{{labels}}}[{RATE}]))"
+def _growth(family: str, *by: str, labels: str = BOTH) -> str:
+    return panels.growth(f"{family}{{{labels}}}", *by)
 
 
 def _rate(family: str, by: str) -> str:
@@ -185,7 +185,7 @@ def _operations() -> list[Panel]:
             {
                 "refused: {{reason}}": _growth(refused, "reason"),
                 "folded: {{label}}": _growth("knock_exporter_label_values_folded_total", "label"),
-                "conflicts": f"sum(increase(knock_exporter_source_conflicts_total{{{BOTH}}}[{RATE}]))",
+                "conflicts": _growth("knock_exporter_source_conflicts_total"),
             },
             "short",
             ODD_FROM_ONE,
@@ -202,7 +202,7 @@ def _operations() -> list[Panel]:
             "Files and lists that could not be read.",
             {
                 "{{knock_environment}} / {{source}}": _growth(
-                    "knock_exporter_source_failures_total", "knock_environment, source"
+                    "knock_exporter_source_failures_total", "knock_environment", "source"
                 )
             },
             "short",
@@ -256,7 +256,7 @@ def _process() -> list[Panel]:
         panels.buckets(
             "Duration of scrapes",
             "How long the exporter took to answer `/metrics`.",
-            _growth("knock_exporter_scrape_duration_seconds_bucket", "le", INSTANCE),
+            _growth("knock_exporter_scrape_duration_seconds_bucket", "le", labels=INSTANCE),
         ),
         panels.lines(
             "Size of /metrics",

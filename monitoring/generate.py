@@ -12,6 +12,8 @@ from pathlib import Path
 import dashboards
 import rules
 
+from exporter.errors import ConfigError
+
 FOLDER = Path(__file__).parent
 
 
@@ -29,7 +31,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         _write(args.output or FOLDER / "rules", rules.documents(args.thresholds))
-    except (OSError, rules.BadThresholdsError) as error:
+    except rules.BadThresholdsError as error:
+        sys.exit(f"{args.thresholds}: {error}")
+    except (OSError, ConfigError) as error:
         sys.exit(str(error))
     if args.output is None:
         _write(FOLDER / "dashboards", dashboards.documents())

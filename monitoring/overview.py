@@ -59,6 +59,10 @@ def _by_group_rate(family: str) -> str:
     return f"sum by (knock_environment, group) (rate({family}{{{NAMED}}}[{RATE}]))"
 
 
+def _growth(family: str, labels: str, *by: str) -> str:
+    return panels.growth(f"knock_bulk_operations_{family}{{{labels}}}", *by)
+
+
 def _of_groups(query: str) -> str:
     return f"({query})\n  and on (knock_environment, group) {BUSIEST}"
 
@@ -165,8 +169,8 @@ def _groups() -> list[Panel]:
             "Finished",
             "Operations that were seen to finish, by how, and those of them that had errors.",
             {
-                "{{status}}": f"sum by (status) (increase(knock_bulk_operations_finished_total{{{NAMED}}}[{RATE}]))",
-                "with errors": f"sum(increase(knock_bulk_operations_finished_with_errors_total{{{NAMED}}}[{RATE}]))",
+                "{{status}}": _growth("finished_total", NAMED, "status"),
+                "with errors": _growth("finished_with_errors_total", NAMED),
             },
             "short",
             bars=True,
@@ -204,12 +208,12 @@ def _groups() -> list[Panel]:
         panels.buckets(
             "Time in the queue",
             "How long operations waited until they started, once each. All names.",
-            f"sum by (le) (increase(knock_bulk_operations_queue_duration_seconds_bucket{{{GROUP}}}[{RATE}]))",
+            _growth("queue_duration_seconds_bucket", GROUP, "le"),
         ),
         panels.buckets(
             "Run time",
             "How long operations ran, once each, when they finished, failed ones too. All names.",
-            f"sum by (le) (increase(knock_bulk_operations_run_duration_seconds_bucket{{{GROUP}}}[{RATE}]))",
+            _growth("run_duration_seconds_bucket", GROUP, "le"),
         ),
     ]
 

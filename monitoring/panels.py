@@ -36,6 +36,14 @@ BAD_FROM_ONE: Steps = ((None, GREEN), (1, RED))
 ODD_FROM_ONE: Steps = ((None, GREEN), (1, ORANGE))
 GRAPH_WIDTH, GRAPH_HEIGHT = 12, 8
 NUMBER_WIDTH, NUMBER_HEIGHT = 3, 4
+SHORTEST_STEP = "1m"  # of panels that count; shorter ones would mostly be empty
+# The instances that started or reloaded since the last step: what they have counted is all growth, where the counter
+# is new or fell. Not those that were scraped before; 5 minutes, since Prometheus looks as far back for a last scrape.
+_CONFIGURED = "knock_exporter_config_last_reload_success_timestamp_seconds"
+_STARTED = (
+    f"{_CONFIGURED} > time() - $__interval_ms / 1000 - 300"
+    f" unless {_CONFIGURED} == last_over_time({_CONFIGURED}[5m] offset $__interval)"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,19 @@ def _thresholds(steps: Steps) -> Builder[dashboard.ThresholdsConfig]:
 def _target(expression: str, legend: str, number: int) -> prometheus.Dataquery:
     ref = chr(ord("A") + number)
     return prometheus.Dataquery().datasource(DATASOURCE).expr(expression).legend_format(legend).ref_id(ref)
+
+
+def growth(counter: str, *by: str) -> str:
+    """Return by how much a counter grew in each step, by these labels; the steps add up to the whole growth.
+
+    Those of `increase` do not: its range is longer than a step and counts twice, or misses what falls between two
+    ranges, and it extrapolates. Groups and names count from 0 when they appear, so series are summed first. So do
+    instances that have just started, but not those that are only new to Prometheus.
+    """
+    known = ", ".join(dict.fromkeys(("job", "instance", "knock_environment", *by)))
+    now, before = (f"sum by ({known}) ({counter}{offset})" for offset in ("", " offset $__interval"))
+    shown = f"sum by ({', '.join(by)})" if by else "sum"
+    return f"{shown} ({now} - {before} >= 0 or {now} and on (job, instance) ({_STARTED}))"
 
 
 def number(title: str, description: str, query: str, unit: str, steps: Steps = PLAIN) -> stat.Panel:
@@ -102,7 +123,7 @@ def lines(
     if highest is not None:
         panel = panel.max(highest)
     if bars:
-        panel = panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(80).line_width(0)
+        panel = panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(80).line_width(0).interval(SHORTEST_STEP)
     else:
         panel = panel.draw_style(common.GraphDrawStyle.LINE).fill_opacity(60 if stacked else 10).line_width(1)
         panel = panel.show_points(common.VisibilityMode.NEVER)
@@ -129,6 +150,7 @@ def buckets(title: str, description: str, query: str) -> heatmap.Panel:
     """Return a heatmap of a histogram of seconds; `query` gives the growth of its buckets by `le`."""
     panel = heatmap.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
     panel = panel.span(GRAPH_WIDTH).height(GRAPH_HEIGHT).thresholds(_thresholds(PLAIN)).calculate(False)
+    panel = panel.interval(SHORTEST_STEP)
     panel = panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
     panel = panel.y_axis(heatmap.YAxisConfig().unit("s").axis_placement(common.AxisPlacement.LEFT))
     panel = panel.cell_values(heatmap.CellValues().unit("short")).filter_values(heatmap.FilterValueRange().le(1e-9))

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from exporter.config import PIPE_SECONDS
+from exporter.config.yaml_source import NoDocument, read_document
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -53,13 +56,20 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
 def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
     """Return the rule files, name to text.
 
-    Raises BadThresholdsError where a threshold is missing, unknown, or switches off an alert that there is not.
+    Raises ConfigError for a file that cannot be read, and BadThresholdsError where a threshold is missing, unknown, not
+    of its kind, or switches off an alert that there is not.
     """
-    return made(yaml.safe_load(thresholds.read_text()))
+    try:
+        document = read_document(thresholds, pipe_seconds=PIPE_SECONDS)
+    except NoDocument:
+        return made({})
+    if document.found:
+        raise document.error(str(thresholds), document.found)
+    return made(document.data)
 
 
 def made(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the rule files by these thresholds; raises as `documents`."""
+    """Return the rule files by these thresholds; raises BadThresholdsError as `documents`."""
     source = yaml.safe_load(SOURCE.read_text())
     _check(source, values)
     known = {**values, **source["fragments"]}
@@ -83,9 +93,16 @@ def alerts() -> dict[str, dict[str, Any]]:
 def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
     used = {name for _, name in _MARK.findall(yaml.safe_dump(source, width=10000))} - source["fragments"].keys()
     own = {"runbooks", "dashboards", "disabled", "keep_firing"}
+    if not isinstance(values, dict):
+        raise BadThresholdsError("thresholds: expected a mapping of names to values")
     if wrong := sorted((used | own) ^ values.keys()):
         raise BadThresholdsError(f"thresholds: missing or not known: {', '.join(wrong)}")
-    if wrong := sorted(set(values["disabled"]) - alerts().keys()):
+    kinds = {name: [list] if name == "disabled" else [str, int, float] for name in values}
+    if wrong := sorted(name for name, value in values.items() if type(value) not in kinds[name]):
+        raise BadThresholdsError(
+            f"thresholds: `disabled` must be a list, the others texts or numbers: {', '.join(wrong)}"
+        )
+    if wrong := sorted(set(map(str, values["disabled"])) - alerts().keys()):
         raise BadThresholdsError(f"thresholds: `disabled` names no alert: {', '.join(wrong)}")
 
 
@@ -99,7 +116,7 @@ def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name: fill(rule[name], values) for name in ("summary", "description")}
     links = {"runbook_url": f"{values['runbooks']}/{rule['alert']}.md"}
     if where := values["dashboards"]:
-        links["dashboard_url"] = where + _dashboard(rule["expr"], values)
+        links["dashboard_url"] = f"{where}{_dashboard(rule['expr'], values)}"
     return alert | {"labels": labels, "annotations": texts | links}
 
 

@@ -18,7 +18,7 @@ MONITORING, RUNBOOKS = ROOT / "monitoring", ROOT / "docs" / "runbooks"
 DASHBOARDS = sorted((MONITORING / "dashboards").glob("*.json"))
 RULES = sorted((MONITORING / "rules").glob("*.yaml"))
 # What Grafana puts in; those of the user come from the test.
-BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__interval": "15s"}
+BUILT_IN = {"__rate_interval": "1m", "__range": "1h", "__interval": "15s", "__interval_ms": "15000"}
 _FAMILY = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|", re.MULTILINE)
 _ACROSS = re.compile(r"^\| `(knock_\w+)` \| (\w+) \|.*\| (sum|min|max) \|$", re.MULTILINE)
 
@@ -63,6 +63,16 @@ def _aggregations(node: Any, around: str) -> Iterator[tuple[str, str]]:
 def panels(file: Path) -> list[dict[str, Any]]:
     """Return the panels of a dashboard, without the titles of rows."""
     return [panel for panel in json.loads(file.read_text())["panels"] if panel["type"] != "row"]
+
+
+def counting() -> list[dict[str, Any]]:
+    """Return the panels that show how much happened in each step."""
+    everything = [panel for file in DASHBOARDS for panel in panels(file)]
+    return [
+        panel
+        for panel in everything
+        if panel["type"] == "heatmap" or panel["fieldConfig"]["defaults"].get("custom", {}).get("drawStyle") == "bars"
+    ]
 
 
 def of_dashboards() -> list[Query]:

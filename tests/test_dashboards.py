@@ -66,6 +66,17 @@ def test_all_goes_to_the_data_source_that_is_chosen(file: Path) -> None:
     assert all(each == {"type": "prometheus", "uid": "${datasource}"} for each in asked)
 
 
+def test_what_is_counted_step_by_step_is_counted_over_its_step() -> None:
+    counting = promql.counting()
+    assert {panel["interval"] for panel in counting} == {"1m"}
+    for panel in counting:
+        for target in panel["targets"]:
+            assert set(re.findall(r"offset ([^\s)]+)", target["expr"])) == {"$__interval"}, panel["title"]
+    # The others draw what is, or rates: an increase of another range than the step would add up to something else.
+    for query in promql.of_dashboards():
+        assert query.instant or set(re.findall(r"increase\(.*?\[(\S+)\]", query.text)) <= {"$__range"}, query.title
+
+
 @each_dashboard
 def test_every_variable_is_there_and_used(file: Path) -> None:
     defined = {each["name"] for each in loaded(file)["templating"]["list"]}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import rules
 import yaml
 
-RULES = Path(rules.__file__).parent / "rules"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GENERATE = rules.FOLDER / "generate.py"
+RULES = rules.FOLDER / "rules"
 TUNED = yaml.safe_load(rules.THRESHOLDS.read_text())
 
 
@@ -24,6 +29,14 @@ def tuned(folder: Path, **changes: object) -> Path:
 def alerts(documents: dict[str, str]) -> dict[str, dict[str, Any]]:
     groups = yaml.safe_load(documents["alerts.yaml"])["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def generated(thresholds: object, folder: Path) -> str:
+    """Return what generate.py says about these thresholds when it refuses them."""
+    command = [sys.executable, str(GENERATE), f"--thresholds={thresholds}", f"--output={folder / 'rules'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    return done.stderr
 
 
 def test_the_committed_rules_are_what_the_source_makes() -> None:
@@ -45,12 +58,41 @@ def test_a_threshold_reaches_its_rule(tmp_path: Path) -> None:
         ({"stalled_seconds": None}, "thresholds: missing or not known: stalled_seconds"),
         ({"staled_seconds": 1}, "thresholds: missing or not known: staled_seconds"),
         ({"disabled": ["KnockNothing"]}, "thresholds: `disabled` names no alert: KnockNothing"),
+        (
+            {"disabled": "KnockUnreachable", "stale_for": ["5m"]},
+            "thresholds: `disabled` must be a list, the others texts or numbers: disabled, stale_for",
+        ),
     ],
 )
 def test_wrong_thresholds_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
     with pytest.raises(rules.BadThresholdsError) as caught:
         rules.documents(tuned(tmp_path, **changes))
     assert str(caught.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "thresholds: missing or not known: "),
+        (b"- job", "thresholds: expected a mapping"),
+        (b"job: ]", "line 1: is no valid YAML"),
+        (b"job: a\njob: b", "line 2: job: stands twice"),
+        (b"\xff\xfe", "line 1: is not UTF-8 text"),
+    ],
+)
+def test_an_error_names_the_file_of_thresholds(content: bytes | None, complaint: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    assert generated(file, tmp_path).startswith(f"{file}: {complaint}")
+
+
+def test_a_device_as_thresholds_is_refused_and_a_pipe_is_read(tmp_path: Path) -> None:
+    assert generated("/dev/zero", tmp_path) == "/dev/zero: cannot be read: is not a regular file\n"
+    piped = f"{sys.executable} {GENERATE} --thresholds <(cat {rules.THRESHOLDS}) --output {tmp_path}"
+    subprocess.run(["bash", "-c", piped], check=True, timeout=60)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == rules.documents()
 
 
 def test_every_alert_says_what_to_do_and_where_to_look() -> None:

@@ -10,6 +10,9 @@ import pytest
 import rules
 import yaml
 
+from exporter.net.deadline import MAX_BODY_BYTES
+from exporter.net.failures import MAX_VALUES
+
 ALERTS = rules.alerts()
 SECTIONS = ["Meaning", "Impact", "How to check", "What to do"]
 LIST = (promql.RUNBOOKS / "README.md").read_text()
@@ -51,3 +54,12 @@ def test_thresholds_that_are_named_are_there(alert: str) -> None:
     thresholds = yaml.safe_load(Path(rules.THRESHOLDS).read_text())
     named = re.findall(r"(?:[Rr]aise|set) `(\w+_(?:seconds|ratio|at_most|for))`", read(alert))
     assert set(named) <= thresholds.keys()
+
+
+def test_bounds_of_an_answer_are_named_as_they_are() -> None:
+    name, metrics = "KnockAnswersTooLarge", (promql.ROOT / "docs" / "metrics.md").read_text()
+    listed = re.findall(rf"^\| (?:\[{name}\]|`too_large`).*", LIST + metrics, re.MULTILINE)
+    assert len(listed) == 2
+    for text in (ALERTS[name]["description"], read(name), *listed):
+        assert f"{MAX_BODY_BYTES // 2**20} MiB" in text
+        assert f"{MAX_VALUES:,} values" in text

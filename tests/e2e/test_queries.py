@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, get_args
+import time
+from typing import TYPE_CHECKING, Any, get_args
 
 import promql
 import pytest
 import stack as stacks
-from programs import Starter, free_port, until
+from programs import WEB, Starter, free_port, run, tool, until
 
 from exporter.config import PerOperation
 from exporter.knock.simulator import Simulator, World
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 MODES = get_args(PerOperation)
-POLLING = {"processing": "500ms", "queued": "500ms", "slowest": "1s"}
+POLLING = {"processing": "500ms", "queued": "500ms", "slowest": "5s"}
 # What finds nothing with `per_operation: none`, since operations have no series of their own then.
 OF_OPERATIONS = (
     *(("overview.json", "Unfinished operations"), ("overview.json", "Failed, or with errors")),
@@ -53,10 +54,14 @@ def _exporter(folder: Path, mode: str, knock: Simulator, ends: contextlib.ExitSt
     make = knock.world.create
     operations = [
         make(rows=10**6, queue_seconds=2.0, rows_per_second=50.0, errors=10**5),
-        make(rows=10, queue_seconds=25.0, rows_per_second=20.0, fails=True),  # when Prometheus has looked for a while
-        make(rows=10, queue_seconds=25.0, rows_per_second=20.0, errors=4),
         make(rows=10, queue_seconds=1e6),
     ]
+    # Some finish in every minute, so Prometheus sees it however late a busy machine lets it begin.
+    for seconds in range(20, 20 * 60, 20):
+        operations += [
+            make(rows=10, queue_seconds=seconds, rows_per_second=20.0, fails=True),
+            make(rows=10, queue_seconds=seconds, rows_per_second=20.0, errors=4),
+        ]
     listed = [{"id": each, "group": "migration"} for each in operations]
     whole = starter.configure(knock.url, listed, per_operation=mode, polling=POLLING, name=f"mode-{mode}")
     exporter = starter.run(f"--config.file={whole}", f"--web.listen-address=127.0.0.1:{free_port()}")
@@ -92,3 +97,63 @@ def test_every_record_has_a_value(mode: str, stack: Stack) -> None:
     records = [query for query in promql.of_rules() if query.file == "recording.yaml"]
     queries = {query: f'{query.title}{{knock_environment="mode-{mode}"}}' for query in records}
     until(lambda: not unexpected(stack, mode, queries), lambda: str(unexpected(stack, mode, queries)), 60)
+
+
+STEP, STEPS = 60, 20
+LABELS = dict.fromkeys(("knock_environment", "name", "status", "reason", "label", "source", "le"), "1")
+CONFIGURED = "knock_exporter_config_last_reload_success_timestamp_seconds"
+
+
+def scrapes(names: set[str], every: int, end: float) -> tuple[list[str], int]:
+    """Return scrapes of counters that grow now and then, and how much growth of each name steps can show."""
+    last = STEPS * STEP // every
+    middle, each_step = last // 2 + 1, max(1, STEP // every)  # the first scrape of a step, and how many one has
+    begin, later, latest = range(last + 1), range(middle, last + 1), range(middle + each_step, last + 1)
+    lines, grown = [], 0
+    for instance, group, first, places, configured in (
+        ("steady", "old", 100, begin, 0),
+        ("steady", "new", 0, later, 0),
+        ("gone", "old", 100, range(middle), 0),
+        ("started", "old", 0, later, middle),
+        ("discovered", "old", 1000, later, 0),
+        ("not always scraped", "old", 1000, latest, middle),
+        ("restarted", "old", 100, begin, middle),
+        ("reloaded", "old", 100, begin, middle),
+    ):
+        own = LABELS | {"instance": instance, "group": group}
+        labels = ",".join(f'{name}="{text}"' for name, text in own.items())
+        value, unknown = first, places[:each_step] if instance in {"discovered", "not always scraped"} else ()
+        for place in begin:
+            at = end - STEPS * STEP + (place - 0.4) * every  # a scrape hardly ever falls on the edge of a step
+            if place in places:
+                growth = place * 7 % 11 if place and place % 5 == 1 else 0
+                value = growth if (instance, place) == ("restarted", middle) else value + growth
+                grown += 0 if place in unknown else growth
+                lines += [f"{name}{{{labels}}} {value} {at:.3f}" for name in names]
+            if group == "old" and (place in places or place >= configured > 0):
+                since = end - STEPS * STEP + (configured - 0.9) * every if place >= configured > 0 else 0
+                lines.append(f'{CONFIGURED}{{instance="{instance}"}} {since:.3f} {at:.3f}')
+    return lines, grown
+
+
+@pytest.mark.parametrize("line", [2, 3])
+@pytest.mark.parametrize("every", [15, 60, 120])
+def test_what_bars_and_heatmaps_count_adds_up_to_what_happened(every: int, line: int, tmp_path: Path) -> None:
+    end = time.time() // STEP * STEP
+    counts = [target["expr"] for panel in promql.counting() for target in panel["targets"]]
+    queries = [promql.Query("", "", text) for text in counts]
+    lines, grown = scrapes(set().union(*(query.names() for query in queries)) - {CONFIGURED}, every, end)
+    (tmp_path / "scrapes.txt").write_text("\n".join([*lines, "# EOF\n"]))
+    run(tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", tmp_path / "scrapes.txt", tmp_path / "tsdb")
+    assert grown
+    with stacks.prometheus(tmp_path, {}, line) as url:
+        for query in queries:
+            text = query.filled(
+                __interval=f"{STEP}s",
+                __interval_ms=f"{STEP * 1000}",
+                __rate_interval=f"{max(STEP + every, 4 * every)}s",
+            )
+            span: dict[str, Any] = {"query": text, "start": end - STEP * (STEPS - 1), "end": end, "step": STEP}
+            answer = WEB.get(f"{url}/api/v1/query_range", params=span, timeout=10).json()
+            shown = [float(value) for each in answer["data"]["result"] for _, value in each["values"]]
+            assert sum(shown) == grown, text
