@@ -332,6 +332,7 @@ def short(path: Path) -> None:
 
 
 def overwritten(path: Path) -> None:
+    # With the pages that lead to all others.
     chance = random.Random(1)
     content = bytearray(path.read_bytes())
     content[4096 : len(content) // 2] = chance.randbytes(len(content) // 2 - 4096)
@@ -346,23 +347,74 @@ def text(path: Path) -> None:
     path.write_text("environments:\n  - name: production\n" * 100)
 
 
-@pytest.mark.parametrize("damage", [truncated, short, overwritten, zeroed, text])
-def test_a_damaged_file_is_put_aside_and_begun_anew(path: Path, clock: Clock, damage: Callable[[Path], None]) -> None:
+def without_head(path: Path) -> None:
+    path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+
+
+def without_checkpoint(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xde\xad\xbe\xef" * 1024 + content[8192:])
+
+
+def each_fourth_page_lost(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for page in range(12 * 4096, len(content), 4 * 4096):
+        content[page : page + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "least"),
+    [
+        (truncated, 50),
+        (each_fourth_page_lost, 140),
+        (without_head, 200),
+        (without_checkpoint, 200),
+        (overwritten, 0),
+        (short, 0),
+        (zeroed, 0),
+        (text, 0),
+    ],
+)
+def test_a_damaged_file_is_put_aside_and_what_can_be_read_is_saved(
+    path: Path, clock: Clock, damage: Callable[[Path], None], least: int
+) -> None:
     some_state(path, clock)
     damage(path)
     damaged = path.read_bytes()
     with capture_logs() as lines:
         store, memory = open_store(path, clock)
+    saved = dict(memory.operations)
     store.commit(changes(1, clock.now, A), impatient)
     store.close()
-    assert memory == Memory()
+    assert least <= len(saved) <= (200 if least else 0)
+    assert saved.items() <= changes(1, Clock().now, *ids(200)).operations.items()
     (line,) = [line for line in lines if line["log_level"] == "error"]
     aside = path.with_name("state.db.corrupt-20270115T080000Z")
     assert (line["path"], line["kept_as"]) == (str(path), str(aside))
+    assert (f"{len(saved)} operations" if saved else "nothing") in line["saved"]
     assert aside.read_bytes() == damaged
+    assert not [file for file in path.parent.iterdir() if file.name.startswith(("state.db.new", "state.db.copy"))]
     store, memory = open_store(path, clock)
     store.close()
-    assert list(memory.operations) == [key(A)]
+    assert memory.operations.keys() == {*saved, key(A)}
+
+
+@pytest.mark.parametrize("damage", [each_fourth_page_lost, without_head])
+def test_a_large_damaged_file_is_saved_between_its_gaps(
+    path: Path, clock: Clock, damage: Callable[[Path], None]
+) -> None:
+    store, _ = open_store(path, clock)
+    stones = {key(each): Tombstone(clock.now.mono, retired=True) for each in ids(5000, seed=9)}
+    store.commit(replace(changes(1, clock.now, *ids(2000)), tombstones=stones), impatient)
+    store.commit(Changes(2, clock.now, environments={"production": ENVIRONMENT}), impatient)
+    store.close()
+    damage(path)
+    store, memory = open_store(path, clock)
+    store.close()
+    assert len(memory.operations) > 0.7 * 2000
+    assert len(memory.tombstones) > 0.7 * 5000
+    assert dict(memory.tombstones).items() <= stones.items()
 
 
 def test_what_belongs_to_a_damaged_file_goes_with_it_and_no_name_is_taken_twice(path: Path, clock: Clock) -> None:

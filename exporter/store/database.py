@@ -127,6 +127,22 @@ def prepare(path: Path, connection: sqlite3.Connection) -> None:
     schema.migrate(connection)
 
 
+def make_beside(path: Path) -> Path:
+    """Make a state that holds nothing, to take the place of a file; return its name."""
+    beside = path.with_name(f"{path.name}.new")
+    remove(beside)
+    make_file(beside)
+    with closing(connect(beside, "rw")) as connection:
+        prepare(beside, connection)
+    return beside
+
+
+def remove(path: Path) -> None:
+    """Remove a file and what belongs to it."""
+    for side in (*SIDES, ""):
+        Path(f"{path}{side}").unlink(missing_ok=True)
+
+
 def put_aside(path: Path, wall: float) -> Path:
     """Rename a damaged file and what belongs to it; return its new name."""
     stem = f"{path.name}.corrupt-{datetime.fromtimestamp(wall, UTC):%Y%m%dT%H%M%SZ}"
