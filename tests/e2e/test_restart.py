@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -733,3 +734,46 @@ def test_damaged_state_is_put_aside_and_what_can_be_read_is_saved(
     assert "damaged" not in exporter.output
     exporter.signal()
     assert exporter.wait() == 0
+
+
+def overwrite_middle(state: Path) -> None:
+    size = state.stat().st_size
+    with state.open("r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\xde\xad\xbe\xef" * (size // 8))
+
+
+def truncate(state: Path) -> None:
+    os.truncate(state, state.stat().st_size // 2)
+
+
+def delete(state: Path) -> None:
+    state.unlink()
+
+
+def replace_by_empty(state: Path) -> None:
+    other = state.with_name("other")
+    other.touch()
+    other.rename(state)
+
+
+@pytest.mark.parametrize("damage", [overwrite_middle, truncate, delete, replace_by_empty])
+def test_a_file_that_is_damaged_while_running_is_begun_again_with_all_that_is_known(
+    knock: Simulator, start: Starter, kept: Path, damage: Any
+) -> None:
+    operations = [endless(knock) for _ in range(400)]
+    exporter = start(knock.url, polling=QUICK)
+    assert exporter.register(operations).json()["durable"] is True
+    with contextlib.closing(sqlite3.connect(kept)) as shell:
+        until(lambda: shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, "all is in the file itself")
+    damage(kept)
+    late = endless(knock)
+    until(lambda: exporter.register([late]).status_code == 200, "it is written again")
+    exporter.kill()
+    exporter.said('level=error event="state is damaged: a new file is to be begun".*')
+    (aside,) = exporter.said('level=warning event="state was put aside, and a new file begun with what is in memory".*')
+    assert f"kept_as={kept}.corrupt-" in aside
+    assert ids_in(kept) == {*operations, late}
+    exporter = start(knock.url, polling=QUICK)
+    assert tracked(exporter) == 401
+    assert "damaged" not in exporter.output
