@@ -68,13 +68,17 @@ def running(operation_id: str, **fields: object) -> Operation:
 
 @dataclass
 class Disk:
-    """A store in memory: what was saved is there for the next model. Not while `broken`, not yet while `slow`."""
+    """A store in memory: what was saved is there for the next model. Not while `broken`, not yet while `slow`.
+
+    `damaged`: what it had is lost, and it takes nothing but everything.
+    """
 
     memory: Memory = field(default_factory=Memory)
     changes: list[Changes] = field(default_factory=list)
     written: list[Changes] = field(default_factory=list)
     broken: bool = False
     slow: bool = False
+    damaged: bool = False
 
     def read(self) -> Memory:
         """Return what is kept, for a tracker to own."""
@@ -86,8 +90,10 @@ class Disk:
             return None
         changes = self.changes.pop(0)
         if self.broken:
-            return Saved(changes.number, ok=False)
-        memory = self.memory
+            return Saved(changes.number, ok=False, lost=changes.whole)
+        if self.damaged and not changes.whole:
+            return Saved(changes.number, ok=False, lost=True)
+        memory, self.damaged = Memory() if changes.whole else self.memory, False
         self.memory = Memory(
             _changed(dict(memory.operations), changes.operations),
             _changed(Tombstones(memory.tombstones), changes.tombstones),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exporter.errors import KnockError
     from exporter.operation import Operation
 
-A, B, C = ids(3, seed=11)
+A, B, C, D, F = ids(5, seed=11)
 TOTAL = "knock_bulk_operations_rows_processed_total"
 
 
@@ -395,3 +395,60 @@ def test_a_lower_limit_holds_with_another_branch_too() -> None:
     reconfigured(model, environment("production", ids(200, seed=41), rate_limit=5.0, branch="feature"))
     model.run(1)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 5
+
+
+# A file that is damaged.
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_is_lost_on_disk_is_written_whole(*, broken: bool) -> None:
+    settings = environment("production", retention=60.0), environment("other")
+    records = knock_of({A: finished(A, Status.FAILED), C: finished(C)})
+    model = Model(Config(settings), records, disk=Disk())
+    model.register(A, B, C)
+    model.register(A, environment="other")
+    model.run(5)
+    reconfigured(model, settings[0])
+    model.run(100)
+    assert model.disk is not None
+    before = model.disk.read()
+    assert (
+        {key.environment for key in before.operations} == {place[0] for place in before.cells} == {*before.environments}
+    )
+    assert before.tombstones
+    model.disk.damaged = True
+    answers = model.register(D)
+    model.run(0.5)
+    assert [each.saved for each in answers] == [False]
+    if broken:  # a new file cannot be written either
+        model.disk.broken = True
+        model.run(5)
+        model.disk.broken = False
+    later = model.register(F)
+    model.run(2)
+    assert [each.saved for each in later] == [True]
+    memory = model.disk.memory
+    assert memory.operations.keys() == {
+        *before.operations,
+        OperationKey("production", D),
+        OperationKey("production", F),
+    }
+    assert before.cells.items() <= memory.cells.items()
+    assert (memory.tombstones, memory.environments) == (before.tombstones, before.environments)
+    model.run(5)
+    wholes = [each.whole for each in model.disk.written]
+    assert sum(wholes) == 1
+    assert not wholes[-1]
+
+
+def test_a_damage_that_is_met_at_the_end_is_mended_before_it() -> None:
+    model = model_of()
+    model.register(A)
+    model.run(5)
+    assert model.disk is not None
+    model.disk.damaged = True
+    model.tell(Stop())
+    model.run(2)
+    assert model.tracker.ended
+    assert model.disk.changes[-1].whole
+    assert [key.id for key in model.disk.changes[-1].operations] == [A]

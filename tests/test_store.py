@@ -332,9 +332,11 @@ def short(path: Path) -> None:
 
 
 def overwritten(path: Path) -> None:
+    # With the pages that lead to all others.
     chance = random.Random(1)
     content = bytearray(path.read_bytes())
-    content[4096 : len(content) // 2] = chance.randbytes(len(content) // 2 - 4096)
+    middle = max(8192, len(content) // 2)
+    content[4096:middle] = chance.randbytes(middle - 4096)
     path.write_bytes(content)
 
 
@@ -346,23 +348,74 @@ def text(path: Path) -> None:
     path.write_text("environments:\n  - name: production\n" * 100)
 
 
-@pytest.mark.parametrize("damage", [truncated, short, overwritten, zeroed, text])
-def test_a_damaged_file_is_put_aside_and_begun_anew(path: Path, clock: Clock, damage: Callable[[Path], None]) -> None:
+def without_head(path: Path) -> None:
+    path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+
+
+def without_checkpoint(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xde\xad\xbe\xef" * 1024 + content[8192:])
+
+
+def each_fourth_page_lost(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for page in range(12 * 4096, len(content), 4 * 4096):
+        content[page : page + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "least"),
+    [
+        (truncated, 50),
+        (each_fourth_page_lost, 140),
+        (without_head, 200),
+        (without_checkpoint, 200),
+        (overwritten, 0),
+        (short, 0),
+        (zeroed, 0),
+        (text, 0),
+    ],
+)
+def test_a_damaged_file_is_put_aside_and_what_can_be_read_is_saved(
+    path: Path, clock: Clock, damage: Callable[[Path], None], least: int
+) -> None:
     some_state(path, clock)
     damage(path)
     damaged = path.read_bytes()
     with capture_logs() as lines:
         store, memory = open_store(path, clock)
+    saved = dict(memory.operations)
     store.commit(changes(1, clock.now, A), impatient)
     store.close()
-    assert memory == Memory()
+    assert least <= len(saved) <= (200 if least else 0)
+    assert saved.items() <= changes(1, Clock().now, *ids(200)).operations.items()
     (line,) = [line for line in lines if line["log_level"] == "error"]
     aside = path.with_name("state.db.corrupt-20270115T080000Z")
     assert (line["path"], line["kept_as"]) == (str(path), str(aside))
+    assert (f"{len(saved)} operations" if saved else "nothing") in line["saved"]
     assert aside.read_bytes() == damaged
+    assert not [file for file in path.parent.iterdir() if file.name.startswith(("state.db.new", "state.db.copy"))]
     store, memory = open_store(path, clock)
     store.close()
-    assert list(memory.operations) == [key(A)]
+    assert memory.operations.keys() == {*saved, key(A)}
+
+
+@pytest.mark.parametrize("damage", [each_fourth_page_lost, without_head])
+def test_a_large_damaged_file_is_saved_between_its_gaps(
+    path: Path, clock: Clock, damage: Callable[[Path], None]
+) -> None:
+    store, _ = open_store(path, clock)
+    stones = {key(each): Tombstone(clock.now.mono, retired=True) for each in ids(5000, seed=9)}
+    store.commit(replace(changes(1, clock.now, *ids(2000)), tombstones=stones), impatient)
+    store.commit(Changes(2, clock.now, environments={"production": ENVIRONMENT}), impatient)
+    store.close()
+    damage(path)
+    store, memory = open_store(path, clock)
+    store.close()
+    assert len(memory.operations) > 0.7 * 2000
+    assert len(memory.tombstones) > 0.7 * 5000
+    assert dict(memory.tombstones).items() <= stones.items()
 
 
 def test_what_belongs_to_a_damaged_file_goes_with_it_and_no_name_is_taken_twice(path: Path, clock: Clock) -> None:
@@ -550,13 +603,142 @@ def test_a_locked_file_fails_after_two_seconds_and_sooner_when_ending(path: Path
     shell.close()
 
 
-def test_a_file_that_was_deleted_is_not_written_to_in_vain(path: Path, desk: Desk, clock: Clock) -> None:
+# What others do to the file while it is open.
+
+
+def deleted(path: Path) -> None:
     path.unlink()
-    with capture_logs() as lines:
-        desk.writer.save(changes(1, clock.now, A))
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other.db")
+    other.write_bytes(path.read_bytes())
+    other.rename(path)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def a_page_zeroed(path: Path) -> None:
+    middle = path.stat().st_size // 2 // 4096
+    with path.open("r+b") as file:
+        file.seek(middle * 4096)
+        file.write(bytes(4096))
+
+
+def log_deleted(path: Path) -> None:
+    path.with_name("state.db-wal").unlink()
+
+
+def log_cut(path: Path) -> None:
+    os.truncate(path.with_name("state.db-wal"), 5000)
+
+
+def log_overwritten(path: Path) -> None:
+    log = path.with_name("state.db-wal")
+    content = log.read_bytes()
+    log.write_bytes(content[:4096] + b"\xde\xad\xbe\xef" * ((len(content) - 4096) // 4))
+
+
+def everything(number: int, now: Moment, *operation_ids: str) -> Changes:
+    stones = Tombstones({key(each): Tombstone(now.mono, retired=True) for each in ids(3000, seed=9)})
+    some = replace(changes(number, now, *operation_ids), tombstones=stones, whole=True)
+    return replace(some, environments={"production": ENVIRONMENT})
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(truncated, overwritten, a_page_zeroed, without_head, emptied, text),
+        *(deleted, replaced, log_deleted, log_cut, log_overwritten),
+    ],
+)
+def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
+    path: Path, desk: Desk, clock: Clock, damage: Callable[[Path], None], *, checkpointed: bool
+) -> None:
+    known = ids(200)
+    desk.writer.save(changes(1, clock.now, *known))
+    desk.step()
+    if checkpointed and not damage.__name__.startswith("log"):
+        desk.writer._store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        desk.writer.save(changes(2, clock.now, known[0]))
         desk.step()
-    assert desk.said == [Saved(1, ok=False)]
-    assert lines[0]["error"] == "the file was moved or deleted"
+    damage(path)
+    clock.sleep(1)
+    with capture_logs() as lines:
+        desk.writer.save(changes(3, clock.now, C))
+        desk.step()
+        lost = desk.said[-1] == Saved(3, ok=False, lost=True)
+        assert lost or desk.said[-1] == Saved(3, ok=True)
+        if lost:
+            desk.writer.save(everything(4, clock.now, *known, C))
+            desk.step()
+            assert desk.said[-1] == Saved(4, ok=True)
+    assert lost or not checkpointed
+    events = ["state is damaged: a new file is to be begun"]
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == (events if lost else [])
+    assert [line["kept_as"] for line in lines if "kept_as" in line] == (
+        [str(path.with_name("state.db.corrupt-20270115T080001Z"))] if lost else []
+    )
+    desk.writer.save(changes(5, clock.now, B))
+    desk.step()
+    assert desk.said[-1] == Saved(5, ok=True)
+    crashed = path.with_name("crashed.db")  # what a restart would find
+    for side in ("", "-wal"):
+        crashed.with_name(f"crashed.db{side}").write_bytes(path.with_name(f"state.db{side}").read_bytes())
+    store, memory = open_store(crashed, clock)
+    store.close()
+    assert memory.operations.keys() == {key(each) for each in [*known, B, C]}
+    assert len(memory.tombstones) == (3000 if lost else 0)
+
+
+def test_what_others_may_do_to_the_file_is_no_damage(path: Path, desk: Desk, opened: Opened, clock: Clock) -> None:
+    def touch() -> None:
+        path.chmod(0o640)
+
+    def write_back() -> None:
+        with closing(sqlite3.connect(path)) as shell:
+            shell.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def vacuum() -> None:
+        with closing(sqlite3.connect(path)) as shell:
+            shell.execute("VACUUM")
+
+    with capture_logs() as lines:
+        for number, do in enumerate([touch, write_back, vacuum, touch], start=1):
+            desk.writer.save(changes(number, clock.now, ids(9)[number]))
+            desk.step()
+            do()
+        desk.writer.save(changes(9, clock.now, A))
+        desk.step()
+    assert [each.ok for each in desk.said] == [True] * 5
+    assert lines == []
+    assert len(opened()[1].operations) == 5
+
+
+def test_a_new_file_that_cannot_be_made_is_asked_for_again(
+    path: Path, desk: Desk, opened: Opened, clock: Clock
+) -> None:
+    path.unlink()
+    obstacle = path.with_name("state.db.new")
+    obstacle.mkdir()
+    with capture_logs() as lines:
+        for number in range(1, 4):
+            desk.writer.save(everything(number, clock.now, A) if number > 1 else changes(number, clock.now, A))
+            desk.step()
+        assert desk.said == [Saved(number, ok=False, lost=True) for number in range(1, 4)]
+        obstacle.rmdir()
+        desk.writer.save(everything(9, clock.now, A, B))
+        desk.step()
+    assert desk.said[-1] == Saved(9, ok=True)
+    assert [line["event"] for line in lines] == [
+        "state is damaged: a new file is to be begun",
+        "state was put aside, and a new file begun with what is in memory",
+        "state is written again",
+    ]
+    assert set(opened()[1].operations) == {key(A), key(B)}
 
 
 def test_stopping_commits_what_is_queued_and_lets_go(path: Path, clock: Clock) -> None:

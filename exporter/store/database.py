@@ -22,11 +22,14 @@ FULL_BYTES = 1 << 20  # less than that is free: the disk is what failed
 SIDES = ("-wal", "-shm")  # first to be put aside: a log without its file is nothing, but must not meet another one
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 
 class Damaged(Exception):
     """The file is no database any more: it is put aside, or left alone, by who opens it."""
+
+
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, Damaged)  # of a commit
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -34,15 +37,22 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _code(error) in _BUSY
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether the file is no database any more."""
+    if isinstance(error, sqlite3.Error):
+        return not _DAMAGED.isdisjoint({_code(error), getattr(error, "sqlite_errorcode", None)})
+    return isinstance(error, Damaged | UnicodeDecodeError)  # the latter of a message that names what was found
+
+
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def told(error: sqlite3.Error | OSError, path: Path) -> str:
+def told(error: Exception, path: Path) -> str:
     """Say what went wrong: of a full disk SQLite often says no more than "disk I/O error"."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if _code(error) != sqlite3.SQLITE_IOERR:
+    if not isinstance(error, sqlite3.Error) or _code(error) != sqlite3.SQLITE_IOERR:
         return str(error)
     full = ", the disk is full" if _is_full(path.parent) else ""
     return f"{error} ({error.sqlite_errorname}{full})"
@@ -64,7 +74,7 @@ def ours(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if is_busy(error):
             raise
-        if _code(error) in _DAMAGED:
+        if is_damage(error):
             raise Damaged(str(error)) from None
         raise StartError(f"state {path} cannot be used: {told(error, path)}") from None
     except UnicodeDecodeError:  # of SQLite's own message, which names what it found
@@ -125,6 +135,22 @@ def prepare(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     schema.migrate(connection)
+
+
+def make_beside(path: Path) -> Path:
+    """Make a state that holds nothing, to take the place of a file; return its name."""
+    beside = path.with_name(f"{path.name}.new")
+    remove(beside)
+    make_file(beside)
+    with closing(connect(beside, "rw")) as connection:
+        prepare(beside, connection)
+    return beside
+
+
+def remove(path: Path) -> None:
+    """Remove a file and what belongs to it."""
+    for side in (*SIDES, ""):
+        Path(f"{path}{side}").unlink(missing_ok=True)
 
 
 def put_aside(path: Path, wall: float) -> Path:

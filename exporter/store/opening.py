@@ -16,6 +16,7 @@ from exporter.store import database, rows
 from exporter.store.ages import Ages, checkpoint, first_ages
 from exporter.store.database import Damaged
 from exporter.store.lock import Patience, held_elsewhere, hold
+from exporter.store.salvage import salvage
 from exporter.store.schema import transaction
 from exporter.store.store import Store
 
@@ -41,7 +42,7 @@ def open_store(
 ) -> tuple[Store, Memory]:
     """Open the file, made if it is missing, and read what is kept. Raises StartError.
 
-    A file that another process has is waited for. A damaged one is put aside and begun anew.
+    A file that another process has is waited for. A damaged one is put aside, and begun with what can be read of it.
     """
     return Opening(path, clock, Patience(wait, clock, sleep)).open()
 
@@ -101,7 +102,7 @@ class Opening:
                 return Store(path, connection, lock, ages), memory
         except BaseException as error:
             if isinstance(error, Damaged) and self.mend:
-                self._put_aside(path, str(error))  # before SQLite closes it, and takes its log away
+                self._mend(path, str(error))  # before SQLite closes it, and takes its log away
             connection.close()
             raise
 
@@ -113,10 +114,20 @@ class Opening:
         ages = _go_on(connection, self.clock(), self.ages)
         return ages, rows.read_memory(connection, ages, self.skip or _log_skipped)
 
-    def _put_aside(self, path: Path, problem: str) -> None:
+    def _mend(self, path: Path, problem: str) -> None:
+        """Put a damaged file aside, and one with all that can be read of it in its place."""
         with database.ours(path):
+            new = database.make_beside(path)
+            saved = salvage(path, new)
             kept_as = database.put_aside(path, self.clock().wall)
-        log.error("state is damaged: put aside, and begun anew", path=str(path), kept_as=str(kept_as), error=problem)
+            new.rename(path)
+        log.error(
+            "state is damaged: put aside, and begun with what could be read of it",
+            path=str(path),
+            kept_as=str(kept_as),
+            error=problem,
+            saved=", ".join(f"{count} {table}" for table, count in saved.items()) or "nothing",
+        )
 
 
 def _go_on(connection: sqlite3.Connection, now: Moment, first: Ages | None) -> Ages:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
 
 from exporter.store import database, rows
 from exporter.store.ages import checkpoint
+from exporter.store.database import Damaged
 from exporter.store.schema import transaction
+from exporter.tracking.memory import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from exporter.store.ages import Ages
     from exporter.store.lock import Lock
-    from exporter.tracking.memory import Changes
+
+    _Stat = tuple[tuple[int, int], int, int]  # which file it is, its size, when it was changed
+
+_MOVED = "the file or its log was moved, replaced or deleted"
+
+log = structlog.get_logger()
 
 
 class Store:
@@ -23,25 +33,68 @@ class Store:
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: Lock, ages: Ages) -> None:
         self.path = path
-        self._connection = connection
-        connection.execute(f"PRAGMA busy_timeout = {database.BUSY_SECONDS * 1000:.0f}")
         self._lock = lock
         self._ages = ages
-        self._file = _identity(path)
+        self._use(connection)
+
+    def _use(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {database.BUSY_SECONDS * 1000:.0f}")
+        self._connection = connection
+        self._left = _look(self.path)
 
     def commit(self, changes: Changes, patient: Callable[[int], bool]) -> None:
         """Write changes in one transaction, on disk when this returns.
 
-        Raises sqlite3.Error or OSError, and LockLost where another process has the file.
-        `patient` is asked, with how often it was tried for a tenth of a second, whether to wait on for a lock.
+        Raises one of `database.FAILURES`, and LockLost where another process has the file. After a damage, only a whole
+        commit helps. `patient` is asked, with how often it was tried for a tenth of a second, whether to wait on for a
+        lock.
         """
         self._lock.check()
-        if _identity(self.path) != self._file:
-            raise OSError("the file was moved or deleted")  # what is written to it now, nobody would read
+        if changes.whole:
+            self._begin_file(changes)
+            changes = Changes(changes.number, changes.at)
+        elif _look(self.path) != self._left:
+            self._check()
         self._begin(patient)
-        with transaction(self._connection):
-            rows.write_changes(self._connection, changes, self._ages)
-            rows.write_checkpoint(self._connection, checkpoint(self._ages, changes.at))
+        try:
+            with transaction(self._connection):
+                rows.write_changes(self._connection, changes, self._ages)
+                rows.write_checkpoint(self._connection, checkpoint(self._ages, changes.at))
+        finally:
+            now = _look(self.path)
+            moved = _are_others(self._left, now)
+            self._left = self._left if moved else now
+        if moved:
+            raise Damaged(_MOVED)
+
+    def _check(self) -> None:
+        """Look whether what others did to the file has done it harm. Raises Damaged."""
+        if _are_others(self._left, _look(self.path)):
+            raise Damaged(_MOVED)
+        # What the log holds is not looked at by a check, but at a restart: from now on it holds nothing.
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with closing(database.connect(self.path, "rw")) as fresh:  # this one has pages in its memory
+            database.check_soundness(fresh)
+            database.check_tables(fresh)
+
+    def _begin_file(self, everything: Changes) -> None:
+        """Put what is at the path aside, and a new file in its place."""
+        new = database.make_beside(self.path)
+        with closing(database.connect(new, "rw")) as connection, transaction(connection):
+            rows.write_changes(connection, everything, self._ages)
+            rows.write_checkpoint(connection, checkpoint(self._ages, everything.at))
+        kept_as = database.put_aside(self.path, everything.at.wall)
+        new.rename(self.path)
+        log.warning(
+            "state was put aside, and a new file begun with what is in memory",
+            path=str(self.path),
+            kept_as=str(kept_as),
+            operations=len(everything.operations),
+        )
+        connection = database.connect(self.path, "rw")
+        database.prepare(self.path, connection)
+        self._connection.close()
+        self._use(connection)
 
     def _begin(self, patient: Callable[[int], bool]) -> None:
         tried = 0
@@ -63,9 +116,18 @@ class Store:
             self._lock.release()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _look(path: Path) -> list[_Stat | None]:
+    """Return what tells whether the file or its log was changed."""
+    return [_stat(Path(f"{path}{side}")) for side in ("", "-wal")]
+
+
+def _stat(path: Path) -> _Stat | None:
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino), found.st_size, found.st_ctime_ns
+
+
+def _are_others(before: list[_Stat | None], now: list[_Stat | None]) -> bool:
+    return [each and each[0] for each in before] != [each and each[0] for each in now]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -40,7 +39,7 @@ def take_in(
 def _commit(store: Store, changes: Changes) -> None:
     try:
         store.commit(changes, lambda _tried: False)
-    except (sqlite3.Error, OSError) as error:
+    except database.FAILURES as error:
         problem = database.told(error, store.path)
         raise StartError(f"state {store.path} cannot be written, nothing was imported: {problem}") from None
 

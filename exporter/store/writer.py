@@ -86,21 +86,25 @@ class Writer:
     def _commit(self, changes: Changes) -> None:
         try:
             self._store.commit(changes, self._patient)
-        except (sqlite3.Error, OSError) as error:
-            self._tell(database.told(error, self._store.path))
-            ok = False
+        except database.FAILURES as error:
+            lost = changes.whole or database.is_damage(error)
+            self._tell(database.told(error, self._store.path), lost=lost)
+            self._waiting = None if lost else changes
+            self._deliver(Saved(changes.number, ok=False, lost=lost))
         else:
             self._waiting = None
             self._tell(None)
-            ok = True
-        self._deliver(Saved(changes.number, ok))
+            self._deliver(Saved(changes.number, ok=True))
 
     def _patient(self, tried: int) -> bool:
         return tried < (LAST_TRIES if self._stopping else TRIES)
 
-    def _tell(self, problem: str | None) -> None:
+    def _tell(self, problem: str | None, *, lost: bool = False) -> None:
         if problem is not None and self._works:
-            log.error("state cannot be written, going on without", path=str(self._store.path), error=problem)
+            event = (
+                "state is damaged: a new file is to be begun" if lost else "state cannot be written, going on without"
+            )
+            log.error(event, path=str(self._store.path), error=problem)
         if problem is None and not self._works:
             log.info("state is written again", path=str(self._store.path))
         self._works = problem is None
@@ -108,10 +112,13 @@ class Writer:
 
 def merged(earlier: Changes, later: Changes) -> Changes:
     """Put two groups into one; the later of two changes counts."""
+    if later.whole:
+        return later
     return replace(
         later,
         operations={**earlier.operations, **later.operations},
         tombstones={**earlier.tombstones, **later.tombstones},
         cells={**earlier.cells, **later.cells},
         environments={**earlier.environments, **later.environments},
+        whole=earlier.whole,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import structlog
 
 from exporter.tracking import record
 from exporter.tracking.lane import Asker, Lane
-from exporter.tracking.memory import EnvironmentMemory
+from exporter.tracking.memory import EnvironmentMemory, Memory
 from exporter.tracking.messages import Listed
 from exporter.tracking.roster import CONFIG
 from exporter.tracking.slices import is_due
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from exporter.tracking.book import Book
     from exporter.tracking.intake import Intake
     from exporter.tracking.journal import Journal
-    from exporter.tracking.memory import CellMemory, CellPlace, Kept, Memory
+    from exporter.tracking.memory import CellMemory, CellPlace, Kept
     from exporter.tracking.record import Moment
     from exporter.tracking.slices import Job
 
@@ -208,6 +209,16 @@ class Environments:
         self._journal.dirty.environments[name] = None
 
     # What the journal writes.
+
+    def everything(self) -> Memory:
+        """Return all that is to be remembered, awake or asleep; it stays as it is now."""
+        operations = {each.tracked.key: each for asleep in self._asleep.values() for each in asleep.values()}
+        cells = {place: cell for asleep in self._asleep_cells.values() for place, cell in asleep.items()}
+        for name in self.askers:
+            operations |= {each.tracked.key: each for each in self._intake.all_kept(name)}
+            cells |= self._book.all_remembered(name)
+        environments = {name: memory for name in self._remembered if (memory := self.recall(name)) is not None}
+        return Memory(operations, deepcopy(self._intake.tombstones), cells, environments)
 
     def recall(self, name: str) -> EnvironmentMemory | None:
         """Return what is to be remembered of an environment; None: nothing any more."""

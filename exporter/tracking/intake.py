@@ -22,7 +22,7 @@ from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
 from exporter.tracking.tombstones import Tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from exporter.metrics.activity import Activity
     from exporter.tracking.book import Book
@@ -71,13 +71,14 @@ class Intake:
 
     def remove_environment(self, name: str) -> dict[str, Kept]:
         """End with an environment; return what is known of it, by id."""
+        known = {each.tracked.key.id: each for each in self.all_kept(name)}
         roster = self._rosters.pop(name)
         del self._askers[name]
         self._waiting = {key: None for key in self._waiting if key.environment != name}
         self._ended = {key: each for key, each in self._ended.items() if key.environment != name}
         for operation_id in roster:
             self._conflicts.newly(OperationKey(name, operation_id), ())
-        return {each.key.id: Kept(each, roster.namings(each.key.id)) for each in self._book.of(name)}
+        return known
 
     def unlist_http(self, asker: Asker, now: Moment) -> None:
         """Let go of what http lists named that are configured no more."""
@@ -95,6 +96,11 @@ class Intake:
         """Return what is to be remembered of an operation, None if it is not tracked."""
         tracked, roster = self._book.get(key), self._rosters.get(key.environment)
         return Kept(tracked, roster.namings(key.id)) if tracked is not None and roster is not None else None
+
+    def all_kept(self, name: str) -> Iterator[Kept]:
+        """Return what is to be remembered of the operations of an environment."""
+        roster = self._rosters[name]
+        return (Kept(each, roster.namings(each.key.id)) for each in self._book.of(name))
 
     # In.
 

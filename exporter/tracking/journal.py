@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from exporter.metrics.exposition import View
     from exporter.operation import OperationKey
-    from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept
+    from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept, Memory
     from exporter.tracking.messages import Saved
     from exporter.tracking.record import Moment
     from exporter.tracking.tombstones import Tombstone
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class Recall:
     """Looks up how things stand when they are written: None for what is gone."""
+
+    everything: Callable[[], Memory]
 
     operation: Callable[[OperationKey], Kept | None]
     tombstone: Callable[[OperationKey], Tombstone | None]
@@ -72,6 +74,7 @@ class Journal:
         self._under_way: Changes | None = None
         self._held: View | None = None
         self._works = True
+        self._lost = False  # on disk: the next commit holds everything
         self._next_at = 0.0
         self._checkpoint_at = 0.0
         self._view_at = 0.0
@@ -111,7 +114,7 @@ class Journal:
             return float("inf")
         if self._waiting and self._works:
             return now
-        if self.dirty or self._waiting:
+        if self.dirty or self._waiting or self._lost:
             return self._next_at
         return max(self._next_at, self._view_at) if changed else self._checkpoint_at
 
@@ -125,7 +128,7 @@ class Journal:
         view = None
         if self._works and now.mono >= self._view_at:
             view, self._view_at = render(), now.mono + VIEW_SECONDS
-        if not self.dirty and not self._waiting and now.mono < self._checkpoint_at:
+        if not self.dirty and not self._waiting and not self._lost and now.mono < self._checkpoint_at:
             if view is not None:
                 self.show(view)
             return
@@ -139,29 +142,37 @@ class Journal:
 
     def _begin(self, now: Moment, recall: Recall) -> None:
         self._number += 1
-        dirty, self.dirty = self.dirty, _Dirty()
-        changes = Changes(
-            self._number,
-            now,
-            {key: recall.operation(key) for key in dirty.operations},
-            {key: recall.tombstone(key) for key in dirty.tombstones},
-            {place: recall.cell(place) for place in dirty.cells},
-            {name: recall.environment(name) for name in dirty.environments},
-        )
+        changes = self._everything(now, recall) if self._lost else self._changes(now, recall)
+        self.dirty, self._lost = _Dirty(), False
         self._under_way = changes
         self._answers, self._waiting = self._waiting, []
         self._next_at, self._checkpoint_at = now.mono + GROUP_SECONDS, now.mono + CHECKPOINT_SECONDS
         if self._save is not None:
             self._save(changes)
 
+    def _changes(self, now: Moment, recall: Recall) -> Changes:
+        return Changes(
+            self._number,
+            now,
+            {key: recall.operation(key) for key in self.dirty.operations},
+            {key: recall.tombstone(key) for key in self.dirty.tombstones},
+            {place: recall.cell(place) for place in self.dirty.cells},
+            {name: recall.environment(name) for name in self.dirty.environments},
+        )
+
+    def _everything(self, now: Moment, recall: Recall) -> Changes:
+        all_ = recall.everything()
+        return Changes(self._number, now, all_.operations, all_.tombstones, all_.cells, all_.environments, whole=True)
+
     def saved(self, message: Saved, now: Moment) -> None:
         """Take in how a commit went; what could not be written is tried again with the next."""
         changes = self._under_way
         if changes is None or message.number != changes.number:
             return
-        self._under_way, self._works = None, message.ok
+        self._under_way, self._works, self._lost = None, message.ok, message.lost
         if not message.ok:
-            self.dirty.add(changes)
+            if not message.lost:
+                self.dirty.add(changes)
             self._next_at = now.mono + RETRY_SECONDS
         if self._held is not None:
             self.show(self._held)

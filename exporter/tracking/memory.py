@@ -68,6 +68,7 @@ class Changes:
     """What is to be kept from now on, in one commit: None for what is gone.
 
     `number` tells commits apart, `at` is the checkpoint: when this was so.
+    `whole`: this is all there is, for a new file.
     """
 
     number: int
@@ -76,3 +77,4 @@ class Changes:
     tombstones: Mapping[OperationKey, Tombstone | None] = field(default_factory=dict)
     cells: Mapping[CellPlace, CellMemory | None] = field(default_factory=dict)
     environments: Mapping[str, EnvironmentMemory | None] = field(default_factory=dict)
+    whole: bool = False

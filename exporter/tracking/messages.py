@@ -167,10 +167,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A commit of state was tried: the one of `Changes.number`."""
+    """A commit of state was tried: the one of `Changes.number`. `lost`: so are those before; the next must be whole."""
 
     number: int
     ok: bool
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,9 +78,17 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
         return self._length
 
     def __iter__(self) -> Iterator[OperationKey]:
+        return (key for key, _ in self.walk())
+
+    def items(self) -> ItemsView[OperationKey, Tombstone]:
+        """View them all, without looking each up."""
+        return _Items(self)
+
+    def walk(self) -> Iterator[tuple[OperationKey, Tombstone]]:
+        """Walk through all in order."""
         for (environment, _), leaf in zip(self._firsts, self._leaves, strict=True):
-            for place in range(len(leaf.ats)):
-                yield OperationKey(environment, unpack_id(leaf.id(place)))
+            for place, (at, retired) in enumerate(zip(leaf.ats, leaf.retired, strict=True)):
+                yield OperationKey(environment, unpack_id(leaf.id(place))), Tombstone(at, bool(retired))
 
     def __getitem__(self, key: OperationKey) -> Tombstone:
         number, place = self._find(key)
@@ -156,3 +164,10 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
             self._leasts[number] = min(leaf.ats)
         else:
             del self._leaves[number], self._firsts[number], self._leasts[number]
+
+
+class _Items(ItemsView[OperationKey, Tombstone]):
+    _mapping: Tombstones
+
+    def __iter__(self) -> Iterator[tuple[OperationKey, Tombstone]]:
+        return self._mapping.walk()

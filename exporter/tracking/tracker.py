@@ -89,6 +89,7 @@ class Tracker:
         self._reception = Reception(self._intake, self._environments, self._journal, activity, outside.chance)
         self._judge = Judge(self._environments, activity, outside)
         self._recall = Recall(
+            self._environments.everything,
             self._environments.recall_operation,
             self._intake.tombstones.get,
             self._environments.recall_cell,
@@ -128,6 +129,7 @@ class Tracker:
                 self._take_saved(message, now)
             case Stop():
                 self._stopping = True
+                self._journal.when_saved(lambda _ok: None)  # tells whether the last commit must be a whole one
             case Close():
                 self._stopping = self.ended = True
 

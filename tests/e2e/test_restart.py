@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -705,9 +706,11 @@ def cut_off(content: bytes) -> bytes:
     return content[: len(content) // 2 + 100]
 
 
-@pytest.mark.parametrize("damage", [in_the_middle, no_database, cut_off])
-def test_damaged_state_is_put_aside_and_begun_anew(knock: Simulator, start: Starter, kept: Path, damage: Any) -> None:
-    operations = [endless(knock) for _ in range(100)]
+@pytest.mark.parametrize(("damage", "least"), [(in_the_middle, 400), (no_database, 0), (cut_off, 100)])
+def test_damaged_state_is_put_aside_and_what_can_be_read_is_saved(
+    knock: Simulator, start: Starter, kept: Path, damage: Any, least: int
+) -> None:
+    operations = [endless(knock) for _ in range(400)]
     exporter = start(knock.url, polling=QUICK)
     assert exporter.register(operations).status_code == 200
     exporter.signal()
@@ -716,16 +719,61 @@ def test_damaged_state_is_put_aside_and_begun_anew(knock: Simulator, start: Star
     kept.write_bytes(damaged)
 
     exporter = start(knock.url, polling=QUICK)
-    said = exporter.said('level=error event="state is damaged: put aside, and begun anew".*')[0]
+    said = exporter.said('level=error event="state is damaged: put aside, .*')[0]
     aside = next(each for each in start.folder.iterdir() if re.search(r"\.corrupt-[0-9TZ]+$", each.name))
     assert aside.read_bytes() == damaged
     assert str(aside) in said
     assert exporter.get("/-/ready").status_code == 200
-    assert tracked(exporter) == 0
-    assert exporter.register(operations[:1]).json()["durable"] is True
+    saved = tracked(exporter) or 0.0
+    assert least <= saved <= (400 if least else 0)
+    assert (f"{saved:.0f} operations" if saved else "saved=nothing") in said
+    assert exporter.register([endless(knock)]).json()["durable"] is True
     exporter.kill()
     exporter = start(knock.url, polling=QUICK)
-    assert tracked(exporter) == 1
+    assert tracked(exporter) == saved + 1
     assert "damaged" not in exporter.output
     exporter.signal()
     assert exporter.wait() == 0
+
+
+def overwrite_middle(state: Path) -> None:
+    size = state.stat().st_size
+    with state.open("r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\xde\xad\xbe\xef" * (size // 8))
+
+
+def truncate(state: Path) -> None:
+    os.truncate(state, state.stat().st_size // 2)
+
+
+def delete(state: Path) -> None:
+    state.unlink()
+
+
+def replace_by_empty(state: Path) -> None:
+    other = state.with_name("other")
+    other.touch()
+    other.rename(state)
+
+
+@pytest.mark.parametrize("damage", [overwrite_middle, truncate, delete, replace_by_empty])
+def test_a_file_that_is_damaged_while_running_is_begun_again_with_all_that_is_known(
+    knock: Simulator, start: Starter, kept: Path, damage: Any
+) -> None:
+    operations = [endless(knock) for _ in range(400)]
+    exporter = start(knock.url, polling=QUICK)
+    assert exporter.register(operations).json()["durable"] is True
+    with contextlib.closing(sqlite3.connect(kept)) as shell:
+        until(lambda: shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, "all is in the file itself")
+    damage(kept)
+    late = endless(knock)
+    until(lambda: exporter.register([late]).status_code == 200, "it is written again")
+    exporter.kill()
+    exporter.said('level=error event="state is damaged: a new file is to be begun".*')
+    (aside,) = exporter.said('level=warning event="state was put aside, and a new file begun with what is in memory".*')
+    assert f"kept_as={kept}.corrupt-" in aside
+    assert ids_in(kept) == {*operations, late}
+    exporter = start(knock.url, polling=QUICK)
+    assert tracked(exporter) == 401
+    assert "damaged" not in exporter.output
