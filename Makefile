@@ -57,7 +57,8 @@ COMPILE = env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --q
 
 lock: .venv/dev ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --output-file requirements/run.txt pyproject.toml
-	$(COMPILE) --upgrade --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --upgrade --extra test --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --upgrade --extra test --constraint requirements/dev.txt --output-file requirements/test.txt pyproject.toml
 	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
 
 schema: .venv/dev ## renew docs/config.schema.json from the models
