@@ -35,7 +35,7 @@ demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
 	$(BIN)/python -m exporter demo $(DEMO_FLAGS)
 
 test: .venv/dev ## run all tests; says what it skipped for want of a tool
-	$(BIN)/pytest -n 3 --dist loadfile -m 'not alone'
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
 	$(BIN)/pytest -m alone
 
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)
