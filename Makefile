@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check fmt lock schema monitoring chart clean
+.PHONY: help demo test bench figures check fmt lock schema monitoring chart clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -40,6 +40,9 @@ test: .venv/dev ## run all tests; says what it skipped for want of a tool
 
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)
+
+figures: .venv/dev ## count what the architecture aims at, next to its goals
+	@$(BIN)/python tools/figures.py $(FIGURES_FLAGS)
 
 check: .venv/dev ## format, lint, types, layers, lock files
 	$(BIN)/ruff format --check .
