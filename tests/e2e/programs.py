@@ -63,7 +63,7 @@ def tool(name: str, line: int | None = None) -> str:
 
 def run(*command: object) -> str:
     """Run a program to its end, which must be a good one, and return what it said."""
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -63,5 +63,5 @@ def judge(promtool: str, folder: Path, inputs: list[dict[str, str]], expected: M
     }
     file = folder / "test.yaml"
     file.write_text(yaml.safe_dump(document))
-    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False, timeout=300)
     return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.3  # the simulators run in this process: looking all the time w
 SERIES = re.compile(r"(?m)^knock_bulk_operation_(info|status)\{(.*)\} (\S+)$")
 COUNTER = re.compile(rf"(?m)^knock_bulk_operations_({'|'.join(COUNTERS)})_total\{{(.*)\}} (\S+)$")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
-LATE_SECONDS = 0.05  # of what notes a request's arrival, on a busy machine
+LATE_SECONDS = 0.2  # of what notes a request's arrival, on a busy machine
 
 Place = tuple[str, str, str]  # counter, environment, group
 
@@ -270,5 +270,6 @@ def test_environments_are_shared_out_and_one_is_moved_there_and_back(scene: Scen
     for name, knock in scene.knocks.items():
         arrived = sorted(each.at for each in knock.log)
         assert {each.status for each in knock.log if each.operation_id in scene.made[name]} == {200}
-        assert 0.9 * LIMIT <= most_in(1.0 - LATE_SECONDS, arrived) <= LIMIT, name
+        assert most_in(1.0 - LATE_SECONDS, arrived) <= LIMIT, name
+        assert most_in(1.0, arrived) >= 0.9 * LIMIT, name
         assert most_in(5.0, arrived) <= 5 * LIMIT, name
