@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench figures check fmt lock schema monitoring chart clean
+.PHONY: help demo quick test coverage bench figures check fmt lock schema monitoring chart clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -34,9 +34,21 @@ count = $(shell grep -c == $(1))
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
 	$(BIN)/python -m exporter demo $(DEMO_FLAGS)
 
-test: .venv/dev ## run all tests; says what it skipped for want of a tool
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
+# In the order of their names, end-to-end tests come first: short files fill up the end.
+SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
+
+quick: .venv/dev ## run the unit tests, in a minute or so
+	$(BIN)/pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e
+
+test: .venv/dev ## run all tests; says what it skipped because a tool is missing
+	$(BIN)/pytest -n 4 $(SIDE_BY_SIDE)
 	$(BIN)/pytest -m alone
+
+coverage: .venv/dev ## run the unit tests, and show which lines they do not reach
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)
@@ -76,4 +88,4 @@ chart: .venv/dev ## renew what is generated in helm/knock-exporter and deploy/ku
 	$(BIN)/python helm/plain.py .tools/helm4/helm
 
 clean: ## remove what the other targets made
-	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .tools .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

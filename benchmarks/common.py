@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from exporter.config import Config, Environment, ListedOperation, Polling
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 KEY = Secret("sk_benchmark")
 WALL = 1_800_000_000.0
+RATE = 200.0  # answers a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Fleet:
     Intervals are so long that `rate` polls a second are always due, and none twice before all were asked.
     """
 
-    def __init__(self, count: int, rate: float = 200.0) -> None:
+    def __init__(self, count: int, rate: float = RATE) -> None:
         self.views: list[View] = []
         self.activity = Activity()
         self.mono = 1000.0
@@ -134,6 +136,12 @@ class Fleet:
                 rows = int(self.mono) % 1000
                 self.tracker.handle(Answered(request, running(request.id, rows), 0.05), self._now)
             self._sent.clear()
+
+
+@cache
+def fleet(count: int) -> Fleet:
+    """Return the one fleet of this size: to answer for all of them takes longer than what is measured with it."""
+    return Fleet(count)
 
 
 def show(results: list[Result], *, as_json: bool) -> None:

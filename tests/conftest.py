@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import settings
-
-sys.path.insert(0, str(Path(__file__).parent / "e2e"))  # for programs.py, also when none of that folder is run
-
 from programs import Starter
 
 from exporter.knock.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
     from browser import Visits

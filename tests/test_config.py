@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mistakes
 import pytest
 import trustme
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mistakes import Mistake
 
 from exporter.config import (
     Config,
@@ -48,7 +50,6 @@ from exporter.errors import ConfigError, StartError
 from exporter.keys import InvalidKey, KeySource, Secret
 
 ROOT = Path(__file__).parent.parent
-BAD_FILES = Path(__file__).parent / "testdata" / "config"
 KEY = "sk_test_0123456789abcdef"
 ENVIRON = {"KNOCK_API_KEY": KEY}
 FIRST = "123e4567-e89b-12d3-a456-426614174000"
@@ -91,23 +92,39 @@ def _complaint(read: Loader, text: str) -> str:
     return "\n".join(str(problem) for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BAD_FILES.glob("*.yaml")))
-def test_each_mistake_has_its_message(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = (BAD_FILES / f"{name}.txt").read_text(encoding="utf-8")
-    monkeypatch.chdir(BAD_FILES)
+HEAD = b"environments:\n  - name: production\n    api_key_env: KNOCK_API_KEY\n"
+MISTAKES = mistakes.of_table("configuration.yaml") | {
+    "int_too_long": Mistake(
+        HEAD + b"rate_limit: " + b"9" * 5000 + b"\n",
+        "line 4: rate_limit: is not what its tag says, or too long a number",
+    ),
+    "not_utf8": Mistake(HEAD + b"    branch: caf\xe9\n", "line 4: is not UTF-8 text (save it as UTF-8)"),
+    "syntax_nested_too_deeply": Mistake(
+        b"labels: " + b"[" * 5000 + b"\n", "line 1: is no valid YAML at column 71: nested too deeply"
+    ),
+    "utf16": Mistake(HEAD.decode().encode("utf-16"), "line 1: is not UTF-8 text (save it as UTF-8)"),
+}
+# What the table's configurations name.
+NAMED = {
+    "empty.key": "\n",
+    "two_lines.key": "one\ntwo\n",
+    "good.token": "fedcba9876543210\n",
+    "short.token": "8646352fedcba98\n",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_mistake_has_its_message_and_no_secret_shows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file, text in NAMED.items():
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    path = Path("config.yaml")
+    path.write_bytes(MISTAKES[name].written)
     with pytest.raises(ConfigError) as caught:
-        load(Path(f"{name}.yaml"), ENVIRON)
-    assert f"{caught.value}\n" == expected
-
-
-def test_no_message_is_left_without_its_mistake() -> None:
-    assert {path.stem for path in BAD_FILES.glob("*.txt")} == {path.stem for path in BAD_FILES.glob("*.yaml")}
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in BAD_FILES.glob("*.yaml")))
-def test_no_secret_shows_not_even_in_a_traceback(name: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(BAD_FILES / f"{name}.yaml", ENVIRON)
+        load(path, ENVIRON)
+    assert str(caught.value) == MISTAKES[name].shown(path)
     shown = "".join(traceback.format_exception(caught.value))
     for secret in ("0123456789abcdef", "fedcba9876543210", "hunter2", "8646352"):
         assert secret not in shown

@@ -116,6 +116,12 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_every_helper_of_tests_is_listed_and_no_other() -> None:
+    folder = ROOT / "tests" / "support"
+    rows = re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert rows == sorted(path.stem for path in folder.glob("*.py"))
+
+
 def test_the_changelog_knows_what_is_to_come() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from schemathesis import Case
     from starlette.types import ASGIApp
 
+pytest_plugins = ["schemathesis.pytest.plugin"]
 URL = "/api/v1/openapi.json"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -12,7 +12,6 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +33,7 @@ from exporter.tracking.tombstones import Tombstone, Tombstones
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from exporter.store.store import Store
 
@@ -781,7 +781,7 @@ for number in range(len(memory.operations), len(every), 5):
 
 def killed_while_writing(path: Path, lines: int) -> int:
     """Have a process write, kill it after so many commits, and return how many operations it said are safe."""
-    child = CHILD.format(paths=[str(Path(__file__).parent)], path=str(path))
+    child = CHILD.format(paths=sys.path, path=str(path))
     process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     safe = 0

@@ -312,11 +312,12 @@ ROUTES += [("GET", "/api/v1/environments"), ("DELETE", f"/api/v1/operations/prod
 def test_a_body_that_a_route_does_not_read_changes_no_answer(method: str, path: str) -> None:
     app = FakeDesk().app(reload=lambda reply: reply(None, False))  # noqa: FBT003 - done
     statuses = []
-    for sent in (b"", b"Content-Length: 0\r\n\r\n", b"Content-Length: 9\r\n\r\nab", b"Content-Length: 2\r\n\r\nab"):
-        with served(app) as address, closing(socket.create_connection(address, timeout=5)) as connection:
-            head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
-            connection.sendall(head + (sent or b"\r\n"))
-            statuses.append(connection.recv(12))
+    with served(app) as address:
+        for sent in (b"", b"Content-Length: 0\r\n\r\n", b"Content-Length: 9\r\n\r\nab", b"Content-Length: 2\r\n\r\nab"):
+            with closing(socket.create_connection(address, timeout=5)) as connection:
+                head = f"{method} {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+                connection.sendall(head + (sent or b"\r\n"))
+                statuses.append(connection.recv(12))
     assert len(set(statuses)) == 1
 
 

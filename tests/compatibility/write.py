@@ -2,7 +2,7 @@
 
 By hand, once for each version whose state file, export or settings differ from the last, into a new folder:
 
-    PYTHONPATH=tests .venv/bin/python tests/compatibility/write.py
+    PYTHONPATH=tests/support .venv/bin/python tests/compatibility/write.py
     UPDATE_GOLDEN=1 .venv/bin/pytest tests/compatibility
 
 The first writes the state, in virtual time; the second what a start on it answers. Read that before you commit it.

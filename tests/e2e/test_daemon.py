@@ -177,8 +177,8 @@ def test_it_ends_in_time_while_a_long_list_comes_in(start: Starter, stored: bool
 
 
 def test_it_ends_in_time_while_pages_wait(start: Starter) -> None:
-    exporter = start(NOWHERE, operations_files=list_many(start, 40_000))
-    until(lambda: exporter.value("knock_exporter_operations") == 40_000, "all have come in", LOADING_SECONDS)
+    exporter = start(NOWHERE, operations_files=list_many(start, 20_000))
+    until(lambda: exporter.value("knock_exporter_operations") == 20_000, "all have come in", LOADING_SECONDS)
     address = ("127.0.0.1", int(exporter.url.rpartition(":")[2]))
     with ExitStack() as asking:
         pages = [asking.enter_context(closing(socket.create_connection(address))) for _ in range(8)]

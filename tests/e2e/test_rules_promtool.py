@@ -34,9 +34,13 @@ def test_the_unit_tests_pass(line: int) -> None:
 def test_a_wrong_rule_fails_its_unit_test(tmp_path: Path) -> None:
     for sub in ("rules", "tests"):
         shutil.copytree(MONITORING / sub, tmp_path / sub)
+    tests = tmp_path / "tests" / "operations.yaml"
+    whole = yaml.safe_load(tests.read_text())
+    whole["tests"] = [each for each in whole["tests"] if "KnockOperationStalled" in str(each)]
+    tests.write_text(yaml.safe_dump(whole))
+    run(tool("promtool"), "test", "rules", tests)
     alerts = tmp_path / "rules" / "alerts.yaml"
     alerts.write_text(alerts.read_text().replace("> 900", "> 9000"))
-    tests = tmp_path / "tests" / "operations.yaml"
     done = subprocess.run([tool("promtool"), "test", "rules", tests], capture_output=True, check=False)
     assert done.returncode != 0
 
