@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import uuid
@@ -16,7 +17,7 @@ from source import Package, by_folder, circles, longest_chain, used_twice
 from words import own_words, phrases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 FILES = {
@@ -87,6 +88,16 @@ class Book(SimpleNamespace):
 Book.__module__ = "exporter.made"
 
 
+@pytest.fixture
+def _nothing_else() -> Iterator[None]:
+    """Hide what tests before have left in this process."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_nothing_else")
 def test_containers_that_hold_an_operation() -> None:
     waits = {uuid.UUID(ENDED)}
     book = Book(
