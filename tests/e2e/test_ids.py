@@ -243,7 +243,7 @@ with open(path, "w") as file:
         file.flush()
         time.sleep(float(pause))
 """
-SMALL, LARGE = 300, 3000
+SMALL, LARGE = 100, 1000
 ROUNDS, LOOKED_AT = 5, (2, 4)  # how often all writers are killed, and after which of these it is left so
 
 
@@ -254,7 +254,7 @@ def written(form: str, ids: Sequence[str]) -> str:
     return yaml.safe_dump(groups) if form == "yaml" else json.dumps(groups, indent=1)
 
 
-def pieces_of(text: str, chance: random.Random, size: int = 1500) -> list[str]:
+def pieces_of(text: str, chance: random.Random, size: int = 500) -> list[str]:
     """Cut a list within ids: what ends so can be told from a shorter list."""
     inside = [place for place in range(1, len(text)) if text[place - 1] == "-" and text[place] in "0123456789abcdef"]
     cuts = [0, *sorted(chance.sample(inside, len(text) // size)), len(text)]

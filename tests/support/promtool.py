@@ -77,9 +77,9 @@ def judge(promtool: str, folder: Path, inputs: list[dict[str, str]], expected: M
 
 @cache
 def _rules(alerts: frozenset[str]) -> str:
-    groups = [
-        group | {"rules": [rule for rule in group["rules"] if rule.get("alert") in alerts or "record" in rule]}
-        for file in sorted((MONITORING / "rules").glob("*.yaml"))
-        for group in yaml.safe_load(file.read_text())["groups"]
-    ]
-    return yaml.safe_dump({"groups": groups})
+    """Return the rules of these alerts, and the records that they read."""
+    files = sorted((MONITORING / "rules").glob("*.yaml"))
+    rules = [each for file in files for group in yaml.safe_load(file.read_text())["groups"] for each in group["rules"]]
+    asked = [each for each in rules if each.get("alert") in alerts]
+    read = [each for each in rules if "record" in each and any(each["record"] in rule["expr"] for rule in asked)]
+    return yaml.safe_dump({"groups": [{"name": "records", "rules": read}, {"name": "alerts", "rules": asked}]})
