@@ -383,4 +383,4 @@ def test_ten_times_as_many_ids_cost_ten_times_as_much(form: Form, write: Callabl
         assert len(parse(content, form, LABELS)) == count
         return time.process_time() - begun
 
-    assert min(seconds(50_000) for _ in range(2)) < 30 * min(seconds(5_000) for _ in range(4))
+    assert min(seconds(20_000) for _ in range(2)) < 30 * min(seconds(2_000) for _ in range(4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,6 +76,7 @@ def counting() -> list[dict[str, Any]]:
     ]
 
 
+@cache
 def of_dashboards() -> list[Query]:
     """Return the queries of all panels and annotations."""
     found = []
@@ -89,6 +91,7 @@ def of_dashboards() -> list[Query]:
     return found
 
 
+@cache
 def of_rules() -> list[Query]:
     """Return the queries of all rules."""
     return [
@@ -99,6 +102,7 @@ def of_rules() -> list[Query]:
     ]
 
 
+@cache
 def of_runbooks() -> list[Query]:
     """Return the queries of all runbooks."""
     return [
@@ -108,6 +112,7 @@ def of_runbooks() -> list[Query]:
     ]
 
 
+@cache
 def across_instances() -> dict[str, str]:
     """Return how each aggregate is put together across instances, as the contract says."""
     found = {}
@@ -116,6 +121,7 @@ def across_instances() -> dict[str, str]:
     return found
 
 
+@cache
 def known() -> set[str]:
     """Return every metric that a query may name: of the contract, of the recording rules, Prometheus' own."""
     document = (ROOT / "docs" / "metrics.md").read_text()
