@@ -35,7 +35,8 @@ class Module:
 
     def definitions(self) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
         """Return all classes, functions and methods."""
-        return (node for node in ast.walk(self.tree) if isinstance(node, (ast.ClassDef, *FUNCTIONS)))
+        nodes = _statements(self.tree, type_checking=True)
+        return (node for node in nodes if isinstance(node, (ast.ClassDef, *FUNCTIONS)))
 
 
 class Package:
@@ -76,9 +77,11 @@ class Package:
 
 
 def _statements(tree: ast.AST, *, type_checking: bool) -> Iterator[ast.AST]:
-    """Return the nodes of a tree, those below `if TYPE_CHECKING` only if asked for."""
+    """Return the nodes of a tree but for expressions, those below `if TYPE_CHECKING` only if asked for."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not type_checking:
+        if isinstance(node, ast.expr):
+            continue
+        if not type_checking and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         yield node
         yield from _statements(node, type_checking=type_checking)
