@@ -54,6 +54,8 @@ def opened(path: str | os.PathLike[str], *, pipe: bool = False) -> Iterator[int]
 def content(descriptor: int, most: int, until: float = 0.0) -> bytes:
     """Read an opened file to its end; a pipe may take until a monotonic time. Raises OSError."""
     found = os.fstat(descriptor)
+    if not stat.S_ISFIFO(found.st_mode):
+        until = 0.0  # /proc/kmsg is a regular file that may have nothing to say for hours
     pieces: list[bytes] = []
     left = most - found.st_size
     if left >= 0:

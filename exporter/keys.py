@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 # Anything else would break, or be smuggled into, the Authorization header (http.client prints what it refuses).
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 MASK = "***"
-_BEGINNING = "sk_"
+BEGINNING = "sk_"
 _NO_KEYS = (
     (re.compile(r"[\"'`]|.*[\"'`]$"), "is in quotes (remove them)"),
-    (re.compile(r"pk_"), "is a public key (expected the secret one, which begins with sk_)"),
+    (re.compile(r"pk_"), 'is a public key (expected the secret one, which begins with "sk_")'),
     (
         re.compile(r"(?!sk_)[A-Za-z_]\w*=+[^=]"),
         "holds an assignment (expected the key alone, without what is before the =)",
@@ -83,9 +83,7 @@ def check_knock_key(key: str) -> None:
 
 def doubt(key: Secret) -> str | None:
     """Say what makes a key unlikely to be one; None where nothing does."""
-    return (
-        None if key.reveal().startswith(_BEGINNING) else f"does not begin with {_BEGINNING}, as Knock's secret keys do"
-    )
+    return None if key.reveal().startswith(BEGINNING) else f"does not begin with {BEGINNING}, as Knock's secret keys do"
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,6 +273,22 @@ def test_broken_urls_are_refused(url: str) -> None:
         check_base_url(url)
 
 
+@pytest.mark.parametrize("path", ["/v1", "//v1/", "/knock//V1/bulk_operations"])
+def test_an_address_with_the_version_is_refused(path: str) -> None:
+    with pytest.raises(Unfit, match=r"must end before /+[vV]1, which is added to it"):
+        check_base_url(f"https://api.knock.app{path}")
+    assert check_base_url("https://v1/v1beta") == "https://v1/v1beta"
+
+
+@pytest.mark.parametrize("setting", ["api_key_file", "api_key_env"])
+def test_a_key_in_place_of_where_it_is(read: Loader, setting: str) -> None:
+    complaint = _complaint(read, f"environments: [{{name: production, {setting}: {KEY}}}]")
+    assert complaint.endswith(
+        "(looks like the key itself: put it into the file or variable that is named here, or use api_key)"
+    )
+    assert KEY not in complaint
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("5s", 5), ("1m30s", 90), ("1h", 3600), ("7d", 604800), ("500ms", 0.5), ("1w", 604800), ("1y2d", 31708800)],

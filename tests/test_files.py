@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,13 @@ def test_what_is_no_regular_file(tmp_path: Path, pipe: Path) -> None:
 def test_files_of_the_kernel_are_refused_as_keys(path: str) -> None:
     with pytest.raises(InvalidKey, match=path):
         KeySource(file=Path(path)).read({})
+
+
+def test_only_a_pipe_is_waited_for() -> None:
+    before = time.monotonic()
+    with pytest.raises(OSError, match=r"."):
+        files.read("/proc/kmsg", 1, pipe_seconds=600.0)
+    assert time.monotonic() - before < 60
 
 
 def test_check_config_refuses_what_never_ends(pipe: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.errors import redact
 from exporter.files import SETTLED_SECONDS
 from exporter.keys import InvalidKey, KeySource, KeyWatch, Secret, doubt, parse_key
 
@@ -206,7 +207,7 @@ def test_a_path_that_cannot_be_is_refused() -> None:
         (f'"{OLD}"', "is in quotes (remove them)"),
         (f"'{OLD}'", "is in quotes (remove them)"),
         (f"KNOCK_API_KEY={OLD}", "holds an assignment (expected the key alone, without what is before the =)"),
-        ("pk_test_0123456789", "is a public key (expected the secret one, which begins with sk_)"),
+        ("pk_test_0123456789", 'is a public key (expected the secret one, which begins with "sk_")'),
         ("${KNOCK_API_KEY}", "is a placeholder that nothing has replaced by the key"),
         ("$KNOCK_API_KEY", "is a placeholder that nothing has replaced by the key"),
         ("{{secrets.knock}}", "is a placeholder that nothing has replaced by the key"),
@@ -226,6 +227,7 @@ def test_what_cannot_be_a_key_of_knock_is_refused_by_name(tmp_path: Path, text: 
         KeySource(variable="KEY", knock=True).read({"KEY": text})
     assert str(caught.value) == f"environment variable KEY {problem}"
     assert KeySource(file=file).read({}) == Secret(text)  # a token may be anything
+    assert redact(problem) == problem  # what is masked takes nothing else along
 
 
 @pytest.mark.parametrize("text", ["sk_live_a=b", "abcdef", "c2tf", "0123=", "sk_xX1", "key-without-beginning=="])

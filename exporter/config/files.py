@@ -11,7 +11,7 @@ from exporter import files
 from exporter.config import plain, settings, values
 from exporter.config.models import KEY_SOURCES
 from exporter.config.yaml_source import Found
-from exporter.keys import InvalidKey, KeySource, Secret
+from exporter.keys import BEGINNING, InvalidKey, KeySource, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -69,7 +69,11 @@ def _key(loc: Loc, level: dict[str, Any], folder: Path, environ: Mapping[str, st
     try:
         source.read(environ)
     except InvalidKey as error:
-        hint = f"; {_FOLDER}" if str(error).endswith(os.strerror(errno.ENOENT)) else _HINTS.get(key, "")
+        missing = str(error).endswith((os.strerror(errno.ENOENT), "is not set"))
+        if missing and str(value).startswith(BEGINNING):
+            hint = " (looks like the key itself: put it into the file or variable that is named here, or use api_key)"
+        else:
+            hint = f"; {_FOLDER}" if missing and source.file else _HINTS.get(key, "")
         yield Found(loc, f"{error}{hint}", file=source.file)
 
 

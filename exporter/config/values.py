@@ -31,7 +31,7 @@ _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _URL_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _URL_QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
-_VERSION = re.compile(r"(?<=[^/])/v1(?=/|$)", re.IGNORECASE)  # Knock's reference prints its address with it
+_VERSION = re.compile(r"(?<=[^/:])/+v1(?=/|$)", re.IGNORECASE)  # Knock's reference prints its address with it
 _SOURCE_EXAMPLE = "https://ids.example/operations"
 _DURATION_CHARACTERS = 60  # Python refuses to read numbers of thousands of digits
 _SHOWN = 60  # characters of a found value
