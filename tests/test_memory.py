@@ -10,7 +10,7 @@ import pytest
 from model import KEY, WALL, Disk, Model, environment, ids, running
 from test_intake import DAY, E, finished, handed, knock_of, missing, shown
 
-from exporter.config import Config, ListedOperation
+from exporter.config import Config, ListedOperation, Polling
 from exporter.keys import Secret
 from exporter.operation import OperationKey, Status
 from exporter.tracking.journal import GROUP_SECONDS, HOLD_SECONDS
@@ -123,6 +123,20 @@ def test_a_disk_that_hangs_does_not_hold_views_for_ever() -> None:
     model.run(0.05)
     assert shown(model) == {A, B}
     assert len(model.views) - views <= 2
+
+
+def test_the_last_view_is_shown_too_though_nothing_changes_while_its_commit_hangs() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10)}
+    model = started(model_of(records, operations=[A], polling=Polling(processing=60.0)))
+    assert model.disk is not None
+    model.run(5)
+    model.disk.slow = True
+    records[A] = running(A, rows_processed=25)
+    while not model.disk.changes:
+        model.run(1)
+    model.run(HOLD_SECONDS)
+    model.run(1)
+    assert model.value("knock_bulk_operation_rows_processed") == 25
 
 
 def test_groups_are_a_quarter_of_a_second_apart() -> None:

@@ -120,6 +120,8 @@ class Journal:
 
     def step(self, now: Moment, recall: Recall, render: Callable[[], View | None]) -> None:
         """Begin a commit if it is time; `render` makes the view that is shown after it (None: as before)."""
+        if self._held is not None and self.shows_at_once(now.mono):
+            self.show(self._held)
         if self._save is None or self._under_way is not None:
             return
         hurried = bool(self._waiting) and self._works
