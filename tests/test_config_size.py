@@ -91,9 +91,9 @@ def test_the_web_configuration_is_bounded_too(tmp_path: Path) -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("entry", ["{}", "{{id: {}, group: nightly, labels: {{team: growth}}}}"])
-def test_fifty_thousand_ids_take_at_most_twice_what_parsing_them_takes(tmp_path: Path, entry: str) -> None:
+def test_many_ids_take_at_most_twice_what_parsing_them_takes(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "config.yaml"
-    ids = (f"{number:08x}-e89b-12d3-a456-426614174000" for number in range(50_000))
+    ids = (f"{number:08x}-e89b-12d3-a456-426614174000" for number in range(20_000))
     text = OPERATIONS + "".join(f"      - {entry.format(each)}\n" for each in ids) + "labels: [team]\n"
     path.write_text(text)
     with no_garbage_collection():

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 ENVIRONMENTS, EACH = 10, 1000
-FLOOD_SECONDS = 6.0
+FLOOD_SECONDS = 4.0
 CONNECTS_PER_SECOND = 500  # after all have connected at once
 REQUESTS = 20_000
 PAUSE_SECONDS = 0.05
