@@ -27,6 +27,7 @@ from exporter.net.room import Room, give_memory_back
 from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading
 from exporter.sources import Sources
+from exporter.startup import signals_are_taken_over
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
@@ -243,6 +244,7 @@ class Daemon:
         # Python's 5 ms would let a scrape that is joined hold up the pace by as much.
         sys.setswitchinterval(SWITCH_SECONDS)
         give_memory_back()
+        signals_are_taken_over()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, lambda *_: self.reload())

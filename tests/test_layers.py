@@ -9,7 +9,7 @@ PACKAGE = Package(Path(__file__).parent.parent / "exporter")
 
 # From the ground up; a module may import what stands below it, and its own line unless that line holds edges.
 LAYERS = (
-    ("errors", "files"),
+    ("errors", "files", "startup"),
     ("operation", "keys", "wording"),
     ("net",),
     ("config",),

@@ -17,6 +17,7 @@ from exporter.cli.flags import Address, Duration, ExternalUrl, FilePath, Names, 
 from exporter.cli.register import register
 from exporter.cli.state import state
 from exporter.errors import REFUSED_HINT, ExporterError, KeyRefused, KnockError, NotFound, StartError
+from exporter.startup import signals_are_taken_over
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,7 @@ def main(ctx: click.Context) -> None:
     Without a command it runs the exporter. Every flag can also be set by the environment variable beside it.
     """
     if ctx.invoked_subcommand != run_command.name:  # that one takes the signals over once it is built
+        signals_are_taken_over()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -208,6 +208,27 @@ def test_a_signal_while_it_is_loaded_ends_it_well(start: Starter, module: str, n
         assert process.wait(END_SECONDS) == 0
 
 
+BUSY = """
+import sqlite3
+from exporter.startup import end_on_signals
+end_on_signals()
+connection = sqlite3.connect(":memory:")
+connection.create_function("begins", 0, lambda: print("busy", flush=True) or 1)
+connection.execute("WITH RECURSIVE n(x) AS (SELECT begins() UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n").fetchall()
+"""
+
+
+def test_a_signal_while_the_state_is_opened_ends_it_well() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        process.terminate()
+        try:
+            assert process.wait(END_SECONDS) == 0
+        finally:
+            process.kill()
+
+
 def test_a_standard_error_that_nobody_reads_holds_up_neither_the_polls_nor_the_end(
     knock: Simulator, start: Starter
 ) -> None:
