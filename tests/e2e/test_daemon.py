@@ -214,7 +214,8 @@ from exporter.startup import end_on_signals
 end_on_signals()
 connection = sqlite3.connect(":memory:")
 connection.create_function("begins", 0, lambda: print("busy", flush=True) or 1)
-connection.execute("WITH RECURSIVE n(x) AS (SELECT begins() UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n").fetchall()
+numbers = "WITH RECURSIVE n(x) AS (SELECT begins() UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+connection.execute(numbers).fetchall()
 """
 
 
