@@ -87,7 +87,7 @@ def program(name: str) -> str:
 def curl(url: str, *args: str, token: str = TOKEN) -> tuple[int, Any]:
     """Ask as a shell script does; return the status and what was answered."""
     command = [program("curl"), "-sS", "--noproxy", "*", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token}"]
-    done = subprocess.run([*command, *args, url], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([*command, *args, url], capture_output=True, text=True, check=True, timeout=90)
     body, _, code = done.stdout.rpartition("\n")
     return int(code), json.loads(body)
 
@@ -198,7 +198,7 @@ def test_register_hands_over_ids_and_what_curl_got(knock: Simulator, open_start:
     exporter = open_start(knock.url, polling=QUICK)
     one, two = endless(knock), endless(knock)
     command = registering(exporter.url, open_start.folder, one, two, "--group=ci")
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90)
     assert done.stdout == f"{one} pending\n{two} pending\n"
     assert "not durable" in done.stderr
     see(exporter, {one, two})
@@ -208,7 +208,7 @@ def test_register_hands_over_ids_and_what_curl_got(knock: Simulator, open_start:
     order += ["-H", "Authorization: Bearer sk_test", "-d", '{"users": [{"id": "ann"}]}']
     with subprocess.Popen(order, stdout=subprocess.PIPE) as asking:
         command = registering(exporter.url, open_start.folder, "-")
-        done = subprocess.run(command, stdin=asking.stdout, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(command, stdin=asking.stdout, capture_output=True, text=True, check=True, timeout=90)
     born, state = done.stdout.split()
     assert (born, state) == (knock.world.ids()[-1], "queued")
     see(exporter, {one, two, born})

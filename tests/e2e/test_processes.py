@@ -83,7 +83,7 @@ def hand_on(environment: str, old: Process, new: Process) -> None:
     export = [*state, "export", f"--storage.path={old.state}", f"--environment={environment}"]
     with subprocess.Popen(export, stdout=subprocess.PIPE) as exporting:
         command = [*state, "import", f"--storage.path={new.state}"]
-        subprocess.run(command, stdin=exporting.stdout, check=True, timeout=20)
+        subprocess.run(command, stdin=exporting.stdout, check=True, timeout=90)
     assert exporting.returncode == 0
 
 

@@ -689,7 +689,7 @@ def test_a_full_disk_at_the_start_is_told(knock: Simulator, start: Starter, tmp_
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
         do_without("a disk of its own cannot be mounted here")
     command = (*alone, sys.executable, "-m", "exporter", f"--config.file={start.configure(knock.url)}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 1
     assert re.fullmatch(rf"state {disk}/state.db cannot be used: .*disk is full\)?\n", done.stderr)
 

@@ -527,7 +527,7 @@ def test_register_trusts_a_private_authority(single: Scene, mutual: Scene, tmp_p
 
     def register(scene: Scene, more: dict[str, str]) -> subprocess.CompletedProcess[str]:
         command = registering(f"https://{scene.address}", scene.start.folder, TWO)
-        return subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False, timeout=30)
+        return subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False, timeout=90)
 
     done = register(single, {"SSL_CERT_FILE": str(authority)})
     assert (done.returncode, done.stdout) == (0, f"{TWO} pending\n"), done.stderr
@@ -611,7 +611,7 @@ def test_pages_of_other_sites_reach_no_post(mutual: Scene) -> None:
 
 def checked(path: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "exporter", "check-web-config", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
 
 
 def test_check_web_config_tells_good_from_bad(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ REFUSED_BEYOND = {
 def accepted_by(line: int, paths: Collection[Path]) -> set[Path]:
     """Return which of these files the promtool of a line accepts."""
     command = [tool("promtool", line), "check", "web-config", *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     found = re.findall(r"^(\S+\.yaml) (SUCCESS|FAILED)", done.stderr, re.MULTILINE)
     assert {Path(path) for path, _ in found} == set(paths), done.stderr
     return {Path(path) for path, verdict in found if verdict == "SUCCESS"}

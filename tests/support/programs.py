@@ -37,7 +37,7 @@ WEB = requests.Session()
 WEB.trust_env = False  # no proxy stands between a test and this machine
 
 
-def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 30.0) -> Any:
     """Wait until a condition holds and return what it said; fail with `what` after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -119,7 +119,7 @@ class Program:
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 10.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """Wait for its end and return its exit code."""
         return self.process.wait(seconds)
 
