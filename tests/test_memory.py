@@ -139,6 +139,14 @@ def test_the_last_view_is_shown_too_though_nothing_changes_while_its_commit_hang
     assert model.value("knock_bulk_operation_rows_processed") == 25
 
 
+def test_without_state_nothing_is_collected_for_it() -> None:
+    model = Model(Config((environment(),)), knock_of({}))
+    for seed in range(5):
+        model.list_file("/ids", *ids(20, seed=seed))
+        model.run(10)
+    assert not model.tracker._journal.dirty
+
+
 def test_groups_are_a_quarter_of_a_second_apart() -> None:
     model = model_of(operations=ids(200, seed=3), rate_limit=100.0, max_in_flight=64)
     model.run(30)

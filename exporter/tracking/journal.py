@@ -122,7 +122,10 @@ class Journal:
         """Begin a commit if it is time; `render` makes the view that is shown after it (None: as before)."""
         if self._held is not None and self.shows_at_once(now.mono):
             self.show(self._held)
-        if self._save is None or self._under_way is not None:
+        if self._save is None:
+            self.dirty = _Dirty()  # else it grows as long as operations come and go
+            return
+        if self._under_way is not None:
             return
         hurried = bool(self._waiting) and self._works
         if not hurried and now.mono < self._next_at:
