@@ -18,7 +18,7 @@ PARTS = re.compile(
     "|told|turn|unfit)s?"
 )
 # Whole names: as a part of another one they are English.
-WHOLE = re.compile("_*(kept|left|places|port|record|said|share)")
+WHOLE = re.compile("_*(kept|left|places|port|said|share)")
 WHOLE_IN_WEB = re.compile("_*lock")
 
 PHRASES = {
