@@ -10,7 +10,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -490,9 +489,7 @@ def test_an_http_list_that_breaks_and_comes_back_and_drops_ids(
     assert shown(exporter) == {running, kept, failed}
     late = endless(knock)
     server.put(kept, late)
-    began = time.monotonic()
     see(exporter, {running, kept, failed, late}, HTTP_SECONDS)
-    assert time.monotonic() - began < HTTP_SECONDS
 
 
 UNUSABLE = 'event="list of operations cannot be used, keeping.*'

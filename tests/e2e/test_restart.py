@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaos import Handler, Server
+    from timing import InTime
 
 pytestmark = pytest.mark.e2e
 
@@ -574,18 +575,18 @@ def write_failures(exporter: Exporter) -> float:
     return exporter.value("knock_exporter_state_write_failures_total") or 0.0
 
 
+@pytest.mark.alone
 def test_a_locked_database_holds_up_registrations_only_and_is_written_later(
-    knock: Simulator, start: Starter, kept: Path
+    knock: Simulator, start: Starter, kept: Path, in_time: InTime
 ) -> None:
     first, second = endless(knock), endless(knock)
     exporter = start(knock.url, polling=QUICK)
     assert exporter.register([first]).status_code == 200
     assert write_failures(exporter) == 0
     with locked(kept):
-        began = time.monotonic()
-        refusal = exporter.register([second])
+        with in_time(END_SECONDS + 1.0):
+            refusal = exporter.register([second])
         assert (refusal.status_code, refusal.headers["Retry-After"]) == (503, "1")
-        assert time.monotonic() - began < END_SECONDS + 1.0
         until(lambda: write_failures(exporter) >= 2, "failures are counted")
         rows = exporter.value("knock_bulk_operation_rows_processed", operation_id=first) or 0.0
         until(
@@ -604,7 +605,10 @@ def test_a_locked_database_holds_up_registrations_only_and_is_written_later(
     assert ids_in(kept) == {first, second}
 
 
-def test_it_ends_in_time_while_the_database_is_locked(knock: Simulator, start: Starter, kept: Path) -> None:
+@pytest.mark.alone
+def test_it_ends_in_time_while_the_database_is_locked(
+    knock: Simulator, start: Starter, kept: Path, in_time: InTime
+) -> None:
     exporter = start(knock.url, polling=QUICK)
     accepted, late = endless(knock), endless(knock)
     assert exporter.register([accepted]).status_code == 200
@@ -613,10 +617,9 @@ def test_it_ends_in_time_while_the_database_is_locked(knock: Simulator, start: S
         asking = threading.Thread(target=lambda: answers.append(exporter.register([late]).status_code))
         asking.start()
         until(lambda: write_failures(exporter) >= 1, "it cannot be written")
-        began = time.monotonic()
-        exporter.signal()
-        assert exporter.wait() == 0
-        assert time.monotonic() - began < END_SECONDS
+        with in_time(END_SECONDS):
+            exporter.signal()
+            assert exporter.wait() == 0
         asking.join()
         assert answers == [503]
     assert "Traceback" not in exporter.output
@@ -637,15 +640,14 @@ def second_on(state: Path, knock: Simulator, start: Starter) -> Exporter:
 
 
 def test_a_second_exporter_on_the_same_state_gives_up_after_ten_seconds(
-    knock: Simulator, start: Starter, kept: Path
+    knock: Simulator, start: Starter, kept: Path, in_time: InTime
 ) -> None:
     operation = endless(knock)
     first = start(knock.url, polling=QUICK)
     assert first.register([operation]).status_code == 200
-    began = time.monotonic()
-    second = second_on(kept, knock, start)
-    assert second.wait(20) == 1
-    assert 10.0 <= time.monotonic() - began < 10.0 + 3.0
+    with in_time(10.0, at_least=10.0):
+        second = second_on(kept, knock, start)
+        assert second.wait() == 1
     assert second.output == (
         f"state {kept} is held by another process, for 10 s now: end it, or give each its own storage.path\n"
     )
