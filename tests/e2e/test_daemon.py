@@ -368,10 +368,10 @@ def test_variables_stand_for_flags(knock: Simulator, start: Starter) -> None:
     first, second = [f"http://{each}" for each in exporter.said(r'"address": "([^"]+)"', count=2)]
     assert first != second
     for url in (first, second):
-        until(lambda url=url: WEB.get(f"{url}/-/ready", timeout=5).ok, "ready")  # type: ignore[misc] # mypy, B023
-        assert "knock_exporter_build_info" in WEB.get(f"{url}/knock/metrics", timeout=5).text
-        assert WEB.get(f"{url}/metrics", timeout=5).status_code == 404
-        assert 'href="/knock/metrics"' in WEB.get(url, timeout=5).text
+        until(lambda url=url: WEB.get(f"{url}/-/ready", timeout=30).ok, "ready")  # type: ignore[misc] # mypy, B023
+        assert "knock_exporter_build_info" in WEB.get(f"{url}/knock/metrics", timeout=30).text
+        assert WEB.get(f"{url}/metrics", timeout=30).status_code == 404
+        assert 'href="/knock/metrics"' in WEB.get(url, timeout=30).text
 
 
 def test_several_addresses_and_ipv6(knock: Simulator, start: Starter) -> None:
@@ -384,7 +384,7 @@ def test_several_addresses_and_ipv6(knock: Simulator, start: Starter) -> None:
     assert ipv6.startswith("http://[::1]:")
     port = everywhere.rpartition(":")[2]
     for url in (ipv6, ipv4, f"http://127.0.0.1:{port}", f"http://[::1]:{port}"):
-        assert WEB.get(f"{url}/metrics", timeout=5).ok
+        assert WEB.get(f"{url}/metrics", timeout=30).ok
 
 
 def _has_ipv6() -> bool:
@@ -552,7 +552,7 @@ def test_no_key_gets_out_and_every_line_can_be_read(knock: Simulator, start: Sta
 
         until(all_asked, "all environments were asked", 20.0)
         pages = [
-            WEB.get(url + path, timeout=5)
+            WEB.get(url + path, timeout=30)
             for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/nope", "/metrics?x")
         ]
         exporter.signal()

@@ -160,7 +160,7 @@ def test_a_wrong_token_is_refused_and_counted(knock: Simulator, open_start: Star
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer error="invalid_token"')
         assert refused(exporter) == number
     assert exporter.release(UNKNOWN_ID, token="wrong").status_code == 401
-    bare = WEB.post(f"{exporter.url}/api/v1/operations/production", json=[UNKNOWN_ID], timeout=5)
+    bare = WEB.post(f"{exporter.url}/api/v1/operations/production", json=[UNKNOWN_ID], timeout=30)
     assert bare.status_code == 401
     assert refused(exporter) == 6
     assert tracked(exporter) == 0
@@ -444,7 +444,7 @@ class ListServer:
 
     def _answers(self) -> bool:
         try:
-            return WEB.head(self.url, timeout=5).headers["Content-Type"] == "application/json"
+            return WEB.head(self.url, timeout=30).headers["Content-Type"] == "application/json"
         except OSError:
             return False
 

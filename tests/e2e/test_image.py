@@ -176,7 +176,7 @@ def listening(name: str) -> str:
         return found and found[1]
 
     address: str = until(look, f"{name} listens", 20)
-    until(lambda: WEB.get(f"http://{address}/-/ready", timeout=5).ok, f"{name} is ready")
+    until(lambda: WEB.get(f"http://{address}/-/ready", timeout=30).ok, f"{name} is ready")
     return address
 
 
@@ -276,7 +276,7 @@ def test_it_serves_on_a_read_only_disk_and_ends_when_asked(
     container: Container, image: dict[str, Any], in_time: InTime
 ) -> None:
     def metrics() -> str:
-        return WEB.get(f"{container.url}/metrics", timeout=5).text
+        return WEB.get(f"{container.url}/metrics", timeout=30).text
 
     until(
         lambda: re.search(r"knock_bulk_operation_errors\{[^}]*} 3\.0", metrics()),
@@ -327,7 +327,7 @@ def test_it_runs_exactly_as_the_chart_has_it_run(image: dict[str, Any], tmp_path
             url = f"http://{listening(name)}"
             done = re.compile(r'knock_bulk_operations\{[^}]*status="completed"[^}]*} 1\.0')
             until(
-                lambda: done.search(WEB.get(f"{url}/metrics", timeout=5).text), "the operation is followed to its end"
+                lambda: done.search(WEB.get(f"{url}/metrics", timeout=30).text), "the operation is followed to its end"
             )
             status = said("exec", name, "python3", "-c", "print(open('/proc/1/status').read())")
             confined = dict(line.split(":\t", 1) for line in status.strip().splitlines())

@@ -100,7 +100,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _evaluated(url: str) -> bool:
-    groups = WEB.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    groups = WEB.get(f"{url}/api/v1/rules", timeout=30).json()["data"]["groups"]
     return bool(groups) and all(rule["evaluationTime"] > 0 for group in groups for rule in group["rules"])
 
 

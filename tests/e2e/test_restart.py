@@ -71,17 +71,17 @@ def let_pass(state: Path, seconds: float) -> None:
     assert changed == 1
 
 
-# Twenty kills while ten thousand operations are registered.
+# Twenty kills while three thousand operations are registered.
 
 KILLS = 20
 SEED = 20
-RECORDS = {"alpha": 1500, "beta": 1500}  # by environment: handed over as their create calls answered
-BARE = {"gamma": 7000}
+RECORDS = {"alpha": 500, "beta": 500}  # by environment: handed over as their create calls answered
+BARE = {"gamma": 2000}
 ENVIRONMENTS = {**RECORDS, **BARE}
 GROUPS = 30  # of the records of an environment, so that one group's loss hides no other's excess
 THREADS = 8
-BATCH = (1, 50)
-PAUSE_SECONDS = 0.6  # of each program between two batches, at most: they have to outlast the kills
+BATCH = (1, 20)
+PAUSE_SECONDS = 1.5  # of each program between two batches, at most: they have to outlast the kills
 UP_SECONDS = 2.0  # of a life after its start, at most
 SCRAPE_SECONDS = 0.25
 COUNTERS = ("rows_processed", "finished", "finished_with_errors")
@@ -172,7 +172,7 @@ class Programs:
         while not self._over.wait(0.05):
             life = self.life
             try:
-                answer = session.post(f"{self._url}/api/v1/operations/{environment}", json=items, timeout=10)
+                answer = session.post(f"{self._url}/api/v1/operations/{environment}", json=items, timeout=30)
             except requests.RequestException:
                 self.retries += 1
                 continue
@@ -223,7 +223,7 @@ class Lives:
 
     def scrape(self) -> str:
         """Scrape, and keep the counters as this life's last."""
-        text = WEB.get(f"{self.url}/metrics", timeout=5).text
+        text = WEB.get(f"{self.url}/metrics", timeout=30).text
         found: dict[Place, float] = defaultdict(float)
         for counter, labels, value in _SAMPLE.findall(text):
             place = dict(re.findall(r'(\w+)="([^"]*)"', labels))
@@ -380,7 +380,7 @@ def seconds_to_metrics(start: Starter, port: int, operations: int) -> float:
 
     def full() -> bool:
         with contextlib.suppress(requests.ConnectionError):
-            text = WEB.get(f"{url}/metrics", timeout=10).text
+            text = WEB.get(f"{url}/metrics", timeout=30).text
             views = text.count("\nknock_up") + text.count("\nknock_exporter_operations{")
             return views > 0 and text.count("\nknock_bulk_operation_info{") == operations
         return False
