@@ -39,7 +39,7 @@ WEB.trust_env = False  # no proxy stands between a test and this machine
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 0.0) -> Any:
-    """Wait until a condition holds and return what it said; fail with `what` after so many seconds, and BUSY_SECONDS."""
+    """Wait until a condition holds and return what it said; fail with `what` after these seconds and BUSY_SECONDS."""
     deadline = time.monotonic() + seconds + BUSY_SECONDS
     while not (found := condition()):
         if time.monotonic() >= deadline:
