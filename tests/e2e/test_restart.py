@@ -82,7 +82,7 @@ GROUPS = 30  # of the records of an environment, so that one group's loss hides 
 THREADS = 8
 BATCH = (1, 20)
 PAUSE_SECONDS = 1.5  # of each program between two batches, at most: they have to outlast the kills
-UP_SECONDS = 2.0  # of a life after its start, at most
+UP_SECONDS = 1.0  # of a life after its start, at most
 SCRAPE_SECONDS = 0.25
 COUNTERS = ("rows_processed", "finished", "finished_with_errors")
 
