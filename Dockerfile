@@ -30,7 +30,7 @@ WORKDIR /etc/knock-exporter
 USER 65532:65532
 
 # The address is a variable, so that `demo` too is reached from outside, and the health check knows where to ask. The
-# check does not see --web.listen-address: set the variable in its place. It speaks neither TLS nor passwords: beside those,
+# check does not see --web.listen-address: set the variable in its place. It speaks neither TLS nor passwords: with those,
 # set KNOCK_EXPORTER_WEB_HEALTH_LISTEN_ADDRESS.
 ENV PATH=/opt/knock-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -67,7 +67,7 @@ def commit() -> list[Result]:
 
 
 def restart(count: int) -> list[Result]:
-    """Measure what a start with so many final operations, all exposed, takes beside an empty one: in CPU time."""
+    """Measure what a start with so many final operations, all exposed, takes next to an empty one: in CPU time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "state.db")
         store, _ = open_store(path, lambda: NOW)

@@ -168,7 +168,7 @@ class Daemon:
     # Reload.
 
     def reload(self, reply: ReloadReply = lambda _problem, _conflict: None) -> None:
-        """Have the configuration loaded anew; never blocks. `reply` as in `web.lifecycle`."""
+        """Have the configuration loaded again; never blocks. `reply` as in `web.lifecycle`."""
         if self._reloading is None:
             reply("there is no configuration file to reload", False)  # noqa: FBT003 - nor would a restart help
         else:
@@ -179,9 +179,9 @@ class Daemon:
         reloading.reload(clock(), lambda problem, conflict: reply(problem or broken, conflict))
 
     def _apply(self, config: Config) -> None:
-        """Put a configuration in force. Raises StartError, and then nothing has changed."""
+        """Apply a configuration. Raises StartError, and then nothing has changed."""
         if config.storage != self._config.storage:
-            raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is in force)")
+            raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is active)")
         keys = _read_keys(config, self._environ)
         tokens = TokenWatch(config.tokens, self._environ)
         outlets = self._outlets.prepare(config.environments, keys)

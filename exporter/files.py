@@ -39,7 +39,7 @@ def opened(path: str | os.PathLike[str], *, pipe: bool = False) -> Iterator[int]
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except ValueError:
-        raise OSError(errno.EINVAL, "is no path") from None
+        raise OSError(errno.EINVAL, "is not a path") from None
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Job = Callable[[], object]
 
 CHECK_SECONDS = 5
-DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the jobs are planned anew
+DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the jobs are planned again
 IDLE_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class Housekeeping:
     """Runs `checks` every CHECK_SECONDS, `chores` at each step (a second at most), and what is asked for at once.
 
     `schedule` plans by naive local time: when clocks go back its jobs would stand still for as long. So they are
-    planned anew whenever local and monotonic time drift apart: by the end of summer time too. `stepped_at` (monotonic)
+    planned again whenever local and monotonic time drift apart: by the end of summer time too. `stepped_at` (monotonic)
     is its heartbeat.
     """
 

@@ -188,7 +188,7 @@ def parse_time(text: str) -> float:
     zone = "+00:00" if zone in "Zz" else zone
     moment = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}{(fraction or '')[:7]}{zone}")
     seconds = moment.timestamp() + leap
-    if not FIRST_SECOND <= seconds < END_OF_TIME:  # in UTC it is no date that Python can write
+    if not FIRST_SECOND <= seconds < END_OF_TIME:  # in UTC it is not a date that Python can write
         raise ValueError("outside the years 1 to 9999")
     return seconds
 

@@ -40,7 +40,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is said of an operation; the defaults say nothing. Beside a whole request, `id` is empty."""
+    """What is said of an operation; the defaults say nothing. For a whole request, `id` is empty."""
 
     id: str = ""
     group: str = GROUP
@@ -102,7 +102,7 @@ def _beside(query: dict[str, str], declared: Collection[str]) -> Said:
     return Said(group=group, labels=_labels(labels, declared), again=None if again is None else again == "true")
 
 
-def read_batch(body: bytes, beside: Said, declared: Collection[str], *, text: bool) -> Batch:
+def read_batch(body: bytes, defaults: Said, declared: Collection[str], *, text: bool) -> Batch:
     """Read a body; `text`: ids one a line, or JSON all the same. Raises Unreadable for one that has no items."""
     named: dict[str, Said] = {}
     rejected: list[Rejected] = []
@@ -113,7 +113,7 @@ def read_batch(body: bytes, beside: Said, declared: Collection[str], *, text: bo
             rejected.append(Rejected(index, _id_of(item), str(error)))
         else:
             named[said.id] = said.over(named.get(said.id, Said()))
-    return Batch(tuple(each.over(beside) for each in named.values()), tuple(rejected))
+    return Batch(tuple(each.over(defaults) for each in named.values()), tuple(rejected))
 
 
 def _items(body: bytes, *, text: bool) -> list[Any]:
@@ -141,7 +141,7 @@ def read_lines(body: bytes) -> list[str]:
     try:
         lines = body.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise Unreadable(HTTPStatus.BAD_REQUEST, "the body is no UTF-8 text") from None
+        raise Unreadable(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from None
     return [item for line in lines if (item := line.partition("#")[0].strip())]
 
 

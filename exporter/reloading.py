@@ -82,7 +82,7 @@ class _Retry:
 class Reloading:
     """Loads the configuration again; the old one stays wherever the new one cannot be used.
 
-    `apply` puts a configuration in force, or raises an ExporterError and changes nothing; `failed` is told of each
+    `apply` applies a configuration, or raises an ExporterError and changes nothing; `failed` is told of each
     attempt that went wrong. What something other than the file itself may mend is tried again.
     """
 
@@ -110,7 +110,7 @@ class Reloading:
         except ExporterError as error:
             self._failed()
             if self._plan(str(error), _outside(error), now):
-                log.error("configuration not reloaded, the old one stays in force", error=str(error))  # noqa: TRY400 - expected
+                log.error("configuration not reloaded, the old one stays active", error=str(error))  # noqa: TRY400 - expected
             reply(str(error), isinstance(error, NeedsRestart))
         except BaseException as error:
             self._failed()

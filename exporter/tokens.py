@@ -51,7 +51,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """All tokens in force; false where there are none."""
+    """All active tokens; false where there are none."""
 
     entries: tuple[Token, ...] = ()
 
@@ -71,7 +71,7 @@ class Tokens:
 
 
 class TokenWatch:
-    """Holds the tokens in force, and tells when one has changed. Raises StartError where one cannot be read at first.
+    """Holds the active tokens, and tells when one has changed. Raises StartError where one cannot be read at first.
 
     `problem` is what was wrong at the last look, for the log; what cannot be read keeps its old token.
     """

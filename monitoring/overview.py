@@ -119,7 +119,7 @@ def _now() -> list[Panel]:
         ),
         panels.number(
             "Failed",
-            "Operations that stand as failed now. They leave when they are retired or let go of.",
+            "Operations that stand as failed now. They leave when they are retired or dropped.",
             _sum("knock_bulk_operations", ',status="failed"'),
             "short",
             BAD_FROM_ONE,

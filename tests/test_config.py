@@ -100,7 +100,7 @@ MISTAKES = mistakes.of_table("configuration.yaml") | {
     ),
     "not_utf8": Mistake(HEAD + b"    branch: caf\xe9\n", "line 4: is not UTF-8 text (save it as UTF-8)"),
     "syntax_nested_too_deeply": Mistake(
-        b"labels: " + b"[" * 5000 + b"\n", "line 1: is no valid YAML at column 71: nested too deeply"
+        b"labels: " + b"[" * 5000 + b"\n", "line 1: is not valid YAML at column 71: nested too deeply"
     ),
     "utf16": Mistake(HEAD.decode().encode("utf-16"), "line 1: is not UTF-8 text (save it as UTF-8)"),
 }
@@ -348,7 +348,7 @@ def test_addresses_of_lists(tmp_path: Path, read: Loader) -> None:
 @pytest.mark.parametrize("more", ["https://ids.example/", "HTTPS://IDS.example"])
 def test_an_address_stands_once_however_it_is_written(read: Loader, more: str) -> None:
     addresses = f"operations_http: [{{url: 'https://ids.example'}}, {{url: '{more}'}}]"
-    assert "operations_http[1].url: the same address stands twice" in _complaint(read, _one(addresses))
+    assert "operations_http[1].url: the same address is a duplicate" in _complaint(read, _one(addresses))
 
 
 def test_a_bearer_token_leaves_this_machine_unprotected_only_on_demand(tmp_path: Path, read: Loader) -> None:
@@ -400,7 +400,7 @@ def test_the_state_has_a_file_or_none(tmp_path: Path, read: Loader) -> None:
     )
     (tmp_path / "state.db").write_bytes(b"")
     assert read(_one(top="storage: {path: state.db}")).storage == tmp_path / "state.db"
-    assert "state.db: is no folder" in _complaint(read, _one(top="storage: {path: state.db/state.db}"))
+    assert "state.db: is not a folder" in _complaint(read, _one(top="storage: {path: state.db/state.db}"))
     assert "File name too long" in _complaint(read, _one(top=f"storage: {{path: {'x' * 300}}}"))
 
 
@@ -434,10 +434,10 @@ def test_what_other_environments_need_need_not_be_there(tmp_path: Path) -> None:
     [
         (
             ["eu", "prodution"],
-            '"prodution" is no environment of the configuration (did you mean "production"? it has: ',
+            '"prodution" is not an environment of the configuration (did you mean "production"? it has: ',
         ),
-        (["colour"], '"colour" is no environment of the configuration (it has: production, eu)'),
-        ([""], '"" is no environment of the configuration (it has: '),
+        (["colour"], '"colour" is not an environment of the configuration (it has: production, eu)'),
+        ([""], '"" is not an environment of the configuration (it has: '),
     ],
 )
 def test_environments_that_are_not_there_cannot_be_taken(read: Loader, names: list[str], message: str) -> None:

@@ -203,7 +203,7 @@ def lively() -> Model:
 
 
 class Parsed:
-    """Parsed families as a collector, so that prometheus-client writes them anew."""
+    """Parsed families as a collector, so that prometheus-client writes them again."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)

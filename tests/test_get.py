@@ -65,7 +65,7 @@ def test_a_table_for_people(knock: Simulator, made: str) -> None:
 
 def test_failed_items_only_when_asked_for(knock: Simulator, made: str) -> None:
     assert "jane@example.com" in ask(knock, made, "--error-items").stdout
-    assert "[bold]joe" in ask(knock, made, "--error-items").stdout, "text from the wire is no markup"
+    assert "[bold]joe" in ask(knock, made, "--error-items").stdout, "text from the wire is not markup"
     assert "jane" not in ask(knock, made, "-o", "json").stdout
     assert "jane" in ask(knock, made, "-o", "json", "--error-items").stdout
     assert "jane" not in ask(knock, made, "-o", "metrics", "--error-items").stdout
@@ -155,7 +155,7 @@ def test_of_several_environments_one_must_be_named(knock: Simulator, made: str, 
     unnamed = ask(knock, NOWHERE, f"--config.file={path}")
     assert unnamed.stderr == "which environment? Name one with --environment (there are: one, two)\n"
     wrong = ask(knock, made, f"--config.file={path}", "--environment=three")
-    assert wrong.stderr == '"three" is no environment of the configuration (it has: one, two)\n'
+    assert wrong.stderr == '"three" is not an environment of the configuration (it has: one, two)\n'
 
 
 def test_an_environment_that_is_named_needs_no_key_of_another(knock: Simulator, made: str, tmp_path: Path) -> None:

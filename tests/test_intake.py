@@ -55,7 +55,7 @@ def model_of(records: Knock | None = None, **settings: object) -> Model:
 
 
 def reconfigure(model: Model, *environments: object, **settings: object) -> list[str]:
-    """Put another configuration in force; what was called is in the list."""
+    """Apply another configuration; what was called is in the list."""
     calls: list[str] = []
     config = Config(tuple(environments), **settings)  # type: ignore[arg-type]
     keys = {each.name: KEY for each in config.environments}

@@ -197,7 +197,7 @@ def test_a_file_longer_than_any_key_is_refused_not_cut(tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_is_refused() -> None:
-    with pytest.raises(InvalidKey, match="is no path"):
+    with pytest.raises(InvalidKey, match="is not a path"):
         KeySource(file=Path("a\0b")).read({})
 
 

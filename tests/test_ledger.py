@@ -288,14 +288,14 @@ def test_kept_sums_are_what_adding_up_anew_would_give(
 
 
 def assert_sums(book: Book) -> None:
-    anew: dict[tuple[str, str], Cell] = {}
+    rebuilt: dict[tuple[str, str], Cell] = {}
     for each in book.of("production"):
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)
-        anew.setdefault(place, Cell("production", *place)).add(share(each))
+        rebuilt.setdefault(place, Cell("production", *place)).add(share(each))
     view = book.publish()
     shown = b"".join(knock_part(view, Format.TEXT)).decode()
     sums = range(9)  # the levels and minima; the families after them remember what was
-    for cell in anew.values():
+    for cell in rebuilt.values():
         lines = render(PER_NAME, encode_labels(cell_labels(cell)), cell)
         assert all(lines[index].decode() in shown for index in sums)
     total = sum(

@@ -1,4 +1,4 @@
-"""The lock: which web configuration is in force, and when another one is."""
+"""The lock: which web configuration is active, and when another one is."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_clients_are_verified(house: House) -> None:
         spoken(lock, client(trustme.CA().issue_cert("prometheus")))
 
 
-def test_what_stands_in_the_file_is_trusted_whoever_issued_it(house: House) -> None:
+def test_what_stands_in_the_file_is_trusted_by_any_issuer(house: House) -> None:
     intermediate = CA.create_child_ca()
     house.write(intermediate.cert_pem.bytes(), "ca.pem")
     lock = house.lock(CLIENTS)
@@ -245,7 +245,7 @@ def test_each_missing_file_is_named(house: House, name: str) -> None:
 
 
 def test_a_broken_configuration_is_told_whole(house: House) -> None:
-    assert house.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is no bcrypt hash") == 2
+    assert house.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is not a bcrypt hash") == 2
 
 
 # Later.
@@ -275,7 +275,7 @@ def test_a_new_certificate_is_shown_to_who_comes_next(house: House) -> None:
     context = ssl.create_default_context()
     other.configure_trust(context)
     spoken(lock, context)
-    event = {"event": "new web configuration in force", "log_level": "info", "path": str(house.path)}
+    event = {"event": "new web configuration active", "log_level": "info", "path": str(house.path)}
     assert logs == [event | {"tls": True, "users": 1}]
 
 
@@ -315,7 +315,7 @@ def test_what_is_broken_is_told_once_and_not_taken(house: House, broken: Callabl
     with capture_logs() as logs:
         problem = lock.look()
         assert lock.look() == problem
-    assert [each["event"] for each in logs] == ["web configuration not taken, the old one stays in force"]
+    assert [each["event"] for each in logs] == ["web configuration not taken, the old one stays active"]
     assert logs[0]["error"] == problem
     assert "web.yaml" in str(problem)
     assert (lock.config, lock.context) == before
@@ -379,5 +379,5 @@ def test_half_a_rotation_is_waited_for(house: House) -> None:
         house.certify(other, at=house.wall)
         house.wall += 2
         assert lock.look() is None
-    assert [each["event"] for each in logs] == ["new web configuration in force"]
+    assert [each["event"] for each in logs] == ["new web configuration active"]
     assert lock.context is not before

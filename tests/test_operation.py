@@ -235,7 +235,7 @@ def test_not_rfc_3339(text: str) -> None:
         parse_time(text)
 
 
-@given(st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1)), st.integers(-1439, 1439))  # noqa: DTZ001  the zone comes beside it
+@given(st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1)), st.integers(-1439, 1439))  # noqa: DTZ001  the zone comes next to it
 def test_every_moment_comes_back(moment: datetime, minutes: int) -> None:
     zoned = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
     assert parse_time(zoned.isoformat()) == zoned.timestamp()

@@ -194,7 +194,7 @@ def test_a_new_key_goes_on_where_the_old_one_stood() -> None:
 def test_a_gate_is_open_until_refused() -> None:
     gate = Gate()
     assert gate.probe_at == -math.inf
-    assert gate.refused(0.0, probe=False), "the key must be read anew"
+    assert gate.refused(0.0, probe=False), "the key must be read again"
     assert gate.probe_at == math.inf
     assert not gate.refused(0.1, probe=False), "an answer that was under way"
     assert not gate.suspended
@@ -346,7 +346,9 @@ def test_an_absent_class_leaves_its_slots_to_the_others(waiting: list[PollClass]
 
 
 @given(st.lists(st.sets(st.sampled_from(list(PollClass)), min_size=1), max_size=60))
-def test_whoever_comes_and_goes_only_those_waiting_are_chosen_and_no_debt_grows(rounds: list[set[PollClass]]) -> None:
+def test_with_any_that_come_and_go_only_those_waiting_are_chosen_and_no_debt_grows(
+    rounds: list[set[PollClass]],
+) -> None:
     turns = Turns()
     for waiting in rounds:
         assert turns.choose(sorted(waiting)) in waiting

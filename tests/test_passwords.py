@@ -157,7 +157,7 @@ def test_memory_is_bounded_and_keeps_what_is_used() -> None:
     run(scene)
 
 
-def test_the_same_asked_twice_is_checked_once_whoever_goes_away() -> None:
+def test_the_same_asked_twice_is_checked_once_though_some_go_away() -> None:
     checks = Checks(held=True)
 
     async def scene() -> None:

@@ -129,7 +129,7 @@ def test_personal_data_stays_here() -> None:
         (b"{", "begins like JSON and is none"),
         (b'{"id": 1} x', "begins like JSON and is none"),
         (b"[" * 100_000, "is nested too deeply"),
-        (b"\xff\xfe", "is no UTF-8 text"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         (b"[5]", "item 1 is neither an id nor a record"),
         (b"{}", "item 1 has no id"),
         (json.dumps(NOT_FOUND).encode(),
@@ -161,13 +161,15 @@ def test_rejected_ones_are_told(desk: FakeDesk, url: str, token_file: Path) -> N
     answer = run(url, token_file, "-", stdin=f'["{A}", "abc", {{"id": "{B}", "group": 5}}]')
     assert (answer.exit_code, answer.stdout) == (1, f"{A} pending\n")
     assert answer.stderr.splitlines() == [
-        '"abc": id: "abc" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)',
+        '"abc": id: "abc" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)',
         f"{B}: group: expected text, got a number",
     ]
     assert list(desk.handed) == [A]
     nothing = run(url, token_file, "-", stdin="abc")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
-    assert nothing.stderr == '"abc": id: "abc" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)\n'
+    assert (
+        nothing.stderr == '"abc": id: "abc" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)\n'
+    )
 
 
 def test_what_will_be_forgotten_is_told(desk: FakeDesk, url: str, token_file: Path) -> None:

@@ -190,17 +190,17 @@ def test_known_states_are_told_and_order_is_kept(desk: FakeDesk) -> None:
 
 # Items that are none.
 
-NO_UUID = "is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)"
+NOT_A_UUID = "is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)"
 LABELS = "(declared: team, tier)"
 
 
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        ("abc", f'id: "abc" {NO_UUID}'),
-        ("sk_live_secret", f'id: "sk_***" {NO_UUID}'),
-        ("\x1b[2J" + "x" * 99, f'id: "�[2J{"x" * 56}…" {NO_UUID}'),
-        ("\ud800", f'id: "�" {NO_UUID}'),
+        ("abc", f'id: "abc" {NOT_A_UUID}'),
+        ("sk_live_secret", f'id: "sk_***" {NOT_A_UUID}'),
+        ("\x1b[2J" + "x" * 99, f'id: "�[2J{"x" * 56}…" {NOT_A_UUID}'),
+        ("\ud800", f'id: "�" {NOT_A_UUID}'),
         ("00000000-0000-0000-0000-000000000000", "id: is the nil UUID, which no operation has"),
         (None, "expected an id, an object with an id, or Knock's record; got null"),
         (5, "expected an id, an object with an id, or Knock's record; got a number"),
@@ -255,7 +255,7 @@ def test_without_declared_labels_none_are_known(desk: FakeDesk) -> None:
         (b"\xff\xfe\xff", JSON, 400, "the body is not JSON (UnicodeDecodeError)"),
         (b"[" * 100_000, JSON, 400, "the body is nested too deeply"),
         (b"9" * 5000, JSON, 400, "the body is not JSON (ValueError)"),
-        (b"\xff", TEXT, 400, "the body is no UTF-8 text"),
+        (b"\xff", TEXT, 400, "the body is not UTF-8 text"),
         (b"[]", JSON, 422, "the body names no operation"),
         (b"", TEXT, 422, "the body names no operation"),
         (b"# nothing\n", TEXT, 422, "the body names no operation"),
@@ -470,7 +470,7 @@ def test_ids_without_room_are_told(desk: FakeDesk) -> None:
     desk.state = lambda each: None if each == B else "queued"
     answer = post(desk, [A, B, "x"])
     assert answer.status_code == 200
-    reason = "no room: max_operations is reached, and none of the operations can be let go (try again later)"
+    reason = "no room: max_operations is reached, and none of the operations can be dropped (try again later)"
     assert answer.json()["accepted"] == [{"id": A, "state": "queued"}]
     assert answer.json()["rejected"][1:] == [{"id": B, "reason": reason}]
     nothing = post(desk, [B])
@@ -546,7 +546,7 @@ def test_what_is_unknown_cannot_be_let_go(desk: FakeDesk) -> None:
     desk.released = Released(known=False)
     problem(call(desk, "DELETE", DELETE, headers=HEADERS), 404, f'no operation {A} is known in "production"')
     answer = call(desk, "DELETE", f"{POST}/abc", headers=HEADERS)
-    problem(answer, 400, 'id: "abc" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)')
+    problem(answer, 400, 'id: "abc" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)')
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_what_is_unknown_cannot_be_let_go(desk: FakeDesk) -> None:
 )
 def test_what_a_source_still_lists_cannot_be_let_go(desk: FakeDesk, sources: tuple[Source, ...], reasons: str) -> None:
     desk.released = Released(known=True, listed_by=sources)
-    problem(call(desk, "DELETE", DELETE, headers=HEADERS), 409, f"cannot let go of {A}: {reasons}")
+    problem(call(desk, "DELETE", DELETE, headers=HEADERS), 409, f"cannot drop {A}: {reasons}")
 
 
 @pytest.mark.parametrize(("method", "path"), [("DELETE", POST), ("PATCH", POST), ("POST", DELETE), ("PUT", DELETE)])

@@ -30,7 +30,7 @@ CA = trustme.CA().cert_pem.bytes().decode()
 
 
 class Desk:
-    """A configuration file that names others, what is in force of it, and a clock that only this moves."""
+    """A configuration file that names others, what is active of it, and a clock that only this moves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -160,8 +160,8 @@ def test_a_problem_is_told_once_and_when_it_changes(desk: Desk) -> None:
         desk.write("c.key", KEY)
         desk.look(40)
     assert [line["event"] for line in lines] == [
-        "configuration not reloaded, the old one stays in force",
-        "configuration not reloaded, the old one stays in force",
+        "configuration not reloaded, the old one stays active",
+        "configuration not reloaded, the old one stays active",
         "configuration reloaded",
     ]
     assert ["b.key" in lines[0]["error"], "b.key" in lines[1]["error"]] == [True, False]

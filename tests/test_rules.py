@@ -76,8 +76,8 @@ def test_wrong_thresholds_are_refused(changes: dict[str, object], complaint: str
         (None, "cannot be read: No such file or directory"),
         (b"", "thresholds: missing or not known: "),
         (b"- job", "thresholds: expected a mapping"),
-        (b"job: ]", "line 1: is no valid YAML"),
-        (b"job: a\njob: b", "line 2: job: stands twice"),
+        (b"job: ]", "line 1: is not valid YAML"),
+        (b"job: a\njob: b", "line 2: job: is a duplicate"),
         (b"\xff\xfe", "line 1: is not UTF-8 text"),
     ],
 )

@@ -108,7 +108,7 @@ def test_the_trusted_go_last_and_never_while_they_are_answered() -> None:
     assert expendable([answered], 10.0, young=1.0) is None
 
 
-def test_whoever_has_most_connections_gives_one() -> None:
+def test_the_address_with_most_connections_gives_one() -> None:
     many = {known(Phase.HEAD, 9.0 + number / 100) for number in range(3)}
     few = {known(Phase.HEAD, 1.0)}
     found = expendable_of_all({"192.0.2.1": few, "192.0.2.2": many}, 10.0, young=1.0)

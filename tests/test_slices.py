@@ -31,7 +31,7 @@ def tracked(model: Model) -> int:
 
 
 def steps(model: Model, most: int = 10_000) -> list[int]:
-    """Step until nothing more is taken in; return how many operations each step took in or let go."""
+    """Step until nothing more is taken in; return how many operations each step took in or dropped."""
     taken, before = [], tracked(model)
     for _ in range(most):
         wake = model.tracker.advance(model.now)

@@ -217,7 +217,7 @@ def test_a_broken_file_is_told_once_and_keeps_what_it_named(house: House) -> Non
     house.write("a.txt", f"{B}\nx")
     assert house.settle() == [UNREAD]
     assert house.settle() == []
-    error = 'line 2: "x" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)'
+    error = 'line 2: "x" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)'
     assert house.logs == [
         {
             "event": "list of operations is broken, keeping what it named last",

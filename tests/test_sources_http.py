@@ -146,10 +146,10 @@ REDIRECT = "Location: https://elsewhere.example/?key=hunter2"
         (http(BODY), "is not JSON by its Content-Type (expected application/json)"),
         (http(BODY, 200, "Content-Type: text/html"), "is not JSON by its Content-Type (expected application/json)"),
         (http("", 200, JSON), "is empty (to list nothing, write [])"),
-        (http("<html>", 200, JSON), "line 1: is no valid JSON at column 1: Expecting value"),
+        (http("<html>", 200, JSON), "line 1: is not valid JSON at column 1: Expecting value"),
         (
             http('[{"targets": ["x"]}]', 200, JSON),
-            'line 1: [0].targets[0]: "x" is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)',
+            'line 1: [0].targets[0]: "x" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)',
         ),
         (
             http('[{"targets": [], "labels": {"taem": "x"}}]', 200, JSON),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 A = "123e4567-e89b-12d3-a456-426614174000"
 B = "b19d032a-fc3b-4a54-9f54-369484527201"
-NO_UUID = "is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)"
+NOT_A_UUID = "is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)"
 LABELS = ("team", "area")
 
 
@@ -87,15 +87,15 @@ EMPTY = "is empty (to list nothing, write a comment such as # none)"
         ("", EMPTY),
         ("\n \r\n", EMPTY),
         ("\ufeff", EMPTY),
-        (f"{A}\n{B[:-1]}", f'line 2: "{B[:-1]}" {NO_UUID}'),
-        (f"{A} {B}", f'line 1: "{A} {B[:23]}…" {NO_UUID}'),
-        (f"{A}#x", f'line 1: "{A}#x" {NO_UUID}'),
-        (f"{A}\nx\n\ny\nz\n", f'line 2: "x" {NO_UUID}; 3 faults in all'),
+        (f"{A}\n{B[:-1]}", f'line 2: "{B[:-1]}" {NOT_A_UUID}'),
+        (f"{A} {B}", f'line 1: "{A} {B[:23]}…" {NOT_A_UUID}'),
+        (f"{A}#x", f'line 1: "{A}#x" {NOT_A_UUID}'),
+        (f"{A}\nx\n\ny\nz\n", f'line 2: "x" {NOT_A_UUID}; 3 faults in all'),
         ("00000000-0000-0000-0000-000000000000", "line 1: is the nil UUID, which no operation has"),
-        ("sk_live_0123456789", f'line 1: "sk_***" {NO_UUID}'),
-        (f"{A}\n\0\0\0", f'line 2: "���" {NO_UUID}'),
-        (f"{A}\n[]", f'line 2: "[]" {NO_UUID}'),
-        (f"{A}\v{B}", f'line 1: "{A}�{B[:23]}…" {NO_UUID}'),
+        ("sk_live_0123456789", f'line 1: "sk_***" {NOT_A_UUID}'),
+        (f"{A}\n\0\0\0", f'line 2: "���" {NOT_A_UUID}'),
+        (f"{A}\n[]", f'line 2: "[]" {NOT_A_UUID}'),
+        (f"{A}\v{B}", f'line 1: "{A}�{B[:23]}…" {NOT_A_UUID}'),
         (f"{A}\n".encode() + b"\xff", "line 2: is not UTF-8 text (save it as UTF-8)"),
         (A.encode("utf-16"), "line 1: is not UTF-8 text (save it as UTF-8)"),
         (b"#" * (MAX_BYTES + 1), "is larger than 16 MiB (split it)"),
@@ -179,7 +179,7 @@ NOTHING = "is empty (to list nothing, write [])"
         ("- targets: []\n  labels:\n", "line 2: [0].labels: expected a mapping of labels to values, got nothing"),
         (
             f"- targets:\n  - {A}\n  - {B[:-1]}\n  - 12\n  - [x]\n",
-            f'line 3: [0].targets[1]: "{B[:-1]}" {NO_UUID}; 3 faults in all',
+            f'line 3: [0].targets[1]: "{B[:-1]}" {NOT_A_UUID}; 3 faults in all',
         ),
         ("- targets: [12]\n", "line 1: [0].targets[0]: expected an id, got a number (put it in quotes)"),
         ("- targets: [[]]\n", "line 1: [0].targets[0]: expected an id, got a list"),
@@ -205,16 +205,16 @@ NOTHING = "is empty (to list nothing, write [])"
         (
             f"- targets: [{A}]\n- targets: [{A}]\n  labels: {{group: g}}\n",
             (
-                f'line 2: [1].targets[0]: "{A}" stands twice, with another group or other labels '
+                f'line 2: [1].targets[0]: "{A}" is a duplicate, with another group or other labels '
                 "(first at line 1: [0].targets[0]): keep one"
             ),
         ),
-        ("- targets: []\n  targets: []\n", "line 2: [0].targets: stands twice (first on line 1): keep one"),
+        ("- targets: []\n  targets: []\n", "line 2: [0].targets: is a duplicate (first on line 1): keep one"),
         ("- &a {targets: [*a]}\n", "line 1: [0].targets[0]: an alias (*) must not stand inside of what it names"),
         (
             "- targets: [a\n",
             (
-                "line 2: is no valid YAML at column 1: did not find expected ',' or ']' "
+                "line 2: is not valid YAML at column 1: did not find expected ',' or ']' "
                 "(while parsing a flow sequence that begins on line 1)"
             ),
         ),
@@ -222,7 +222,7 @@ NOTHING = "is empty (to list nothing, write [])"
             "- a: !x y\n",
             "line 1: [0].a: tags are not supported (remove the ! and the word behind it, or put the text in quotes)",
         ),
-        ("- targets: [" + "a," * 500_001 + "]", "line 1: is no valid YAML at column 12: too many values"),
+        ("- targets: [" + "a," * 500_001 + "]", "line 1: is not valid YAML at column 12: too many values"),
     ],
 )
 def test_broken_yaml(text: str, message: str) -> None:
@@ -236,11 +236,11 @@ def test_broken_yaml(text: str, message: str) -> None:
         (" \n", NOTHING),
         ("{}", "expected a list of mappings with targets and labels, got a mapping"),
         ("[1]", "[0]: expected a mapping with targets and labels, got a number"),
-        (f'[\n{{"targets": ["{A}",\n"x"]}}]', f'line 3: [0].targets[1]: "x" {NO_UUID}'),
-        ('[{"targets": ["x", "x"]}]', f'[0].targets[0]: "x" {NO_UUID}; 2 faults in all'),
+        (f'[\n{{"targets": ["{A}",\n"x"]}}]', f'line 3: [0].targets[1]: "x" {NOT_A_UUID}'),
+        ('[{"targets": ["x", "x"]}]', f'[0].targets[0]: "x" {NOT_A_UUID}; 2 faults in all'),
         ('[{"targets": [null]}]', "[0].targets[0]: expected an id, got nothing"),
         ('[{"targets": [1.5]}]', "[0].targets[0]: expected an id, got a number (put it in quotes)"),
-        ('[{"targets": ["\\ud800"]}]', f'[0].targets[0]: "�" {NO_UUID}'),
+        ('[{"targets": ["\\ud800"]}]', f'[0].targets[0]: "�" {NOT_A_UUID}'),
         (
             '[{"targets": [],\n"labels": {"grup": "x"}}]',
             'line 2: [0].labels.grup: is not declared under the configuration\'s labels (did you mean "group"?)',
@@ -249,11 +249,11 @@ def test_broken_yaml(text: str, message: str) -> None:
             '[{"targets": [], "labels": {"group": "\\ud800"}}]',
             "line 1: [0].labels.group: holds characters that cannot be shown (expected printable text)",
         ),
-        ('[{"targets": [], "targets": []}]', 'the key "targets" stands twice in one object: keep one'),
-        ("[\n{]", "line 2: is no valid JSON at column 2: Expecting property name enclosed in double quotes"),
-        ("[NaN]", "is no valid JSON: holds a number that is none, or too long"),
-        ("[" + "1" * 5000 + "]", "is no valid JSON: holds a number that is none, or too long"),
-        ("[" * 100_000, "is no valid JSON: nested too deeply"),
+        ('[{"targets": [], "targets": []}]', 'the key "targets" is a duplicate in its object: keep one'),
+        ("[\n{]", "line 2: is not valid JSON at column 2: Expecting property name enclosed in double quotes"),
+        ("[NaN]", "is not valid JSON: holds a number that is not valid, or too long"),
+        ("[" + "1" * 5000 + "]", "is not valid JSON: holds a number that is not valid, or too long"),
+        ("[" * 100_000, "is not valid JSON: nested too deeply"),
         ("[" + "{}," * MAX_IDS + "{}]", "has more than 100000 groups (split it)"),
         ("[{" + '"a":1,' * 800_000 + '"b":1}]', "has more than 800000 keys (split it)"),
     ],

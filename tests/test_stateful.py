@@ -69,7 +69,7 @@ class Exporter(RuleBasedStateMachine):
         self.configured = True
         self.with_http = True
         self.counted = {PROCESSED: 0.0, FINISHED: 0.0}  # by the processes before this one
-        self.taken: set[str] = set()  # registrations that were accepted, and not let go since
+        self.taken: set[str] = set()  # registrations that were accepted, and not dropped since
         self.waiting: list[tuple[set[str], list[Registered]]] = []
         self.chance = random.Random(5)
         self.model = Model(
@@ -335,7 +335,7 @@ class Exporter(RuleBasedStateMachine):
         tracked = {each.key.id for each in self.tracked()}
         assert not {each for each in self.listed if each not in tracked and len(tracked) < LIMIT}
         api = roster._lists.get(Source(SourceKind.API), set())
-        assert api <= tracked  # what is let go or refused is nobody's registration any more
+        assert api <= tracked  # what is dropped or refused is nobody's registration any more
 
     @invariant()
     def a_lane_never_waits_for_what_cannot_come(self) -> None:

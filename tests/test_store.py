@@ -455,7 +455,7 @@ def test_an_empty_file_is_begun_and_told(path: Path, clock: Clock) -> None:
         store, memory = open_store(path, clock)
     store.close()
     assert memory == Memory()
-    assert [line["event"] for line in lines] == ["state file is empty: begun anew"]
+    assert [line["event"] for line in lines] == ["state file is empty: started again"]
 
 
 def test_a_database_of_another_program_is_refused_and_left_alone(path: Path, clock: Clock) -> None:

@@ -287,7 +287,7 @@ def test_nothing_is_counted_that_either_side_may_have_counted(
         for value in (0, 5, 20):
             bound = 0 if let_go else min((may_count(side, place, value) for side in told), default=value)
             assert may_count(after, place, value) <= bound
-    # Who never answered, and who let go of it, cannot vouch for an end that nobody counted.
+    # Who never answered, and who dropped it, cannot vouch for an end that nobody counted.
     if let_go or any(not side.tracked.seen_unfinished for side in told):
         assert not after.tracked.seen_unfinished
     assert after.tracked.final or not any(side.tracked.final for side in followed), "no end is asked for again"

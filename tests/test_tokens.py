@@ -121,7 +121,7 @@ def test_a_token_is_rotated_with_two_valid_at_a_time(tmp_path: Path) -> None:
     grant = watch.tokens.find("Bearer three")
     assert grant is not None
     assert grant.environments is None
-    assert good(before, "one", "three") == [True, False], "what is in force never changes under a request"
+    assert good(before, "one", "three") == [True, False], "what is active never changes under a request"
 
 
 def test_a_half_written_token_waits(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class _RunByDefault(click.Group):
 def main(ctx: click.Context) -> None:
     """Prometheus exporter for Knock bulk operations.
 
-    Without a command it runs the exporter. Every flag can also be set by the environment variable beside it.
+    Without a command it runs the exporter. Every flag can also be set by the environment variable next to it.
     """
     if ctx.invoked_subcommand != run_command.name:  # that one takes the signals over once it is built
         signals_are_taken_over()
@@ -76,7 +76,7 @@ def main(ctx: click.Context) -> None:
 @flag("web.config.file", default=None, type=FilePath(), help="TLS and passwords, as exporter-toolkit's.")
 @flag("web.health-listen-address", default=None, type=Address(), help="Serve health alone, plain, here too.")
 @flag("web.health-without-password", is_flag=True, help="Let probes ask /-/healthy and /-/ready without a password.")
-@flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload load the configuration anew.")
+@flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload load the configuration again.")
 @flag("environments", default=None, type=Names(), help="Take only these environments, separated by commas.")
 @flag("storage.path", default=None, type=FilePath(), help="Keep state here, not where the file says.")
 @flag(
@@ -132,7 +132,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
 @main.command(name="check-config")
 @click.argument("file", type=FilePath())
 def check_config(file: Path) -> None:
-    """Check a configuration FILE: all problems at once (exit 1), or the settings in force (exit 0)."""
+    """Check a configuration FILE: all problems at once (exit 1), or the active settings (exit 0)."""
     from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
     from exporter.keys import doubt  # noqa: PLC0415 - the same
 

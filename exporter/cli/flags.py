@@ -97,7 +97,7 @@ class ExternalUrl(click.ParamType[str]):
 def _is_splittable(url: str) -> bool:
     try:
         urlsplit(url)
-    except ValueError:  # what stands in brackets is no IPv6 address
+    except ValueError:  # what stands in brackets is not an IPv6 address
         return False
     return True
 
@@ -152,6 +152,8 @@ class OperationId(click.ParamType[str]):
         """Read the value, or fail with what was expected."""
         if not is_operation_id(value):
             self.fail(
-                f"{redact(repr(value))} is no UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)", param, ctx
+                f"{redact(repr(value))} is not a valid UUID (expected as in 123e4567-e89b-12d3-a456-426614174000)",
+                param,
+                ctx,
             )
         return str(value).lower()

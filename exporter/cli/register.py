@@ -60,7 +60,7 @@ class _Label(click.ParamType[tuple[str, str]]):
 @flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
 @flag("group", default=None, help="Group of all of them.")
 @click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
-@flag("again", is_flag=True, help="Follow them anew, even those that were retired or given up as lost.")
+@flag("again", is_flag=True, help="Follow them again, even those that were retired or given up as lost.")
 def register(  # noqa: PLR0913 - a parameter for each flag
     operation_ids: tuple[str, ...],
     *,

@@ -46,7 +46,7 @@ def check(document: Document) -> Iterator[Found]:
 
 
 def _twice(value: str, first: int) -> str:
-    return f"{quoted(value)} stands twice (first on line {first}): keep one"
+    return f"{quoted(value)} is a duplicate (first on line {first}): keep one"
 
 
 def _named_twice(name: str, first: int) -> str:
@@ -54,7 +54,7 @@ def _named_twice(name: str, first: int) -> str:
 
 
 def _listed_twice(_url: str, first: int) -> str:  # the query may hold a secret
-    return f"the same address stands twice (first on line {first}): keep one"
+    return f"the same address is a duplicate (first on line {first}): keep one"
 
 
 def _unique(top: dict[str, Any]) -> Iterator[tuple[Iterable[_Place], Callable[[str, int], str]]]:
@@ -157,7 +157,7 @@ def _token_environments(loc: Loc, token: dict[str, Any], known: Collection[str])
     names = token.get("environments")
     for place, name in _numbered((*loc, "environments"), names):
         if isinstance(name, str) and name not in known:
-            yield Found(place, partial(_suggesting, f"{quoted(name)} is no environment of this file", name, known))
+            yield Found(place, partial(_suggesting, f"{quoted(name)} is not an environment of this file", name, known))
     if ALL_ENVIRONMENTS in (texts := plain.texts(names)) and set(texts) != {ALL_ENVIRONMENTS}:
         yield Found(
             (*loc, "environments"), f"{ALL_ENVIRONMENTS} stands for every environment (remove it, or the others)"

@@ -1,4 +1,4 @@
-"""The settings in force, written as a configuration file."""
+"""The active settings, written as a configuration file."""
 
 from __future__ import annotations
 

@@ -100,6 +100,6 @@ def _storage(loc: Loc, level: dict[str, Any], folder: Path) -> Iterator[Found]:
         if path.is_dir():
             yield Found(loc, f"{path}: is a folder (name a file in it, e.g. {path / 'state.db'})", file=path)
         elif not path.parent.is_dir():
-            yield Found(loc, f"{path.parent}: is no folder (make it first; {_FOLDER})", file=path.parent)
+            yield Found(loc, f"{path.parent}: is not a folder (make it first; {_FOLDER})", file=path.parent)
     except OSError as error:
         yield Found(loc, f"{path}: {error.strerror} ({_FOLDER})", file=path)

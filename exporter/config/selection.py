@@ -26,7 +26,7 @@ def only(config: Config, names: Sequence[str]) -> Config:
         if name not in known:
             close = closest(name, known)
             hint = f'did you mean "{close}"? ' if close else ""
-            raise StartError(f"{quoted(name)} is no environment of the configuration ({hint}{has})")
+            raise StartError(f"{quoted(name)} is not an environment of the configuration ({hint}{has})")
     return replace(
         config,
         environments=tuple(one for one in config.environments if one.name in names),

@@ -55,7 +55,7 @@ def parse_duration(value: object) -> float:
     if not isinstance(value, str):
         raise Unfit(f"expected {_DURATION_HINT}")
     if not 0 < len(value) <= _DURATION_CHARACTERS or re.fullmatch(DURATION, value) is None:
-        raise Unfit(f"{quoted(value)} is no duration (expected {_DURATION_HINT})")
+        raise Unfit(f"{quoted(value)} is not a duration (expected {_DURATION_HINT})")
     seconds = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(value)) / 1000
     if seconds == 0:
         raise Unfit("must be more than zero")
@@ -76,7 +76,7 @@ def show_duration(seconds: float) -> str:
 def check_name(text: str) -> str:
     """Take an environment's name. Raises Unfit."""
     if re.fullmatch(NAME, text) is None:
-        raise Unfit(f"{quoted(text)} is no name (expected 1 to 63 of a-z, 0-9, _ and -)")
+        raise Unfit(f"{quoted(text)} is not a name (expected 1 to 63 of a-z, 0-9, _ and -)")
     if text == ALL_ENVIRONMENTS:
         raise Unfit(f"{quoted(text)} stands for every environment under registration.tokens (choose another name)")
     return _public(text)
@@ -85,7 +85,7 @@ def check_name(text: str) -> str:
 def check_operation_id(text: str) -> str:
     """Take an operation's id, in lower case. Raises Unfit."""
     if not is_operation_id(text):
-        raise Unfit(f"{quoted(text)} is no UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
+        raise Unfit(f"{quoted(text)} is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
     if text == NIL_ID:
         raise Unfit("is the nil UUID, which no operation has")
     return text.lower()
@@ -94,28 +94,28 @@ def check_operation_id(text: str) -> str:
 def check_branch(text: str) -> str:
     """Take a branch's slug, which must be fit for a header. Raises Unfit."""
     if re.fullmatch(BRANCH, text) is None:
-        raise Unfit(f"{quoted(text)} is no branch (expected its slug: letters, digits, . _ / and -)")
+        raise Unfit(f"{quoted(text)} is not a branch (expected its slug: letters, digits, . _ / and -)")
     return _public(text)
 
 
 def check_variable(text: str) -> str:
     """Take the name of an environment variable. Raises Unfit, without the text: it may be a misplaced key."""
     if re.fullmatch(VARIABLE, text) is None:
-        raise Unfit("is no name of an environment variable (expected e.g. KNOCK_API_KEY)")
+        raise Unfit("is not a name of an environment variable (expected e.g. KNOCK_API_KEY)")
     return text
 
 
 def check_path(text: str) -> str:
     """Take a path of a file. Raises Unfit."""
     if not text or not text.isprintable():
-        raise Unfit("is no path of a file (expected visible characters)")
+        raise Unfit("is not a path of a file (expected visible characters)")
     return _without_home(text)
 
 
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises Unfit."""
     if not text or not text.isprintable():
-        raise Unfit("is no pattern of files (expected visible characters, e.g. ids/*.json)")
+        raise Unfit("is not a pattern of files (expected visible characters, e.g. ids/*.json)")
     return _without_home(text)
 
 
@@ -128,7 +128,7 @@ def _without_home(text: str) -> str:
 def check_label_name(text: str) -> str:
     """Take a label's name that the metrics do not use themselves. Raises Unfit."""
     if re.fullmatch(LABEL_NAME, text) is None:
-        raise Unfit(f"{quoted(text)} is no label name (expected letters, digits and _, no digit first)")
+        raise Unfit(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
     if text in REFUSED_LABELS or text.startswith("__"):
         raise Unfit(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
     return text
@@ -157,7 +157,7 @@ def check_address(text: str) -> str:
     """Take the address of a server that paths are added to, without the slash at its end. Raises Unfit."""
     parts = _split(text, "https://api.knock.app")
     if parts.scheme not in ("http", "https"):
-        raise Unfit("is no absolute URL (expected https:// and a host, e.g. https://api.knock.app)")
+        raise Unfit("is not an absolute URL (expected https:// and a host, e.g. https://api.knock.app)")
     if "@" in parts.netloc:
         raise Unfit("must not hold a user or password (expected e.g. https://api.knock.app)")
     if "?" in text or "#" in text:
@@ -171,7 +171,7 @@ def check_source_url(text: str) -> str:
     """Take the address of a list, with scheme and host in lower case. Raises Unfit, without the text."""
     parts = _split(text, _SOURCE_EXAMPLE)
     if parts.scheme not in ("http", "https"):
-        raise Unfit(f"is no absolute URL (expected http:// or https:// and a host, e.g. {_SOURCE_EXAMPLE})")
+        raise Unfit(f"is not an absolute URL (expected http:// or https:// and a host, e.g. {_SOURCE_EXAMPLE})")
     if "@" in parts.netloc:
         raise Unfit("must not hold a user or password (use bearer_token_file)")
     if "#" in text:
@@ -187,7 +187,7 @@ def check_proxy(text: str) -> str:
     text = _BEYOND_ASCII.sub(lambda found: quote(found[0]), text)
     parts = _split(text, "http://proxy.example:3128")
     if parts.scheme not in ("http", "https"):
-        found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is no URL of a proxy"
+        found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is not a URL of a proxy"
         raise Unfit(f"{found} (expected http:// or https://, e.g. http://proxy.example:3128)")
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise Unfit("must end after host and port (expected e.g. http://proxy.example:3128)")
@@ -228,14 +228,14 @@ def _is_loopback(host: str) -> bool:
 
 def _split(text: str, example: str) -> SplitResult:
     if _VISIBLE.fullmatch(text) is None:  # urlsplit drops tabs and line ends without a word
-        raise Unfit(f"is no URL: empty, or with white space or special characters (expected e.g. {example})")
+        raise Unfit(f"is not a URL: empty, or with white space or special characters (expected e.g. {example})")
     try:
         parts = urlsplit(text)
         host_ok = _is_host(parts.hostname or "") and parts.port != 0
     except ValueError:  # brackets that hold no address; a port past 65535
-        raise Unfit(f"is no URL: its host or port is wrong (expected e.g. {example})") from None
+        raise Unfit(f"is not a URL: its host or port is wrong (expected e.g. {example})") from None
     if parts.scheme in ("http", "https") and not host_ok:
-        raise Unfit(f"is no URL: its host or port is wrong (expected e.g. {example})")
+        raise Unfit(f"is not a URL: its host or port is wrong (expected e.g. {example})")
     return parts
 
 

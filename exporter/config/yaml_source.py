@@ -154,7 +154,7 @@ def read_document(path: Path, *, pipe_seconds: float = 0.0) -> Document:
 
 
 def parse_document(text: str, source: str, most: int = UNBOUNDED) -> Document:
-    """Parse a text of at most so many values. Raises ConfigError for what is no YAML."""
+    """Parse a text of at most so many values. Raises ConfigError for what is not YAML."""
     with no_garbage_collection():
         return _parse(text, source, most)
 
@@ -205,7 +205,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     if "cannot start any token" in reason:
         reason += "; indent with spaces, not tabs, and put text that begins with %, @ or ` in quotes"
     column = f" at column {mark.column + 1}" if mark else ""
-    return Problem("", f"is no valid YAML{column}: {reason}", mark.line + 1 if mark else None)
+    return Problem("", f"is not valid YAML{column}: {reason}", mark.line + 1 if mark else None)
 
 
 def _without_scraps(text: str) -> str:
@@ -216,7 +216,7 @@ def _character_problem(text: str) -> Problem:
     match = _FORBIDDEN.search(text)
     before = text[: match.start()] if match else ""
     column = len(before) - before.rfind("\n")
-    message = f"is no valid YAML at column {column}: a control or special character (remove it)"
+    message = f"is not valid YAML at column {column}: a control or special character (remove it)"
     return Problem("", message, before.count("\n") + 1)
 
 
@@ -290,10 +290,10 @@ class _Builder:
             if key.tag == _TAG + "merge":
                 continue
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _TEXT_TAGS:
-                self._add(loc, "a key must be text (put it in quotes; yes, no, on and off are no text in YAML)", key)
+                self._add(loc, "a key must be text (put it in quotes; yes, no, on and off are not text in YAML)", key)
             elif key.value in pairs:
                 first = pairs[key.value][0].start_mark.line + 1
-                self._add((*loc, key.value), f"stands twice (first on line {first}): keep one", key)
+                self._add((*loc, key.value), f"is a duplicate (first on line {first}): keep one", key)
             else:
                 pairs[key.value] = (key, value)
         return pairs

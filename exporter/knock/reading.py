@@ -99,7 +99,7 @@ def _value(raw: Raw) -> Any:
 def _collections(items: Raw) -> Iterator[Raw]:
     try:
         yield from (each.collection for each in _ITEMS.decode(items))
-    except ValidationError:  # some are no objects
+    except ValidationError:  # some are not objects
         for each in _ANY.decode(items):
             yield _ITEM.decode(each).collection if _begin(each) == b"{" else _NULL
 

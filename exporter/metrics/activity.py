@@ -1,6 +1,6 @@
 """The exporter's own families: what it did, and how it is.
 
-prometheus-client's objects, in a registry of their own. The tracker's thread counts; a scrape encodes them anew.
+prometheus-client's objects, in a registry of their own. The tracker's thread counts; a scrape encodes them again.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Activity:
         r.register(self.reload_successful)
         self.reload_time = _LateGauge(
             "knock_exporter_config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was loaded, in Unix seconds.",
+            "When the active configuration was loaded, in Unix seconds.",
         )
         r.register(self.reload_time)
         self.operations = Gauge("knock_exporter_operations", "Operations tracked.", [_E], registry=r)

@@ -318,7 +318,7 @@ PER_NAME = (
     Family(
         f"{_OPS}_retired_total",
         "counter",
-        "Operations let go after their retention, or early at the limit.",
+        "Operations dropped after their retention, or early at the limit.",
         _each("reason", lambda cell: cell.retired),
     ),
 )

@@ -1,4 +1,4 @@
-"""The exporter's own families beside a view: both of one configuration, also while another one is put in force."""
+"""The exporter's own families next to a view: both of one configuration, also while another one is applied."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Fresh:
             self._state = _State(generation, None)
 
     def encode(self, generation: int, form: Format) -> bytes | None:
-        """Write the families beside a view of this generation; None: another one is in force."""
+        """Write the families next to a view of this generation; None: another one is active."""
         while (state := self._state).generation == generation:
             if state.texts is not None:
                 return state.texts[form]

@@ -1,1 +1,1 @@
-"""Connections that keep a deadline: for Knock, and for whoever else is asked over HTTP."""
+"""Connections that keep a deadline: for Knock, and for any other server that is asked over HTTP."""

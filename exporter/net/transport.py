@@ -226,7 +226,7 @@ class Transport(HTTPAdapter):
         method: str = "GET",
         body: bytes | None = None,
     ) -> BaseHTTPResponse:
-        """Send a request and return the answer once its headers are here; whoever asks has to close and release it."""
+        """Send a request and return the answer once its headers are here; the caller has to close and release it."""
         request = PreparedRequest()
         request.method, request.url, request.body = method, url, body
         if body is not None:

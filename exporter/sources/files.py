@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Mark(NamedTuple):
-    """What changes when a file does; `problem` where it is no file that can be read."""
+    """What changes when a file does; `problem` where it is not a file that can be read."""
 
     device: int = 0
     inode: int = 0
@@ -53,7 +53,7 @@ class Mark(NamedTuple):
 class FileList:
     """One file, for one environment.
 
-    `listed`: it named operations that were not let go since. `patterns`: those that found it; None: it is known from
+    `listed`: it named operations that were not dropped since. `patterns`: those that found it; None: it is known from
     before a restart.
     """
 
@@ -94,7 +94,7 @@ class FileList:
             return self._bad(mark, f"unforeseen {type(error).__name__}")
 
     def miss(self, now: Moment, *, wanted: bool) -> Listed | None:
-        """Note that it is not there; lets go of what it named after a while, or at once if it is not wanted."""
+        """Note that it is not there; drops what it named after a while, or at once if it is not wanted."""
         self._seen = None
         if self.listed and self._gone_at is None:
             self._gone_at = now.mono
@@ -103,7 +103,7 @@ class FileList:
         if self._gone_at is None or (wanted and now.mono - self._gone_at < GRACE_SECONDS):
             return None
         self.listed = False
-        self._log().info("list of operations is gone, letting go of what it named")
+        self._log().info("list of operations is gone, dropping what it listed")
         return Listed(self._environment, self._source, ())
 
     @property
@@ -252,7 +252,7 @@ def _each_once(marks: Mapping[str, Mark | None]) -> dict[str, Mark]:
 
 def mark_of(path: str) -> Mark | None:
     """Look at a file without opening it; None where there is none: nothing, or a folder."""
-    if not path.isprintable():  # such as a name that is no UTF-8, which neither state nor logs can hold
+    if not path.isprintable():  # such as a name that is not UTF-8, which neither state nor logs can hold
         return Mark(problem="its name holds special characters (rename it)")
     try:
         found = os.stat(path)  # noqa: PTH116  the paths come as text, and there may be thousands

@@ -143,18 +143,18 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except json.JSONDecodeError as error:
-        raise BrokenList(f"line {error.lineno}: is no valid JSON at column {error.colno}: {error.msg}") from None
+        raise BrokenList(f"line {error.lineno}: is not valid JSON at column {error.colno}: {error.msg}") from None
     except ValueError:
-        raise BrokenList("is no valid JSON: holds a number that is none, or too long") from None
+        raise BrokenList("is not valid JSON: holds a number that is not valid, or too long") from None
     except RecursionError:
-        raise BrokenList("is no valid JSON: nested too deeply") from None
+        raise BrokenList("is not valid JSON: nested too deeply") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise BrokenList(f"the key {quoted(key)} stands twice in one object: keep one")
+            raise BrokenList(f"the key {quoted(key)} is a duplicate in its object: keep one")
         found[key] = value
     return found
 

@@ -56,7 +56,7 @@ class Listing(Generic[Place]):
             return
         first, there = self._found.setdefault(operation.id, (operation, place))
         if first != operation:
-            what = f"{quoted(text)} stands twice, with another group or other labels"
+            what = f"{quoted(text)} is a duplicate, with another group or other labels"
             self.fault(place, f"{what} (first at {self._where(there)}): keep one")
 
     def operations(self) -> tuple[ListedOperation, ...]:

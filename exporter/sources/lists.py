@@ -1,7 +1,7 @@
 """Lists of operations as users write them: bytes in, operations out, or BrokenList with what is wrong and where.
 
 Plain text has an id a line; `groups` reads the other form. One bad entry breaks the whole list: what a file that was
-cut off midway listed before must not be let go.
+cut off midway listed before must not be dropped.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class HttpLists:
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
-        """Go by another configuration: what a removed list named is let go at once, a changed list is asked anew."""
+        """Go by another configuration: what a removed list named is dropped at once, a changed list is asked again."""
         before, self._polls = self._polls, {}
         for environment in config.environments:
             for source in environment.operations_http:

@@ -26,7 +26,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_
 
 
 class Damaged(Exception):
-    """The file is no database any more: it is put aside, or left alone, by who opens it."""
+    """The file is no longer a database: it is put aside, or left alone, by who opens it."""
 
 
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, Damaged)  # of a commit
@@ -38,7 +38,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether the file is no database any more."""
+    """Whether the file is no longer a database."""
     if isinstance(error, sqlite3.Error):
         return not _DAMAGED.isdisjoint({_code(error), getattr(error, "sqlite_errorcode", None)})
     return isinstance(error, Damaged | UnicodeDecodeError)  # the latter of a message that names what was found
@@ -139,12 +139,12 @@ def prepare(path: Path, connection: sqlite3.Connection) -> None:
 
 def make_beside(path: Path) -> Path:
     """Make a state that holds nothing, to take the place of a file; return its name."""
-    beside = path.with_name(f"{path.name}.new")
-    remove(beside)
-    make_file(beside)
-    with closing(connect(beside, "rw")) as connection:
-        prepare(beside, connection)
-    return beside
+    new = path.with_name(f"{path.name}.new")
+    remove(new)
+    make_file(new)
+    with closing(connect(new, "rw")) as connection:
+        prepare(new, connection)
+    return new
 
 
 def remove(path: Path) -> None:
@@ -159,9 +159,9 @@ def put_aside(path: Path, wall: float) -> Path:
     names = (path.with_name(stem if number == 0 else f"{stem}-{number}") for number in range(1000))
     kept_as = next(name for name in names if not name.exists())
     for side in (*SIDES, ""):
-        beside = Path(f"{path}{side}")
-        if beside.exists():
-            beside.rename(f"{kept_as}{side}")
+        part = Path(f"{path}{side}")
+        if part.exists():
+            part.rename(f"{kept_as}{side}")
     return kept_as
 
 

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
     types: frozenset[type]
     expected: str
     least: float = -MAX_COUNT
-    most: float = MAX_COUNT  # what is beyond is no time, and infinity none either
+    most: float = MAX_COUNT  # what is beyond is not a time, nor is infinity
 
 
 def _maybe(kind: Kind) -> Kind:
@@ -121,4 +121,4 @@ def parse(text: str | bytes) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise Unreadable(f"{constant} is no JSON")
+    raise Unreadable(f"{constant} is not JSON")

@@ -62,14 +62,14 @@ class Lock:
 
     def check(self) -> None:
         """Take it again if its file was removed or replaced. Raises LockLost, or OSError where it cannot be made."""
-        if _is_at(_beside(self._path), self._descriptor):
+        if _is_at(_lock_path(self._path), self._descriptor):
             return
         descriptor = _try(self._path)
         if descriptor is None:
             raise LockLost(f"state {self._path} is held by another process: the file of the lock was removed")
         self.release()
         self._descriptor = descriptor
-        log.warning("the lock of the state was removed: taken again", path=str(_beside(self._path)))
+        log.warning("the lock of the state was removed: taken again", path=str(_lock_path(self._path)))
 
     def release(self) -> None:
         """Let others have it."""
@@ -85,24 +85,24 @@ def hold(path: Path, patience: Patience) -> Lock:
         try:
             descriptor = _try(path)
         except OSError as error:
-            raise StartError(f"state {path} cannot be locked: {_beside(path)}: {error.strerror}") from None
+            raise StartError(f"state {path} cannot be locked: {_lock_path(path)}: {error.strerror}") from None
         if descriptor is not None:
             return Lock(path, descriptor)
         if patience.ends():
             raise held_elsewhere(path, patience)
 
 
-def _beside(path: Path) -> Path:
+def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
 def _try(path: Path) -> int | None:
     """Return the locked file; None where another process has it, or it was replaced meanwhile."""
-    beside = _beside(path)
-    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    lock_path = _lock_path(path)
+    descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(beside, descriptor):
+        if _is_at(lock_path, descriptor):
             return descriptor
     except BlockingIOError:
         pass

@@ -84,7 +84,7 @@ def _had_its_time(kept: Kept, stone: Tombstone) -> bool:
 
 
 def _uncounted(kept: Kept) -> Kept:
-    """Return what one side follows and the other let go of.
+    """Return what one side follows and the other dropped.
 
     How much of it the other had counted, nobody knows any more: what Knock says next only sets the marks.
     """

@@ -173,11 +173,11 @@ def _alone(name: str) -> Row:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise Unreadable("its key is no text")
+        raise Unreadable("its key is not text")
     return value
 
 
 def _operation_id(value: Any) -> str:
     if not isinstance(value, str) or not is_operation_id(value):
-        raise Unreadable("its id is no UUID")
+        raise Unreadable("its id is not a valid UUID")
     return value

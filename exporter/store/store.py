@@ -109,7 +109,7 @@ class Store:
                 return
 
     def close(self) -> None:
-        """Let go of the file; its log is written back into it unless somebody reads."""
+        """Close the file; its log is written back into it unless somebody reads."""
         try:
             self._connection.close()
         finally:

@@ -28,7 +28,7 @@ def read(data: bytes) -> Read:
         text = data.decode("utf-8-sig")
         found = list(_documents(text)) if text.lstrip().startswith(_JSON_STARTS) else read_lines(data)
     except (UnicodeDecodeError, Unreadable):
-        return Read([], ["is no UTF-8 text"])
+        return Read([], ["is not UTF-8 text"])
     except RecursionError:
         return Read([], ["is nested too deeply"])
     except ValueError:

@@ -79,7 +79,7 @@ class Book:
         return self._touched.keys()
 
     def touch(self, key: OperationKey) -> None:
-        """Note that something beside the record of an operation has changed."""
+        """Note that something besides the record of an operation has changed."""
         self._touched[key] = None
         self.changed = True
 
@@ -98,7 +98,7 @@ class Book:
         """End with an environment: nothing of it is shown any more."""
         for key in [each.key for each in self.of(name)]:
             del self._operations[key]
-            self._touched[key] = None  # those let go since the last view are among the touched ones already
+            self._touched[key] = None  # those dropped since the last view are among the touched ones already
         self._aggregates.remove_environment(name)
         del self._environments[name]
         self.changed = True
@@ -180,7 +180,7 @@ class Book:
         return after
 
     def remove(self, key: OperationKey, reason: str | None) -> None:
-        """Let go of an operation; `reason` is counted: retention or limit (None: somebody said so)."""
+        """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         before = self._operations.pop(key)
         cell = self._aggregates.cell_of(before)
         cell.remove(share(before))

@@ -1,6 +1,6 @@
 """What became of an operation over its polls: a bounded line of points, and the last polls. Frozen, and packed small.
 
-Kept in memory only: after a restart the line begins anew.
+Kept in memory only: after a restart the line starts again.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def plotted(history: History, at: float, operation: Operation) -> History:
 
 
 def without_points(history: History) -> History:
-    """Let go of the points: what ended well needs no line."""
+    """Drop the points: what ended well needs no line."""
     return replace(history, packed_points=b"", spacing=0.0)
 
 

@@ -54,7 +54,7 @@ class Intake:
         self._askers: dict[str, Asker] = {}
         self._rosters: dict[str, Roster] = {}
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
-        self._waiting: dict[OperationKey, None] = {}  # listed, and refused for want of room
+        self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
         self._conflicts = Conflicts()
         self._departures = Departures()
 
@@ -81,7 +81,7 @@ class Intake:
         return known
 
     def unlist_http(self, asker: Asker, now: Moment) -> None:
-        """Let go of what http lists named that are configured no more."""
+        """Drop what http lists named that are configured no more."""
         urls = {each.url for each in asker.settings.operations_http}
         for source in self._rosters[asker.name].sources(SourceKind.HTTP):
             if source.name not in urls:
@@ -239,7 +239,7 @@ class Intake:
     # Out.
 
     def release(self, environment: str, operation_id: str, now: Moment) -> Released:
-        """Let go of an operation because somebody says so; not while another source lists it."""
+        """Drop an operation because somebody says so; not while another source lists it."""
         key, roster = OperationKey(environment, operation_id), self._rosters[environment]
         stone = self.tombstones.get(key)
         listed_by = tuple(each.source for each in roster.namings(operation_id) if each.source != API)
@@ -292,7 +292,7 @@ class Intake:
         return leaves_at(tracked, namings, self._askers[environment].settings.retention)
 
     def use_retention(self) -> None:
-        """Work out anew when operations leave: settings have changed."""
+        """Work out again when operations leave: settings have changed."""
         ended = (each for name in self._askers for each in self._book.of(name) if each.final or each.lost)
         self._departures.begin_anew((each, self._leaves_at(each)) for each in ended)
 
@@ -323,7 +323,7 @@ class Intake:
             self._journal.dirty.tombstones[key] = None
             if key.environment in self._rosters and self._listed(key):
                 listed.append(key)
-        for key in listed:  # a source that still names it would have it counted anew
+        for key in listed:  # a source that still names it would have it counted again
             self.tombstones[key] = Tombstone(now.mono, retired=True)
 
     def _forget_ended(self) -> None:

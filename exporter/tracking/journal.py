@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exporter.tracking.record import Moment
     from exporter.tracking.tombstones import Tombstone
 
-VIEW_SECONDS = 0.1  # between views: each has the whole answer to a scrape joined and compressed anew
+VIEW_SECONDS = 0.1  # between views: each has the whole answer to a scrape joined and compressed again
 GROUP_SECONDS = 0.25  # between commits, unless somebody waits for one
 RETRY_SECONDS = 1.0
 HOLD_SECONDS = 5.0  # a commit that takes longer does not keep views from being shown

@@ -1,4 +1,4 @@
-"""What an answer tells beside the operation: about the lane's pace and key, and whether Knock answers at all."""
+"""What an answer tells besides the operation: about the lane's pace and key, and whether Knock answers at all."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Asker:
         return self.last_sent + self.settings.polling.key_check_interval
 
     def use_key(self, key: Secret) -> None:
-        """Begin anew with another key: what the old one proved no longer counts."""
+        """Start again with another key: what the old one proved no longer counts."""
         self.key = key
         self.key_epoch = next(self._epochs)
         self.trusted = self.hinted = False

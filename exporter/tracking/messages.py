@@ -137,7 +137,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Let go of an operation; `reply` as with `Register`."""
+    """Drop an operation; `reply` as with `Register`."""
 
     environment: str
     id: str
@@ -146,7 +146,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Reconfigure:
-    """Another configuration is in force from now on, whole; `keys` are the API keys by environment.
+    """Another configuration is active from now on, whole; `keys` are the API keys by environment.
 
     `switch` is called by the tracker at that moment: it exchanges what sends the requests. `reply` is called when the
     view of it is shown, or could not be committed first. Neither may block.
@@ -194,7 +194,7 @@ class Outside:
     """What the tracker asks of others; nothing of it may block.
 
     `fetch` sends a request (an `Answered` comes back) and returns 0, or for an operation the seconds after which there
-    may be room for its answer, which was large last time: then it was not sent. `read_key` reads a key source anew (a
+    may be room for its answer, which was large last time: then it was not sent. `read_key` reads a key source again (a
     `KeyRead` comes back), `use_key` gives an environment's client its new key, `publish` shows a view, `chance` is a
     random number in [0, 1). `save` commits changes of state (a `Saved` comes back); None: nothing is kept.
     """

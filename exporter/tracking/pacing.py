@@ -84,7 +84,7 @@ class Pacer:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit  # requests a second, as configured
-        self.rate = limit  # in force now
+        self.rate = limit  # active now
         self.next_start = -math.inf
         self._last_start = -math.inf
         self._halved_at = -math.inf
@@ -121,7 +121,7 @@ class Pacer:
         self.rate = self._bounded(share * limit)
 
     def inherit(self, other: Pacer) -> None:
-        """Go on where another pacer stands: Knock's limit does not start anew with a new key."""
+        """Go on where another pacer stands: Knock's limit does not start again with a new key."""
         self.rate = self.limit if other.rate >= other.limit else self._bounded(other.rate)
         self.next_start, self._last_start = other.next_start, other._last_start
         self._halved_at, self._untold = other._halved_at, other._untold
@@ -133,7 +133,7 @@ class Pacer:
 class Gate:
     """Whether a lane may send: open, or shut while its key is refused.
 
-    The first refusal makes the owner read the key anew; then one request at a time probes: at once, after 30 s, and
+    The first refusal makes the owner read the key again; then one request at a time probes: at once, after 30 s, and
     doubling to 10 minutes.
     """
 
@@ -154,7 +154,7 @@ class Gate:
         return sent_at < self._opened_at if not good else not self.is_open
 
     def refused(self, now: float, *, probe: bool) -> bool:
-        """Note a refusal; return whether the key must be read anew before the first probe."""
+        """Note a refusal; return whether the key must be read again before the first probe."""
         if self.is_open:
             self.is_open, self._probe_at = False, math.inf
             return True
@@ -168,7 +168,7 @@ class Gate:
         self._probe_at = now + self._wait
 
     def key_was_read(self, now: float) -> None:
-        """Let the first probe go: the key was read anew and is the same."""
+        """Let the first probe go: the key was read again and is the same."""
         if not self.is_open and not self.suspended:
             self._probe_at = now
 

@@ -51,7 +51,7 @@ class Situation:
     """How an environment stands.
 
     `up` as `knock_up` tells it (None: nothing is known yet), `suspended` while the key is refused. `limit` and `pace`
-    are the requests a second that are configured and in force, `used` those of the last ten seconds. `last_answer` is
+    are the requests a second that are configured and current, `used` those of the last ten seconds. `last_answer` is
     Unix seconds.
     """
 
@@ -115,7 +115,7 @@ class Gallery:
         exposes: Callable[[OperationKey], bool],
         environments: tuple[Situation, ...],
     ) -> Picture:
-        """Take the touched operations in as `look` finds them (None: let go), and return all, frozen."""
+        """Take the touched operations in as `look` finds them (None: dropped), and return all, frozen."""
         copies: dict[int, dict[OperationKey, Entry]] = {}
         for key in touched:
             number = _bucket(key)

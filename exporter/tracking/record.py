@@ -39,7 +39,7 @@ NO_MARKS = Marks()
 
 
 class Circumstances(NamedTuple):
-    """What an outcome is judged by, beside the operation itself.
+    """What an outcome is judged by, besides the operation itself.
 
     `chance` (0 to 1) spreads the next poll. `epoch` (Unix seconds) tells which operations are this exporter's from
     birth. `trusted`: the environment has had a record since its key, branch or URL changed, so its 404s are evidence.
@@ -205,7 +205,7 @@ def _missing(after: Tracked, at: Circumstances) -> Tracked:
     if at.trusted and now - since >= at.polling.not_found_after:
         return replace(after, missing_since=since, lost=True, due=None)
     age = now - after.handed_over.mono
-    ever_seen = after.last_success is not None  # what a create answer told is no sight of it
+    ever_seen = after.last_success is not None  # what a create answer told does not count as seeing it
     # The 404s of the first minutes prove nothing, so the doubling starts after them.
     attempt = after.missing + 1 if ever_seen or age >= pacing.MISSING_GRACE else 0
     interval = pacing.missing_interval(attempt, at.polling)

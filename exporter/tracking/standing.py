@@ -1,4 +1,4 @@
-"""What is told of an environment beside its operations: its traffic, its last trouble, its sources."""
+"""What is told of an environment besides its operations: its traffic, its last trouble, its sources."""
 
 from __future__ import annotations
 

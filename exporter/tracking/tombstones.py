@@ -1,4 +1,4 @@
-"""What is left of operations that were let go: known, so that nothing is counted or asked again by mistake.
+"""What is left of operations that were dropped: known, so that nothing is counted or asked again by mistake.
 
 A million are possible, so each takes some 26 bytes: their ids lie packed and in order in leaves of a thousand, and what
 is put in, looked up or taken away touches one leaf.
@@ -21,9 +21,9 @@ LEAF_MOST = 1024
 
 
 class Tombstone(NamedTuple):
-    """What is left of an operation that was let go; `at` is monotonic.
+    """What is left of an operation that was dropped; `at` is monotonic.
 
-    `retired`: its time was over, so it is tracked again only on demand; otherwise somebody let go of it, and naming it
+    `retired`: its time was over, so it is tracked again only on demand; otherwise somebody dropped it, and naming it
     again is enough.
     """
 
@@ -71,7 +71,7 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
         self._length = 0
         self._leaves: list[_Leaf] = []
         self._firsts: list[tuple[str, bytes]] = []  # of each leaf: its environment, and no id in it is below this one
-        self._leasts = array("d")  # of each leaf: when its oldest one was let go
+        self._leasts = array("d")  # of each leaf: when its oldest one was dropped
         self.update(stones or {})
 
     def __len__(self) -> int:

@@ -134,7 +134,7 @@ class Tracker:
                 self._stopping = self.ended = True
 
     def _reconfigure(self, message: Reconfigure, now: Moment) -> None:
-        """Put a configuration in force; scrapes see nothing of it until they see all of it."""
+        """Apply a configuration; scrapes see nothing of it until they see all of it."""
         self._activity.fresh.freeze()
         message.switch()
         self._environments.configure(message.config, message.keys, now)

@@ -1,4 +1,4 @@
-"""The JSON API: reading what is known; registering stands beside it on the same paths."""
+"""The JSON API: reading what is known; registering stands next to it on the same paths."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _cursor(last: Place) -> str:
 
 
 def _after(cursor: str | None) -> Place | None:
-    """Return the place of the last operation that was shown. Raises Refusal for what is no cursor."""
+    """Return the place of the last operation that was shown. Raises Refusal for what is not a cursor."""
     if cursor is None:
         return None
     try:
@@ -169,4 +169,4 @@ def _after(cursor: str | None) -> Place | None:
     match decoded:
         case [int(level), float(newest_first), str(operation_id), str(environment)] if math.isfinite(newest_first):
             return level, newest_first, operation_id, environment
-    raise Refusal(HTTPStatus.BAD_REQUEST, "cursor: not one that this API has given (leave it out to begin anew)")
+    raise Refusal(HTTPStatus.BAD_REQUEST, "cursor: not one that this API has given (leave it out to start again)")

@@ -49,8 +49,8 @@ class House:
     """What the pages show of the rest, and what they pass on to it; none of it blocks.
 
     `unhealthy` and `unready` return what is wrong, or None. `monotonic` judges staleness, `wall` tells Unix seconds.
-    `config` is the configuration in force, `external_url` where people reach the port (no slash at its end; None: not
-    known). `desk` takes registrations (None: there are no such calls), `reload` has the configuration read anew (None:
+    `config` is the active configuration, `external_url` where people reach the port (no slash at its end; None: not
+    known). `desk` takes registrations (None: there are no such calls), `reload` has the configuration read again (None:
     off).
     """
 
@@ -80,7 +80,7 @@ class House:
 def make_app(
     house: House, lock: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
 ) -> ASGIApp:
-    """Build the application: its routes, behind the guard; `lock` returns the web configuration in force."""
+    """Build the application: its routes, behind the guard; `lock` returns the active web configuration."""
     refused = Refusals(house.activity.http_refused, house.monotonic)
     worker = Worker(house.activity.http_refused.labels("busy").inc)
     routes = [

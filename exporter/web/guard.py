@@ -45,7 +45,7 @@ _HEADERS = {
 class Guard:
     """Lets pass what may reach the application.
 
-    `lock` returns the web configuration in force. `exempt` tells by method and path what needs no password,
+    `lock` returns the active web configuration. `exempt` tells by method and path what needs no password,
     `refused` takes the reason and the address of what is refused.
     """
 
@@ -110,7 +110,7 @@ def _unauthorized(detail: str) -> Refusal:
 
 
 def _credentials(scope: Scope) -> tuple[str, bytes]:
-    """Return user and password (RFC 7617), as bytes where they are no UTF-8. Raises Refusal."""
+    """Return user and password (RFC 7617), as bytes where they are not UTF-8. Raises Refusal."""
     headers = Headers(scope=scope).getlist("authorization")
     match = _BASIC.fullmatch(headers[0]) if len(headers) == 1 else None
     try:

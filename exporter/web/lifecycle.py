@@ -1,4 +1,4 @@
-"""`POST /-/reload`: have the configuration read anew, and tell what came of it."""
+"""`POST /-/reload`: have the configuration read again, and tell what came of it."""
 
 from __future__ import annotations
 

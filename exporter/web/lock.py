@@ -1,4 +1,4 @@
-"""The lock of the port: the web configuration in force, and the TLS context that belongs to it.
+"""The lock of the port: the active web configuration, and the TLS context that belongs to it.
 
 Whatever it says counts for new connections and requests at once, without a restart: certificates, users, headers, and
 other than in the exporter-toolkit also whether TLS is spoken at all. (There a file that gets its first certificate
@@ -38,7 +38,7 @@ class _InForce(NamedTuple):
 
 
 class Lock:
-    """Holds what is in force; without a path the port is open, and speaks plain HTTP. Raises StartError.
+    """Holds what is active; without a path the port is open, and speaks plain HTTP. Raises StartError.
 
     `look` belongs to one thread, `config` and `context` may be asked for from any. `wall` tells Unix seconds.
     """
@@ -58,7 +58,7 @@ class Lock:
 
     @property
     def config(self) -> WebConfig:
-        """The web configuration in force."""
+        """The active web configuration."""
         return self._in_force.config
 
     @property
@@ -67,11 +67,11 @@ class Lock:
         return self._in_force.context
 
     def look(self, *, whole: bool = False) -> str | None:
-        """Read everything, and put it in force if it is new, whole and good; return what is wrong with it, if anything.
+        """Read everything, and apply it if it is new, whole and good; return what is wrong with it, if anything.
 
         A content is whole once none of its files was written to for SETTLED_SECONDS, or two looks in a row saw the
         same: half a file may be a good one that lacks the users. With `whole`, somebody says that it is. What is broken
-        leaves the old one in force.
+        leaves the old one active.
         """
         if self._path is None:
             return None
@@ -94,7 +94,7 @@ class Lock:
             self._in_force = _made(found)
             self._content, self._problem = found, None
             tls, users = found.config.tls is not None, len(found.config.users)
-            log.info("new web configuration in force", path=str(self._path), tls=tls, users=users)
+            log.info("new web configuration active", path=str(self._path), tls=tls, users=users)
 
     def _age(self, found: _Content) -> float:
         named = found.config.tls.files() if found.config.tls is not None else ()
@@ -107,7 +107,7 @@ class Lock:
     def _note(self, problem: str | None) -> None:
         before, self._problem = self._problem, problem
         if problem is not None and problem != before:
-            log.warning("web configuration not taken, the old one stays in force", error=problem)
+            log.warning("web configuration not taken, the old one stays active", error=problem)
         if problem is None and before is not None:
             log.info("web configuration is good again", path=str(self._path))
 

@@ -156,16 +156,16 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         ]
     }
     body = {"anyOf": [*item["anyOf"], {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_IDS}]}
-    beside = [
+    options = [
         _query("group", {"type": "string"}, "Group of all of them."),
-        _query("again", {"enum": ["true", "false"]}, "Follow anew what was retired or lost."),
+        _query("again", {"enum": ["true", "false"]}, "Follow again what was retired or lost."),
     ]
     return {
         "operationId": "register",
         "summary": "Register operations",
         "description": f"Labels of all of them are given as {LABEL_PREFIX}NAME=VALUE in the query.",
         "security": [{"token": []}],
-        "parameters": [*parameters, *beside],
+        "parameters": [*parameters, *options],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}, "text/plain": _LINES}},
         "responses": _answers(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     }
@@ -174,7 +174,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
 def _release(parameters: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "operationId": "release",
-        "summary": "Let go of an operation",
+        "summary": "Drop an operation",
         "security": [{"token": []}],
         "parameters": parameters,
         "responses": _answers(Released, 400, 401, 403, 404, 409, 429, 503),

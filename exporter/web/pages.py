@@ -174,7 +174,7 @@ class _Pages:
         )
 
     def configuration(self, _request: Request) -> Response:
-        """Show the configuration in force."""
+        """Show the active configuration."""
         text = effective_yaml(without_queries(self._house.config()))
         return self._page("config.html", title="Configuration", now=self._house.now, text=text)
 

@@ -126,7 +126,7 @@ class Passwords:
     def _fail(self, check: _Check, error: BaseException) -> None:
         del self._under_way[check.digest]
         check.verdict.set_exception(error)
-        check.verdict.exception()  # looked at: whoever waited may have gone
+        check.verdict.exception()  # looked at: those who waited may have gone
 
 
 class _Line:

@@ -1,6 +1,6 @@
-"""Registration by programs: POST hands operations over, DELETE lets go of one.
+"""Registration by programs: POST hands operations over, DELETE drops one.
 
-Whoever has no good token learns nothing but that; nothing here waits for anything but the tracker's reply.
+A client without a good token learns nothing but that; nothing here waits for anything but the tracker's reply.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TEXT, _JSON = "text/plain", "application/json"
 # What curl says of `-d` where nobody says more. No browser's form can reach these calls: it sends no bearer token.
 _ANY = frozenset({_TEXT, "application/x-www-form-urlencoded", ""})
 _CONTENT_TYPE = re.compile(r'\s*([\w./+-]+)\s*(?:;\s*charset\s*=\s*"?(?:utf-?8|us-ascii)"?\s*)?;?\s*', re.IGNORECASE)
-_NO_ROOM = "no room: max_operations is reached, and none of the operations can be let go (try again later)"
+_NO_ROOM = "no room: max_operations is reached, and none of the operations can be dropped (try again later)"
 _LISTED_BY = {
     SourceKind.CONFIG: "the configuration lists it",
     SourceKind.FILES: "a file lists it",
@@ -59,7 +59,7 @@ _LISTED_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Where programs register: looks at what is in force, and the way into the tracker's inbox; none of it blocks."""
+    """Where programs register: looks at what is active, and the way into the tracker's inbox; none of it blocks."""
 
     deliver: Callable[[Register | Release], None]
     config: Callable[[], Config]
@@ -98,7 +98,7 @@ class Registration:
         return await _read_whole(self._register, request)
 
     async def release(self, request: Request) -> Response:
-        """Let go of one. Raises Refusal."""
+        """Drop one. Raises Refusal."""
         return await _read_whole(self._release, request)
 
     # Who may.
@@ -167,8 +167,8 @@ class Registration:
     async def _read(self, request: Request, body: bytes, *, text: bool) -> Batch:
         declared = self._desk.config().labels
         try:
-            beside = read_query(request.query_params.multi_items(), declared)
-            read = partial(read_batch, body, beside, declared, text=text)
+            defaults = read_query(request.query_params.multi_items(), declared)
+            read = partial(read_batch, body, defaults, declared, text=text)
             if len(body) <= LARGE_BODY:
                 return read()
             return await asyncio.get_running_loop().run_in_executor(self._reader, read)
@@ -199,7 +199,7 @@ class Registration:
             raise Refusal(HTTPStatus.NOT_FOUND, f"no operation {operation_id} is known in {quoted(environment)}")
         if released.listed_by:
             reasons = "; ".join(map(_lister, released.listed_by))
-            raise Refusal(HTTPStatus.CONFLICT, f"cannot let go of {operation_id}: {reasons}")
+            raise Refusal(HTTPStatus.CONFLICT, f"cannot drop {operation_id}: {reasons}")
         _check_saved(saved=released.saved)
         return JSONResponse({"id": operation_id, "released": True, "durable": released.durable})
 

@@ -43,7 +43,7 @@ async def reply_of(ask: Callable[[Callable[[_Reply], None]], None], seconds: flo
             future.set_result(value)
 
     def reply(value: _Reply) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+        with suppress(RuntimeError):  # the loop has ended, and with it those who waited
             loop.call_soon_threadsafe(settle, value)
 
     ask(reply)

@@ -1,7 +1,7 @@
 """Answers to scrapes.
 
 The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
-joined batch by batch as it leaves, so that a reader that stalls holds one batch beside the view's own lines. Only so
+joined batch by batch as it leaves, so that a reader that stalls holds one batch besides the view's own lines. Only so
 many answers are under way at a time.
 """
 

@@ -143,7 +143,7 @@ def _headers(reading: _Reading, value: Any) -> tuple[tuple[str, str], ...]:
     headers, loc = [], (_HTTP, "headers")
     for name, each in reading.mapping(loc, taken.get("headers")).items():
         if name not in values.HEADERS:
-            reading.note((*loc, name), "is no header that can be set" + suggestion(name, values.HEADERS))
+            reading.note((*loc, name), "is not a header that can be set" + suggestion(name, values.HEADERS))
         elif (line := reading.take((*loc, name), each, partial(values.take_header, name))) is not None:
             headers.append((name, line))
     return tuple(headers)
@@ -179,7 +179,7 @@ def _contradictions(given: set[str], taken: dict[str, Any]) -> Iterator[tuple[st
     """Find what concerns several keys; "" stands for the section."""
     for name in ("cert", "key", "client_ca"):
         if {name, f"{name}_file"} <= given:
-            yield name, f"stands beside {name}_file (keep one)"
+            yield name, f"is set together with {name}_file (keep one)"
     for name, what in (("cert", "certificate"), ("key", "private key")):
         if given and not given & {name, f"{name}_file"}:
             yield "", f"has no {what} (set {name}_file, or remove the section)"

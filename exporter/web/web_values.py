@@ -133,7 +133,7 @@ def take_user(value: Any) -> bytes:
     """Take a bcrypt hash. Raises Unfit, without what was found: it may be a password."""
     match = _HASH.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise Unfit(f"is no bcrypt hash ({_MAKE_HASH})")
+        raise Unfit(f"is not a bcrypt hash ({_MAKE_HASH})")
     if not COST_LEAST <= int(match[1]) <= COST_MOST:
         raise Unfit(f"has a cost out of range (expected {COST_LEAST} to {COST_MOST}; {_MAKE_HASH})")
     return match[0].encode()

@@ -12,7 +12,7 @@ from exporter.web.replies import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAITING_MOST = 8  # beside the one that is made
+WAITING_MOST = 8  # besides the one that is made
 
 _Made = TypeVar("_Made")
 
@@ -32,7 +32,7 @@ class Worker:
             busy = "too many answers wait to be made, try again"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "1"})
         self._count += 1
-        # Counted until it is done, also when whoever asked has gone: the thread is busy all the same.
+        # Counted until it is done, also when the one who asked has gone: the thread is busy all the same.
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         future.add_done_callback(self._done)
         return await asyncio.shield(future)
@@ -40,4 +40,4 @@ class Worker:
     def _done(self, future: asyncio.Future[_Made]) -> None:
         self._count -= 1
         if not future.cancelled():
-            future.exception()  # looked at: whoever asked may have gone
+            future.exception()  # looked at: the one who asked may have gone

@@ -211,7 +211,7 @@ def test_the_api_answers_as_it_did(restart: Restart) -> None:
     compare(json.dumps(given, indent=1, ensure_ascii=False), restart.folder / "api.json")
 
 
-def test_what_was_registered_listed_or_let_go_is_known(restart: Restart) -> None:
+def test_what_was_registered_listed_or_dropped_is_known(restart: Restart) -> None:
     model, requests = restart(), []
     for environment in AWAKE:
         path = f"/api/v1/operations/{environment}"

@@ -188,7 +188,7 @@ def look(process: int, connection: http.client.HTTPConnection, going_on: Callabl
         while going_on():
             scrapes.append(scrape(connection))
             most = max(most, rss(process))
-            time.sleep(PAUSE_SECONDS)  # no wait for anything: Prometheus is no flood
+            time.sleep(PAUSE_SECONDS)  # waits for nothing: Prometheus does not flood
     return Seen(scrapes, most)
 
 

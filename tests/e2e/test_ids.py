@@ -133,7 +133,7 @@ def test_what_the_configuration_lists_is_not_let_go_by_curl(knock: Simulator, op
     operation = endless(knock)
     exporter = open_start(knock.url, [operation], polling=QUICK)
     code, problem = curl(f"{exporter.url}/api/v1/operations/production/{operation}", "-X", "DELETE")
-    assert (code, problem["detail"]) == (409, f"cannot let go of {operation}: the configuration lists it")
+    assert (code, problem["detail"]) == (409, f"cannot drop {operation}: the configuration lists it")
     assert tracked(exporter) == 1
 
 
@@ -284,7 +284,7 @@ class Writers:
         return writer
 
     def kill_midway(self) -> None:
-        """Have all lists begun anew, and their writers killed somewhere."""
+        """Have all lists started again, and their writers killed somewhere."""
         before = {form: self._modified(form) for form in FORMS}
         writers = {form: self.begin(form, 2.0) for form in FORMS}
         for form, writer in writers.items():

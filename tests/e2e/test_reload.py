@@ -494,7 +494,7 @@ def put(file: Path, content: str | bytes | None, *, whole: bool) -> None:
 
 @dataclass
 class Torture:
-    """Swaps files, asks for them to be loaded, and checks what is in force after each."""
+    """Swaps files, asks for them to be loaded, and checks what is active after each."""
 
     exporter: Exporter
     file: Path

@@ -232,7 +232,7 @@ class Lives:
         return text
 
     def scrape_at_times(self) -> str:
-        """Scrape, if the last time was a while ago: whoever scrapes all the time leaves nothing for the others."""
+        """Scrape, if the last time was a while ago: who scrapes all the time leaves nothing for the others."""
         if time.monotonic() - self._scraped_at >= SCRAPE_SECONDS:
             self._last = self.scrape()
             self._scraped_at = time.monotonic()

@@ -631,7 +631,7 @@ def test_check_web_config_tells_good_from_bad(tmp_path: Path) -> None:
     place.put({"web.yaml": f"basic_auth_users:\n  {USER}: {PASSWORD}\nhttp2: true\n".encode()})
     done = checked(place.path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"line 2: basic_auth_users.{USER}: is no bcrypt hash" in done.stderr
+    assert f"line 2: basic_auth_users.{USER}: is not a bcrypt hash" in done.stderr
     assert "line 3: http2: unknown key" in done.stderr
     assert [each for each in place.secrets if each in done.stderr] == []
     assert checked(tmp_path / "gone.yaml").returncode == 1

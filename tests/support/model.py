@@ -193,7 +193,7 @@ class Model:
         return answers
 
     def release(self, operation_id: str, environment: str = "production") -> list[Released]:
-        """Let go of an operation; the answer comes into the list."""
+        """Drop an operation; the answer comes into the list."""
         answers: list[Released] = []
         self.tell(Release(environment, operation_id, answers.append))
         return answers

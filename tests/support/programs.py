@@ -79,7 +79,7 @@ def free_port() -> int:
 
 
 def do_without(missing: str) -> NoReturn:
-    """Skip for want of a tool; with KNOCK_TEST_REQUIRE_TOOLS=1 that is a failure."""
+    """Skip because a tool is missing; with KNOCK_TEST_REQUIRE_TOOLS=1 that is a failure."""
     if os.environ.get("KNOCK_TEST_REQUIRE_TOOLS") == "1":
         pytest.fail(missing)
     pytest.skip(missing)
@@ -197,7 +197,7 @@ class Exporter(Program):
         return WEB.post(address, json=body, params=query, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
     def release(self, operation_id: str, environment: str = "production", token: str = TOKEN) -> requests.Response:
-        """Let go of an operation."""
+        """Drop an operation."""
         address = f"{self.url}/api/v1/operations/{environment}/{operation_id}"
         return WEB.delete(address, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
@@ -214,7 +214,7 @@ class Starter:
         self.folder = folder
         self.key_file = folder / "knock.key"
         self.started: list[Program] = []
-        self.whole: dict[str, Any] = {}  # settings beside the environments
+        self.whole: dict[str, Any] = {}  # settings next to the environments
         self.use_key(KEY)
 
     def use_key(self, key: str) -> None:

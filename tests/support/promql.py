@@ -38,7 +38,7 @@ class Query(NamedTuple):
         return re.sub(r"\$(\w+)", lambda found: variables.get(found[1], ".*"), self.text)
 
     def names(self) -> set[str]:
-        """Return the metrics that it asks for; raises ValueError where it is no PromQL."""
+        """Return the metrics that it asks for; raises ValueError where it is not PromQL."""
         return {name for name, _ in self.aggregations()}
 
     def aggregations(self) -> set[tuple[str, str]]:

@@ -137,7 +137,7 @@ class Api:
     def _read(self, request: Request, operation_id: str) -> Reply:
         if not self._limits.take("read", request.at, reads=True):
             return replies.error(429)
-        # What Knock answers to an id that is no UUID is not known.
+        # What Knock answers to an id that is not a valid UUID is not known.
         found = self._world.read(operation_id) if operation_id else None
         return replies.error(404) if found is None else replies.ok(found)
 

@@ -99,7 +99,7 @@ class Redirect(Fault):
 
 
 class Garbage(Fault):
-    """Answers 200 with what is no JSON, though it says so."""
+    """Answers 200 with what is not JSON, though it says so."""
 
     kind: Literal["garbage"] = "garbage"
 
@@ -186,7 +186,7 @@ class _Armed:
 
 
 class Faults:
-    """The faults in force; set from any thread, picked under the simulator's lock."""
+    """The active faults; set from any thread, picked under the simulator's lock."""
 
     def __init__(self, chance: Random) -> None:
         self._chance = chance

@@ -30,7 +30,7 @@ class RequestLog:
         self._grown = Condition()
 
     def add(self, entry: LoggedRequest) -> None:
-        """Add one, and wake whoever waits for it."""
+        """Add one, and wake those who wait for it."""
         with self._grown:
             self._entries.append(entry)
             self._grown.notify_all()

@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers:
             self.send_error(411, "A body needs a Content-Length")
         elif not (length.isascii() and length.isdigit()):
-            self.send_error(400, "Content-Length is no number")
+            self.send_error(400, "Content-Length is not a number")
         elif len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
             self.send_error(413, f"A body may have {MAX_BODY} bytes at most")
         else:

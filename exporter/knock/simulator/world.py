@@ -30,7 +30,7 @@ REAL_TIME = Clock()
 
 
 class Overrides(TypedDict, total=False):
-    """What `World.create` takes beside name and rows; see `Order`."""
+    """What `World.create` takes besides name and rows; see `Order`."""
 
     queue_seconds: float
     rows_per_second: float

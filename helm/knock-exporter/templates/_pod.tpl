@@ -109,7 +109,7 @@ spec:
         {{- end }}
   volumes:
     # Folders, not single files mounted by subPath: those would not follow a change. Of a Secret its own key alone, since
-    # another environment's may be beside it.
+    # another environment's may be next to it.
     - name: config
       configMap: {name: {{ .workload.name | quote }}}
     {{- range $name, $settings := .workload.environments }}
