@@ -6,9 +6,9 @@
     └── KnockError      one request to Knock brought no operation
         ├── Unreachable   no answer (timeout, connect, tls): the operation is asked again later
         │   └── ConnectionLost   with a kept connection that had ended: asked again at once, once in a row
-        ├── KeyRefused    the lane is suspended until the key is good
+        ├── KeyRefused    the upstream is suspended until the key is good
         ├── NotFound      Knock's own 404: asked ever more rarely, lost in the end
-        ├── RateLimited   the lane waits `retry_after` and slows down
+        ├── RateLimited   the upstream waits `retry_after` and slows down
         ├── BadAnswer     not what Knock documents: names the `field`
         ├── TooLarge      body over the bounds: asked once a minute at most
         ├── Postponed     our memory did not do: the operation stays due

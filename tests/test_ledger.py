@@ -210,7 +210,7 @@ def test_an_end_before_the_start_is_not_observed() -> None:
     assert observed(group) == (0, 0, 0)
 
 
-# Shares and cells.
+# Shares and aggregates.
 
 
 def test_an_operation_never_answered_adds_its_hand_over_only() -> None:
@@ -320,7 +320,7 @@ def test_what_is_taken_away_leaves_no_trace(records: list[dict[str, object]], ke
     assert gauges(cell) == gauges(alone)
 
 
-# What a cell counts.
+# What an aggregate counts.
 
 
 def test_an_end_is_counted_by_how_it_ended() -> None:

@@ -1,4 +1,4 @@
-"""The lock: which web configuration is active, and when another one is."""
+"""Which web configuration is active, and when another one is."""
 
 from __future__ import annotations
 

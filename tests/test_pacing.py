@@ -63,7 +63,7 @@ def test_404s_that_prove_nothing_are_asked_at_the_queued_interval() -> None:
     ]  # fmt: skip
 
 
-# The pacer.
+# The rate limiter.
 
 
 def starts(pacer: Pacer, seconds: float, since: float = 0.0) -> list[float]:

@@ -216,7 +216,7 @@ def test_who_takes_too_long_is_closed(text: bytes) -> None:
 )
 def test_an_answer_that_takes_its_time_is_not_cut_for_a_body_that_nobody_reads(body: bytes) -> None:
     replies: list[Callable[[str | None, bool], None]] = []
-    late = Starlette(routes=[reload_route("/", replies.append, seconds=2.5)])  # longer than two sweeps of the door
+    late = Starlette(routes=[reload_route("/", replies.append, seconds=2.5)])  # longer than two sweeps of the listener
     with (
         serving(Limits(request=0.1), app=late) as address,
         closing(connect(address, b"POST / HTTP/1.1\r\nHost: here\r\n" + body + b"\r\n")) as connection,

@@ -1,4 +1,4 @@
-"""What answers on the port: the application in process, and the server around it on a socket."""
+"""What is served over HTTP: the application in process, and the server around it on a socket."""
 
 from __future__ import annotations
 

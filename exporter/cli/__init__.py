@@ -1,4 +1,4 @@
-"""The front door: the commands and their flags, named as Prometheus names its own."""
+"""The commands and their flags, named as Prometheus names its own."""
 
 from __future__ import annotations
 

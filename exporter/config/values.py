@@ -1,4 +1,4 @@
-"""What a single value may look like: text in, value out, or Unfit.
+"""What a single value may look like: text in, value out, or InvalidValue.
 
 The messages name what was expected; what was found they show only where it can be no secret.
 """
@@ -49,7 +49,7 @@ def quoted(text: str) -> str:
 
 
 def parse_duration(value: object) -> float:
-    """Turn Prometheus' way to write durations into seconds; more than zero. Raises Unfit."""
+    """Turn Prometheus' way to write durations into seconds; more than zero. Raises InvalidValue."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise Unfit(f"a number needs its unit (expected {_DURATION_HINT})")
     if not isinstance(value, str):
@@ -74,7 +74,7 @@ def show_duration(seconds: float) -> str:
 
 
 def check_name(text: str) -> str:
-    """Take an environment's name. Raises Unfit."""
+    """Take an environment's name. Raises InvalidValue."""
     if re.fullmatch(NAME, text) is None:
         raise Unfit(f"{quoted(text)} is not a name (expected 1 to 63 of a-z, 0-9, _ and -)")
     if text == ALL_ENVIRONMENTS:
@@ -83,7 +83,7 @@ def check_name(text: str) -> str:
 
 
 def check_operation_id(text: str) -> str:
-    """Take an operation's id, in lower case. Raises Unfit."""
+    """Take an operation's id, in lower case. Raises InvalidValue."""
     if not is_operation_id(text):
         raise Unfit(f"{quoted(text)} is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
     if text == NIL_ID:
@@ -92,28 +92,28 @@ def check_operation_id(text: str) -> str:
 
 
 def check_branch(text: str) -> str:
-    """Take a branch's slug, which must be fit for a header. Raises Unfit."""
+    """Take a branch's slug, which must be fit for a header. Raises InvalidValue."""
     if re.fullmatch(BRANCH, text) is None:
         raise Unfit(f"{quoted(text)} is not a branch (expected its slug: letters, digits, . _ / and -)")
     return _public(text)
 
 
 def check_variable(text: str) -> str:
-    """Take the name of an environment variable. Raises Unfit, without the text: it may be a misplaced key."""
+    """Take the name of an environment variable. Raises InvalidValue, without the text: it may be a misplaced key."""
     if re.fullmatch(VARIABLE, text) is None:
         raise Unfit("is not a name of an environment variable (expected e.g. KNOCK_API_KEY)")
     return text
 
 
 def check_path(text: str) -> str:
-    """Take a path of a file. Raises Unfit."""
+    """Take a path of a file. Raises InvalidValue."""
     if not text or not text.isprintable():
         raise Unfit("is not a path of a file (expected visible characters)")
     return _without_home(text)
 
 
 def check_pattern(text: str) -> str:
-    """Take a pattern of files. Raises Unfit."""
+    """Take a pattern of files. Raises InvalidValue."""
     if not text or not text.isprintable():
         raise Unfit("is not a pattern of files (expected visible characters, e.g. ids/*.json)")
     return _without_home(text)
@@ -126,7 +126,7 @@ def _without_home(text: str) -> str:
 
 
 def check_label_name(text: str) -> str:
-    """Take a label's name that the metrics do not use themselves. Raises Unfit."""
+    """Take a label's name that the metrics do not use themselves. Raises InvalidValue."""
     if re.fullmatch(LABEL_NAME, text) is None:
         raise Unfit(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
     if text in REFUSED_LABELS or text.startswith("__"):
@@ -135,7 +135,7 @@ def check_label_name(text: str) -> str:
 
 
 def check_label_value(text: str) -> str:
-    """Take a label's value or a group. Raises Unfit."""
+    """Take a label's value or a group. Raises InvalidValue."""
     if not text:
         raise Unfit("is empty (give a value, or remove the key)")
     if not text.isprintable():
@@ -146,7 +146,7 @@ def check_label_value(text: str) -> str:
 
 
 def check_base_url(text: str) -> str:
-    """Take Knock's address, without the slash at its end. Raises Unfit."""
+    """Take Knock's address, without the slash at its end. Raises InvalidValue."""
     url = check_address(text)
     if found := _VERSION.search(url):
         raise Unfit(f"must end before {found[0]}, which is added to it (as in https://api.knock.app)")
@@ -154,7 +154,7 @@ def check_base_url(text: str) -> str:
 
 
 def check_address(text: str) -> str:
-    """Take the address of a server that paths are added to, without the slash at its end. Raises Unfit."""
+    """Take the address of a server that paths are added to, without the slash at its end. Raises InvalidValue."""
     parts = _split(text, "https://api.knock.app")
     if parts.scheme not in ("http", "https"):
         raise Unfit("is not an absolute URL (expected https:// and a host, e.g. https://api.knock.app)")
@@ -168,7 +168,7 @@ def check_address(text: str) -> str:
 
 
 def check_source_url(text: str) -> str:
-    """Take the address of a list, with scheme and host in lower case. Raises Unfit, without the text."""
+    """Take the address of a list, with scheme and host in lower case. Raises InvalidValue, without the text."""
     parts = _split(text, _SOURCE_EXAMPLE)
     if parts.scheme not in ("http", "https"):
         raise Unfit(f"is not an absolute URL (expected http:// or https:// and a host, e.g. {_SOURCE_EXAMPLE})")
@@ -183,7 +183,7 @@ def check_source_url(text: str) -> str:
 
 
 def check_proxy(text: str) -> str:
-    """Take a proxy's URL, which may hold user and password, beyond ASCII too. Raises Unfit, without the text."""
+    """Take a proxy's URL, which may hold user and password, beyond ASCII too. Raises InvalidValue, without the text."""
     text = _BEYOND_ASCII.sub(lambda found: quote(found[0]), text)
     parts = _split(text, "http://proxy.example:3128")
     if parts.scheme not in ("http", "https"):

@@ -106,7 +106,7 @@ def _message(detail: ErrorDetails) -> str:
 
 def _wrong_value(kind: str, found: Any, context: dict[str, Any]) -> str:
     if kind == "value_error":
-        return str(context["error"])  # an Unfit of `values`
+        return str(context["error"])  # an InvalidValue of `values`
     if kind == "too_short":
         return "is empty (list at least one)"
     if kind not in _EXPECTED:

@@ -61,7 +61,7 @@ class Deadline(Timeout):
         return left
 
     def spend(self, received: int) -> None:
-        """Take what was received off the allowance; raises Flood when it is used up."""
+        """Take what was received off the allowance; raises ResponseTooLarge when it is used up."""
         self.allowance -= received
         if self.allowance < 0:
             raise Flood("allowance")
@@ -186,7 +186,7 @@ def _resolve(asked: queue.SimpleQueue[_Question | None], lookup: Lookup) -> None
         found: list[tuple[Any, ...]] | Exception
         try:
             found = lookup(question.host, question.port, type=socket.SOCK_STREAM)
-        except Exception as error:  # noqa: BLE001  whatever it is: the thread must live, and the asker be told
+        except Exception as error:  # noqa: BLE001  whatever it is: the thread must live, and the caller be told
             found = error
         # Those who asked meanwhile get the same answer: 64 slow look-ups one after another would all come too late.
         for each in (question, *_take_same(asked, question)):

@@ -1,4 +1,4 @@
-"""The aggregates: a cell for each (environment, group, name), and histograms for each (environment, group)."""
+"""The aggregates: an aggregate for each (environment, group, name), and histograms for each (environment, group)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Aggregates:
-    """Owned by the tracker's thread. Whatever asks for a cell touches it: it is rendered again."""
+    """Owned by the tracker's thread. Whatever asks for an aggregate touches it: it is rendered again."""
 
     def __init__(self) -> None:
         self.cells = Board()
@@ -30,7 +30,7 @@ class Aggregates:
         self._touched_groups: dict[tuple[str, str], None] = {}
 
     def cell_of(self, tracked: Tracked) -> Cell:
-        """Return the cell that an operation belongs to."""
+        """Return the aggregate that an operation belongs to."""
         name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
         return self._cell((tracked.key.environment, tracked.group, name))
 
@@ -56,16 +56,16 @@ class Aggregates:
             self._touched_groups[place] = None
 
     def remember(self, place: CellPlace, memory: CellMemory) -> None:
-        """Take over what an earlier process knew of a cell."""
+        """Take over what an earlier process knew of an aggregate."""
         self._cell(place).remember(memory)
 
     def remembered(self, place: CellPlace) -> CellMemory | None:
-        """Return what is to be remembered of a cell."""
+        """Return what is to be remembered of an aggregate."""
         cell = self._cells.get(place)
         return cell.memory if cell is not None else None
 
     def all_remembered(self, environment: str) -> dict[CellPlace, CellMemory]:
-        """Return what is to be remembered of all cells of an environment."""
+        """Return what is to be remembered of all aggregates of an environment."""
         return {place: cell.memory for place, cell in self._cells.items() if place[0] == environment}
 
     def remove_environment(self, name: str) -> None:
@@ -82,7 +82,7 @@ class Aggregates:
 
     @property
     def stale(self) -> tuple[tuple[str, Sequence[float]], ...]:
-        """For each cell its labels, and from when on its operations count as stale; as of the last `render`."""
+        """For each aggregate its labels, and from when on its operations count as stale; as of the last `render`."""
         return tuple(self._stale.values())
 
     def render(self) -> None:

@@ -59,11 +59,11 @@ class Environments:
 
     @property
     def lanes(self) -> list[Lane]:
-        """All lanes that have an asker."""
+        """All upstreams that have a poller."""
         return list(self._lanes.values())
 
     def lane(self, asker: Asker) -> Lane:
-        """Return the lane of an environment."""
+        """Return the upstream of an environment."""
         return self._lane_of[asker.name]
 
     def epoch(self, asker: Asker) -> float:
@@ -133,10 +133,10 @@ class Environments:
         self._remember(asker.name, replace(known, base_url=settings.base_url, branch=settings.branch, epoch=now.wall))
         self._ask_missing_again(asker, now)
 
-    # Keys and lanes.
+    # Keys and upstreams.
 
     def use_key(self, asker: Asker, key: Secret, now: Moment) -> None:
-        """Ask with another key from now on, in the lane of that key."""
+        """Ask with another key from now on, in the upstream of that key."""
         asker.use_key(key)
         self._enter_lane(asker, now)
         self._ask_missing_again(asker, now)
@@ -208,7 +208,7 @@ class Environments:
         self._remembered[name] = memory
         self._journal.dirty.environments[name] = None
 
-    # What the journal writes.
+    # What is written to the state file.
 
     def everything(self) -> Memory:
         """Return all that is to be remembered, awake or asleep; it stays as it is now."""

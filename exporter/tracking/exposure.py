@@ -67,7 +67,7 @@ class Shelf:
         self._ranks = {rank.id: rank for rank in self._order}
 
     def place(self, operation_id: str, rank: Rank | None) -> list[str]:
-        """Move an operation to its rank (None: off the shelf); return the ids that may be shown or hidden by it."""
+        """Move an operation to its rank (None: not ranked); return the ids that may be shown or hidden by it."""
         before = self._ranks.get(operation_id)
         if before == rank:
             return []

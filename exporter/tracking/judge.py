@@ -1,4 +1,4 @@
-"""What an answer tells besides the operation: about the lane's pace and key, and whether Knock answers at all."""
+"""What an answer tells besides the operation: about the upstream's pace and key, and whether Knock answers at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _code(outcome: Operation | KnockError) -> int | None:
 
 
 class Judge:
-    """Counts requests and draws the conclusions for their lane. Owned by the tracker's thread."""
+    """Counts requests and draws the conclusions for their upstream. Owned by the tracker's thread."""
 
     def __init__(self, environments: Environments, activity: Activity, outside: Outside) -> None:
         self._environments = environments

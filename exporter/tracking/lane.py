@@ -1,4 +1,4 @@
-"""Lanes: environments that share a base URL and a key share one pace, one suspension and one wait.
+"""Upstreams: environments that share a base URL and a key share one pace, one suspension and one wait.
 
 Knock counts requests per environment and cannot be asked which environment a key belongs to; what shares a key surely
 shares a limit.
@@ -54,7 +54,7 @@ class Asker:
 
     `trusted`: a record came since key, branch or URL changed, so a 404 means that the operation is gone, not that the
     key belongs elsewhere. `key_epoch` counts the keys, so that an answer to an old one is not held against a new one;
-    `epochs` counts those of all askers, so that an answer to a former asker of this name is known for what it is.
+    `epochs` counts those of all pollers, so that an answer to a former poller of this name is known for what it is.
     """
 
     def __init__(self, settings: Environment, key: Secret, epochs: Iterator[int]) -> None:
@@ -155,7 +155,7 @@ class Asker:
 
 
 class Choice(NamedTuple):
-    """What a lane asks next; without an entry it is a check of the key."""
+    """What an upstream asks next; without an entry it is a check of the key."""
 
     asker: Asker
     entry: Entry | None

@@ -1,7 +1,8 @@
 """Counters that never count twice, and sums that are kept, not recomputed.
 
-A `Cell` holds one (environment, group, name), a `GroupCell` one (environment, group). An operation adds its `Share` to
-its cell and takes it away when it changes, so an answer costs the same whether 10 or 50,000 operations are tracked.
+A `Cell` holds one (environment, group, name), a `GroupCell` one (environment, group). An operation
+adds its `Share` to its aggregate and takes it away when it changes, so an answer costs the same
+whether 10 or 50,000 operations are tracked.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Histogram:
 
 
 class Share(NamedTuple):
-    """What one operation adds to the gauges of its cell; None where it adds nothing."""
+    """What one operation adds to the gauges of its aggregate; None where it adds nothing."""
 
     state: str
     completed_with_errors: bool
@@ -128,7 +129,7 @@ class Share(NamedTuple):
 
 
 def share(tracked: Tracked) -> Share:
-    """Return what an operation adds to its cell; a lost one is counted and adds nothing else."""
+    """Return what an operation adds to its aggregate; a lost one is counted and adds nothing else."""
     record = None if tracked.lost else tracked.operation
     active = tracked.active
     processing = active and record is not None and record.status is Status.PROCESSING and tracked.last_change

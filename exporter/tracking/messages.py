@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to Knock; `sent_at` is monotonic, `probe` marks the only one let through a shut gate."""
+    """One request to Knock; `sent_at` is monotonic, `probe` marks the only one let through an open circuit breaker."""
 
     environment: str
     id: str

@@ -36,7 +36,7 @@ CANARY_FIRST, CANARY_MOST = 30.0, 600.0
 
 
 class PollClass(StrEnum):
-    """The three classes that share a lane's slots."""
+    """The three classes that share an upstream's slots."""
 
     NEW = "new"
     LIVE = "live"
@@ -80,7 +80,7 @@ def missing_interval(attempt: int, polling: Polling) -> float:
 
 
 class Pacer:
-    """Spaces the requests of a lane evenly, and slows down when Knock says 429."""
+    """Spaces the requests of an upstream evenly, and slows down when Knock says 429."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit  # requests a second, as configured
@@ -121,7 +121,7 @@ class Pacer:
         self.rate = self._bounded(share * limit)
 
     def inherit(self, other: Pacer) -> None:
-        """Go on where another pacer stands: Knock's limit does not start again with a new key."""
+        """Go on where another rate limiter is: Knock's limit does not start again with a new key."""
         self.rate = self.limit if other.rate >= other.limit else self._bounded(other.rate)
         self.next_start, self._last_start = other.next_start, other._last_start
         self._halved_at, self._untold = other._halved_at, other._untold
@@ -131,7 +131,7 @@ class Pacer:
 
 
 class Gate:
-    """Whether a lane may send: open, or shut while its key is refused.
+    """Whether an upstream may send: not while its key is refused.
 
     The first refusal makes the owner read the key again; then one request at a time probes: at once, after 30 s, and
     doubling to 10 minutes.
@@ -150,7 +150,7 @@ class Gate:
         return -math.inf if self.is_open else self._probe_at
 
     def is_late(self, sent_at: float, *, good: bool) -> bool:
-        """Whether an answer, but for a probe's, tells of the key as it was before the gate turned."""
+        """Whether an answer, but for a probe's, tells of the key as it was before the circuit breaker changed."""
         return sent_at < self._opened_at if not good else not self.is_open
 
     def refused(self, now: float, *, probe: bool) -> bool:
@@ -181,7 +181,7 @@ class Gate:
         self._probe_later(now)
 
     def probe_lost(self, now: float) -> None:
-        """Let another probe go soon: the one that was awaited left the lane with its environment."""
+        """Let another probe go soon: the one that was awaited left the upstream with its environment."""
         self._probe_at = now + 1.0
 
     def accepted(self, now: float) -> None:

@@ -91,7 +91,7 @@ NOTHING_SHOWN = Picture()
 
 
 class Gallery:
-    """The operations as they were shown last; only touched buckets are copied for the next picture.
+    """The operations as they were shown last; only touched buckets are copied for the next snapshot.
 
     Owned by the tracker's thread.
     """

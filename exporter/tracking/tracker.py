@@ -211,7 +211,7 @@ class Tracker:
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
             self._book.touch(before.key)
-            asker.plan(before)  # the lane's trouble, not the operation's: it stays due
+            asker.plan(before)  # the upstream's trouble, not the operation's: it stays due
             return
         at = Circumstances(
             now, self._outside.chance(), asker.settings.polling, self._environments.epoch(asker), asker.trusted

@@ -1,1 +1,1 @@
-"""What answers on the port."""
+"""What is served over HTTP."""

@@ -1,4 +1,4 @@
-"""The application: all routes, behind the guard."""
+"""The application: all routes, behind the authentication."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class House:
 def make_app(
     house: House, lock: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
 ) -> ASGIApp:
-    """Build the application: its routes, behind the guard; `lock` returns the active web configuration."""
+    """Build the application: its routes, behind the authentication; `lock` returns the active web configuration."""
     refused = Refusals(house.activity.http_refused, house.monotonic)
     worker = Worker(house.activity.http_refused.labels("busy").inc)
     routes = [

@@ -1,4 +1,4 @@
-"""The door: lets connections in, has TLS agreed on, keeps them within the limits, and closes those that take too long.
+"""Lets connections in, has TLS agreed on, keeps them within the limits, and closes those that take too long.
 
 An accept loop of our own, because asyncio's takes one TLS context for good, accepts thousands at once without counting,
 and logs each accept that fails.

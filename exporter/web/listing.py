@@ -1,4 +1,4 @@
-"""Which operations are shown, and in which order. Pure: the whole picture goes in, what was asked for comes out."""
+"""Which operations are shown, and in which order. Pure: the whole snapshot goes in, what was asked for comes out."""
 
 from __future__ import annotations
 

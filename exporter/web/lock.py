@@ -1,4 +1,4 @@
-"""The lock of the port: the active web configuration, and the TLS context that belongs to it.
+"""The active web configuration, and the TLS context that belongs to it.
 
 Whatever it says counts for new connections and requests at once, without a restart: certificates, users, headers, and
 other than in the exporter-toolkit also whether TLS is spoken at all. (There a file that gets its first certificate

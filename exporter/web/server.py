@@ -1,4 +1,4 @@
-"""The web server: uvicorn behind a door of our own, in a thread of its own.
+"""The web server: uvicorn behind a listener of our own, in a thread of its own.
 
 It relies on this of uvicorn's Server: that `serve` calls `startup`, waits for `should_exit`, and calls `shutdown`.
 """
@@ -49,7 +49,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with a door of ours in the place of its own."""
+    """uvicorn's server with a listener of ours in place of its own."""
 
     def __init__(self, config: uvicorn.Config, make_door: Callable[[uvicorn.Server], Door]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What a single value of the web configuration may be: plain YAML value in, ours out, or Unfit.
+"""What a single value of the web configuration may be: plain YAML value in, ours out, or InvalidValue.
 
 The messages show what was found only where it can be no secret.
 """
@@ -40,21 +40,21 @@ def take_any(value: Any) -> Any:
 
 
 def take_mapping(value: Any) -> dict[str, Any]:
-    """Take a mapping. Raises Unfit."""
+    """Take a mapping. Raises InvalidValue."""
     if not isinstance(value, dict):
         raise Unfit("expected a mapping of keys to values")
     return value
 
 
 def take_list(value: Any) -> list[Any]:
-    """Take a list. Raises Unfit."""
+    """Take a list. Raises InvalidValue."""
     if not isinstance(value, list):
         raise Unfit("expected a list")
     return value
 
 
 def take_text(value: Any) -> str:
-    """Take a text. Raises Unfit."""
+    """Take a text. Raises InvalidValue."""
     if value is None:
         raise Unfit("has no value (give one, or remove the line)")
     if not isinstance(value, str):
@@ -63,24 +63,24 @@ def take_text(value: Any) -> str:
 
 
 def take_path(value: Any) -> str:
-    """Take a path of a file; "" stands for none. Raises Unfit."""
+    """Take a path of a file; "" stands for none. Raises InvalidValue."""
     return check_path(text) if (text := take_text(value)) else ""
 
 
 def take_secret(value: Any) -> Secret:
-    """Take a text that nobody is to see. Raises Unfit."""
+    """Take a text that nobody is to see. Raises InvalidValue."""
     return Secret(take_text(value))
 
 
 def take_boolean(value: Any) -> bool:
-    """Take true or false. Raises Unfit."""
+    """Take true or false. Raises InvalidValue."""
     if not isinstance(value, bool):
         raise Unfit("expected true or false (without quotes)")
     return value
 
 
 def take_http2(value: Any) -> bool:
-    """Take false: HTTP/2 is not spoken here. Raises Unfit."""
+    """Take false: HTTP/2 is not spoken here. Raises InvalidValue."""
     if take_boolean(value):
         raise Unfit("is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
     return False
@@ -93,7 +93,7 @@ def _known(text: str, known: Mapping[str, _Taken]) -> _Taken:
 
 
 def take_version(value: Any) -> ssl.TLSVersion:
-    """Take a version of TLS. Raises Unfit."""
+    """Take a version of TLS. Raises InvalidValue."""
     text = take_text(value)
     if text in {"TLS10", "TLS11"}:
         raise Unfit("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
@@ -101,7 +101,7 @@ def take_version(value: Any) -> ssl.TLSVersion:
 
 
 def take_client_auth(value: Any) -> ssl.VerifyMode:
-    """Take how clients are to prove who they are; "" stands for not at all. Raises Unfit."""
+    """Take how clients are to prove who they are; "" stands for not at all. Raises InvalidValue."""
     text = take_text(value)
     if text in _UNVERIFIED:
         raise Unfit(
@@ -112,7 +112,7 @@ def take_client_auth(value: Any) -> ssl.VerifyMode:
 
 
 def take_cipher(value: Any) -> str:
-    """Take a cipher suite by Go's name; return OpenSSL's, "" for one of TLS 1.3. Raises Unfit."""
+    """Take a cipher suite by Go's name; return OpenSSL's, "" for one of TLS 1.3. Raises InvalidValue."""
     text = take_text(value)
     if text in TLS13_CIPHERS:
         return ""
@@ -125,12 +125,12 @@ def take_cipher(value: Any) -> str:
 
 
 def take_curve(value: Any) -> str:
-    """Take a curve by Go's name; return OpenSSL's. Raises Unfit."""
+    """Take a curve by Go's name; return OpenSSL's. Raises InvalidValue."""
     return _known(take_text(value), CURVES)
 
 
 def take_user(value: Any) -> bytes:
-    """Take a bcrypt hash. Raises Unfit, without what was found: it may be a password."""
+    """Take a bcrypt hash. Raises InvalidValue, without what was found: it may be a password."""
     match = _HASH.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise Unfit(f"is not a bcrypt hash ({_MAKE_HASH})")
@@ -140,7 +140,7 @@ def take_user(value: Any) -> bytes:
 
 
 def take_header(name: str, value: Any) -> str:
-    """Take the value of a header, "" where there is none. Raises Unfit."""
+    """Take the value of a header, "" where there is none. Raises InvalidValue."""
     text = str(value) if type(value) is int else take_text("" if value is None else value)
     if HEADERS[name] and text not in HEADERS[name]:
         raise Unfit(f"{quoted(text)} is not allowed (expected {' or '.join(HEADERS[name])})")
