@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from exporter.config import Config, Environment, ListedOperation, Polling
 from exporter.keys import KeySource, Secret
-from exporter.metrics.activity import Activity
+from exporter.metrics.own import Activity
 from exporter.operation import Operation, Status
 from exporter.tracking.messages import Answered, Outside, Request
 from exporter.tracking.record import Moment

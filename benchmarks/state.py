@@ -12,7 +12,7 @@ from common import KEY, WALL, Result, ids, median_seconds, running
 
 from exporter.config import Config, Environment, ListedOperation
 from exporter.keys import KeySource
-from exporter.metrics.activity import Activity
+from exporter.metrics.own import Activity
 from exporter.operation import OperationKey, Status
 from exporter.store.opening import open_store
 from exporter.tracking.memory import Changes, EnvironmentMemory, Kept, Memory

@@ -21,8 +21,8 @@ from exporter.housekeeping import Housekeeping, KeyLooks
 from exporter.keys import KeyWatch, doubt
 from exporter.knock.connect import read_key
 from exporter.knock.outlets import Outlets
-from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
+from exporter.metrics.own import Activity
 from exporter.net.room import Room, give_memory_back
 from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading

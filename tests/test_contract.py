@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from exporter.config import Config
 from exporter.errors import KnockError, RateLimited, Reason
-from exporter.metrics import activity
+from exporter.metrics import own
 from exporter.metrics.exposition import Format
 from exporter.metrics.families import PER_NAME, PER_OPERATION, Family
 from exporter.operation import Operation, Status
@@ -136,9 +136,9 @@ def test_the_reasons_of_failed_polls_are_closed_and_there_from_the_start() -> No
     [
         ("knock_bulk_operations_queue_duration_seconds", QUEUE_BUCKETS),
         ("knock_bulk_operations_run_duration_seconds", RUN_BUCKETS),
-        ("knock_exporter_poll_delay_seconds", activity.POLL_DELAY_BUCKETS),
-        ("knock_exporter_api_request_duration_seconds", activity.API_BUCKETS),
-        ("knock_exporter_scrape_duration_seconds", activity.SCRAPE_BUCKETS),
+        ("knock_exporter_poll_delay_seconds", own.POLL_DELAY_BUCKETS),
+        ("knock_exporter_api_request_duration_seconds", own.API_BUCKETS),
+        ("knock_exporter_scrape_duration_seconds", own.SCRAPE_BUCKETS),
     ],
 )
 def test_histograms_have_their_buckets(model: Model, name: str, bounds: tuple[float, ...]) -> None:
@@ -147,6 +147,6 @@ def test_histograms_have_their_buckets(model: Model, name: str, bounds: tuple[fl
 
 
 def test_code_labels_are_bounded() -> None:
-    codes = {activity.code_label(code) for code in (None, *range(100, 1000))}
+    codes = {own.code_label(code) for code in (None, *range(100, 1000))}
     assert {"none", "200", "401", "404", "429", "500", "503", "2xx", "4xx", "5xx"} <= codes
     assert len(codes) < 30

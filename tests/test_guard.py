@@ -10,7 +10,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.metrics.activity import HTTP_REFUSALS, Activity
+from exporter.metrics.own import HTTP_REFUSALS, Activity
 from exporter.web.connections import EXTENSION, Connection
 from exporter.web.guard import Guard
 from exporter.web.passwords import Busy, Passwords

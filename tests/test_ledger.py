@@ -15,9 +15,9 @@ from prometheus_client import Histogram as TheirHistogram
 
 from exporter.config import Polling
 from exporter.errors import NotFound, Reason, Unreachable
-from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import Format, encode_labels, knock_part, render, stale_part
 from exporter.metrics.families import PER_NAME, cell_labels, histogram_samples
+from exporter.metrics.own import Activity
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking import record
 from exporter.tracking.book import Book

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -96,16 +97,55 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
         return TooLarge(f"an answer of more than {MAX_BODY_BYTES // 2**20} MiB", **known)
     if _first(causes, MemoryError):
         return Postponed("no memory left for an answer", **known)
-    unreachable = _timeout(causes) or _distrust(causes)
-    if unreachable is None and answer is not None:
+    meaning = _meaning(causes, _AT_ANY_TIME)
+    if meaning is None and answer is not None:
         return _broken_body(causes, answer)
-    unreachable = unreachable or _disconnection(causes)
-    if unreachable is None:
+    meaning = meaning or _meaning(causes, _BEFORE_A_BODY)
+    if meaning is None:
         return BadAnswer("http", f"malformed answer ({_kind(causes)})")
-    reason, text = unreachable
+    reason, text = meaning
     proxied = _first(causes, ProxyError) or _first(causes, RequestsProxyError)
     kind = ConnectionLost if _first(causes, StaleConnection) else Unreachable
     return kind(reason, f"proxy: {text}" if proxied else text)
+
+
+def _of_tls(error: ssl.SSLError) -> str:
+    return f"TLS failed: {(error.reason or type(error).__name__).replace('_', ' ').lower()}"
+
+
+def _of_the_system(error: OSError) -> str:
+    if refused := _TUNNEL_REFUSED.search(str(error)):
+        return f"refused the tunnel with HTTP {refused[1]}"
+    return os.strerror(error.errno).lower() if error.errno else "no connection"
+
+
+# The first row whose kind is among the causes counts; one without a reason: the answer was malformed.
+_Table = tuple[tuple[type[BaseException], Reason | None, str | Callable[[Any], str]], ...]
+_AT_ANY_TIME: _Table = (
+    (NameTimeout, Reason.TIMEOUT, "the name did not resolve in time"),
+    (EmptyPoolError, Reason.TIMEOUT, "no connection came free in time"),
+    (TimeoutError, Reason.TIMEOUT, "no whole answer in time"),
+    (ReadTimeoutError, Reason.TIMEOUT, "no whole answer in time"),
+    (
+        ssl.SSLCertVerificationError,
+        Reason.TLS,
+        lambda error: f"certificate verify failed: {error.verify_message.rstrip('.')}",
+    ),
+    (CertificateError, Reason.TLS, "certificate verify failed: host name mismatch"),
+    (ssl.SSLError, Reason.TLS, _of_tls),
+    (SSLError, Reason.TLS, "TLS failed"),
+)
+_BEFORE_A_BODY: _Table = (
+    (RemoteDisconnected, Reason.CONNECT, "closed without an answer"),
+    (ClosedPoolError, Reason.CONNECT, "the client was closed"),
+    (
+        socket.gaierror,
+        Reason.CONNECT,
+        lambda error: f"name did not resolve: {error.strerror}".removesuffix(": "),
+    ),
+    (HTTPException, None, ""),
+    (OSError, Reason.CONNECT, _of_the_system),
+)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -124,42 +164,13 @@ def _first(causes: list[BaseException], kind: type[_Kind]) -> _Kind | None:
     return next((cause for cause in causes if isinstance(cause, kind)), None)
 
 
-def _timeout(causes: list[BaseException]) -> tuple[Reason, str] | None:
-    if _first(causes, NameTimeout):
-        return Reason.TIMEOUT, "the name did not resolve in time"
-    if _first(causes, EmptyPoolError):
-        return Reason.TIMEOUT, "no connection came free in time"
-    if _first(causes, TimeoutError) or _first(causes, ReadTimeoutError):
-        return Reason.TIMEOUT, "no whole answer in time"
-    return None
-
-
-def _distrust(causes: list[BaseException]) -> tuple[Reason, str] | None:
-    if verification := _first(causes, ssl.SSLCertVerificationError):
-        return Reason.TLS, f"certificate verify failed: {verification.verify_message.rstrip('.')}"
-    if _first(causes, CertificateError):
-        return Reason.TLS, "certificate verify failed: host name mismatch"
-    if fault := _first(causes, ssl.SSLError):
-        return Reason.TLS, f"TLS failed: {(fault.reason or type(fault).__name__).replace('_', ' ').lower()}"
-    if _first(causes, SSLError):
-        return Reason.TLS, "TLS failed"
-    return None
-
-
-def _disconnection(causes: list[BaseException]) -> tuple[Reason, str] | None:
-    if _first(causes, RemoteDisconnected):
-        return Reason.CONNECT, "closed without an answer"
-    if _first(causes, ClosedPoolError):
-        return Reason.CONNECT, "the client was closed"
-    if unknown := _first(causes, socket.gaierror):
-        return Reason.CONNECT, f"name did not resolve: {unknown.strerror}".removesuffix(": ")
+def _meaning(causes: list[BaseException], table: _Table) -> tuple[Reason, str] | None:
     # requests' own exceptions are OSErrors as well, and say nothing of the cause.
-    fault = _first([each for each in causes if not isinstance(each, RequestException)], OSError)
-    if fault is None or _first(causes, HTTPException):
-        return None
-    if refused := _TUNNEL_REFUSED.search(str(fault)):
-        return Reason.CONNECT, f"refused the tunnel with HTTP {refused[1]}"
-    return Reason.CONNECT, os.strerror(fault.errno).lower() if fault.errno else "no connection"
+    known = [each for each in causes if not isinstance(each, RequestException)]
+    for kind, reason, text in table:
+        if cause := _first(known, kind):
+            return reason and (reason, text if isinstance(text, str) else text(cause))
+    return None
 
 
 def _broken_body(causes: list[BaseException], answer: BaseHTTPResponse) -> BadAnswer:

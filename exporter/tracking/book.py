@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from exporter.config import Environment
-    from exporter.metrics.activity import Activity
+    from exporter.metrics.own import Activity
     from exporter.tracking.exposure import Rank
     from exporter.tracking.journal import Journal
     from exporter.tracking.memory import CellMemory, CellPlace

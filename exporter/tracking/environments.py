@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Config, Environment
     from exporter.keys import Secret
-    from exporter.metrics.activity import Activity, PollCounters
+    from exporter.metrics.own import Activity, PollCounters
     from exporter.operation import OperationKey
     from exporter.tracking.book import Book
     from exporter.tracking.intake import Intake

@@ -24,7 +24,7 @@ from exporter.tracking.tombstones import Tombstone
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from exporter.metrics.activity import Activity
+    from exporter.metrics.own import Activity
     from exporter.tracking.book import Book
     from exporter.tracking.journal import Journal
     from exporter.tracking.lane import Asker

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import REFUSED_HINT, BadAnswer, KeyRefused, KnockError, Postponed, RateLimited
-from exporter.metrics.activity import code_label
+from exporter.metrics.own import code_label
 from exporter.operation import Operation
 
 if TYPE_CHECKING:
-    from exporter.metrics.activity import Activity
+    from exporter.metrics.own import Activity
     from exporter.tracking.environments import Environments
     from exporter.tracking.lane import Asker, Lane
     from exporter.tracking.messages import Answered, Outside

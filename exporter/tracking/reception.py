@@ -12,7 +12,7 @@ from exporter.tracking.slices import is_due
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.metrics.activity import Activity
+    from exporter.metrics.own import Activity
     from exporter.tracking.environments import Environments
     from exporter.tracking.intake import Intake
     from exporter.tracking.journal import Journal

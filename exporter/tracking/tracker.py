@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from exporter.config import Config
     from exporter.keys import Secret
-    from exporter.metrics.activity import Activity
     from exporter.metrics.exposition import View
+    from exporter.metrics.own import Activity
     from exporter.tracking.lane import Asker, Choice, Lane
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
@@ -248,7 +248,8 @@ class Tracker:
 
     def advance(self, now: Moment) -> float:
         """Start what is due and publish; return when there is more to do (monotonic; inf: when a message comes)."""
-        self.stepped_at, self._activity.heartbeat = now
+        self.stepped_at = now.mono
+        self._activity.tracker_stepped.set(now.wall)
         # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
         self._intake.slices.step(now, urgent_only=now.mono >= self._next_publish)
         self._keep_house(now)

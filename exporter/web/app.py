@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
-    from exporter.metrics.activity import Activity
     from exporter.metrics.exposition import View
+    from exporter.metrics.own import Activity
     from exporter.web.lifecycle import Reload
     from exporter.web.registration import Desk
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from exporter.config import Config
-    from exporter.metrics.activity import Activity
+    from exporter.metrics.own import Activity
     from exporter.registrations import Rejected, Said
     from exporter.tokens import Grant, Tokens
     from exporter.tracking.roster import Source

@@ -10,8 +10,8 @@ import pytest
 
 from exporter.config import Config, Environment
 from exporter.keys import KeySource, Secret
-from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
+from exporter.metrics.own import Activity
 from exporter.tokens import Token, Tokens
 from exporter.tracking.messages import Register, Registered, Release, Released, Taken
 from exporter.web.app import House, make_app

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.config import Config, Environment, ListedOperation
 from exporter.keys import KeySource, Secret
-from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import Format, View, knock_part, stale_part
+from exporter.metrics.own import Activity
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.memory import Changes, Memory
 from exporter.tracking.messages import (

@@ -1,0 +1,304 @@
+"""The exporter's own families: what it did, and how it is.
+
+A table: each row is a family of prometheus-client's, made for an `Activity` in a registry of its own. The tracker's
+thread counts; a scrape encodes them again.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from exporter import __version__
+from exporter.errors import Reason
+from exporter.metrics.fresh import Fresh
+from exporter.tracking.pacing import PollClass
+from exporter.tracking.roster import SourceKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+POLL_DELAY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
+API_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+SCRAPE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+HTTP_REFUSALS = ("password", "site", "too_large", "busy")
+REFUSALS = ("limit", "invalid", "unauthorized")
+FOLDED_LABELS = ("group", "name")
+NO_ANSWER = "none"
+
+_E = "knock_environment"
+_KNOWN_CODES = frozenset((200, 301, 302, 307, 308, 400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504))
+_Kind = TypeVar("_Kind", bound=Any)
+
+
+def code_label(code: int | None) -> str:
+    """Return the `code` of an answer: an unusual one only by its class, so that a server cannot make series at will."""
+    if code is None:
+        return NO_ANSWER
+    return str(code) if code in _KNOWN_CODES else f"{code // 100}xx"
+
+
+class LateGauge(Gauge):
+    """A gauge without labels that has no sample until it is set; prometheus-client's own would say 0."""
+
+    _is_set = False
+
+    def set(self, value: float) -> None:
+        """Set it."""
+        super().set(value)
+        self._is_set = True
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family, for prometheus-client."""
+        for metric in super().collect():
+            if not self._is_set:
+                metric.samples.clear()
+            yield metric
+
+
+class Row(Generic[_Kind]):
+    """One family: an attribute of `Activity` that holds the family of this kind, made with each object.
+
+    `at_first` are the values of the label besides the environment's whose series stand from the start, at 0; () where
+    there is no such label; None: no series before something happens.
+    """
+
+    def __init__(
+        self,
+        kind: Callable[..., _Kind],
+        name: str,
+        documentation: str,
+        *labels: str,
+        at_first: Iterable[str] | None = None,
+        buckets: Sequence[float] | None = None,
+    ) -> None:
+        self._kind, self._name, self._documentation, self.labels = kind, name, documentation, labels
+        self._at_first: list[tuple[str, ...]] = []
+        if at_first is not None:
+            self._at_first = [(value,) for value in at_first] or [()]
+        self._options = {} if buckets is None else {"buckets": buckets}
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Row[_Kind]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> _Kind: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Row[_Kind] | _Kind:
+        """Tell type checkers what an object has under this name: `__init__` puts its own family there."""
+        return self
+
+    def make(self, registry: CollectorRegistry) -> _Kind:
+        """Make the family."""
+        return self._kind(self._name, self._documentation, self.labels, registry=registry, **self._options)
+
+    def begin(self, family: _Kind, *environment: str) -> None:
+        """Make the series that stand from the start."""
+        for values in self._at_first:
+            family.labels(*environment, *values)
+
+
+class PollCounters(NamedTuple):
+    """What is counted with each poll of an environment, at hand without a look-up by labels."""
+
+    polls: Counter
+    seconds: Histogram
+    delay: dict[PollClass, Histogram]
+
+
+class Activity:
+    """Every family about the exporter itself, as attributes; `registry` holds them."""
+
+    up = Row(
+        Gauge,
+        "knock_up",
+        "Whether Knock's last answer accepted the key (1), or it was refused or no answer came for 30 s (0).",
+        _E,
+    )
+    last_answer = Row(Gauge, "knock_last_answer_timestamp_seconds", "When Knock last answered, in Unix seconds.", _E)
+    build_info = Row(
+        Gauge,
+        "knock_exporter_build_info",
+        "Version of the exporter and of its Python; always 1.",
+        *("version", "revision", "pythonversion"),
+    )
+    reload_successful = Row(
+        LateGauge,
+        "knock_exporter_config_last_reload_successful",
+        "Whether the last attempt to load the configuration succeeded.",
+    )
+    reload_time = Row(
+        LateGauge,
+        "knock_exporter_config_last_reload_success_timestamp_seconds",
+        "When the active configuration was loaded, in Unix seconds.",
+    )
+    operations = Row(Gauge, "knock_exporter_operations", "Operations tracked.", _E)
+    operations_limit = Row(Gauge, "knock_exporter_operations_limit", "How many operations are tracked at most.")
+    refused = Row(
+        Counter,
+        "knock_exporter_operations_refused",
+        "Operation ids handed over and not taken.",
+        *(_E, "reason"),
+        at_first=REFUSALS,
+    )
+    conflicts = Row(
+        Counter,
+        "knock_exporter_source_conflicts",
+        "Operations that sources name with different groups or labels.",
+        _E,
+        at_first=(),
+    )
+    not_exposed = Row(
+        Gauge,
+        "knock_exporter_operations_not_exposed",
+        "Tracked operations without series of their own, by per_operation and per_operation_limit.",
+        _E,
+    )
+    folded = Row(
+        Counter,
+        "knock_exporter_label_values_folded",
+        "Label values replaced by `other`: too many different ones, too long, or not printable.",
+        *(_E, "label"),
+        at_first=FOLDED_LABELS,
+    )
+    poll_interval = Row(
+        Gauge,
+        "knock_exporter_poll_interval_seconds",
+        "Longest interval planned between polls of an unfinished operation.",
+        _E,
+    )
+    polls = Row(Counter, "knock_exporter_polls", "Attempts to read an operation from Knock.", _E, at_first=())
+    poll_failures = Row(
+        Counter,
+        "knock_exporter_poll_failures",
+        "Attempts to read an operation from Knock that brought none.",
+        *(_E, "reason"),
+        at_first=Reason,
+    )
+    poll_delay = Row(
+        Histogram,
+        "knock_exporter_poll_delay_seconds",
+        "How long after it was due a poll was sent.",
+        *(_E, "class"),
+        at_first=PollClass,
+        buckets=POLL_DELAY_BUCKETS,
+    )
+    requests = Row(
+        Counter,
+        "knock_exporter_api_requests",
+        "Requests to Knock by HTTP status code; none: no answer. Key checks included.",
+        *(_E, "code"),
+    )
+    request_duration = Row(
+        Histogram,
+        "knock_exporter_api_request_duration_seconds",
+        "How long requests to Knock took, body included.",
+        _E,
+        at_first=(),
+        buckets=API_BUCKETS,
+    )
+    in_flight = Row(Gauge, "knock_exporter_api_requests_in_flight", "Requests to Knock under way.", _E, at_first=())
+    rate_limit = Row(
+        Gauge,
+        "knock_exporter_api_rate_limit_requests_per_second",
+        "Requests a second that are allowed now; lower than configured after a 429.",
+        _E,
+    )
+    suspended = Row(
+        Gauge,
+        "knock_exporter_api_suspended",
+        "Whether asking is suspended because Knock refuses the key.",
+        _E,
+        at_first=(),
+    )
+    source_success = Row(
+        Gauge,
+        "knock_exporter_source_last_success_timestamp_seconds",
+        "When a source of operation ids was last read, in Unix seconds.",
+        *(_E, "source"),
+    )
+    source_failures = Row(
+        Counter,
+        "knock_exporter_source_failures",
+        "Failures to read a source of operation ids.",
+        *(_E, "source"),
+        at_first=SourceKind,
+    )
+    http_refused = Row(
+        Counter,
+        "knock_exporter_http_refused",
+        "Requests to the exporter that were refused.",
+        "reason",
+        at_first=HTTP_REFUSALS,
+    )
+    state_written = Row(
+        LateGauge,
+        "knock_exporter_state_last_write_timestamp_seconds",
+        "When state was last written, in Unix seconds; absent without storage.",
+    )
+    state_failures = Row(Counter, "knock_exporter_state_write_failures", "Failures to write state.")
+    tracker_stepped = Row(
+        LateGauge,
+        "knock_exporter_tracker_last_step_timestamp_seconds",
+        "When the tracker last stepped, in Unix seconds.",
+    )
+    scrape_duration = Row(
+        Histogram,
+        "knock_exporter_scrape_duration_seconds",
+        "How long it took to write an answer to a scrape, before it was sent.",
+        buckets=SCRAPE_BUCKETS,
+    )
+    exposition_size = Row(
+        LateGauge, "knock_exporter_exposition_size_bytes", "Size of the last answer to a scrape, uncompressed."
+    )
+
+    def __init__(self, revision: str = "unknown", *, process: bool = True) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it without types
+        self.registry = CollectorRegistry()
+        self.fresh = Fresh(self.registry)
+        self._refusals: dict[str, dict[str, Counter]] = {}
+        self._by_environment: list[tuple[Row[Any], Any]] = []
+        for attribute, row in vars(Activity).items():
+            if isinstance(row, Row):
+                family = self.__dict__[attribute] = row.make(self.registry)
+                if _E in row.labels:
+                    self._by_environment.append((row, family))
+                else:
+                    row.begin(family)
+        self.build_info.labels(__version__, revision, platform.python_version()).set(1)
+        if process:
+            self._register_process()
+
+    def _register_process(self) -> None:
+        PlatformCollector(registry=self.registry)
+        if sys.implementation.name == "cpython":
+            GCCollector(registry=self.registry)
+        ProcessCollector(registry=self.registry)
+
+    def add_environment(self, name: str) -> PollCounters:
+        """Make the series of an environment that stand from the start, at 0; return those of its polls."""
+        for row, family in self._by_environment:
+            row.begin(family, name)
+        self._refusals[name] = {reason: self.refused.labels(name, reason) for reason in REFUSALS}
+        return PollCounters(
+            self.polls.labels(name),
+            self.request_duration.labels(name),
+            {poll_class: self.poll_delay.labels(name, poll_class) for poll_class in PollClass},
+        )
+
+    def refuse(self, environment: str, reason: str, count: int = 1) -> None:
+        """Count ids that were not taken. Other threads may do so for an environment that was just removed."""
+        if (refusals := self._refusals.get(environment)) is not None:
+            refusals[reason].inc(count)
+
+    def remove_environment(self, name: str) -> None:
+        """Take away the series of an environment."""
+        del self._refusals[name]
+        for _, family in self._by_environment:
+            family.remove_by_labels({_E: name})
