@@ -1,4 +1,4 @@
-"""Imports run downwards only, and edges never import each other: the table of the house, held by its imports."""
+"""Imports run downwards only, and edges never import each other: a table, held by what is imported."""
 
 from pathlib import Path
 
@@ -36,29 +36,29 @@ LAYERS = (
     ("cli",),
 )
 ROOTS = {"__init__", "__main__", "tracking", "metrics", "knock", "net", "web", "terminal"}
-EDGES = next(rooms for rooms in LAYERS if "web" in rooms)
+EDGES = next(modules for modules in LAYERS if "web" in modules)
 
 
 def _place(module: str) -> tuple[int, str]:
-    """Return the floor and the room of a module."""
-    for floor, rooms in enumerate(LAYERS):
-        for room in rooms:
-            if module == room or module.startswith(f"{room}."):
-                return floor, room
-    raise LookupError(f"exporter.{module} has no place in the table of layers")
+    """Return the layer of a module, by its number, and the entry there that it belongs to."""
+    for number, entries in enumerate(LAYERS):
+        for entry in entries:
+            if module == entry or module.startswith(f"{entry}."):
+                return number, entry
+    raise LookupError(f"exporter.{module} is missing in the table of layers")
 
 
 @pytest.mark.parametrize("module", [name for name in PACKAGE.modules if name not in ROOTS])
 def test_imports_run_downwards(module: str) -> None:
-    floor, room = _place(module)
+    layer, entry = _place(module)
     for imported in PACKAGE.imports(module):
-        below, other_room = _place(imported)
-        assert below < floor or (below == floor and (room == other_room or floor != LAYERS.index(EDGES))), (
-            f"exporter.{module} imports exporter.{imported}, which does not stand below it"
+        below, other = _place(imported)
+        assert below < layer or (below == layer and (entry == other or layer != LAYERS.index(EDGES))), (
+            f"exporter.{module} imports exporter.{imported}, which is in no layer below it"
         )
 
 
 def test_the_table_names_only_what_exists() -> None:
-    for rooms in LAYERS:
-        for room in rooms:
-            assert room in PACKAGE.modules, room
+    for entries in LAYERS:
+        for entry in entries:
+            assert entry in PACKAGE.modules, entry

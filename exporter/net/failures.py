@@ -169,7 +169,7 @@ def _meaning(causes: list[BaseException], table: _Table) -> tuple[Reason, str] |
     known = [each for each in causes if not isinstance(each, RequestException)]
     for kind, reason, text in table:
         if cause := _first(known, kind):
-            return reason and (reason, text if isinstance(text, str) else text(cause))
+            return None if reason is None else (reason, text if isinstance(text, str) else text(cause))
     return None
 
 
