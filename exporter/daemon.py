@@ -23,7 +23,7 @@ from exporter.knock.connect import read_key
 from exporter.knock.outlets import Outlets
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
-from exporter.net.room import Room, give_memory_back
+from exporter.net.memory_budget import MemoryBudget, give_memory_back
 from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading
 from exporter.sources import Sources
@@ -84,13 +84,13 @@ class Daemon:
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
-        room = Room()
-        self._outlets = Outlets(self._inbox.put, room)
+        budget = MemoryBudget()
+        self._outlets = Outlets(self._inbox.put, budget)
         self._outlets.prepare(config.environments, keys)()
         self._writer, memory = self._open_store(config)
         self._keys = KeyLooks(environ, self._inbox.put, clock)
         self._keys.use(_watches(config, keys))
-        self._sources = Sources(config, self._inbox.put, _remembered(memory), room)
+        self._sources = Sources(config, self._inbox.put, _remembered(memory), budget)
         self._reloading = (
             Reloading(file, self._apply, lambda: self._activity.reload_successful.set(0)) if file else None
         )

@@ -37,7 +37,7 @@ from exporter.keys import Secret
 from exporter.knock.client import MAX_RETRY_AFTER, Client, retry_after
 from exporter.net.deadline import MAX_BODY_BYTES
 from exporter.net.failures import MAX_VALUES
-from exporter.net.room import LARGE_BYTES, OWNER_BYTES, Room
+from exporter.net.memory_budget import LARGE_BYTES, OWNER_BYTES, MemoryBudget
 from exporter.operation import Status
 
 if TYPE_CHECKING:
@@ -413,15 +413,18 @@ def test_floods_end(bind: Any, kind: type[KnockError]) -> None:
 
 @pytest.mark.parametrize("head", [CHUNKED, HEAD + b"Content-Length: 300000\r\n\r\n"])
 def test_a_large_answer_without_room_is_postponed(head: bytes) -> None:
-    room = Room()
-    with serving(repeating(head, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024)) as server, room.place("here", "x") as other:
+    budget = MemoryBudget()
+    with (
+        serving(repeating(head, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024)) as server,
+        budget.reservation("here", "x") as other,
+    ):
         other.declare(OWNER_BYTES)
-        client = client_of(server.url, timeout=5, room=room, owner="here")
+        client = client_of(server.url, timeout=5, budget=budget, owner="here")
         error = error_of(client)
         assert (type(error), error.code, str(error)) == (Postponed, 200, "no memory left for an answer")
-        assert room.make("here", ID) > 0, "it is asked for again when there is room"
+        assert budget.reserve("here", ID) > 0, "it is asked for again when there is room"
         client.close()
-    assert room.make("here", ID) == 0
+    assert budget.reserve("here", ID) == 0
 
 
 def test_want_of_memory_is_postponed() -> None:

@@ -18,7 +18,7 @@ from exporter.config import Environment
 from exporter.errors import KnockError, Reason, StartError
 from exporter.keys import KeySource, Secret
 from exporter.knock.outlets import Outlets
-from exporter.net.room import Room
+from exporter.net.memory_budget import MemoryBudget
 from exporter.operation import Operation
 from exporter.tracking.messages import Answered, Exchange, Request
 
@@ -41,7 +41,7 @@ class Desk:
         self.wall = WALL
         self.inbox: SimpleQueue[Answered | Exchange] = SimpleQueue()
         self.environment = Environment("production", KeySource(inline=KEY), url, ca_file=path)
-        self.outlets = Outlets(self.inbox.put, Room())
+        self.outlets = Outlets(self.inbox.put, MemoryBudget())
 
     def write(self, content: bytes, age: float = 2.0) -> None:
         self.path.write_bytes(content)

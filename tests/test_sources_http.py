@@ -23,7 +23,7 @@ from exporter.config.values import show_url
 from exporter.errors import Postponed
 from exporter.keys import KeySource, Secret
 from exporter.net.deadline import MAX_BODY_BYTES
-from exporter.net.room import Room
+from exporter.net.memory_budget import MemoryBudget
 from exporter.sources import Sources
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from timing import InTime
 
-    from exporter.net.room import Place
+    from exporter.net.memory_budget import Reservation
 
 A = "123e4567-e89b-12d3-a456-426614174000"
 B = "b19d032a-fc3b-4a54-9f54-369484527201"
@@ -282,7 +282,9 @@ class House:
         self._answer: Any = None
         self.lists = HttpLists(config, self.delivered.append, remembered, fetch=self._fetch, start=self.waiting.append)
 
-    def _fetch(self, source: HttpSource, labels: tuple[str, ...], _place: Place) -> tuple[ListedOperation, ...]:
+    def _fetch(
+        self, source: HttpSource, labels: tuple[str, ...], _reservation: Reservation
+    ) -> tuple[ListedOperation, ...]:
         self.asked.append((source, labels))
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -362,18 +364,18 @@ def test_what_memory_does_not_do_for_is_asked_again_and_is_no_error() -> None:
 
 
 def test_a_list_that_was_large_waits_for_room() -> None:
-    room = Room()
+    budget = MemoryBudget()
     delivered: list[Any] = []
     waiting: deque[Callable[[], None]] = deque()
 
-    def fetch(_source: HttpSource, _labels: tuple[str, ...], place: Place) -> tuple[ListedOperation, ...]:
-        place.declare(MAX_BODY_BYTES)
+    def fetch(_source: HttpSource, _labels: tuple[str, ...], reservation: Reservation) -> tuple[ListedOperation, ...]:
+        reservation.declare(MAX_BODY_BYTES)
         return LIST
 
-    lists = HttpLists(CONFIG, delivered.append, room=room, fetch=fetch, start=waiting.append)
+    lists = HttpLists(CONFIG, delivered.append, budget=budget, fetch=fetch, start=waiting.append)
     lists.step(Moment(1000.0, 0.0))
     waiting.popleft()()
-    busy = [room.place(name, "") for name in "abc"]
+    busy = [budget.reservation(name, "") for name in "abc"]
     for each in busy:
         each.declare(MAX_BODY_BYTES)
     lists.step(Moment(1060.0, 0.0))

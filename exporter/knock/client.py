@@ -25,7 +25,7 @@ from exporter.keys import MASK
 from exporter.knock.reading import read_operation
 from exporter.net.deadline import Deadline
 from exporter.net.failures import about, failure, read_body
-from exporter.net.room import Room
+from exporter.net.memory_budget import MemoryBudget
 from exporter.net.transport import Transport, trust
 from exporter.operation import Invalid, decode, parse_operation
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from exporter.keys import Secret
     from exporter.net.deadline import Lookup
-    from exporter.net.room import Place
+    from exporter.net.memory_budget import Reservation
     from exporter.operation import Operation
 
     _Read = TypeVar("_Read")
@@ -57,7 +57,7 @@ class Client:
 
     `timeout` is seconds for the whole exchange. `ca_file` replaces the system's authorities. `proxy` is an http or
     https URL; `proxy_from_environment` takes it from the usual variables instead, NO_PROXY included, once. At most
-    `connections` are open. Large answers take their places in `room`, as those of `owner`. Raises StartError for a URL,
+    `connections` are open. Large answers are reserved in `budget`, as those of `owner`. Raises StartError for a URL,
     proxy or CA file that cannot be used.
     """
 
@@ -72,7 +72,7 @@ class Client:
         proxy: Secret | None = None,
         proxy_from_environment: bool = False,
         connections: int = 4,
-        room: Room | None = None,
+        budget: MemoryBudget | None = None,
         owner: str = "",
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -82,7 +82,7 @@ class Client:
         self._branch = branch
         self._timeout = timeout
         self._wall = wall
-        self._room = room or Room()
+        self._budget = budget or MemoryBudget()
         self._owner = owner
         self.use_key(key)
         address, origin = proxy.reveal() if proxy else None, "proxy"
@@ -140,8 +140,8 @@ class Client:
     def _outcome(self, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read | KnockError:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
-            with self._room.place(self._owner, operation_id) as place:
-                return self._ask(operation_id, headers, place, read)
+            with self._budget.reservation(self._owner, operation_id) as reservation:
+                return self._ask(operation_id, headers, reservation, read)
         except KnockError as ours:
             error = ours
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
@@ -149,15 +149,19 @@ class Client:
         return _clean(error, headers["Authorization"].removeprefix("Bearer "))
 
     def _ask(
-        self, operation_id: str, headers: Mapping[str, str], place: Place, read: Callable[[bytearray, str], _Read]
+        self,
+        operation_id: str,
+        headers: Mapping[str, str],
+        reservation: Reservation,
+        read: Callable[[bytearray, str], _Read],
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
         answer = self._transport.ask(url, headers, Deadline(self._timeout))
         try:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
-            body = read_body(answer, place)
-            with place.decoding():
+            body = read_body(answer, reservation)
+            with reservation.decoding():
                 return _record(answer, body, operation_id, read)
         finally:
             answer.close()  # what was not read to its end; else the connection is back in the pool already

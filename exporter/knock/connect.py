@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Environment
     from exporter.keys import Secret
-    from exporter.net.room import Room
+    from exporter.net.memory_budget import MemoryBudget
 
 
 def read_key(environment: Environment, environ: Mapping[str, str]) -> Secret:
@@ -24,8 +24,8 @@ def read_key(environment: Environment, environ: Mapping[str, str]) -> Secret:
         raise StartError(f"API key of {environment.name}: {error}") from None
 
 
-def connect(environment: Environment, key: Secret, room: Room | None = None) -> Client:
-    """Make the client of an environment; large answers take their places in `room`.
+def connect(environment: Environment, key: Secret, budget: MemoryBudget | None = None) -> Client:
+    """Make the client of an environment; large answers are reserved in `budget`.
 
     Raises StartError for what cannot be used on this machine.
     """
@@ -38,6 +38,6 @@ def connect(environment: Environment, key: Secret, room: Room | None = None) -> 
         proxy=environment.proxy,
         proxy_from_environment=environment.proxy_from_environment,
         connections=environment.max_in_flight,
-        room=room,
+        budget=budget,
         owner=environment.name,
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.config import Environment
     from exporter.keys import Secret
     from exporter.knock.client import Client
-    from exporter.net.room import Room
+    from exporter.net.memory_budget import MemoryBudget
     from exporter.tracking.messages import Answered, Request
 
 
@@ -56,18 +56,18 @@ def _close(outlets: Mapping[str, Outlet], kept: Mapping[str, Outlet]) -> None:
 class Outlets:
     """One for each environment, by name. `deliver` is the tracker's inbox.
 
-    Large answers of all take their places in one `room`.
+    Large answers of all are reserved in one `budget`.
     """
 
-    def __init__(self, deliver: Callable[[Answered | Exchange], None], room: Room) -> None:
+    def __init__(self, deliver: Callable[[Answered | Exchange], None], budget: MemoryBudget) -> None:
         self._deliver = deliver
-        self._room = room
+        self._budget = budget
         self._outlets: Mapping[str, Outlet] = {}  # of the tracker's thread
         self._prepared = self._outlets  # what those will be once all that was prepared is in place
 
     def fetch(self, request: Request) -> float:
         """Send a request and return 0, or the seconds after which there may be room for its answer; never blocks."""
-        wait = 0.0 if request.checks_key else self._room.make(request.environment, request.id)
+        wait = 0.0 if request.checks_key else self._budget.reserve(request.environment, request.id)
         if not wait:
             self._outlets[request.environment].pool.submit(request)
         return wait
@@ -122,6 +122,6 @@ class Outlets:
         present = self._prepared.get(environment.name)
         if present is not None and present.traits == traits:
             return present
-        client = connect(environment, key, self._room)
+        client = connect(environment, key, self._budget)
         pool = FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
         return Outlet(traits, ca_file, client, pool)

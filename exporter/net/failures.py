@@ -21,14 +21,14 @@ from urllib3.util.ssl_match_hostname import CertificateError
 
 from exporter.errors import BadAnswer, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
 from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout, StaleConnection
-from exporter.net.room import LARGE_BYTES
+from exporter.net.memory_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from urllib3.response import BaseHTTPResponse
 
-    from exporter.net.room import Place
+    from exporter.net.memory_budget import Reservation
 
 MAX_VALUES = 2_000_000  # decoding more would take too much memory, and hold all threads for too long
 _BEFORE_VALUES = (b",", b"[", b"{")
@@ -45,19 +45,19 @@ def about(answer: BaseHTTPResponse) -> dict[str, Any]:
     return {"code": answer.status, "request_id": request_id if _PRINTABLE.fullmatch(request_id) else None}
 
 
-def read_body(answer: BaseHTTPResponse, place: Place | None = None) -> bytearray:
-    """Read a body to its end, if its place has room; without a place it may have LARGE_BYTES.
+def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) -> bytearray:
+    """Read a body to its end, if its reservation can grow to that; without one it may have LARGE_BYTES.
 
     Raises TooLarge past MAX_BODY_BYTES or MAX_VALUES, Postponed, BadAnswer or Unreachable.
     """
-    most = LARGE_BYTES if place is None else MAX_BODY_BYTES
+    most = LARGE_BYTES if reservation is None else MAX_BODY_BYTES
     length = _declared_length(answer)
     if length > most:
         raise failure(Flood("declared"), answer)
     body, values = bytearray(), 0
     try:
-        if place is not None:
-            place.declare(length)
+        if reservation is not None:
+            reservation.declare(length)
         while not answer.closed:
             piece = answer.read(_PIECE, decode_content=False)
             body += piece
@@ -66,8 +66,8 @@ def read_body(answer: BaseHTTPResponse, place: Place | None = None) -> bytearray
                 raise Flood("body")  # noqa: TRY301  the same end as when the socket finds it
             if values > MAX_VALUES:
                 raise TooLarge(f"an answer of more than {MAX_VALUES:,} values", **about(answer))  # noqa: TRY301
-            if place is not None:
-                place.hold(len(body))
+            if reservation is not None:
+                reservation.hold(len(body))
     except KnockError:
         raise
     except Exception as error:  # noqa: BLE001  urllib3 and http.client raise more than they document

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exporter.config import Config
-    from exporter.net.room import Room
+    from exporter.net.memory_budget import MemoryBudget
     from exporter.sources.polling import Start
     from exporter.tracking.messages import Listed, Unread
     from exporter.tracking.record import Moment
@@ -43,7 +43,7 @@ class Sources:
     """All files and http lists of all environments.
 
     `deliver` is the tracker's inbox; `remembered` are the sources that are known from before a restart, by environment.
-    Large http lists take their places in `room`.
+    Large http lists are reserved in `budget`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Sources:
         config: Config,
         deliver: Callable[[Listed | Reread | Unread], None],
         remembered: Iterable[tuple[str, Source]] = (),
-        room: Room | None = None,
+        budget: MemoryBudget | None = None,
         *,
         start: Start = in_thread,
     ) -> None:
@@ -59,7 +59,7 @@ class Sources:
         self._deliver = deliver
         self._start = start
         self._files = FileLists(config, remembered)
-        self._http = HttpLists(config, deliver, remembered, room)
+        self._http = HttpLists(config, deliver, remembered, budget)
         self._configs: SimpleQueue[Config] = SimpleQueue()
         self._configs_of_files: SimpleQueue[Config] = SimpleQueue()
         self._looked_at: float | None = None

@@ -18,7 +18,7 @@ from exporter.errors import KnockError, Postponed
 from exporter.keys import MASK, InvalidKey
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
-from exporter.net.room import Room
+from exporter.net.memory_budget import MemoryBudget
 from exporter.net.transport import Transport, trust
 from exporter.sources.listing import BrokenList
 from exporter.sources.lists import Form, parse
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from exporter.config import ListedOperation
     from exporter.config.settings import HttpSource
     from exporter.net.deadline import Lookup
-    from exporter.net.room import Place
+    from exporter.net.memory_budget import Reservation
 
 TIMEOUT = 10.0  # seconds, for the whole exchange
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -40,17 +40,17 @@ _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 def fetch(
     source: HttpSource,
     labels: Collection[str],
-    place: Place | None = None,
+    reservation: Reservation | None = None,
     *,
     timeout: float = TIMEOUT,
     lookup: Lookup = socket.getaddrinfo,
 ) -> tuple[ListedOperation, ...]:
     """Ask for a list, with the token as its file holds it now. Raises BrokenList, or Postponed."""
     token = _token(source)
-    place = place or Room().place(source.url, "")
-    body = _exchange(source, token, place, Deadline(timeout), lookup)
+    reservation = reservation or MemoryBudget().reservation(source.url, "")
+    body = _exchange(source, token, reservation, Deadline(timeout), lookup)
     try:
-        with place.decoding():
+        with reservation.decoding():
             if token:
                 body = body.replace(token.encode(), MASK.encode())  # should it come back, no message may show it
             return parse(body, Form.JSON, labels)
@@ -67,9 +67,11 @@ def _token(source: HttpSource) -> str:
         raise BrokenList(f"bearer token: {error}") from None
 
 
-def _exchange(source: HttpSource, token: str, place: Place, deadline: Deadline, lookup: Lookup) -> bytearray:
+def _exchange(
+    source: HttpSource, token: str, reservation: Reservation, deadline: Deadline, lookup: Lookup
+) -> bytearray:
     try:
-        return _body(source, token, place, deadline, lookup)
+        return _body(source, token, reservation, deadline, lookup)
     except BrokenList:
         raise
     except KnockError as ours:
@@ -82,13 +84,13 @@ def _exchange(source: HttpSource, token: str, place: Place, deadline: Deadline, 
     raise BrokenList(problem.replace(token, MASK) if token else problem)
 
 
-def _body(source: HttpSource, token: str, place: Place, deadline: Deadline, lookup: Lookup) -> bytearray:
+def _body(source: HttpSource, token: str, reservation: Reservation, deadline: Deadline, lookup: Lookup) -> bytearray:
     context = _context(source)
     with closing(Transport(source.url, context=context, proxy=None, connections=1, lookup=lookup)) as transport:
         answer = transport.ask(source.url, _headers(source, token), deadline)
         try:
             _check(answer)
-            return read_body(answer, place)
+            return read_body(answer, reservation)
         finally:
             answer.close()
             answer.release_conn()

@@ -14,7 +14,7 @@ import structlog
 
 from exporter.config.values import show_url
 from exporter.errors import Postponed
-from exporter.net.room import Room
+from exporter.net.memory_budget import MemoryBudget
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.tracking.messages import Listed, Unread
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from exporter.config import Config, ListedOperation
     from exporter.config.settings import HttpSource
-    from exporter.net.room import Place
+    from exporter.net.memory_budget import Reservation
     from exporter.tracking.record import Moment
 
     Outcome = tuple[ListedOperation, ...] | BrokenList | Postponed
-    Fetch = Callable[[HttpSource, tuple[str, ...], Place], tuple[ListedOperation, ...]]
+    Fetch = Callable[[HttpSource, tuple[str, ...], Reservation], tuple[ListedOperation, ...]]
     Start = Callable[[Callable[[], None]], None]
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Poll:
 
 
 def _body(key: Key) -> tuple[str, str]:
-    return f"{key.environment} {key.url}", ""  # each list has its own share of the room
+    return f"{key.environment} {key.url}", ""  # each list has its own share of the budget
 
 
 def in_thread(work: Callable[[], None]) -> None:
@@ -64,20 +64,20 @@ def in_thread(work: Callable[[], None]) -> None:
 
 
 class HttpLists:
-    """All http lists. `remembered` are the sources that are known from before a restart; `room` is for large lists."""
+    """All http lists. `remembered` are the sources known from before a restart; `budget` is for large lists."""
 
     def __init__(  # noqa: PLR0913  what it works with, by name
         self,
         config: Config,
         deliver: Callable[[Listed | Unread], None],
         remembered: Iterable[tuple[str, Source]] = (),
-        room: Room | None = None,
+        budget: MemoryBudget | None = None,
         *,
         fetch: Fetch = fetch,
         start: Start = in_thread,
     ) -> None:
         self._deliver = deliver
-        self._room = room or Room()
+        self._budget = budget or MemoryBudget()
         self._fetch = fetch
         self._start = start
         self._outcomes: SimpleQueue[tuple[Poll, Outcome]] = SimpleQueue()
@@ -109,7 +109,7 @@ class HttpLists:
         except Empty:
             pass
         for key, poll in self._polls.items():
-            if poll.due <= now.mono and key not in self._under_way and not self._room.make(*_body(key)):
+            if poll.due <= now.mono and key not in self._under_way and not self._budget.reserve(*_body(key)):
                 poll.due = now.mono + poll.source.interval
                 self._ask(poll)
 
@@ -122,8 +122,8 @@ class HttpLists:
 
     def _outcome(self, poll: Poll) -> Outcome:
         try:
-            with self._room.place(*_body(poll.key)) as place:
-                return self._fetch(poll.source, poll.labels, place)
+            with self._budget.reservation(*_body(poll.key)) as reservation:
+                return self._fetch(poll.source, poll.labels, reservation)
         except (BrokenList, Postponed) as error:
             return error.with_traceback(None)
         except Exception as error:

@@ -16,7 +16,7 @@ from exporter.errors import BadAnswer, ConnectionLost, KnockError, Reason, Start
 from exporter.keys import MASK, InvalidKey, KeySource
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
-from exporter.net.room import Room
+from exporter.net.memory_budget import MemoryBudget
 from exporter.net.transport import Transport, trust
 from exporter.registrations import LABEL_PREFIX, MAX_BODY_BYTES, MAX_IDS
 
@@ -106,7 +106,7 @@ class Sender:
         }
         answer = self._transport.ask(self._address, headers, Deadline(REQUEST_SECONDS), method="POST", body=body)
         try:
-            document = _document(read_body(answer, Room().place("", "")))
+            document = _document(read_body(answer, MemoryBudget().reservation("", "")))
         finally:
             answer.close()  # what was not read to its end; else the connection is back in the pool already
             answer.release_conn()

@@ -1,7 +1,7 @@
 """Memory for large bodies: all that are being read share one budget, and one is decoded at a time.
 
 A bound for each body bounds nothing when 64 of them come in at once. Nobody waits for room in here: who finds none asks
-again a little later, and is next then. A body that was large last time gets its place before it is asked for.
+again a little later, and is next then. A body that was large last time gets its memory before it is asked for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _First(NamedTuple):
     until: float
 
 
-class Room:
+class MemoryBudget:
     """The budget of a process, and how large each body was last. Thread-safe."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -59,11 +59,11 @@ class Room:
         self._lock = threading.Lock()
         self._held: Counter[str] = Counter()  # bytes by owner
         self._sizes: dict[Name, int] = {}  # of large bodies
-        self._reserved: dict[Name, int] = {}  # places that were made, and not taken yet
+        self._reserved: dict[Name, int] = {}  # not taken yet
         self._first: dict[str | None, _First] = {}  # which body found no room first: by owner, and of all
 
-    def make(self, owner: str, body: str) -> float:
-        """Make a place for a body that was large last time.
+    def reserve(self, owner: str, body: str) -> float:
+        """Reserve memory for a body that was large last time.
 
         Returns 0, or the seconds until it is worth trying again: till then the body must not be asked for.
         """
@@ -86,14 +86,14 @@ class Room:
             self._reserved[name] = size
             return 0.0
 
-    def place(self, owner: str, body: str) -> Place:
-        """Return the place that was made for a body, or an empty one."""
+    def reservation(self, owner: str, body: str) -> Reservation:
+        """Return what was reserved for a body, or an empty one."""
         name = Name(owner, body)
         with self._lock:
-            return Place(self, name, self._reserved.pop(name, 0))
+            return Reservation(self, name, self._reserved.pop(name, 0))
 
     def resize(self, owner: str, before: int, after: int) -> bool:
-        """Let a place have another size; False: there is no room for that."""
+        """Let a reservation have another size; False: there is no room for that."""
         more = after - before
         with self._lock:
             if more > 0 and not (self._fits_owner(owner, more) and self._fits_all(more)):
@@ -119,11 +119,11 @@ class Room:
         return self._held.total() + size <= TOTAL_BYTES
 
 
-class Place:
-    """What one body holds of the room, until it is closed."""
+class Reservation:
+    """What one body holds of the budget, until it is closed."""
 
-    def __init__(self, room: Room, name: Name, size: int) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget, name: Name, size: int) -> None:
+        self._budget = budget
         self._name = name
         self._size = size
         self._needed: int | None = None  # None: no body came
@@ -134,7 +134,7 @@ class Place:
     def __exit__(self, *_: object) -> None:
         self._resize(0)
         if self._needed is not None:
-            self._room.remember(self._name, self._needed)
+            self._budget.remember(self._name, self._needed)
 
     def declare(self, size: int) -> None:
         """Take what a body of this declared size needs. Raises MemoryError where there is no room."""
@@ -152,9 +152,9 @@ class Place:
 
     def decoding(self) -> AbstractContextManager[object]:
         """Return what is to be held while the body is decoded."""
-        return self._room.decoding if (self._needed or 0) > LARGE_BYTES else nullcontext()
+        return self._budget.decoding if (self._needed or 0) > LARGE_BYTES else nullcontext()
 
     def _resize(self, size: int) -> None:
-        if not self._room.resize(self._name.owner, self._size, size):
+        if not self._budget.resize(self._name.owner, self._size, size):
             raise MemoryError("no room for a large body")
         self._size = size
