@@ -224,9 +224,10 @@ class Model:
 
     def samples(self, name: str, /, **labels: str) -> list[float]:
         """Return the samples of a name that have these labels."""
+        lines = [line for line in self.metrics().split("\n") if line.startswith((f"{name}{{", f"{name} "))]
         return [
             sample.value
-            for family in text_string_to_metric_families(self.metrics())
+            for family in text_string_to_metric_families("\n".join([*lines, ""]))
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]
