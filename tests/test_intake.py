@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from model import KEY, WALL, Model, environment, ids, running
+from model import KEY, SELDOM, WALL, Model, environment, ids, running
 from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation
@@ -423,7 +423,7 @@ def test_tombstones_go_after_a_month_unless_a_source_still_names_them() -> None:
 
 def test_a_lost_id_is_asked_again_on_demand() -> None:
     records: Knock = {A: missing()}
-    model = model_of(records, operations=[B])
+    model = model_of(records, operations=[B], polling=SELDOM)
     model.register(A)
     model.run(DAY + 7200)
     assert model.register(A)[0].taken == (Taken(A, "lost"),)
@@ -450,7 +450,7 @@ def test_a_key_of_the_wrong_environment_for_a_day_loses_no_id() -> None:
 
 
 def test_a_lost_id_goes_after_a_month() -> None:
-    model = model_of({A: missing()}, operations=[B])
+    model = model_of({A: missing()}, operations=[B], polling=SELDOM)
     model.register(A)
     model.run(DAY + 7200)
     assert tracked(model) == 2

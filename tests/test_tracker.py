@@ -9,7 +9,7 @@ from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from model import KEY, WALL, Model, environment, ids, running
+from model import KEY, SELDOM, WALL, Model, environment, ids, running
 from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation, Polling
@@ -129,10 +129,10 @@ def test_what_stands_still_is_asked_less_often() -> None:
 
 
 def test_an_operation_unfinished_for_max_age_is_asked_hourly() -> None:
-    old = Polling(max_age=7200.0)
+    old = Polling(max_age=600.0)
     assert Polling().max_age == 7 * 86400
     model = Model(one(polling=old), lambda request, now: running(request.id, rows_processed=int(now.mono)))
-    model.run(4 * 3600)
+    model.run(3 * 3600)
     times = model.times(A)
     assert times[-1] - times[-2] == pytest.approx(3600.05, abs=0.1)
 
@@ -585,7 +585,7 @@ def test_a_lost_operation_is_asked_again_when_the_key_changes() -> None:
     def knock(request: Request, _now: Moment) -> Operation | KnockError:
         return running(request.id) if found or request.id == B else MISSING
 
-    model = Model(Config((environment(operations=[A, B]),)), knock)
+    model = Model(Config((environment(operations=[A, B], polling=SELDOM),)), knock)
     model.run(26 * 3600)
     assert model.value("knock_bulk_operations", status="lost", name="unknown") == 1
     found = True

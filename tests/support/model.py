@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.config import Config, Environment, ListedOperation
+from exporter.config import Config, Environment, ListedOperation, Polling
 from exporter.keys import KeySource, Secret
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import Format, View, knock_part, stale_part
@@ -45,6 +45,7 @@ Kept = TypeVar("Kept", bound="MutableMapping[Any, Any]")
 
 WALL = 1_800_000_000.0  # when a model starts, Unix seconds
 KEY = Secret("sk_test_model")
+SELDOM = Polling(slowest=3600.0)  # a day without change, in few polls
 
 
 def ids(count: int, seed: int = 0) -> list[str]:
