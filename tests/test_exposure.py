@@ -187,7 +187,7 @@ STATUSES = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(st.sampled_from(["all", "active", "none"]), st.integers(1, 4), STATUSES)
 def test_what_metrics_shows_is_what_a_sort_would_show(
     mode: PerOperation, limit: int, steps: list[tuple[str, Status, int]]
