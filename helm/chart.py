@@ -19,7 +19,7 @@ NOTE = "# Generated from monitoring/ by `make chart`; thresholds are filled in b
 def _values() -> tuple[yaml.MappingNode, list[str]]:
     """Return values.yaml with its places, and its lines, which have the comments."""
     text = (CHART / "values.yaml").read_text()
-    node = yaml.compose(text)
+    node = yaml.compose(text, Loader=yaml.CSafeLoader)
     assert isinstance(node, yaml.MappingNode)  # noqa: S101 - our own file
     return node, text.splitlines()
 
@@ -35,6 +35,10 @@ def _described(lines: list[str], line: int) -> str:
     return " ".join(kept)
 
 
+def _default(value: yaml.Node) -> Any:
+    return yaml.constructor.SafeConstructor().construct_document(value)
+
+
 def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], before: str = "") -> dict[str, Any]:
     properties, required = {}, []
     for key, value in node.value:
@@ -43,7 +47,7 @@ def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], bef
         if made is None and isinstance(value, yaml.MappingNode) and value.value:
             made = _walk(value, lines, special, f"{path}.")
         elif made is None:
-            default = yaml.safe_load(yaml.serialize(value))
+            default = _default(value)
             made = {
                 "type": {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}[type(default)]
             }
@@ -89,7 +93,7 @@ def _table() -> str:
             if not text and isinstance(value, yaml.MappingNode):
                 walk(value, f"{before}{key.value}.")
             else:
-                default = json.dumps(yaml.safe_load(yaml.serialize(value)))
+                default = json.dumps(_default(value))
                 found.append(f"| `{before}{key.value}` | `{default}` | {text} |")
 
     walk(whole, "")

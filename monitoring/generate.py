@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dashboards
 import rules
 
 from exporter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FOLDER = Path(__file__).parent
 
@@ -23,12 +27,12 @@ def _write(folder: Path, documents: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write them, or end with what is wrong with the thresholds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--thresholds", type=Path, default=rules.THRESHOLDS, help="another file of thresholds")
     parser.add_argument("--output", type=Path, help="where the rules go, instead of monitoring/rules")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         _write(args.output or FOLDER / "rules", rules.documents(args.thresholds))
     except rules.BadThresholdsError as error:

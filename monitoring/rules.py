@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
 
 def made(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the rule files by these thresholds; raises BadThresholdsError as `documents`."""
-    source = yaml.safe_load(SOURCE.read_text())
+    source = _source()
     _check(source, values)
     known = {**values, **source["fragments"]}
     records = {
@@ -86,12 +87,16 @@ def made(values: Mapping[str, Any]) -> dict[str, str]:
 
 def alerts() -> dict[str, dict[str, Any]]:
     """Return the alerts of the source, name to rule, in its order."""
-    source = yaml.safe_load(SOURCE.read_text())
-    return {rule["alert"]: rule for group in source["alerts"].values() for rule in group}
+    return {rule["alert"]: rule for group in _source()["alerts"].values() for rule in group}
+
+
+def _source() -> dict[str, Any]:
+    source: dict[str, Any] = yaml.load(SOURCE.read_text(), Loader=yaml.CSafeLoader)
+    return source
 
 
 def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
-    used = {name for _, name in _MARK.findall(yaml.safe_dump(source, width=10000))} - source["fragments"].keys()
+    used = {name for _, name in _MARK.findall(json.dumps(source))} - source["fragments"].keys()
     own = {"runbooks", "dashboards", "disabled", "keep_firing"}
     if not isinstance(values, dict):
         raise BadThresholdsError("thresholds: expected a mapping of names to values")

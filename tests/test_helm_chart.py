@@ -8,12 +8,14 @@ import yaml
 
 from exporter import __version__
 
-DOCUMENTS = chart.documents()
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, str]:
+    return chart.documents()
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_what_is_committed_is_what_the_sources_make(name: str) -> None:
-    assert (chart.CHART / name).read_text() == DOCUMENTS[name], "run `make chart`"
+def test_what_is_committed_is_what_the_sources_make(documents: dict[str, str]) -> None:
+    assert {name: (chart.CHART / name).read_text() for name in documents} == documents, "run `make chart`"
 
 
 def test_the_chart_is_of_this_version() -> None:
@@ -23,12 +25,12 @@ def test_the_chart_is_of_this_version() -> None:
     assert image["image"].endswith(f"/knock-exporter:{__version__}")
 
 
-def test_no_copy_is_left_over() -> None:
+def test_no_copy_is_left_over(documents: dict[str, str]) -> None:
     files = {str(file.relative_to(chart.CHART)) for file in (chart.CHART / "files").rglob("*.*")}
-    assert files == {name for name in DOCUMENTS if name.startswith("files/")}
+    assert files == {name for name in documents if name.startswith("files/")}
 
 
-def test_every_value_is_described() -> None:
-    rows = [line for line in DOCUMENTS["README.md"].splitlines() if line.startswith("| `")]
+def test_every_value_is_described(documents: dict[str, str]) -> None:
+    rows = [line for line in documents["README.md"].splitlines() if line.startswith("| `")]
     assert len(rows) > 80
     assert [row for row in rows if row.endswith("|  |")] == []

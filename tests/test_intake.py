@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from model import KEY, WALL, Model, environment, ids, running
+from model import KEY, SELDOM, WALL, Model, environment, ids, running
 from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation
@@ -423,7 +423,7 @@ def test_tombstones_go_after_a_month_unless_a_source_still_names_them() -> None:
 
 def test_a_lost_id_is_asked_again_on_demand() -> None:
     records: Knock = {A: missing()}
-    model = model_of(records, operations=[B])
+    model = model_of(records, operations=[B], polling=SELDOM)
     model.register(A)
     model.run(DAY + 7200)
     assert model.register(A)[0].taken == (Taken(A, "lost"),)
@@ -450,7 +450,7 @@ def test_a_key_of_the_wrong_environment_for_a_day_loses_no_id() -> None:
 
 
 def test_a_lost_id_goes_after_a_month() -> None:
-    model = model_of({A: missing()}, operations=[B])
+    model = model_of({A: missing()}, operations=[B], polling=SELDOM)
     model.register(A)
     model.run(DAY + 7200)
     assert tracked(model) == 2
@@ -587,10 +587,10 @@ def test_nothing_retires_early_where_it_would_not_make_room() -> None:
 
 
 def test_what_has_left_is_not_remembered_for_the_limit() -> None:
-    many = ids(4000, seed=23)
+    many = ids(1500, seed=23)
     model = model_of({each: finished(each) for each in many}, retention=5.0, rate_limit=200.0, max_in_flight=64)
     model.register(*many)
-    model.run(60)
+    model.run(20)
     assert tracked(model) == 0
     assert len(model.tracker._intake._departures._clean) <= 1000
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from model import KEY, WALL, Disk, Model, environment, ids, running
+from model import KEY, SELDOM, WALL, Disk, Model, environment, ids, running
 from test_intake import DAY, E, finished, handed, knock_of, missing, shown
 
 from exporter.config import Config, ListedOperation, Polling
@@ -392,11 +392,11 @@ def test_another_pace_holds_at_once_and_pushes_nothing_back() -> None:
 def test_a_key_of_the_configuration_is_used_and_lost_ones_are_asked_again() -> None:
     other = Secret("sk_test_another")
     records: dict[str, Operation | KnockError] = {A: missing()}
-    model = Model(Config((environment(operations=[A, B]),)), knock_of(records))
+    model = Model(Config((environment(operations=[A, B], polling=SELDOM),)), knock_of(records))
     model.run(DAY + 7200)
     assert model.value("knock_bulk_operations", status="lost", **E) == 1
     records.clear()
-    reconfigured(model, environment("production", [A, B]), key=other)
+    reconfigured(model, environment("production", [A, B], polling=SELDOM), key=other)
     model.run(5)
     assert model.value("knock_bulk_operations", status="lost", **E) == 0
     assert model.value("knock_bulk_operations", status="processing", **E) == 2

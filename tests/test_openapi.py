@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
-from desk import TOKEN, FakeDesk
+from desk import HEADERS, FakeDesk
 from hypothesis import settings
 from schemathesis.checks import (
     content_type_conformance,
@@ -16,12 +16,15 @@ from schemathesis.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from schemathesis.core.result import Ok
 from shown import LISTED, everything, house
 
 from exporter.web.app import make_app
 from exporter.web.openapi import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from schemathesis import Case
     from starlette.types import ASGIApp
 
@@ -45,28 +48,41 @@ def checked(case: Case[Any], **request: Any) -> None:
     case.validate_response(response, checks=CHECKS)
 
 
-@schema.include(method="GET").parametrize()
-@settings(max_examples=30, derandomize=True)
-def test_reading(case: Case[Any]) -> None:
-    checked(case)
-
-
-@schema.include(method="GET").parametrize()
-@settings(max_examples=1, derandomize=True)
-@pytest.mark.parametrize("operation_id", LISTED)
-def test_reading_what_is_there(case: Case[Any], operation_id: str) -> None:
+def cases(method: str, operation_id: str) -> Iterator[Case[Any]]:
+    """Yield a request for each operation of a method, with what is there in its path."""
     known = {"environment": "production", "id": operation_id}
-    case.path_parameters = {name: known[name] for name in case.path_parameters}
-    case.query = {}
-    checked(case)
+    for found in schema.include(method=method).get_all_operations():
+        assert isinstance(found, Ok)
+        operation = found.ok()
+        yield operation.Case(path_parameters={each.name: known[each.name] for each in operation.path_parameters})
+
+
+# Without a parameter all operations are one name, of which pytest's workers run one.
+@schema.include(method="GET").parametrize()
+@settings(max_examples=20, derandomize=True)
+@pytest.mark.parametrize("accept", ["application/json"])
+def test_reading(case: Case[Any], accept: str) -> None:
+    checked(case, headers={"Accept": accept})
+
+
+@pytest.mark.parametrize("operation_id", LISTED)
+def test_reading_what_is_there(operation_id: str) -> None:
+    for case in cases("GET", operation_id):
+        checked(case)
 
 
 @schema.exclude(method="GET").parametrize()
-@settings(max_examples=40, derandomize=True)
-@pytest.mark.parametrize("token", [TOKEN, "not-the-token"])
-def test_registering(case: Case[Any], token: str) -> None:
+@settings(max_examples=20, derandomize=True)
+@pytest.mark.parametrize("headers", [HEADERS], ids=["with a token"])
+def test_registering(case: Case[Any], headers: dict[str, str]) -> None:
     case.path_parameters["environment"] = "production"
-    checked(case, headers={"Authorization": f"Bearer {token}"})
+    checked(case, headers=headers)
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_without_a_good_token(method: str) -> None:
+    for case in cases(method, LISTED[0]):
+        checked(case, headers={"Authorization": "Bearer not-the-token"})
 
 
 def test_every_route_is_described() -> None:

@@ -645,7 +645,7 @@ def log_overwritten(path: Path) -> None:
 
 
 def everything(number: int, now: Moment, *operation_ids: str) -> Changes:
-    stones = Tombstones({key(each): Tombstone(now.mono, retired=True) for each in ids(3000, seed=9)})
+    stones = Tombstones({key(each): Tombstone(now.mono, retired=True) for each in ids(500, seed=9)})
     some = replace(changes(number, now, *operation_ids), tombstones=stones, whole=True)
     return replace(some, environments={"production": ENVIRONMENT})
 
@@ -694,7 +694,7 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
     store, memory = open_store(crashed, clock)
     store.close()
     assert memory.operations.keys() == {key(each) for each in [*known, B, C]}
-    assert len(memory.tombstones) == (3000 if lost else 0)
+    assert len(memory.tombstones) == (500 if lost else 0)
 
 
 def test_what_others_may_do_to_the_file_is_no_damage(path: Path, desk: Desk, opened: Opened, clock: Clock) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 A, B, C = ids(3)
-MANY, MORE = 10_000, 100_000
+MANY, MORE = 3_000, 50_000
 BYTES_EACH = 32  # so that a million take less than 32 MB
 
 

@@ -74,7 +74,6 @@ class _Reading:
     def __init__(self, house: House, worker: Worker) -> None:
         self._house = house
         self._worker = worker
-        self._description = describe(LIMIT, LIMIT_MOST)
 
     async def operations(self, request: Request) -> Response:
         """List operations."""
@@ -105,7 +104,7 @@ class _Reading:
 
     async def description(self, _request: Request) -> Response:
         """Describe the API."""
-        return _json(self._description)
+        return await self._worker.do(lambda: _json(describe(LIMIT, LIMIT_MOST)))
 
     async def _list(self, request: Request, settled: dict[str, str]) -> Response:
         given = _parameters(request, tuple(each for each in (*_FILTERS, *_PAGING) if each not in settled))

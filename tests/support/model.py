@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.config import Config, Environment, ListedOperation
+from exporter.config import Config, Environment, ListedOperation, Polling
 from exporter.keys import KeySource, Secret
 from exporter.metrics.exposition import Format, View, knock_part, stale_part
 from exporter.metrics.own import Activity
@@ -45,6 +45,7 @@ Kept = TypeVar("Kept", bound="MutableMapping[Any, Any]")
 
 WALL = 1_800_000_000.0  # when a model starts, Unix seconds
 KEY = Secret("sk_test_model")
+SELDOM = Polling(slowest=3600.0)  # a day without change, in few polls
 
 
 def ids(count: int, seed: int = 0) -> list[str]:
@@ -224,9 +225,10 @@ class Model:
 
     def samples(self, name: str, /, **labels: str) -> list[float]:
         """Return the samples of a name that have these labels."""
+        lines = [line for line in self.metrics().split("\n") if line.startswith((f"{name}{{", f"{name} "))]
         return [
             sample.value
-            for family in text_string_to_metric_families(self.metrics())
+            for family in text_string_to_metric_families("\n".join([*lines, ""]))
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]

@@ -97,7 +97,7 @@ def of_rules() -> list[Query]:
     return [
         Query(file.name, rule.get("alert") or rule["record"], rule["expr"])
         for file in RULES
-        for group in yaml.safe_load(file.read_text())["groups"]
+        for group in yaml.load(file.read_text(), Loader=yaml.CSafeLoader)["groups"]
         for rule in group["rules"]
     ]
 
