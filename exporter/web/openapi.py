@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NotRequired
 
 from pydantic import TypeAdapter
@@ -60,6 +61,7 @@ class Problem(TypedDict):
     rejected: NotRequired[list[Rejected]]
 
 
+@cache
 def describe(limit: int, limit_most: int) -> dict[str, Any]:
     """Return the description; `limit` operations are listed unless asked otherwise, `limit_most` at most."""
     schemas: dict[str, Any] = {}
