@@ -8,6 +8,7 @@ import pytest
 import structlog
 from hypothesis import settings
 from programs import Starter
+from timing import InTime
 
 from exporter.knock.simulator import Simulator, World
 
@@ -38,6 +39,11 @@ def logs_as_they_are_at_first() -> Iterator[None]:
     """Undo what a command settles about logs; else the next test in this process would lack lines."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def in_time(request: pytest.FixtureRequest) -> InTime:
+    return InTime(alone=request.node.get_closest_marker("alone") is not None)
 
 
 @pytest.fixture

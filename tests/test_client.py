@@ -6,7 +6,6 @@ import gc
 import json
 import socket
 import threading
-import time
 import traceback
 import tracemalloc
 from datetime import UTC, datetime
@@ -45,13 +44,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chaos import Handler, Server
+    from timing import InTime
 
 ID = "b19d032a-fc3b-4a54-9f54-369484527201"
 KEY = "sk_test_0123456789abcdef"
 RECORD = {"id": ID, "status": "processing", "name": "users.identify", "processed_rows": 3}
 OK = http(json.dumps(RECORD))
-TIMEOUT = 0.12
-DEFAULTS: dict[str, Any] = {"timeout": TIMEOUT}  # and one authority: reading the system's takes 30 ms a client
+TIMEOUT = 0.12  # where nothing comes in time; a good answer may take long on a busy machine
+DEFAULTS: dict[str, Any] = {"timeout": 20.0}  # and one authority: reading the system's takes 30 ms a client
 
 
 def client_of(url: str, **options: Any) -> Client:
@@ -273,7 +273,7 @@ def test_identity_is_no_encoding() -> None:
 @pytest.mark.parametrize("status", [401, 429, 403, 500])
 def test_the_status_counts_though_the_body_hangs(status: int) -> None:
     with serving(hanging(http("x" * 10, status)[:-5])) as server:
-        client = client_of(server.url)
+        client = client_of(server.url, timeout=TIMEOUT)
         assert error_of(client).code == status
         client.close()
 
@@ -474,15 +474,13 @@ def test_a_flood_takes_no_more_memory_than_a_body_may() -> None:
         repeating(HEAD + b"Content-Length: 9999\r\n\r\n", b" ", 0.02),
     ],
 )
-def test_whatever_trickles_ends_with_the_deadline(bind: Any) -> None:
+def test_whatever_trickles_ends_with_the_deadline(bind: Any, in_time: InTime) -> None:
     with serving(bind) as server:
-        client = client_of(server.url)
-        start = time.monotonic()
-        error = error_of(client)
-        took = time.monotonic() - start
+        client = client_of(server.url, timeout=TIMEOUT)
+        with in_time(TIMEOUT, at_least=TIMEOUT):
+            error = error_of(client)
         client.close()
     assert (type(error), error.reason, str(error)) == (Unreachable, Reason.TIMEOUT, "no whole answer in time")
-    assert TIMEOUT <= took < TIMEOUT + 0.3
 
 
 def test_any_bytes_end_in_an_error_of_ours() -> None:
@@ -563,7 +561,7 @@ def silent(server: Server) -> Handler:
 )
 def test_no_error_holds_the_key(bind: Any) -> None:
     with serving(bind) as server:
-        client = client_of(server.url)
+        client = client_of(server.url, timeout=1)
         error = error_of(client)
         client.close()
     assert error.__cause__ is None

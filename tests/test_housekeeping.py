@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from programs import until
 from structlog.testing import capture_logs
 
 from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping, KeyLooks
@@ -215,10 +216,7 @@ def test_the_thread_answers_and_ends(house: House) -> None:
     thread = threading.Thread(target=house.keeping.run, daemon=True)
     thread.start()
     house.keeping.ask(lambda: house.keys.ask("production"))
-    deadline = time.monotonic() + 5
-    while not house.read:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: house.read, "read")
     house.keeping.stop()
     thread.join(5)
     assert not thread.is_alive()

@@ -117,7 +117,7 @@ def test_an_answer_tells_its_request_outcome_and_time(pools: Callable[..., Pool]
     (answer,) = pool.answered(1)
     assert answer.request.id == "one"
     assert answer.outcome == running("one")
-    assert 0.05 <= answer.seconds < 5
+    assert 0.05 <= answer.seconds < 30
 
 
 def test_an_error_comes_back_without_what_leads_to_the_headers(pools: Callable[..., Pool]) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from timing import InTime
+
     from exporter.net.room import Place
 
 A = "123e4567-e89b-12d3-a456-426614174000"
@@ -173,28 +175,23 @@ def test_a_body_that_never_ends() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200", http(BODY, 200, JSON)[:-1]])
-def test_one_deadline_for_all(answer: bytes) -> None:
-    with serving(hanging(answer)) as server:
-        start = time.monotonic()
-        with pytest.raises(BrokenList) as caught:
-            fetch(HttpSource(server.url), (), timeout=LIMIT)
-        assert LIMIT <= time.monotonic() - start < LIMIT + 3
+def test_one_deadline_for_all(answer: bytes, in_time: InTime) -> None:
+    with serving(hanging(answer)) as server, in_time(LIMIT, at_least=LIMIT), pytest.raises(BrokenList) as caught:
+        fetch(HttpSource(server.url), (), timeout=LIMIT)
     assert str(caught.value) == "no whole answer in time"
 
 
-def test_trickled_headers_do_not_stretch_it() -> None:
-    with serving(repeating(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02)) as server:
-        start = time.monotonic()
-        with pytest.raises(BrokenList):
-            fetch(HttpSource(server.url), (), timeout=LIMIT)
-        assert time.monotonic() - start < LIMIT + 3
+def test_trickled_headers_do_not_stretch_it(in_time: InTime) -> None:
+    endless = repeating(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02)
+    with serving(endless) as server, in_time(LIMIT), pytest.raises(BrokenList):
+        fetch(HttpSource(server.url), (), timeout=LIMIT)
 
 
 def test_a_name_that_does_not_resolve_in_time() -> None:
     over = threading.Event()
 
     def lookup(*_: Any, **__: Any) -> Any:
-        over.wait(5)
+        over.wait(60)
         return []
 
     with pytest.raises(BrokenList, match=r"^the name did not resolve in time$"):

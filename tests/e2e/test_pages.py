@@ -43,6 +43,7 @@ def test_nobody_is_kept_out(knock: Simulator, start: Starter, visit: Visits) -> 
             page = visit(url + path, reader)
             assert axe(page) == [], (reader, path)
             assert overhang(page) == 0, (reader, path)
+            page.close()
 
 
 def test_hostile_names_stay_text(knock: Simulator, start: Starter, visit: Visits) -> None:
@@ -56,6 +57,7 @@ def test_hostile_names_stay_text(knock: Simulator, start: Starter, visit: Visits
             own = visit(href, reader)
             assert overhang(own) == 0, href
             assert own.locator("main script, main img").count() == 0
+            own.close()
     visit(f"{url}/config")
 
 

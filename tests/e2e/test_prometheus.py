@@ -111,7 +111,7 @@ def scraper(folder: Path, name: str, exporter: Exporter, command: list[str]) -> 
 
 
 def query(url: str, expression: str) -> float | None:
-    answer = WEB.get(f"{url}/api/v1/query", params={"query": expression}, timeout=5).json()
+    answer = WEB.get(f"{url}/api/v1/query", params={"query": expression}, timeout=30).json()
     found = answer["data"]["result"]
     return float(found[0]["value"][1]) if found else None
 
@@ -166,10 +166,10 @@ def test_prometheus_scrapes_it(scene: Scene, tmp_path: Path, line: int) -> None:
         url = "http://" + prometheus.said(r'msg="Listening on".* address=(127\.0\.0\.1:\d+)')[0]
         until(lambda: len(relay.exchanges) >= 3, "three scrapes", WAIT_SECONDS)
         has_all(url, scene)
-        target = WEB.get(f"{url}/api/v1/targets", timeout=5).json()["data"]["activeTargets"][0]
+        target = WEB.get(f"{url}/api/v1/targets", timeout=30).json()["data"]["activeTargets"][0]
         assert (target["health"], target["lastError"]) == ("up", "")
         assert query(url, "scrape_samples_scraped > 0") == query(url, "scrape_samples_post_metric_relabeling")
-        metadata = WEB.get(f"{url}/api/v1/metadata", timeout=5).json()["data"]
+        metadata = WEB.get(f"{url}/api/v1/metadata", timeout=30).json()["data"]
         assert metadata["knock_bulk_operation_info"][0]["type"] == "gauge"
     for asked, answered in relay.exchanges:
         assert asked["Accept-Encoding"] == "gzip"

@@ -154,6 +154,6 @@ def test_what_bars_and_heatmaps_count_adds_up_to_what_happened(every: int, line:
                 __rate_interval=f"{max(STEP + every, 4 * every)}s",
             )
             span: dict[str, Any] = {"query": text, "start": end - STEP * (STEPS - 1), "end": end, "step": STEP}
-            answer = WEB.get(f"{url}/api/v1/query_range", params=span, timeout=10).json()
+            answer = WEB.get(f"{url}/api/v1/query_range", params=span, timeout=30).json()
             shown = [float(value) for each in answer["data"]["result"] for _, value in each["values"]]
             assert sum(shown) == grown, text

@@ -1,4 +1,4 @@
-"""What the queries of panels cost at 10,000 operations: samples that Prometheus reads, series that it returns."""
+"""What the queries of panels cost an operation: samples that Prometheus reads, series that it returns."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-OPERATIONS, GROUPS, NAMES = 10_000, 100, ("users.identify", "objects.projects.set")
+OPERATIONS, GROUPS, NAMES = 1000, 100, ("users.identify", "objects.projects.set")
 MINUTES, SCRAPE_SECONDS, STEP_SECONDS = 30, 60.0, 15
 MOST_SERIES = 100  # that a panel may show
-MOST_SAMPLES = 3_000_000  # that one may read; Prometheus' own bound for what is in memory is 50,000,000
+MOST_SAMPLES = 300  # that one may read for each operation; Prometheus' own bound is 50,000,000 in all
 
 
 class Cost(NamedTuple):
@@ -87,7 +87,7 @@ def written(model: Model, end: float, file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Prometheus with half an hour of 10,000 operations, and our rules over it; its URL."""
+    """Prometheus with half an hour of these operations, and our rules over it; its URL."""
     folder = tmp_path_factory.mktemp("cost")
     end = time.time()
     written(fleet(), end, folder / "scrapes.txt")
@@ -100,7 +100,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _evaluated(url: str) -> bool:
-    groups = WEB.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    groups = WEB.get(f"{url}/api/v1/rules", timeout=30).json()["data"]["groups"]
     return bool(groups) and all(rule["evaluationTime"] > 0 for group in groups for rule in group["rules"])
 
 
@@ -124,4 +124,4 @@ def test_no_query_reads_or_returns_too_much(prometheus: str, record_property: An
         record_property(f"{each.query.file} {each.query.title}", each[1:])
     assert max(each.series for each in costs if each.query.file.endswith(".json")) <= MOST_SERIES
     assert max(each.series for each in costs) <= 4 * GROUPS  # a runbook asks about every group, never every operation
-    assert max(each.samples for each in costs) <= MOST_SAMPLES
+    assert max(each.samples for each in costs) <= MOST_SAMPLES * OPERATIONS

@@ -67,10 +67,10 @@ def test_what_follows_from_a_cause_is_held_back_and_a_broken_migration_is_told_o
         *(alert("KnockOperationFailed", operation_id=str(number), **OPERATION) for number in range(10)),
     ]
     with stacks.Told().listening() as told, stacks.alertmanager(tmp_path, told) as url:
-        assert WEB.post(f"{url}/api/v2/alerts", json=sent, timeout=5).ok
+        assert WEB.post(f"{url}/api/v2/alerts", json=sent, timeout=30).ok
         until(lambda: len(told.alerts("KnockOperationFailed")) == 10, "told")
         until(lambda: told.alerts("KnockOperationsFailed", knock_environment="refused"), "told of the refused too")
-        found = WEB.get(f"{url}/api/v2/alerts", timeout=5).json()
+        found = WEB.get(f"{url}/api/v2/alerts", timeout=30).json()
     held = {
         (each["labels"]["alertname"], each["labels"]["knock_environment"])
         for each in found

@@ -137,9 +137,9 @@ class Caller:
         host, _, port = address.rpartition(":")
         self.context = context
         self.connection = (
-            http.client.HTTPSConnection(host, int(port), timeout=10, context=context)
+            http.client.HTTPSConnection(host, int(port), timeout=30, context=context)
             if context
-            else http.client.HTTPConnection(host, int(port), timeout=10)
+            else http.client.HTTPConnection(host, int(port), timeout=30)
         )
         self._authorization = {"Authorization": authorization} if authorization else {}
 
@@ -286,10 +286,10 @@ def test_prometheus_scrapes_over_mutual_tls_with_a_password(mutual: Scene, tmp_p
     try:
         url = "http://" + prometheus.said(r'msg="Listening on".* address=(127\.0\.0\.1:\d+)')[0]
 
-        until(lambda: WEB.get(f"{url}/-/ready", timeout=5).ok, "ready", 20.0)
+        until(lambda: WEB.get(f"{url}/-/ready", timeout=30).ok, "ready", 20.0)
 
         def query(expression: str) -> dict[str, float]:
-            found = WEB.get(f"{url}/api/v1/query", params={"query": expression}, timeout=5).json()["data"]["result"]
+            found = WEB.get(f"{url}/api/v1/query", params={"query": expression}, timeout=30).json()["data"]["result"]
             return {each["metric"]["job"]: float(each["value"][1]) for each in found}
 
         up = {name: float(name == "good") for name in LAST_ERRORS}
@@ -297,7 +297,7 @@ def test_prometheus_scrapes_over_mutual_tls_with_a_password(mutual: Scene, tmp_p
         assert query("min_over_time(up[1m])") == up
         assert query("max_over_time(up[1m])") == up
         assert query("knock_up") == {"good": 1.0}
-        targets = WEB.get(f"{url}/api/v1/targets", timeout=5).json()["data"]["activeTargets"]
+        targets = WEB.get(f"{url}/api/v1/targets", timeout=30).json()["data"]["activeTargets"]
         for target in targets:
             expected = LAST_ERRORS[target["labels"]["job"]]
             assert re.search(f"({expected})$", target["lastError"]), target
@@ -433,7 +433,7 @@ def rotate_clients(scene: Scene, load: Load) -> None:
 def refusal(scene: Scene, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> str:
     """Return how the server refuses a handshake: its alert, or what else ends it; empty if it lets in."""
     host, _, port = scene.address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as plain:
+    with socket.create_connection((host, int(port)), timeout=30) as plain:
         try:
             with context.wrap_socket(plain, server_hostname=HOST, session=session) as channel:
                 channel.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
@@ -570,7 +570,7 @@ def test_links_begin_with_the_path_of_the_external_url(mutual: Scene) -> None:
 
 def test_a_plain_request_to_the_tls_port_is_told_so(mutual: Scene) -> None:
     host, _, port = mutual.address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as plain:
+    with socket.create_connection((host, int(port)), timeout=30) as plain:
         plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
         with plain.makefile("rb") as answer:
             told = answer.read()

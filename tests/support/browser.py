@@ -95,7 +95,10 @@ class Visits:
         self._contexts: list[BrowserContext] = []
 
     def __call__(self, url: str, reader: Reader = Reader(), **settings: Any) -> Page:
-        """Open a page as this reader, with a profile of its own; `settings` are further ones of Playwright's."""
+        """Open a page as this reader, with a profile of its own; `settings` are further ones of Playwright's.
+
+        Pages that stay open refresh themselves: a test that opens dozens closes each.
+        """
         context = self._browser.new_context(**(reader.settings() | settings))
         self._contexts.append(context)
         context.set_default_timeout(SECONDS * 1000)

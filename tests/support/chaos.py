@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Handler = Callable[[socket.socket], object]
 
 
+HANG_SECONDS = 60.0  # longer than anything that has to end sooner may take on a busy machine
+
+
 class Server:
     """Accepts on a loopback port; counts connections and keeps what was sent to it."""
 
@@ -105,7 +108,7 @@ def hanging(answer: bytes = b"") -> Callable[[Server], Handler]:
         def handle(connection: socket.socket) -> None:
             server.request(connection)
             connection.sendall(answer)
-            server.over.wait(5)
+            server.over.wait(HANG_SECONDS)
 
         return handle
 

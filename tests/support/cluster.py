@@ -67,7 +67,7 @@ class Pod:
         asked = self.template["spec"]["containers"][0][probe]["httpGet"]
         assert asked["port"] == "health"
         (address,) = self.program.said(r'event="listening for probes" address=(\S+)')
-        return WEB.get(f"http://{address}{asked['path']}", timeout=5).status_code
+        return WEB.get(f"http://{address}{asked['path']}", timeout=30).status_code
 
     def is_ready(self) -> bool:
         return self.health("startupProbe") == self.health("readinessProbe") == 200

@@ -20,6 +20,7 @@ import pytest
 import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from timing import BUSY_SECONDS
 
 from exporter.knock.simulator import Clock
 
@@ -37,12 +38,12 @@ WEB = requests.Session()
 WEB.trust_env = False  # no proxy stands between a test and this machine
 
 
-def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 30.0) -> Any:
-    """Wait until a condition holds and return what it said; fail with `what` after so many seconds."""
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 0.0) -> Any:
+    """Wait until a condition holds and return what it said; fail with `what` after these seconds and BUSY_SECONDS."""
+    deadline = time.monotonic() + seconds + BUSY_SECONDS
     while not (found := condition()):
         if time.monotonic() >= deadline:
-            pytest.fail(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
+            pytest.fail(f"not within {seconds + BUSY_SECONDS} s: {what if isinstance(what, str) else what()}")
         time.sleep(LOOK_SECONDS)
     return found
 
@@ -152,7 +153,7 @@ class Exporter(Program):
         """Wait until it listens on so many addresses and is ready; return where."""
         found = [f"http://{address}" for address in self.said(r"event=listening address=(\S+)", count)]
         self._url = found[0]
-        until(lambda: WEB.get(f"{found[0]}/-/ready", timeout=5).ok, "ready")
+        until(lambda: WEB.get(f"{found[0]}/-/ready", timeout=30).ok, "ready")
         return found
 
     @property
@@ -161,7 +162,7 @@ class Exporter(Program):
         return self._url or self.urls()[0]
 
     def get(self, path: str, **headers: str) -> requests.Response:
-        return WEB.get(self.url + path, headers=headers, timeout=5)
+        return WEB.get(self.url + path, headers=headers, timeout=30)
 
     def metrics(self) -> str:
         answer = self.get("/metrics")
@@ -193,12 +194,12 @@ class Exporter(Program):
     ) -> requests.Response:
         """Hand operations over."""
         address = f"{self.url}/api/v1/operations/{environment}"
-        return WEB.post(address, json=body, params=query, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        return WEB.post(address, json=body, params=query, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
     def release(self, operation_id: str, environment: str = "production", token: str = TOKEN) -> requests.Response:
         """Let go of an operation."""
         address = f"{self.url}/api/v1/operations/{environment}/{operation_id}"
-        return WEB.delete(address, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        return WEB.delete(address, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
     def kill(self) -> None:
         """End it as the power does."""
@@ -281,7 +282,7 @@ class Relay:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                answer = WEB.get(target + self.path, headers=dict(self.headers), stream=True, timeout=5)
+                answer = WEB.get(target + self.path, headers=dict(self.headers), stream=True, timeout=30)
                 body = answer.raw.read(decode_content=False)
                 self.send_response(answer.status_code)
                 for name in ("Content-Type", "Content-Encoding"):

@@ -118,7 +118,7 @@ class Stack:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return what Prometheus answers to an instant query; fails when it refuses it."""
-        answer = WEB.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = WEB.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=30).json()
         assert answer["status"] == "success", answer
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
@@ -137,7 +137,7 @@ class Stack:
 
     def inhibited(self, name: str) -> bool:
         """Whether Alertmanager holds back every alert of this name that it has, and has one."""
-        alerts = WEB.get(f"{self.alertmanager}/api/v2/alerts", timeout=5).json()
+        alerts = WEB.get(f"{self.alertmanager}/api/v2/alerts", timeout=30).json()
         found = [each["status"]["inhibitedBy"] for each in alerts if each["labels"]["alertname"] == name]
         return bool(found) and all(found)
 
@@ -196,6 +196,6 @@ def running(folder: Path, targets: Sequence[str], line: int = 2) -> Iterator[Sta
 
 def _ready(url: str) -> bool:
     try:
-        return WEB.get(f"{url}/-/ready", timeout=2).ok
+        return WEB.get(f"{url}/-/ready", timeout=30).ok
     except OSError:
         return False

@@ -1,0 +1,27 @@
+"""Promised seconds: exactly where a test runs alone, and with room for a busy machine elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUSY_SECONDS = 30.0  # that other tests may hold one up; a fault has to show by more
+
+
+class InTime:
+    """`with in_time(5.0): …` fails where it takes longer; the fixture of this name knows if the test runs alone."""
+
+    def __init__(self, *, alone: bool) -> None:
+        self._busy = 0.0 if alone else BUSY_SECONDS
+
+    @contextlib.contextmanager
+    def __call__(self, seconds: float, at_least: float = 0.0) -> Iterator[None]:
+        """Fail where what stands in it takes less than `at_least`, or more than `seconds` and what is allowed here."""
+        began = time.monotonic()
+        yield
+        took = time.monotonic() - began
+        assert at_least <= took < seconds + self._busy, f"took {took:.3f} s"

@@ -1,0 +1,56 @@
+"""Only what runs alone may promise seconds; a busy machine makes every other such test fail one day."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from timing import BUSY_SECONDS, InTime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS = Path(__file__).parent
+CLOCKS = ("monotonic()", "perf_counter()")
+
+
+def hasty(text: str) -> Iterator[int]:
+    """Yield the lines of assertions about a clock in tests that do not run alone."""
+    tree = ast.parse(text)
+    marks = next((ast.unparse(each) for each in tree.body if ast.unparse(each).startswith("pytestmark")), "")
+    for body in tree.body if "mark.alone" not in marks else ():
+        decorators = getattr(body, "decorator_list", [])
+        if not any("mark.alone" in ast.unparse(each) for each in decorators):
+            for node in ast.walk(body):
+                if isinstance(node, ast.Assert) and any(clock in ast.unparse(node) for clock in CLOCKS):
+                    yield node.lineno
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.stem)
+def test_what_does_not_run_alone_promises_no_seconds(path: Path) -> None:
+    assert list(hasty(path.read_text(encoding="utf-8"))) == [], "use the fixture in_time, or until, or run it alone"
+
+
+def test_such_an_assertion_is_found() -> None:
+    promise = "def test():\n    assert time.monotonic() - began < 5\n"
+    assert list(hasty(promise)) == [2]
+    assert list(hasty("@pytest.mark.alone\n" + promise)) == []
+    assert list(hasty("pytestmark = [pytest.mark.e2e, pytest.mark.alone]\n" + promise)) == []
+
+
+def test_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def taking(seconds: float, *, alone: bool, at_least: float = 0.0) -> None:
+        with InTime(alone=alone)(5.0, at_least=at_least):
+            now[0] += seconds
+
+    taking(4.9, alone=True)
+    taking(4.9 + BUSY_SECONDS, alone=False)
+    for seconds, alone, at_least in ((5.1, True, 0.0), (5.1 + BUSY_SECONDS, False, 0.0), (4.0, True, 4.5)):
+        with pytest.raises(AssertionError, match="took"):
+            taking(seconds, alone=alone, at_least=at_least)
