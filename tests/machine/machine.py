@@ -17,27 +17,21 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import structlog
 import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from reference import (
     LATE,
+    Cell,
     Followed,
     Key,
     Reference,
     Says,
-    Stone,
     Wanted,
     WantedEnvironment,
 )
 from virtual_exporter import TOKEN, Exporter
 from virtual_knock import ODDITIES, ORDERS, TROUBLES, Knock, Time
-
-from exporter.config import Config, ListedOperation, load
-from exporter.keys import Secret
-from exporter.operation import parse_time
-from exporter.tracking.messages import Created, Handed, Register
 
 NAMES = ("production", "staging")
 IDS_MOST = 9
@@ -62,16 +56,26 @@ SINGLE = {
     "started_timestamp_seconds",
     "updated_timestamp_seconds",
     "finished_timestamp_seconds",
+    "duration_seconds",
     "last_success_timestamp_seconds",
     "last_change_timestamp_seconds",
 }
-COUNTERS = {
+COUNTERS = {  # of all operations, and what the reference calls them
     "rows_processed_total": "processed_rows",
     "successes_total": "success_count",
     "errors_total": "error_count",
     "finished_with_errors_total": "finished_with_errors",
     "finished_total": "finished",
     "retired_total": "retired",
+    "queue_duration_seconds_count": "queue",
+    "run_duration_seconds_count": "run",
+}
+SUMS = {
+    "_tracked_rows_processed": "processed_rows",
+    "_tracked_rows_estimated": "estimated_total_rows",
+    "_tracked_errors": "error_count",
+    "_active_rows_processed": "processed_rows",
+    "_active_rows_estimated": "estimated_total_rows",
 }
 TRUTH = {"rows_processed_total": 0, "successes_total": 1, "errors_total": 2}
 _SAMPLE = re.compile(r"^(knock_(?:bulk|exporter)_[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
@@ -118,7 +122,7 @@ class Samples:
 
     def keyed(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
         """Return the samples of a name by some labels, those apart that are 0."""
-        return {tuple(found[each] for each in labels): value for found, value in self[name] if value}
+        return {tuple(found.get(each, "") for each in labels): value for found, value in self[name] if value}
 
 
 def same(shown: dict[Any, Any], expected: dict[Any, Any], what: object) -> None:
@@ -128,16 +132,11 @@ def same(shown: dict[Any, Any], expected: dict[Any, Any], what: object) -> None:
     assert not told, f"{what}: {'; '.join(told)}"
 
 
-def drop(_logger: Any, _method: str, _event: Any) -> Any:
-    raise structlog.DropEvent
-
-
 class Machine(RuleBasedStateMachine):
     """An exporter with two environments, and a Knock."""
 
     def __init__(self) -> None:
         super().__init__()
-        structlog.configure(processors=[drop])
         self.root = Path(tempfile.mkdtemp(prefix="machine-", dir=_memory()))
         self.folders = 0
         self.time = Time()
@@ -152,7 +151,7 @@ class Machine(RuleBasedStateMachine):
         self.chance = Random(seed)
         self.knock = Knock(self.time, seed)
         self.reference = Reference(self.time)
-        self.keys = {name: Secret(f"sk_test_{name}") for name in NAMES}
+        self.keys = {name: f"sk_test_{name}" for name in NAMES}
         self.wanted = Wanted(tuple(WantedEnvironment(name) for name in NAMES), limit=AT_THE_LIMIT)
         self.start(self._next_folder())
         for order in ("for minutes", "for hours", "for days"):
@@ -173,8 +172,8 @@ class Machine(RuleBasedStateMachine):
             folder.mkdir()
         return folder
 
-    def config(self, folder: Path) -> Config:
-        """Write the configuration that is wanted, and load it."""
+    def write_config(self, folder: Path) -> None:
+        """Write the configuration that is wanted."""
         wanted = self.wanted
         document: dict[str, Any] = {
             "environments": [_written(each) for each in wanted.environments],
@@ -186,12 +185,11 @@ class Machine(RuleBasedStateMachine):
             document["storage"] = {"path": "state.db"}
         (folder / "token").write_text(TOKEN)
         (folder / "config.yaml").write_text(yaml.safe_dump(document))
-        return load(folder / "config.yaml", {f"KEY_{name}": key.reveal() for name, key in self.keys.items()})
 
     def start(self, folder: Path) -> None:
-        config = self.config(folder)
+        self.write_config(folder)
         self.reference.start(self.wanted, self.keys, keeps=self.keeps)
-        self.exporter = Exporter(self.time, self.knock, self.reference, folder, config, self.keys, self.chance.random)
+        self.exporter = Exporter(self.time, self.knock, self.reference, folder, self.keys, self.chance.random)
         for place, listed in self.lists.items():  # sources are read soon
             self._list(*place, listed)
         self.broken = False
@@ -201,7 +199,7 @@ class Machine(RuleBasedStateMachine):
         if environment is None or (kind == "http" and not environment.wanted.http):
             return
         self.reference.list_all(name, (kind, source), listed)
-        self.exporter.list_all(name, kind, source, [ListedOperation(*each) for each in listed])
+        self.exporter.list_all(name, kind, source, listed)
 
     def reconfigure(self, wanted: Wanted) -> None:
         self.count_shown({each.name for each in self.wanted.environments} - {each.name for each in wanted.environments})
@@ -209,10 +207,10 @@ class Machine(RuleBasedStateMachine):
         for each in before.environments:
             if each.http and not any(each.name == new.name and new.http for new in wanted.environments):
                 self.lists.pop((each.name, *SOURCES[2]), None)
-        config = self.config(self.exporter.folder)
+        self.write_config(self.exporter.folder)
         self.exporter.key_files = dict(self.keys)
         self.reference.configure(wanted, self.keys)
-        shown = self.exporter.reconfigure(config)
+        shown = self.exporter.reconfigure()
         self.exporter.run(PAUSE_SECONDS)
         assert shown or self.exporter.hangs, "a reload was not answered"
 
@@ -262,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         if revoked:
             self.knock.revoked.add(self.keys[name])
             self.pass_time(seconds)
-        self.keys[name] = Secret(f"sk_test_{self.chance.random()}")
+        self.keys[name] = f"sk_test_{self.chance.random()}"
         self.exporter.key_files[name] = self.keys[name]
         if name in self.reference.environments:
             self.exporter.look_at_key(name)
@@ -473,16 +471,14 @@ class Machine(RuleBasedStateMachine):
             return
         ids = self.known(numbers)
         states = self._registered(name, ids, ("default", ()), again=False, created=created)
-        answers: list[Any] = []
-        births = {each: self._birth(each, created=created) for each in ids}
-        handed = [Handed(ListedOperation(each), _created(births[each])) for each in ids]
-        self.exporter.deliver(Register(name, tuple(handed), again=False, reply=answers.append))
+        items = [_item(each, self._birth(each, created=created), "default", (), again=False) for each in ids]
+        answers = self.exporter.begin_registration(name, items)
         if not quick:
             self.exporter.run(6.0, lambda: bool(answers))
-            for answer in answers:
+            for told, saved in answers:
                 if not self.reference.doubtful:
-                    assert {each.id: each.state for each in answer.taken} == states
-                if answer.durable and answer.saved:
+                    assert told == states
+                if saved:
                     self.reference.accepted |= {(name, each) for each in ids} & self.reference.memory.operations.keys()
         if moment != "now":
             self.exporter.run(0.3, lambda: self.exporter.waits_for(moment))
@@ -497,10 +493,11 @@ class Machine(RuleBasedStateMachine):
             folder = self._next_folder()
         else:
             self.exporter.end()
+        if self.keeps:
+            self._resolve(folder)
         self.time.sleep(pause if self.time.true < CALM_SECONDS else min(pause, 30.0))
         if reboots:
             self.time.mono = 20.0
-        self._resolve(folder)
         self.start(folder)
         lost = self.reference.accepted - self.reference.memory.operations.keys() if self.keeps else set()
         assert not lost, f"{lost} were registered, and are forgotten"
@@ -509,19 +506,21 @@ class Machine(RuleBasedStateMachine):
 
     def _resolve(self, folder: Path) -> None:
         """Note what the last process committed of what only its own clock decided: who had left, who was let in."""
-        if not self.keeps:
-            return
-        followed, stones = _stored(folder)
-        durable = self.reference.durable
-        for key in [key for key, each in durable.operations.items() if key not in followed]:
-            if key in stones and (durable.operations[key].final or durable.operations[key].lost):
+        followed, tombstones = _stored(folder)
+        durable, memory = self.reference.durable, self.reference.memory
+        for key in [key for key in self.reference.waiting if key in followed]:
+            self.reference.enter_waiting(key)
+        for key in durable.operations.keys() - followed:
+            is_over = key in self.reference.awake and self.reference.overdue(key) >= 0
+            if key in tombstones and (is_over or key not in memory.operations):
                 del durable.operations[key]
-                durable.stones[key] = self.reference.memory.stones.get(key, stones[key])
+                durable.tombstones[key] = tombstones[key]
+                self.reference.accepted.discard(key)
         for key in followed - durable.operations.keys():
-            if key in self.reference.memory.operations and not self.reference.memory.operations[key].exact:
-                durable.operations[key] = self.reference.memory.operations[key]
-                durable.stones.pop(key, None)
-                durable.says[key] = dict(self.reference.memory.says[key])
+            if key in memory.operations and not memory.operations[key].exact:
+                durable.operations[key] = memory.operations[key]
+                durable.tombstones.pop(key, None)
+                durable.says[key] = dict(memory.says[key])
 
     @rule(moment=st.sampled_from(["commit", "saved"]))
     def scrapes_come_between_commits(self, moment: str) -> None:
@@ -606,6 +605,7 @@ class Machine(RuleBasedStateMachine):
         self._check_operations(listed)
         self._check_series(samples)
         self._check_sums(listed, samples)
+        self._check_oldest(samples)
         self._check_counters(samples)
         self._check_limit(listed, samples)
         if self.keeps and not self.broken and not self.exporter.hangs:
@@ -677,6 +677,7 @@ class Machine(RuleBasedStateMachine):
             for name in ("inserted", "started", "updated"):
                 put(f"{name}_timestamp_seconds", key, each.time(f"{name}_at"))
             put("finished_timestamp_seconds", key, each.finished)
+            put("duration_seconds", key, each.ran_for)
             put("last_success_timestamp_seconds", key, each.success.wall if each.success else None)
             put("last_change_timestamp_seconds", key, each.change.wall if each.change else None)
         for family in SINGLE | expected.keys():
@@ -698,35 +699,60 @@ class Machine(RuleBasedStateMachine):
 
     def _check_sums(self, listed: dict[Key, dict[str, Any]], samples: Samples) -> None:
         sums: dict[str, Counter[tuple[str, ...]]] = {
-            name: Counter() for name in ("", "_stale", "_tracked_rows_processed", "_tracked_errors",
-                                         "_active_rows_processed", "_completed_with_errors")
-        }  # fmt: skip
+            name: Counter() for name in ("", "_stale", "_completed_with_errors", *SUMS)
+        }
         for each in listed.values():
             place = each["environment"], each["group"], each["name"]
-            lost, final = each["status"] == "lost", each["status"] in ("completed", "failed")
             sums[""][*place, each["status"]] += 1
-            if lost:
+            if each["status"] == "lost":
                 continue
             sums["_stale"][place] += each["stale"]
-            sums["_tracked_rows_processed"][place] += each["processed_rows"] or 0
-            sums["_tracked_errors"][place] += each["error_count"] or 0
-            sums["_active_rows_processed"][place] += 0 if final else each["processed_rows"] or 0
             sums["_completed_with_errors"][place] += each["status"] == "completed" and each["with_errors"]
+            for name, field in SUMS.items():
+                if name.startswith("_tracked") or each["status"] not in {"completed", "failed"}:
+                    sums[name][place] += each[field] or 0
         for name, counted in sums.items():
-            labels = ("knock_environment", "group", "name", *(() if name else ("status",)))
-            shown = samples.keyed(f"knock_bulk_operations{name}", *labels)
-            same(shown, {place: value for place, value in counted.items() if value}, name)
+            shown = samples.keyed(f"knock_bulk_operations{name}", "knock_environment", "group", "name", "status")
+            expected = {(*place, "")[:4]: value for place, value in counted.items() if value}
+            same(shown, expected, name)
+
+    def _check_oldest(self, samples: Samples) -> None:
+        oldest: dict[str, dict[Cell, float]] = {
+            "active_inserted": {},
+            "active_last_success": {},
+            "processing_change": {},
+        }
+        for key, each in self.reference.awake.items():
+            if not each.active:
+                continue
+            changed = each.change.wall if each.change and each.status == "processing" else None
+            since = (each.time("inserted_at"), (each.success or each.handed).wall, changed)
+            for found, value in zip(oldest.values(), since, strict=True):
+                cell = key[0], each.group, each.name
+                if value is not None:
+                    found[cell] = min(value, found.get(cell, value))
+        exact = all(each.exact for each in self.reference.awake.values())
+        for name, expected in oldest.items():
+            family = f"knock_bulk_operations_oldest_{name}_timestamp_seconds"
+            shown = samples.keyed(family, "knock_environment", "group", "name")
+            assert shown.keys() == expected.keys(), name
+            if exact:
+                same(
+                    {cell: round(each, 2) for cell, each in shown.items()},
+                    {cell: round(each, 2) for cell, each in expected.items()},
+                    name,
+                )
 
     def _check_counters(self, samples: Samples) -> None:
         for family, counted in COUNTERS.items():
-            labels = {"finished": ("status",), "retired": ("reason",)}.get(counted, ())
+            label = "reason" if counted == "retired" else "status"
             if counted == "retired" and self.reference.blurred:
                 continue
-            shown = samples.keyed(f"knock_bulk_operations_{family}", "knock_environment", "group", "name", *labels)
+            shown = samples.keyed(f"knock_bulk_operations_{family}", "knock_environment", "group", "name", label)
             expected = {
-                (name, group, operation_name, *((label,) if labels else ())): value
+                (name, *place): value
                 for name, environment in self.reference.environments.items()
-                for (what, group, operation_name, label), value in environment.counters.items()
+                for (what, *place), value in environment.counters.items()
                 if what == counted and value
             }
             same(shown, expected, family)
@@ -774,13 +800,10 @@ class Machine(RuleBasedStateMachine):
         self.reference.ceiling = max(len(listed), self.wanted.limit)
 
     def _check_file(self) -> None:
-        followed, stones = _stored(self.exporter.folder)
+        followed, tombstones = _stored(self.exporter.folder)
         memory = self.reference.memory
         assert followed == memory.operations.keys(), f"not as on disk: {followed ^ memory.operations.keys()}"
-        assert stones.keys() == memory.stones.keys(), f"not as on disk: {stones.keys() ^ memory.stones.keys()}"
-        assert {key: stone.retired for key, stone in stones.items()} == {
-            key: stone.retired for key, stone in memory.stones.items()
-        }
+        same(tombstones, memory.tombstones, "tombstones")
 
 
 def _memory() -> str | None:
@@ -788,12 +811,12 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of its own is made in it
 
 
-def _stored(folder: Path) -> tuple[set[Key], dict[Key, Stone]]:
+def _stored(folder: Path) -> tuple[set[Key], dict[Key, bool]]:
     """Read what a state file holds, as docs/state.md describes it."""
     with closing(sqlite3.connect(f"file:{folder}/state.db?mode=ro", uri=True)) as file:
         followed = {(name, each) for name, each in file.execute("SELECT environment, id FROM operations")}
-        stones = file.execute("SELECT environment, lower(hex(id)), at, retired FROM tombstones").fetchall()
-    return followed, {(name, str(uuid.UUID(each))): Stone(at, bool(retired)) for name, each, at, retired in stones}
+        tombstones = file.execute("SELECT environment, lower(hex(id)), retired FROM tombstones").fetchall()
+    return followed, {(name, str(uuid.UUID(each))): bool(retired) for name, each, retired in tombstones}
 
 
 def _written(each: WantedEnvironment) -> dict[str, Any]:
@@ -821,10 +844,6 @@ def _written(each: WantedEnvironment) -> dict[str, Any]:
 
 def _item(operation_id: str, birth: dict[str, Any] | None, group: str, labels: Any, *, again: bool) -> dict[str, Any]:
     return {"id": operation_id, "group": group, "labels": dict(labels), "again": again} | (birth or {})
-
-
-def _created(birth: dict[str, Any] | None) -> Created | None:
-    return None if birth is None else Created(birth["name"], parse_time(birth["inserted_at"]))
 
 
 def _sum(samples: Samples, name: str, labels: dict[str, str]) -> float:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.errors import ConnectionLost, KeyRefused, KnockError, NotFound, Postponed, RateLimited, TooLarge
-from exporter.operation import parse_time
+from virtual_knock import Trouble
 
 if TYPE_CHECKING:
     from virtual_knock import Asked, Time
-
-    from exporter.keys import Secret
 
 Key = tuple[str, str]  # environment, operation
 Says = tuple[str, tuple[tuple[str, str], ...]]  # a source of an operation: its group, its labels
@@ -98,6 +96,7 @@ class Followed:
     ended: int = 0
     birth: bool | None = None
     seen_unfinished: bool = False
+    seen_started: bool = False
     marks: tuple[int | None, ...] = (None, None, None)
     final: At | None = None
     exact: bool = True  # when it was handed over is known to the second
@@ -124,7 +123,7 @@ class Followed:
 
     def time(self, name: str) -> float | None:
         text = self.said.get(name) if self.said else None
-        return None if text is None else parse_time(text)
+        return None if text is None else read_time(text)
 
     @property
     def finished(self) -> float | None:
@@ -134,6 +133,11 @@ class Followed:
         ends = [self.time(each) for each in (first, second, "updated_at")]
         return next((each for each in ends if each is not None), None)
 
+    @property
+    def ran_for(self) -> float | None:
+        began, ended = self.time("started_at"), self.finished
+        return ended - began if began is not None and ended is not None and ended >= began else None
+
 
 class Seen(NamedTuple):
     """When ends were last seen, by group and name: what alerts rest on."""
@@ -142,13 +146,6 @@ class Seen(NamedTuple):
     failed: float | None = None
     failed_seen: float | None = None
     with_errors_seen: float | None = None
-
-
-class Stone(NamedTuple):
-    """What is left of an operation that was let go."""
-
-    age: float
-    retired: bool
 
 
 @dataclass(frozen=True)
@@ -168,14 +165,14 @@ class Memory:
     environments: dict[str, Remembered] = field(default_factory=dict)
     operations: dict[Key, Followed] = field(default_factory=dict)
     says: dict[Key, dict[SourceName, Says]] = field(default_factory=dict)
-    stones: dict[Key, Stone] = field(default_factory=dict)
+    tombstones: dict[Key, bool] = field(default_factory=dict)  # whether it retired: else it was let go
     seen: dict[Cell, Seen] = field(default_factory=dict)
     counters: Counter[tuple[str, str]] = field(default_factory=Counter)  # of this process: environment, family
 
     def copy(self, at: At) -> Memory:
         """Return what is kept of it as of a moment."""
         says = {key: dict(self.says.get(key, {})) for key in self.operations}
-        kept = dict(self.environments), dict(self.operations), says, dict(self.stones), dict(self.seen)
+        kept = dict(self.environments), dict(self.operations), says, dict(self.tombstones), dict(self.seen)
         return Memory(at, *kept)
 
 
@@ -184,7 +181,7 @@ class Environment:
     """An environment that is configured now."""
 
     wanted: WantedEnvironment
-    key: Secret
+    key: str
     life: int
     keys: int = 0  # how many it has had
     moved: int = 0  # as of which of them it is where it is now
@@ -219,7 +216,7 @@ class Reference:
         self._lives = 0
         self._flights: dict[Asked, tuple[int, int]] = {}
         self._saving: dict[int, Memory] = {}
-        self._quiet_until: dict[tuple[str, Secret], float] = {}  # true time
+        self._quiet_until: dict[tuple[str, str], float] = {}  # true time
         self._limits: list[tuple[float, dict[str, int]]] = []  # true time, rate limits by base URL and key
 
     # Time.
@@ -230,7 +227,7 @@ class Reference:
 
     # Processes.
 
-    def start(self, wanted: Wanted, keys: dict[str, Secret], *, keeps: bool) -> None:
+    def start(self, wanted: Wanted, keys: dict[str, str], *, keeps: bool) -> None:
         """Begin a process with what is on disk."""
         if keeps:
             passed = max(0.0, self.time.now.wall - self.durable.checkpoint.wall)
@@ -262,7 +259,7 @@ class Reference:
 
     # Configuration.
 
-    def configure(self, wanted: Wanted, keys: dict[str, Secret]) -> None:
+    def configure(self, wanted: Wanted, keys: dict[str, str]) -> None:
         self.limit = wanted.limit
         self.ceiling = max(self.limit, len(self.awake))
         self._quiet_until = {}
@@ -297,7 +294,7 @@ class Reference:
         self.waiting = {key: None for key in self.waiting if key[0] != name}
         self.ended = {key: each for key, each in self.ended.items() if key[0] != name}
 
-    def _begin(self, wanted: WantedEnvironment, key: Secret) -> None:
+    def _begin(self, wanted: WantedEnvironment, key: str) -> None:
         self._lives += 1
         self.environments[wanted.name] = environment = Environment(wanted, key, self._lives)
         new = Remembered(wanted.base_url, wanted.branch, self.now.wall)
@@ -305,7 +302,7 @@ class Reference:
         if (known.base_url, known.branch) != (wanted.base_url, wanted.branch):
             self._move(environment)
 
-    def _change(self, environment: Environment, wanted: WantedEnvironment, key: Secret) -> None:
+    def _change(self, environment: Environment, wanted: WantedEnvironment, key: str) -> None:
         before, environment.wanted = environment.wanted, wanted
         moved = (before.base_url, before.branch) != (wanted.base_url, wanted.branch)
         if moved or key != environment.key:
@@ -330,13 +327,13 @@ class Reference:
         self.memory.environments[wanted.name] = Remembered(wanted.base_url, wanted.branch, self.now.wall)
         self._ask_missing_again(wanted.name)
 
-    def _use_key(self, environment: Environment, key: Secret) -> None:
+    def _use_key(self, environment: Environment, key: str) -> None:
         environment.key = key
         environment.keys += 1
         environment.trusted = False
         self._ask_missing_again(environment.wanted.name)
 
-    def key_read(self, environment: str, key: Secret) -> None:
+    def key_read(self, environment: str, key: str) -> None:
         self._use_key(self.environments[environment], key)
         self._quiet_until = {}  # what was learnt of a lane goes with it
         self._note_limits()
@@ -437,8 +434,7 @@ class Reference:
             if each.lost and again:
                 self._ask_again(key)
             return self.memory.operations[key].state
-        stone = self.memory.stones.get(key)
-        if stone is not None and stone.retired and not again:
+        if self.memory.tombstones.get(key) and not again:
             self.waiting.pop(key, None)
             return "retired"
         if not self.makes_room():
@@ -448,14 +444,13 @@ class Reference:
                 self.waiting[key] = None
             return None
         self.waiting.pop(key, None)
-        self.memory.stones.pop(key, None)
+        birth = False if self.memory.tombstones.pop(key, None) is not None else None
         queued = self.environments[key[0]].wanted.queued
         group, labels = self._group_and_labels(key)
         ended = self.ended.pop(key, None)
         if ended is not None and key in self.unsure:
             self.doubtful[key], ended = ended, None
             self.unsure.discard(key)
-        birth = None if stone is None else False
         due = _due(self.now.age, 0)
         new = Followed(group, labels, self.now, interval=queued, birth=birth, exact=exact, due=due)
         self.memory.operations[key] = new if ended is None else replace(ended, group=group, labels=labels)
@@ -483,10 +478,9 @@ class Reference:
 
     def release(self, key: Key) -> int:
         """Let go of an operation on demand; return the HTTP status of the answer."""
-        stone = self.memory.stones.get(key)
         if self.listed_by(key):
             return 409
-        if key not in self.memory.operations and (stone is None or not stone.retired):
+        if key not in self.memory.operations and not self.memory.tombstones.get(key):
             return 404
         self._let_go(key, retired=False)
         return 200
@@ -495,7 +489,7 @@ class Reference:
         self.memory.says.get(key, {}).pop(API, None)
         self.memory.operations.pop(key, None)
         self.environments[key[0]].lost_once.discard(key[1])
-        self.memory.stones[key] = Stone(self.now.age, retired)
+        self.memory.tombstones[key] = retired
         self.accepted.discard(key)
 
     def retire(self, key: Key, reason: str) -> None:
@@ -557,23 +551,24 @@ class Reference:
         assert self.has_room(), f"{key} was let in without room"
         self.enter(key, again=CONFIG in self.memory.says.get(key, {}), exact=False)
 
-    def answered(self, asked: Asked, outcome: dict[str, Any] | KnockError) -> None:
+    def answered(self, asked: Asked, outcome: dict[str, Any] | Trouble) -> None:
         life, keys = self._flights.pop(asked)
         environment = self.environments.get(asked.environment)
         if environment is None or environment.life != life:
             return
         environment.flights[asked.id] = 0
-        code = outcome.code if isinstance(outcome, KnockError) else 200
+        code = outcome.code if isinstance(outcome, Trouble) else 200
         environment.requests["none" if code is None else str(code)] += 1
         key, operations = (asked.environment, asked.id), self.memory.operations
         each = operations.get(key)
-        if isinstance(outcome, ConnectionLost) and asked.id not in environment.lost_once:
+        name, reason = (outcome.name, outcome.reason) if isinstance(outcome, Trouble) else ("", "")
+        if name == "connection lost" and asked.id not in environment.lost_once:
             if each is not None:
                 environment.lost_once.add(asked.id)
                 operations[key] = replace(each, due=_due(self.now.age, 0))
             return
         environment.lost_once.discard(asked.id)
-        if isinstance(outcome, Postponed):
+        if name == "no memory":
             if each is not None and each.active:
                 operations[key] = replace(each, due=_due(self.now.age + 1, 0))
             return
@@ -581,34 +576,34 @@ class Reference:
         self._judge(environment, asked, outcome, same_key=same_key)
         if asked.checks_key or each is None or each.final is not None:
             return
-        stays_due = isinstance(outcome, RateLimited | KeyRefused) or (isinstance(outcome, NotFound) and not same_key)
+        stays_due = reason in {"rate_limited", "unauthorized"} or (reason == "not_found" and not same_key)
         if keys < environment.moved or stays_due:
             operations[key] = replace(each, due=_due(self.now.age, 0))
-        elif isinstance(outcome, KnockError):
+        elif isinstance(outcome, Trouble):
             operations[key] = self._failed(environment, each, outcome)
         else:
             operations[key] = self._recorded(environment, key, each, outcome)
 
     def _judge(
-        self, environment: Environment, asked: Asked, outcome: dict[str, Any] | KnockError, *, same_key: bool
+        self, environment: Environment, asked: Asked, outcome: dict[str, Any] | Trouble, *, same_key: bool
     ) -> None:
         """Take in what an answer tells of the environment and its lane."""
         if not asked.checks_key:
             environment.polls += 1
-            if isinstance(outcome, KnockError):
-                environment.failures[str(outcome.reason)] += 1
-        if isinstance(outcome, RateLimited) and same_key:
+            if isinstance(outcome, Trouble):
+                environment.failures[outcome.reason] += 1
+        if isinstance(outcome, Trouble) and outcome.reason == "rate_limited" and same_key:
             wait = 0.8 if outcome.retry_after is None else outcome.retry_after
             lane = asked.base_url, asked.key
             self._quiet_until[lane] = max(self._quiet_until.get(lane, 0.0), self.time.true + wait)
-        environment.trusted |= same_key and not isinstance(outcome, KnockError)
+        environment.trusted |= same_key and not isinstance(outcome, Trouble)
 
-    def _failed(self, environment: Environment, each: Followed, error: KnockError) -> Followed:
+    def _failed(self, environment: Environment, each: Followed, trouble: Trouble) -> Followed:
         now, wanted = self.now.age, environment.wanted
         each = replace(each, up=False, live=False)
-        if not isinstance(error, NotFound):
+        if trouble.reason != "not_found":
             interval = _doubling(10, each.failures + 1, 300)
-            if isinstance(error, TooLarge):
+            if trouble.reason == "too_large":
                 interval = max(interval, 60 / 0.8)
             return replace(each, failures=each.failures + 1, due=_due(now, interval))
         since = now if each.missing_since is None else each.missing_since
@@ -644,7 +639,7 @@ class Reference:
         if birth is None:
             slack = 0 if before.said is not None else 60
             inserted = said["inserted_at"]
-            birth = inserted is not None and parse_time(inserted) > self.memory.environments[key[0]].epoch + slack
+            birth = inserted is not None and read_time(inserted) > self.memory.environments[key[0]].epoch + slack
         marks, growth = _grown(before.marks, said, birth=birth)
         after = replace(
             before,
@@ -665,9 +660,14 @@ class Reference:
             ended=ended,
             birth=birth,
             seen_unfinished=before.seen_unfinished or not final,
+            seen_started=before.seen_started or said["started_at"] is not None,
             marks=marks,
             final=now if final else None,
         )
+        began, inserted = after.time("started_at"), after.time("inserted_at")
+        starts = after.seen_started and not before.seen_started and (before.success is not None or birth)
+        if starts and began is not None and inserted is not None and began >= inserted:
+            environment.counters["queue", after.group, "", ""] += 1
         self._count(environment, key, after, growth, seen=final and (birth or before.seen_unfinished))
         return after
 
@@ -682,6 +682,7 @@ class Reference:
         if seen:
             counters["finished", after.group, after.name, after.status] += 1
             counters["finished_with_errors", after.group, after.name, ""] += after.has_errors
+            counters["run", after.group, "", after.status] += after.ran_for is not None
         cell = key[0], after.group, after.name
         known, wall = self.memory.seen.get(cell, Seen()), after.final.wall
         if after.status == "failed":
@@ -693,6 +694,10 @@ class Reference:
             if after.has_errors:
                 known = known._replace(with_errors_seen=_later(known.with_errors_seen, wall))
         self.memory.seen[cell] = known
+
+
+def read_time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _polling(wanted: WantedEnvironment) -> tuple[int, ...]:

@@ -16,13 +16,28 @@ from errno import ENOSPC
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
-from virtual_knock import Asked
+import structlog
+from virtual_knock import INVALID, Asked, Trouble
 
-from exporter.errors import BadAnswer, KnockError
+from exporter.config import Config, ListedOperation, load
+from exporter.errors import (
+    BadAnswer,
+    ConnectionLost,
+    KeyRefused,
+    KnockError,
+    NotFound,
+    Postponed,
+    RateLimited,
+    Reason,
+    Refused,
+    TooLarge,
+    Unreachable,
+)
+from exporter.keys import Secret
 from exporter.knock.reading import read_operation
 from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
-from exporter.operation import Invalid, Operation
+from exporter.operation import Invalid, parse_time
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import Tokens, TokenWatch
@@ -30,31 +45,33 @@ from exporter.tracking.memory import Changes, Memory
 from exporter.tracking.messages import (
     Answered,
     Close,
+    Created,
+    Handed,
     KeyRead,
     Listed,
     Message,
     Outside,
     Reconfigure,
+    Register,
+    Registered,
     Request,
     Saved,
     Stop,
     Unread,
 )
+from exporter.tracking.record import Moment
 from exporter.tracking.roster import Source, SourceKind
 from exporter.tracking.tracker import Tracker
 from exporter.web.app import House, make_app
 from exporter.web.registration import Desk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from virtual_knock import Knock, Time
 
-    from exporter.config import Config, ListedOperation
-    from exporter.keys import Secret
     from exporter.store.store import Store
-    from exporter.tracking.record import Moment
 
 COMMIT_SECONDS, TOLD_SECONDS, KEY_SECONDS = 0.004, 0.001, 0.02
 HELD_SECONDS = 5.0  # a commit that takes longer holds nothing up
@@ -66,10 +83,32 @@ class Watcher(Protocol):
     """Is told of what passes the seams, in order, before the exporter is."""
 
     def asked(self, asked: Asked, in_second: int) -> None: ...
-    def answered(self, asked: Asked, outcome: dict[str, Any] | KnockError) -> None: ...
+    def answered(self, asked: Asked, outcome: dict[str, Any] | Trouble) -> None: ...
     def saving(self, number: int) -> None: ...
     def committed(self, number: int) -> None: ...
-    def key_read(self, environment: str, key: Secret) -> None: ...
+    def key_read(self, environment: str, key: str) -> None: ...
+
+
+def _error(trouble: Trouble) -> KnockError:
+    """Return what the client makes of a trouble."""
+    name, reason, code, retry_after = trouble
+    errors: dict[str, Callable[[], KnockError]] = {
+        "connection lost": lambda: ConnectionLost(Reason.CONNECT, name),
+        "no memory": lambda: Postponed(name, code=code),
+        "unauthorized": lambda: KeyRefused(name, code=code),
+        "not_found": lambda: NotFound(name, code=code, accepted_key=True),
+        "rate_limited": lambda: RateLimited(name, retry_after=retry_after),
+        "bad_response": lambda: BadAnswer("status", name, code=code),
+        "too_large": lambda: TooLarge(name, code=code),
+    }
+    make = errors.get(name) or errors.get(reason)
+    if make is not None:
+        return make()
+    return Unreachable(Reason(reason), name) if code is None else Refused(name, code=code)
+
+
+def _no_lines(_logger: Any, _method: str, _event: Any) -> Any:
+    raise structlog.DropEvent
 
 
 class Disk:
@@ -119,7 +158,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class Exporter:
-    """One process; `folder` holds its configuration and state."""
+    """One process; `folder` holds its configuration (`config.yaml`) and its state."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a process has around it
         self,
@@ -127,12 +166,12 @@ class Exporter:
         knock: Knock,
         watcher: Watcher,
         folder: Path,
-        config: Config,
-        keys: Mapping[str, Secret],
+        keys: Mapping[str, str],
         chance: Callable[[], float],
     ) -> None:
+        structlog.configure(processors=[_no_lines])
         self.time, self.folder = time, folder
-        self.key_files = dict(keys)
+        self.key_files = dict(keys)  # by environment
         self.hangs = False
         self.holds_answers = False
         self._knock, self._watcher, self._chance = knock, watcher, chance
@@ -143,7 +182,8 @@ class Exporter:
         self._stuck_since: float | None = None  # a commit is
         self._view = View()
         self._activity = Activity(process=False)
-        self._use(config, keys)
+        config, secrets = self._read_config()
+        self._use(config)
         memory = Memory()
         self.disk: Disk | None = None
         self._writer: Writer | None = None
@@ -153,7 +193,7 @@ class Exporter:
             self._writer = Writer(self.disk, self._told, lambda: self.now)  # type: ignore[arg-type] # what it calls
         save = self._save if self._writer else None
         outside = Outside(self._fetch, self._ask_key, self._use_key, self._publish, chance, save)
-        self._tracker = Tracker(config, keys, outside, self._activity, self.now, memory=memory)
+        self._tracker = Tracker(config, secrets, outside, self._activity, self.now, memory=memory)
         self._loop = _Loop(time)
         self._loop.waits.pass_time = self.run
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(self._app()), base_url="http://exporter")
@@ -181,12 +221,16 @@ class Exporter:
 
     @property
     def now(self) -> Moment:
-        return self.time.now
+        return Moment(*self.time.now)
 
-    def _use(self, config: Config, keys: Mapping[str, Secret]) -> None:
+    def _read_config(self) -> tuple[Config, dict[str, Secret]]:
+        config = load(self.folder / "config.yaml", {f"KEY_{name}": key for name, key in self.key_files.items()})
+        return config, {each.name: Secret(self.key_files[each.name]) for each in config.environments}
+
+    def _use(self, config: Config) -> None:
         self._config = config
         self._tokens: Tokens = TokenWatch(config.tokens, {}).tokens
-        self._keys = dict(keys)
+        self._keys = {each.name: self.key_files[each.name] for each in config.environments}
         self._addresses = {each.name: (each.base_url, each.branch) for each in config.environments}
 
     # What the tracker asks of others.
@@ -198,6 +242,7 @@ class Exporter:
             request.id,
             *self._addresses[request.environment],
             self._keys[request.environment],
+            request.checks_key,
         )
         self._watcher.asked(asked, self._knock.note(asked))
         at = self.now.mono + self._knock.latency(asked, self._chance())
@@ -208,7 +253,7 @@ class Exporter:
         self._plan(KEY_SECONDS, "key", name)
 
     def _use_key(self, name: str, key: Secret) -> None:
-        self._keys[name] = key
+        self._keys[name] = key.reveal()
 
     def _publish(self, view: View) -> None:
         self._view = view
@@ -273,15 +318,15 @@ class Exporter:
 
     def _answer(self, asked: Asked, request: Request) -> None:
         outcome = self._knock.answer(asked)
-        brought: Operation | KnockError
-        if isinstance(outcome, KnockError):
-            brought = outcome
-        else:
+        operation = None
+        if not isinstance(outcome, Trouble):
             try:
-                brought = read_operation(bytearray(json.dumps(outcome).encode()), asked.id)
-            except Invalid as error:
-                brought = outcome = BadAnswer(error.field, str(error), code=200, accepted_key=True)
+                operation = read_operation(bytearray(json.dumps(outcome).encode()), asked.id)
+            except Invalid:
+                outcome = INVALID
         self._watcher.answered(asked, outcome)
+        brought = _error(outcome) if isinstance(outcome, Trouble) else operation
+        assert brought is not None
         self._tracker.handle(Answered(request, brought, self.time.true - asked.at), self.now)
 
     def _event(self, kind: str, what: Any) -> None:
@@ -306,21 +351,32 @@ class Exporter:
         if changed:
             self._watcher.key_read(name, key)
         if changed or asked:
-            self.deliver(KeyRead(name, key if changed else None))
+            self.deliver(KeyRead(name, Secret(key) if changed else None))
 
-    def list_all(self, environment: str, kind: str, name: str, operations: Iterable[ListedOperation]) -> None:
-        self.deliver(Listed(environment, Source(SourceKind(kind), name), tuple(operations)))
+    def list_all(self, environment: str, kind: str, name: str, listed: Iterable[tuple[str, str, Any]]) -> None:
+        """Have a source name these: ids, groups, labels."""
+        operations = tuple(ListedOperation(*each) for each in listed)
+        self.deliver(Listed(environment, Source(SourceKind(kind), name), operations))
 
     def unread(self, environment: str, kind: str, name: str) -> None:
         self.deliver(Unread(environment, Source(SourceKind(kind), name), "broken"))
 
-    def reconfigure(self, config: Config) -> list[bool]:
-        """Put a configuration in place of the last; the list that is returned has an item once that is shown."""
-        keys = {each.name: self.key_files[each.name] for each in config.environments}
+    def reconfigure(self) -> list[bool]:
+        """Read the configuration again; the list that is returned has an item once that is shown."""
+        config, secrets = self._read_config()
         shown: list[bool] = []
-        switch = lambda: self._use(config, keys)  # noqa: E731 - of no use elsewhere
-        self.deliver(Reconfigure(config, keys, switch, lambda: shown.append(True)))
+        self.deliver(Reconfigure(config, secrets, lambda: self._use(config), lambda: shown.append(True)))
         return shown
+
+    def begin_registration(self, environment: str, items: list[dict[str, Any]]) -> list[tuple[dict[str, Any], bool]]:
+        """Register as with the API; the list that is returned gets the states by id, and whether they are on disk."""
+        answers: list[tuple[dict[str, Any], bool]] = []
+
+        def reply(answer: Registered) -> None:
+            answers.append(({each.id: each.state for each in answer.taken}, answer.durable and answer.saved))
+
+        self.deliver(Register(environment, tuple(_handed(items)), again=False, reply=reply))
+        return answers
 
     def hang(self, *, hangs: bool) -> None:
         """Have the disk hang, or go on."""
@@ -363,3 +419,10 @@ class Exporter:
         self._loop.close()
         if self.disk is not None:
             self.disk.close()
+
+
+def _handed(items: list[dict[str, Any]]) -> Iterator[Handed]:
+    for each in items:
+        born = "inserted_at" in each
+        created = Created(each["name"], parse_time(each["inserted_at"])) if born else None
+        yield Handed(ListedOperation(each["id"], each["group"]), created)

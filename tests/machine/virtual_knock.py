@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from exporter.errors import (
-    BadAnswer,
-    ConnectionLost,
-    KeyRefused,
-    KnockError,
-    NotFound,
-    Postponed,
-    RateLimited,
-    Reason,
-    Refused,
-    TooLarge,
-    Unreachable,
-)
 from exporter.knock.simulator import Order, World
 from exporter.knock.simulator.world import Clock
-from exporter.operation import NIL_ID
-from exporter.tracking.record import Moment
-
-if TYPE_CHECKING:
-    from exporter.keys import Secret
 
 BEGIN = 1_800_000_000.0  # Unix seconds
 ORDERS = {
@@ -38,20 +20,35 @@ ORDERS = {
     "stalls": Order(rows=900, queue_seconds=5, rows_per_second=20, stalls=True),
     "waits": Order(rows=10, queue_seconds=90_000, rows_per_second=1),
 }
-TROUBLES: dict[str, KnockError] = {
-    "not found": NotFound("HTTP 404", code=404, accepted_key=True),
-    "key refused": KeyRefused("HTTP 401", code=401),
-    "limited": RateLimited("HTTP 429", retry_after=None),
-    "limited for 2 s": RateLimited("HTTP 429", retry_after=2.0),
-    "limited for 5 min": RateLimited("HTTP 429", retry_after=300.0),
-    "server error": Refused("HTTP 502", code=502),
-    "client error": Refused("HTTP 422", code=422, accepted_key=True),
-    "timeout": Unreachable(Reason.TIMEOUT, "no answer"),
-    "no connection": Unreachable(Reason.CONNECT, "refused"),
-    "connection lost": ConnectionLost(Reason.CONNECT, "closed"),
-    "page": BadAnswer("status", "HTTP 404, but not from Knock's API", code=404),
-    "too large": TooLarge("too large", code=200),
-    "no memory": Postponed("no memory", code=200),
+
+
+class Trouble(NamedTuple):
+    """What comes in place of a document, and as what failed polls are counted by."""
+
+    name: str
+    reason: str
+    code: int | None = None
+    retry_after: float | None = None
+
+
+INVALID = Trouble("invalid", "bad_response", 200)  # a document that cannot be right
+TROUBLES = {
+    each.name: each
+    for each in (
+        Trouble("not found", "not_found", 404),
+        Trouble("key refused", "unauthorized", 401),
+        Trouble("limited", "rate_limited", 429),
+        Trouble("limited for 2 s", "rate_limited", 429, 2.0),
+        Trouble("limited for 5 min", "rate_limited", 429, 300.0),
+        Trouble("server error", "server_error", 502),
+        Trouble("client error", "client_error", 422),
+        Trouble("timeout", "timeout"),
+        Trouble("no connection", "connect"),
+        Trouble("connection lost", "connect"),  # a kept one that had ended
+        Trouble("page", "bad_response", 404),  # of a proxy
+        Trouble("too large", "too_large", 200),
+        Trouble("no memory", "too_large", 200),  # of the exporter's own
+    )
 }
 ODDITIES: dict[str, dict[str, Any]] = {
     "undocumented": {"status": "paused"},
@@ -66,6 +63,13 @@ ODDITIES: dict[str, dict[str, Any]] = {
     "bad status": {"status": None},
 }
 TIMEOUT_SECONDS = 10.0
+
+
+class Moment(NamedTuple):
+    """One point in time on both of a computer's clocks."""
+
+    mono: float
+    wall: float
 
 
 @dataclass
@@ -97,28 +101,25 @@ class Asked:
     id: str
     base_url: str
     branch: str | None
-    key: Secret
-
-    @property
-    def checks_key(self) -> bool:
-        return self.id == NIL_ID
+    key: str
+    checks_key: bool
 
 
 @dataclass
 class Knock:
-    """Answers with a document or an error; the counts of an operation only grow, unless an oddity says otherwise."""
+    """Answers with a document or a trouble; the counts of an operation only grow, unless an oddity says otherwise."""
 
     time: Time
     seed: int
     troubles: dict[str, str] = field(default_factory=dict)  # by id, "" of all
     oddities: dict[str, str] = field(default_factory=dict)  # by id
-    revoked: set[Secret] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
     most: dict[tuple[str, str], tuple[int, int, int]] = field(default_factory=dict)  # rows, successes, errors told
 
     def __post_init__(self) -> None:
         clock = Clock(lambda: self.time.true, lambda: BEGIN + self.time.true)
         self.world = World(self.seed, clock=clock)
-        self._recent: dict[tuple[str, Secret], deque[float]] = {}
+        self._recent: dict[tuple[str, str], deque[float]] = {}
 
     def note(self, asked: Asked) -> int:
         """Count a request; return how many came in the second that ends with it, on its URL and key."""
@@ -132,7 +133,7 @@ class Knock:
         trouble = self.troubles.get(asked.id) or self.troubles.get("")
         return TIMEOUT_SECONDS if trouble == "timeout" else (0.03, 0.05, 0.4, 2.5)[int(chance * 4)]
 
-    def answer(self, asked: Asked) -> dict[str, Any] | KnockError:
+    def answer(self, asked: Asked) -> dict[str, Any] | Trouble:
         if asked.key in self.revoked:
             return TROUBLES["key refused"]
         troubled = asked.id if asked.id in self.troubles else ""
