@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test coverage bench figures check fmt lock schema monitoring chart clean
+.PHONY: help demo quick test soak coverage bench figures check fmt lock schema monitoring chart clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -38,11 +38,15 @@ demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
 
 quick: .venv/dev ## run the unit tests, in a minute or so
-	$(BIN)/pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e
+	$(BIN)/pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine
 
 test: .venv/dev ## run all tests; says what it skipped because a tool is missing
 	$(BIN)/pytest -n 4 $(SIDE_BY_SIDE)
 	$(BIN)/pytest -m alone
+
+# The order of sets, by hash, is part of what a seed repeats.
+soak: .venv/dev ## run random operations, faults and restarts against a model for an hour
+	PYTHONHASHSEED=0 $(BIN)/python tests/machine/soak.py $(SOAK_FLAGS)
 
 coverage: .venv/dev ## run the unit tests, and show which lines they do not reach
 	$(BIN)/coverage erase

@@ -1,0 +1,850 @@
+"""The machine: anything that can happen to an exporter, in any order, and after each step what is to hold.
+
+It reads what everybody can read: `/metrics`, the API and the state file.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import tempfile
+import uuid
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from reference import (
+    LATE,
+    Cell,
+    Followed,
+    Key,
+    Reference,
+    Says,
+    Wanted,
+    WantedEnvironment,
+)
+from virtual_exporter import TOKEN, Exporter
+from virtual_knock import ODDITIES, ORDERS, TROUBLES, Knock, Time
+
+NAMES = ("production", "staging")
+IDS_MOST = 9
+AT_THE_LIMIT = 5
+SOURCES = (("files", "/ids/a"), ("files", "/ids/b"), ("http", "https://ids.example/list"))
+CALM_SECONDS = 25 * 86_400.0  # what is let go is remembered for 30 days
+WELL_SECONDS, SLACK_SECONDS = 700.0, 60.0  # a lane that was refused, or told to wait, tries again after 10 minutes
+PAUSE_SECONDS = 1.1  # a process takes longer to start: no second holds requests of two
+
+FAMILIES = {  # of an operation, and what they are of Knock's record
+    "rows_processed": "processed_rows",
+    "rows_estimated": "estimated_total_rows",
+    "successes": "success_count",
+    "errors": "error_count",
+}
+SINGLE = {
+    *FAMILIES,
+    "error_items",
+    "up",
+    "info",
+    "inserted_timestamp_seconds",
+    "started_timestamp_seconds",
+    "updated_timestamp_seconds",
+    "finished_timestamp_seconds",
+    "duration_seconds",
+    "last_success_timestamp_seconds",
+    "last_change_timestamp_seconds",
+}
+COUNTERS = {  # of all operations, and what the reference calls them
+    "rows_processed_total": "processed_rows",
+    "successes_total": "success_count",
+    "errors_total": "error_count",
+    "finished_with_errors_total": "finished_with_errors",
+    "finished_total": "finished",
+    "retired_total": "retired",
+    "queue_duration_seconds_count": "queue",
+    "run_duration_seconds_count": "run",
+}
+SUMS = {
+    "_tracked_rows_processed": "processed_rows",
+    "_tracked_rows_estimated": "estimated_total_rows",
+    "_tracked_errors": "error_count",
+    "_active_rows_processed": "processed_rows",
+    "_active_rows_estimated": "estimated_total_rows",
+}
+TRUTH = {"rows_processed_total": 0, "successes_total": 1, "errors_total": 2}
+_SAMPLE = re.compile(r"^(knock_(?:bulk|exporter)_[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'([a-z_]+)="([^"]*)"')
+
+names = st.sampled_from(NAMES)
+numbers = st.integers(0, IDS_MOST - 1)
+some = st.lists(numbers, max_size=4, unique=True)
+groups = st.sampled_from(["default", "nightly", "daily"])
+teams = st.sampled_from([None, None, "growth", "core"])
+moments = st.sampled_from(["now", "commit", "saved"])
+pauses = st.sampled_from([PAUSE_SECONDS, PAUSE_SECONDS, 30.0, 3000.0, 100_000.0])
+durations = st.sampled_from([0.05, 1.0, 6.0, 30.0, 100.0, 130.0, 400.0, 1300.0])
+long_durations = st.sampled_from([0.05, 1.0, 6.0, 6.0, 30.0, 30.0, 100.0, 100.0, 400.0, 1300.0, 7300.0])
+wanted_environments = st.fixed_dictionaries(
+    {},
+    optional={
+        "base_url": st.sampled_from(["https://knock.example", "https://other.example"]),
+        "branch": st.sampled_from([None, "feature"]),
+        "http": st.booleans(),
+        "rate_limit": st.sampled_from([1, 3, 20]),
+        "processing": st.sampled_from([5, 20]),
+        "queued": st.sampled_from([15, 30]),
+        "slowest": st.sampled_from([60, 1800]),
+        "not_found_after": st.sampled_from([600, 86_400]),
+        "max_age": st.sampled_from([3600, 7 * 86_400]),
+        "retention": st.sampled_from([200, 2000, 86_400]),
+        "per_operation": st.sampled_from(["all", "active", "none"]),
+        "per_operation_limit": st.sampled_from([0, 3, 1000]),
+    },
+)
+
+
+class Samples:
+    """A scrape, read."""
+
+    def __init__(self, text: str) -> None:
+        self.by_name: dict[str, list[tuple[dict[str, str], float]]] = {}
+        for name, labels, value in _SAMPLE.findall(text):
+            self.by_name.setdefault(name, []).append((dict(_LABEL.findall(labels)), float(value)))
+
+    def __getitem__(self, name: str) -> list[tuple[dict[str, str], float]]:
+        return self.by_name.get(name, [])
+
+    def keyed(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """Return the samples of a name by some labels, those apart that are 0."""
+        return {tuple(found.get(each, "") for each in labels): value for found, value in self[name] if value}
+
+
+def same(shown: dict[Any, Any], expected: dict[Any, Any], what: object) -> None:
+    """Assert that two are the same, and tell the differences alone."""
+    keys = [key for key in {**shown, **expected} if shown.get(key) != expected.get(key)]
+    told = [f"{key} is {shown.get(key)}, not {expected.get(key)}" for key in keys]
+    assert not told, f"{what}: {'; '.join(told)}"
+
+
+class Machine(RuleBasedStateMachine):
+    """An exporter with two environments, and a Knock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="machine-", dir=_memory()))
+        self.folders = 0
+        self.time = Time()
+        self.ids: list[str] = []
+        self.lists: dict[tuple[str, str, str], list[tuple[str, str, Any]]] = {}
+        self.shown: Counter[tuple[str, str]] = Counter()  # counted by former processes: family, environment
+        self.excused: Counter[tuple[str, str]] = Counter()  # counted without a disk that kept it
+
+    @initialize(seed=st.integers(0, 2**16), keeps=st.sampled_from([True, True, True, False]))
+    def begin(self, seed: int, *, keeps: bool) -> None:
+        self.keeps = keeps
+        self.chance = Random(seed)
+        self.knock = Knock(self.time, seed)
+        self.reference = Reference(self.time)
+        self.keys = {name: f"sk_test_{name}" for name in NAMES}
+        self.wanted = Wanted(tuple(WantedEnvironment(name) for name in NAMES), limit=AT_THE_LIMIT)
+        self.start(self._next_folder())
+        for order in ("for minutes", "for hours", "for days"):
+            self.ids.append(self.knock.world.start(ORDERS[order]))
+        self.register(NAMES[0], self.ids, "default")
+
+    def teardown(self) -> None:
+        if hasattr(self, "exporter"):
+            self.exporter.close()
+        shutil.rmtree(self.root)
+
+    # Processes and configurations.
+
+    def _next_folder(self) -> Path:
+        self.folders += 1
+        folder = self.root / str(self.folders)
+        if not folder.exists():
+            folder.mkdir()
+        return folder
+
+    def write_config(self, folder: Path) -> None:
+        """Write the configuration that is wanted."""
+        wanted = self.wanted
+        document: dict[str, Any] = {
+            "environments": [_written(each) for each in wanted.environments],
+            "labels": list(wanted.labels),
+            "max_operations": wanted.limit,
+            "registration": {"tokens": [{"token_file": "token"}]},
+        }
+        if self.keeps:
+            document["storage"] = {"path": "state.db"}
+        (folder / "token").write_text(TOKEN)
+        (folder / "config.yaml").write_text(yaml.safe_dump(document))
+
+    def start(self, folder: Path) -> None:
+        self.write_config(folder)
+        self.reference.start(self.wanted, self.keys, keeps=self.keeps)
+        self.exporter = Exporter(self.time, self.knock, self.reference, folder, self.keys, self.chance.random)
+        for place, listed in self.lists.items():  # sources are read soon
+            self._list(*place, listed)
+        self.broken = False
+
+    def _list(self, name: str, kind: str, source: str, listed: list[tuple[str, str, Any]]) -> None:
+        environment = self.reference.environments.get(name)
+        if environment is None or (kind == "http" and not environment.wanted.http):
+            return
+        self.reference.list_all(name, (kind, source), listed)
+        self.exporter.list_all(name, kind, source, listed)
+
+    def reconfigure(self, wanted: Wanted) -> None:
+        self.count_shown({each.name for each in self.wanted.environments} - {each.name for each in wanted.environments})
+        before, self.wanted = self.wanted, wanted
+        for each in before.environments:
+            if each.http and not any(each.name == new.name and new.http for new in wanted.environments):
+                self.lists.pop((each.name, *SOURCES[2]), None)
+        self.write_config(self.exporter.folder)
+        self.exporter.key_files = dict(self.keys)
+        self.reference.configure(wanted, self.keys)
+        shown = self.exporter.reconfigure()
+        self.exporter.run(PAUSE_SECONDS)
+        assert shown or self.exporter.hangs, "a reload was not answered"
+
+    def known(self, numbers: list[int]) -> list[str]:
+        return list(dict.fromkeys(self.ids[each % len(self.ids)] for each in numbers))
+
+    def labels(self, team: str | None) -> tuple[tuple[str, str], ...]:
+        return (("team", team),) if team is not None and "team" in self.wanted.labels else ()
+
+    # Knock goes on.
+
+    @precondition(lambda self: len(self.ids) < IDS_MOST)
+    @rule(order=st.sampled_from(sorted(ORDERS)), name=names, created=st.booleans())
+    def operation_is_created(self, order: str, name: str, *, created: bool) -> None:
+        self.ids.append(self.knock.world.start(ORDERS[order]))
+        self.register(name, [self.ids[-1]], "default", created=created)
+
+    @rule(number=numbers, trouble=st.sampled_from(sorted(TROUBLES)))
+    def one_is_troubled(self, number: int, trouble: str) -> None:
+        [operation_id] = self.known([number])
+        if self.knock.troubles.pop(operation_id, None) is None:
+            self.knock.troubles[operation_id] = trouble
+
+    @rule(trouble=st.sampled_from(sorted(TROUBLES)), seconds=durations)
+    def all_are_troubled_for_a_while(self, trouble: str, seconds: float) -> None:
+        self.knock.troubles[""] = trouble
+        self.pass_time(seconds)
+        self.knock.troubles.pop("", None)
+
+    @rule(past=st.sampled_from([-5.0, 5.0]))
+    def one_is_about_to_be_stale(self, past: float) -> None:
+        age = self.reference.now.age
+        left = [each.stale_at - age for each in self.reference.awake.values() if each.active and each.stale_at > age]
+        if left and min(left) < WELL_SECONDS:
+            self.knock.troubles[""] = "no connection"
+            self.pass_time(max(0.0, min(left) + past))
+            self.knock.troubles.pop("")
+
+    @rule(number=numbers, oddity=st.sampled_from(sorted(ODDITIES)))
+    def knock_tells_oddly(self, number: int, oddity: str) -> None:
+        [operation_id] = self.known([number])
+        if self.knock.oddities.pop(operation_id, None) is None:
+            self.knock.oddities[operation_id] = oddity
+
+    @rule(name=names, revoked=st.booleans(), seconds=durations)
+    def key_is_replaced(self, name: str, *, revoked: bool, seconds: float) -> None:
+        if revoked:
+            self.knock.revoked.add(self.keys[name])
+            self.pass_time(seconds)
+        self.keys[name] = f"sk_test_{self.chance.random()}"
+        self.exporter.key_files[name] = self.keys[name]
+        if name in self.reference.environments:
+            self.exporter.look_at_key(name)
+        self.pass_time(PAUSE_SECONDS)
+
+    @rule(seconds=long_durations)
+    def time_passes(self, seconds: float) -> None:
+        self.pass_time(seconds)
+
+    def pass_time(self, seconds: float) -> None:
+        self.exporter.run(seconds if self.time.true < CALM_SECONDS else min(seconds, 40.0))
+
+    @rule(seconds=st.sampled_from([-100_000.0, -3600.0, -40.0, -0.5, 0.5, 40.0, 3600.0, 100_000.0]))
+    def wall_clock_is_set(self, seconds: float) -> None:
+        self.time.wall_step += seconds
+
+    @rule()
+    def all_goes_well_for_long(self) -> None:
+        """End all troubles: each operation that goes on is asked for as planned, and none stays stale."""
+        self.knock.troubles.clear()
+        self.knock.oddities.clear()
+        self.knock.revoked.clear()
+        self.disk_goes_on()
+        self.pass_time(WELL_SECONDS)
+        for key, each in self.reference.awake.items():
+            late = self.reference.now.age - each.due.latest
+            assert not each.active or late < SLACK_SECONDS, f"{key} should have been asked for {late} s ago"
+
+    # Who names what.
+
+    @rule(name=names, source=st.sampled_from(SOURCES), numbers=some, group=groups, team=teams)
+    def source_lists(
+        self, name: str, source: tuple[str, str], numbers: list[int], group: str, team: str | None
+    ) -> None:
+        environment = self.reference.environments.get(name)
+        if environment is None or (source[0] == "http" and not environment.wanted.http):
+            return
+        listed = [(each, group, self.labels(team)) for each in self.known(numbers)]
+        self.lists[name, *source] = listed
+        self._list(name, *source, listed)
+
+    @rule(name=names, source=st.sampled_from(SOURCES))
+    def source_breaks(self, name: str, source: tuple[str, str]) -> None:
+        self.exporter.unread(name, *source)
+
+    @rule(name=names, numbers=some.filter(bool), group=groups, team=teams, again=st.booleans(), created=st.booleans())
+    def program_registers(  # noqa: PLR0913 - what a registration may say
+        self, name: str, numbers: list[int], group: str, team: str | None, *, again: bool, created: bool
+    ) -> None:
+        self.register(name, self.known(numbers), group, self.labels(team), again=again, created=created)
+
+    def register(  # noqa: PLR0913 - the same
+        self,
+        name: str,
+        ids: list[str],
+        group: str,
+        labels: tuple[tuple[str, str], ...] = (),
+        *,
+        again: bool = False,
+        created: bool = False,
+    ) -> None:
+        path = f"/api/v1/operations/{name}"
+        body = [_item(each, self._birth(each, created=created), group, labels, again=again) for each in ids]
+        if name not in self.reference.environments:
+            assert self.exporter.request("POST", path, body)[0] == 404
+            return
+        states = self._registered(name, ids, (group, labels), again=again, created=created)
+        status, answer = self.exporter.request("POST", path, body)
+        if self.keeps and (self.exporter.hangs or self.broken):
+            assert status == 503, "a registration was accepted that is not on disk"
+            return
+        assert status == (200 if any(states.values()) else 503), answer
+        for each in answer["accepted"]:
+            told, doubtful = states[each["id"]], self.reference.doubtful.get((name, each["id"]))
+            assert each["state"] == told or (doubtful is not None and each["state"] == doubtful.state), each["id"]
+        assert {each["id"] for each in answer["rejected"]} == {each for each, state in states.items() if state is None}
+        if status == 200:
+            assert answer["durable"] == self.keeps
+            if self.keeps:
+                followed = {(name, each) for each in ids} & self.reference.memory.operations.keys()
+                self.reference.accepted |= followed
+
+    def _birth(self, operation_id: str, *, created: bool) -> dict[str, Any] | None:
+        """Return the record of a create answer, if it is still that of an operation that has only begun."""
+        record: Any = self.knock.world.read(operation_id)
+        return record if created and record["status"] == "queued" else None
+
+    def _registered(
+        self, name: str, ids: list[str], says: Says, *, again: bool, created: bool
+    ) -> dict[str, str | None]:
+        states = {}
+        for each in ids:
+            birth = self._birth(each, created=created)
+            told = None if birth is None else (birth["name"], birth["inserted_at"])
+            states[each] = self.reference.register((name, each), says, told, again=again)
+        return states
+
+    @rule(name=names, number=numbers)
+    def program_releases(self, name: str, number: int) -> None:
+        [operation_id] = self.known([number])
+        known = name in self.reference.environments
+        expected = self.reference.release((name, operation_id)) if known else 404
+        status, _ = self.exporter.request("DELETE", f"/api/v1/operations/{name}/{operation_id}")
+        fails = self.keeps and (self.exporter.hangs or self.broken)
+        if expected == 200 and fails:
+            expected = 503
+        # Whether an answer may be given is learnt with the next commit, also where nothing is to be written.
+        assert status == expected or (fails and status == 503 and known)
+
+    # The configuration.
+
+    @rule(name=names, numbers=some, group=groups, team=teams)
+    def configuration_lists(self, name: str, numbers: list[int], group: str, team: str | None) -> None:
+        listed = tuple((each, group, self.labels(team)) for each in self.known(numbers))
+        wanted = [replace(each, operations=listed) if each.name == name else each for each in self.wanted.environments]
+        self.reconfigure(replace(self.wanted, environments=tuple(wanted)))
+
+    @rule(name=names, changes=wanted_environments)
+    def environment_changes(self, name: str, changes: dict[str, Any]) -> None:
+        wanted = [replace(each, **changes) if each.name == name else each for each in self.wanted.environments]
+        self.reconfigure(replace(self.wanted, environments=tuple(wanted)))
+
+    @rule(limit=st.sampled_from([2, AT_THE_LIMIT, AT_THE_LIMIT, 50]), labels=st.sampled_from([(), ("team",)]))
+    def all_changes(self, limit: int, labels: tuple[str, ...]) -> None:
+        environments = self.wanted.environments
+        if not labels:
+            environments = tuple(
+                replace(each, operations=tuple((id_, group, ()) for id_, group, _ in each.operations))
+                for each in environments
+            )
+        self.reconfigure(Wanted(environments, labels, limit))
+
+    @rule(name=names, shares_key=st.booleans())
+    def environment_goes_or_comes(self, name: str, *, shares_key: bool) -> None:
+        left = tuple(each for each in self.wanted.environments if each.name != name)
+        if shares_key:
+            self.keys[name] = self.keys[next(each for each in NAMES if each != name)]
+        if left == self.wanted.environments:
+            left = (*left, WantedEnvironment(name))
+        if left:
+            self.reconfigure(replace(self.wanted, environments=left))
+
+    # The disk, and the end of a process.
+
+    @precondition(lambda self: self.keeps and not self.broken)
+    @rule(seconds=st.sampled_from([0.5, 2.0, 30.0]))
+    def disk_hangs(self, seconds: float) -> None:
+        self.exporter.hang(hangs=True)
+        self.pass_time(seconds)
+
+    @precondition(lambda self: self.keeps and not self.exporter.hangs)
+    @rule()
+    def disk_is_full(self) -> None:
+        self.break_disk(broken=True)
+        self.pass_time(2.0)  # the next commit tells
+        self.register_is_refused()
+
+    def break_disk(self, *, broken: bool) -> None:
+        self.broken = broken
+        if self.exporter.disk is not None:
+            self.exporter.disk.broken = broken
+
+    def register_is_refused(self) -> None:
+        """Have a program register: a commit fails at the latest where somebody waits for one."""
+        for each in self.reference.environments:
+            self.register(each, self.known([0]), "default")
+
+    @rule()
+    def disk_goes_on(self) -> None:
+        self.exporter.hang(hangs=False)
+        if self.broken:
+            self.break_disk(broken=False)
+            self.pass_time(2.5)
+
+    @precondition(lambda self: self.keeps and not self.broken and not self.exporter.hangs)
+    @rule(kind=st.sampled_from(["overwritten", "cut", "deleted", "log cut"]))
+    def file_is_damaged(self, kind: str) -> None:
+        path = self.exporter.folder / "state.db"
+        log = self.exporter.folder / "state.db-wal"
+        if kind == "deleted":
+            path.unlink()
+            log.unlink(missing_ok=True)
+        elif kind == "log cut":
+            log.write_bytes(b"")
+        elif kind == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        else:
+            path.write_bytes(self.chance.randbytes(path.stat().st_size))
+        self.pass_time(61.0 + 3)  # noticed with the next commit, the last of which is a minute away
+
+    @rule(pause=pauses, reboots=st.booleans())
+    def process_ends(self, pause: float, *, reboots: bool) -> None:
+        self.restart(pause, reboots=reboots, kills=False)
+
+    @rule(moment=moments, within=st.sampled_from([0.3, 6.0, 20.0]), pause=pauses, reboots=st.booleans())
+    def process_is_killed(self, moment: str, within: float, pause: float, *, reboots: bool) -> None:
+        if moment != "now":
+            self.exporter.run(within, lambda: self.exporter.waits_for(moment))
+        self.restart(pause, reboots=reboots, kills=True)
+
+    @rule(
+        name=names, numbers=some.filter(bool), created=st.booleans(), moment=moments, pause=pauses, quick=st.booleans()
+    )
+    def process_is_killed_while_a_program_registers(  # noqa: PLR0913 - what happens, and when
+        self, name: str, numbers: list[int], moment: str, pause: float, *, created: bool, quick: bool
+    ) -> None:
+        if name not in self.reference.environments:
+            return
+        ids = self.known(numbers)
+        states = self._registered(name, ids, ("default", ()), again=False, created=created)
+        items = [_item(each, self._birth(each, created=created), "default", (), again=False) for each in ids]
+        answers = self.exporter.begin_registration(name, items)
+        if not quick:
+            self.exporter.run(6.0, lambda: bool(answers))
+            for told, saved in answers:
+                if not self.reference.doubtful:
+                    assert told == states
+                if saved:
+                    self.reference.accepted |= {(name, each) for each in ids} & self.reference.memory.operations.keys()
+        if moment != "now":
+            self.exporter.run(0.3, lambda: self.exporter.waits_for(moment))
+        self.restart(pause, reboots=False, kills=True)
+
+    def restart(self, pause: float, *, reboots: bool, kills: bool) -> None:
+        self.count_shown(set(NAMES))
+        folder = self.exporter.folder
+        if kills:
+            left = self.root / str(self.folders + 1)
+            self.exporter.kill(left)
+            folder = self._next_folder()
+        else:
+            self.exporter.end()
+        if self.keeps:
+            self._resolve(folder)
+        self.time.sleep(pause if self.time.true < CALM_SECONDS else min(pause, 30.0))
+        if reboots:
+            self.time.mono = 20.0
+        self.start(folder)
+        lost = self.reference.accepted - self.reference.memory.operations.keys() if self.keeps else set()
+        assert not lost, f"{lost} were registered, and are forgotten"
+        if not self.keeps:
+            self.reference.accepted.clear()
+
+    def _resolve(self, folder: Path) -> None:
+        """Note what the last process committed of what only its own clock decided: who had left, who was let in."""
+        followed, tombstones = _stored(folder)
+        durable, memory = self.reference.durable, self.reference.memory
+        for key in [key for key in self.reference.waiting if key in followed]:
+            self.reference.enter_waiting(key)
+        for key in durable.operations.keys() - followed:
+            is_over = key in self.reference.awake and self.reference.overdue(key) >= 0
+            if key in tombstones and (is_over or key not in memory.operations):
+                del durable.operations[key]
+                durable.tombstones[key] = tombstones[key]
+                self.reference.accepted.discard(key)
+        for key in followed - durable.operations.keys():
+            if key in memory.operations and not memory.operations[key].exact:
+                durable.operations[key] = memory.operations[key]
+                durable.tombstones.pop(key, None)
+                durable.says[key] = dict(memory.says[key])
+
+    @rule(moment=st.sampled_from(["commit", "saved"]))
+    def scrapes_come_between_commits(self, moment: str) -> None:
+        for _ in range(4):
+            self.exporter.run(30.0, lambda: self.exporter.waits_for(moment))
+            self.counted_on_disk(set(NAMES))
+            self.exporter.run(0.3)
+
+    # What holds at any time.
+
+    def counted_on_disk(self, names: set[str]) -> dict[tuple[str, str], int]:
+        """Return what counters show now, by family and environment: no more than has its mark on disk."""
+        samples, counted = Samples(self.exporter.request("GET", "/metrics")[1]), {}
+        checks = self.keeps and not self.broken and not self.exporter.hangs
+        for family, what in COUNTERS.items():
+            for name in self.reference.environments.keys() & names:
+                shown = int(_sum(samples, f"knock_bulk_operations_{family}", {"knock_environment": name}))
+                kept = self.reference.durable.counters[name, what]
+                # That something has retired is learnt late.
+                assert shown <= kept or what == "retired" or not checks, f"{family} shows {shown}, on disk is {kept}"
+                counted[family, name] = shown
+        return counted
+
+    def count_shown(self, going: set[str]) -> None:
+        """Add up what the counters of environments that go have shown."""
+        self.shown.update(self.counted_on_disk(going))
+        disk_failed = self.keeps and (self.broken or self.exporter.hangs)
+        if going == set(NAMES) and (disk_failed or (not self.keeps and self.time.wall_step < 0)):
+            # What was shown without a commit, or is new by a clock that was set back, may be counted again.
+            for family, index in TRUTH.items():
+                for key, most in self.knock.most.items():
+                    followed = self.reference.durable.operations.get(key)
+                    self.excused[family, key[0]] += most[index] - ((followed.marks[index] if followed else 0) or 0)
+
+    def settle(self) -> tuple[dict[Key, dict[str, Any]], Samples] | None:
+        """Let all that happened be shown; return it, None while a disk that hangs holds it up."""
+        self.exporter.holds_answers = True
+        try:
+            for _ in range(20):
+                self.exporter.run(0.4)
+                if self.exporter.shows_all:
+                    break
+            else:
+                assert self.exporter.hangs, "what changed is never shown"
+                return None
+            return self._shown()
+        finally:
+            self.exporter.holds_answers = False
+
+    def _shown(self) -> tuple[dict[Key, dict[str, Any]], Samples]:
+        reference = self.reference
+        for _ in range(int(LATE / 0.4)):
+            listed = self._listed()
+            for key in [key for key in reference.awake if key not in listed and reference.overdue(key) >= 0]:
+                reference.retire(key, "retention")
+            for key in listed.keys() - reference.awake.keys():
+                assert key in reference.waiting, f"{key} is followed, and nobody named it"
+                reference.enter_waiting(key)
+                reference.blurred = True
+            for key in reference.doubtful.keys() & listed.keys():
+                if listed[key]["status"] == reference.doubtful[key].state:
+                    reference.is_back(key)
+            reference.doubtful.clear()
+            assert reference.awake.keys() == listed.keys(), f"{reference.awake.keys() - listed.keys()} is forgotten"
+            late = [key for key in reference.awake if reference.overdue(key) >= 0]
+            if not late and not (reference.waiting and reference.has_room()):
+                return listed, Samples(self.exporter.request("GET", "/metrics")[1])
+            self.exporter.run(0.4)
+        raise AssertionError(f"{late or reference.waiting} wait to go or come for no reason")
+
+    def _listed(self) -> dict[Key, dict[str, Any]]:
+        status, answer = self.exporter.request("GET", "/api/v1/operations?limit=1000")
+        assert status == 200
+        return {(each["environment"], each["id"]): each for each in answer["operations"]}
+
+    @invariant()
+    def all_is_as_it_should(self) -> None:
+        shown = self.settle()
+        if shown is None:
+            return
+        listed, samples = shown
+        self._check_operations(listed)
+        self._check_series(samples)
+        self._check_sums(listed, samples)
+        self._check_oldest(samples)
+        self._check_counters(samples)
+        self._check_limit(listed, samples)
+        if self.keeps and not self.broken and not self.exporter.hangs:
+            self._check_file()
+
+    def _check_operations(self, listed: dict[Key, dict[str, Any]]) -> None:
+        for key, each in self.reference.awake.items():
+            shown, said = listed[key], each.said or {}
+            expected = {
+                "status": each.state,
+                "group": each.group,
+                "labels": dict(each.labels),
+                "name": each.name,
+                "with_errors": each.has_errors,
+                "processed_rows": said.get("processed_rows"),
+                "estimated_total_rows": said.get("estimated_total_rows"),
+                "success_count": said.get("success_count"),
+                "error_count": said.get("error_count"),
+                "last_poll_succeeded": each.up,
+            }
+            same({name: shown[name] for name in expected}, expected, key)
+            assert (shown["next_poll_at"] is None) == (not each.active), key
+            left = each.stale_at - self.reference.now.age
+            if abs(left) > 2 or not each.active:
+                assert shown["stale"] == (each.active and left < 0), f"{key}: stale in {left} s"
+
+    def _exposed(self) -> dict[Key, Followed]:
+        """Return the operations that have series of their own."""
+        exposed: dict[Key, Followed] = {}
+        for name, environment in self.reference.environments.items():
+            wanted = environment.wanted
+            ranked = []
+            for key, each in self.reference.awake.items():
+                hidden = each.final is not None and each.clean and self.reference.now.age >= each.final.age + 900
+                if key[0] != name or each.lost or (wanted.per_operation == "active" and hidden):
+                    continue
+                newest = each.time("inserted_at")
+                level = 0 if each.active else 1 if each.status == "failed" else 2
+                ranked.append((level, -(each.handed.wall if newest is None else newest), key))
+            if wanted.per_operation != "none":
+                exposed |= {
+                    key: self.reference.memory.operations[key]
+                    for *_, key in sorted(ranked)[: wanted.per_operation_limit]
+                }
+        return exposed
+
+    def _is_edge(self) -> bool:
+        """Whether the series of an operation may go now or in a moment."""
+        over = (self.reference.now.age - each.final.age for each in self.reference.awake.values() if each.final)
+        return any(899 < each < 900 + LATE for each in over)
+
+    def _check_series(self, samples: Samples) -> None:
+        if self._is_edge():
+            return
+        exposed = self._exposed()
+        expected: dict[str, dict[Key, float]] = {}
+
+        def put(family: str, key: Key, value: float | None) -> None:
+            if value is not None:
+                expected.setdefault(family, {})[key] = float(value)
+
+        for key, each in exposed.items():
+            for family, field in FAMILIES.items():
+                put(family, key, (each.said or {}).get(field))
+            items = (each.said or {}).get("error_items")
+            put("error_items", key, None if items is None else len(items))
+            put("up", key, each.up)
+            put("info", key, None if each.said is None else 1)
+            for name in ("inserted", "started", "updated"):
+                put(f"{name}_timestamp_seconds", key, each.time(f"{name}_at"))
+            put("finished_timestamp_seconds", key, each.finished)
+            put("duration_seconds", key, each.ran_for)
+            put("last_success_timestamp_seconds", key, each.success.wall if each.success else None)
+            put("last_change_timestamp_seconds", key, each.change.wall if each.change else None)
+        for family in SINGLE | expected.keys():
+            shown = {
+                (labels["knock_environment"], labels["operation_id"]): value
+                for labels, value in samples[f"knock_bulk_operation_{family}"]
+            }
+            wanted = expected.get(family, {})
+            assert shown.keys() == wanted.keys(), f"{family} is shown of {shown.keys()}, not of {wanted.keys()}"
+            for key, value in wanted.items():
+                assert abs(shown[key] - value) < 0.001, f"{family} of {key} is {shown[key]}, not {value}"
+        statuses = samples.keyed("knock_bulk_operation_status", "knock_environment", "operation_id", "status")
+        assert statuses.keys() == {(*key, each.status) for key, each in exposed.items() if each.said is not None}
+        for labels, _ in samples["knock_bulk_operation_info"]:
+            each = exposed[labels["knock_environment"], labels["operation_id"]]
+            own = {"group": each.group, "name": each.name}
+            own |= {label: dict(each.labels).get(label, "") for label in self.wanted.labels}
+            assert labels.items() >= own.items(), labels
+
+    def _check_sums(self, listed: dict[Key, dict[str, Any]], samples: Samples) -> None:
+        sums: dict[str, Counter[tuple[str, ...]]] = {
+            name: Counter() for name in ("", "_stale", "_completed_with_errors", *SUMS)
+        }
+        for each in listed.values():
+            place = each["environment"], each["group"], each["name"]
+            sums[""][*place, each["status"]] += 1
+            if each["status"] == "lost":
+                continue
+            sums["_stale"][place] += each["stale"]
+            sums["_completed_with_errors"][place] += each["status"] == "completed" and each["with_errors"]
+            for name, field in SUMS.items():
+                if name.startswith("_tracked") or each["status"] not in {"completed", "failed"}:
+                    sums[name][place] += each[field] or 0
+        for name, counted in sums.items():
+            shown = samples.keyed(f"knock_bulk_operations{name}", "knock_environment", "group", "name", "status")
+            expected = {(*place, "")[:4]: value for place, value in counted.items() if value}
+            same(shown, expected, name)
+
+    def _check_oldest(self, samples: Samples) -> None:
+        oldest: dict[str, dict[Cell, float]] = {
+            "active_inserted": {},
+            "active_last_success": {},
+            "processing_change": {},
+        }
+        for key, each in self.reference.awake.items():
+            if not each.active:
+                continue
+            changed = each.change.wall if each.change and each.status == "processing" else None
+            since = (each.time("inserted_at"), (each.success or each.handed).wall, changed)
+            for found, value in zip(oldest.values(), since, strict=True):
+                cell = key[0], each.group, each.name
+                if value is not None:
+                    found[cell] = min(value, found.get(cell, value))
+        exact = all(each.exact for each in self.reference.awake.values())
+        for name, expected in oldest.items():
+            family = f"knock_bulk_operations_oldest_{name}_timestamp_seconds"
+            shown = samples.keyed(family, "knock_environment", "group", "name")
+            assert shown.keys() == expected.keys(), name
+            if exact:
+                same(
+                    {cell: round(each, 2) for cell, each in shown.items()},
+                    {cell: round(each, 2) for cell, each in expected.items()},
+                    name,
+                )
+
+    def _check_counters(self, samples: Samples) -> None:
+        for family, counted in COUNTERS.items():
+            label = "reason" if counted == "retired" else "status"
+            if counted == "retired" and self.reference.blurred:
+                continue
+            shown = samples.keyed(f"knock_bulk_operations_{family}", "knock_environment", "group", "name", label)
+            expected = {
+                (name, *place): value
+                for name, environment in self.reference.environments.items()
+                for (what, *place), value in environment.counters.items()
+                if what == counted and value
+            }
+            same(shown, expected, family)
+        for family, index in TRUTH.items():
+            for name in NAMES:
+                now = sum(
+                    value
+                    for (environment, *_), value in samples.keyed(
+                        f"knock_bulk_operations_{family}", "knock_environment", "group", "name"
+                    ).items()
+                    if environment == name
+                )
+                truth = sum(most[index] for (environment, _), most in self.knock.most.items() if environment == name)
+                assert self.shown[family, name] + now <= truth + self.excused[family, name], f"{family} of {name}"
+        for name, environment in self.reference.environments.items():
+            own = {"knock_environment": name}
+            assert _sum(samples, "knock_exporter_polls_total", own) == environment.polls
+            for reason, count in environment.failures.items():
+                assert _sum(samples, "knock_exporter_poll_failures_total", own | {"reason": reason}) == count, reason
+            for code, count in environment.requests.items():
+                assert _sum(samples, "knock_exporter_api_requests_total", own | {"code": code}) == count, code
+            refused = _sum(samples, "knock_exporter_operations_refused_total", own | {"reason": "limit"})
+            assert refused == environment.refused
+        self._check_seen(samples)
+
+    def _check_seen(self, samples: Samples) -> None:
+        for index, name in enumerate(("completed", "failed", "failed_seen", "completed_with_errors_seen")):
+            family = f"knock_bulk_operations_last_{name}_timestamp_seconds"
+            expected = {
+                cell: value
+                for cell, each in self.reference.memory.seen.items()
+                if cell[0] in self.reference.environments and (value := each[index]) is not None
+            }
+            same(samples.keyed(family, "knock_environment", "group", "name"), expected, name)
+
+    def _check_limit(self, listed: dict[Key, dict[str, Any]], samples: Samples) -> None:
+        for name in self.reference.environments:
+            own = sum(key[0] == name for key in listed)
+            assert _sum(samples, "knock_exporter_operations", {"knock_environment": name}) == own
+            if not self._is_edge():
+                hidden = own - sum(key[0] == name for key in self._exposed())
+                hidden -= sum(each["status"] == "lost" for key, each in listed.items() if key[0] == name)
+                assert _sum(samples, "knock_exporter_operations_not_exposed", {"knock_environment": name}) == hidden
+        assert len(listed) <= self.reference.ceiling, f"{len(listed)} are followed, the limit is {self.wanted.limit}"
+        self.reference.ceiling = max(len(listed), self.wanted.limit)
+
+    def _check_file(self) -> None:
+        followed, tombstones = _stored(self.exporter.folder)
+        memory = self.reference.memory
+        assert followed == memory.operations.keys(), f"not as on disk: {followed ^ memory.operations.keys()}"
+        same(tombstones, memory.tombstones, "tombstones")
+
+
+def _memory() -> str | None:
+    """Return a folder that no disk is behind, where there is one: nothing here tests the disk's own speed."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of its own is made in it
+
+
+def _stored(folder: Path) -> tuple[set[Key], dict[Key, bool]]:
+    """Read what a state file holds, as docs/state.md describes it."""
+    with closing(sqlite3.connect(f"file:{folder}/state.db?mode=ro", uri=True)) as file:
+        followed = {(name, each) for name, each in file.execute("SELECT environment, id FROM operations")}
+        tombstones = file.execute("SELECT environment, lower(hex(id)), retired FROM tombstones").fetchall()
+    return followed, {(name, str(uuid.UUID(each))): bool(retired) for name, each, retired in tombstones}
+
+
+def _written(each: WantedEnvironment) -> dict[str, Any]:
+    operations = [{"id": id_, "group": group, "labels": dict(labels)} for id_, group, labels in each.operations]
+    polling = {
+        name: f"{getattr(each, name)}s" for name in ("processing", "queued", "slowest", "not_found_after", "max_age")
+    }
+    written = {
+        "name": each.name,
+        "api_key_env": f"KEY_{each.name}",
+        "base_url": each.base_url,
+        "operations": operations,
+        "rate_limit": each.rate_limit,
+        "polling": polling,
+        "retention": f"{each.retention}s",
+        "per_operation": each.per_operation,
+        "per_operation_limit": each.per_operation_limit,
+    }
+    if each.branch is not None:
+        written["branch"] = each.branch
+    if each.http:
+        written["operations_http"] = [{"url": SOURCES[2][1]}]
+    return written
+
+
+def _item(operation_id: str, birth: dict[str, Any] | None, group: str, labels: Any, *, again: bool) -> dict[str, Any]:
+    return {"id": operation_id, "group": group, "labels": dict(labels), "again": again} | (birth or {})
+
+
+def _sum(samples: Samples, name: str, labels: dict[str, str]) -> float:
+    return sum(value for found, value in samples[name] if labels.items() <= found.items())
