@@ -21,7 +21,7 @@ import pytest
 import trustme
 import yaml
 from chaos import answering, http, serving
-from programs import KEY, WEB, until
+from programs import KEY, WEB, Starter, until
 
 from exporter.knock.simulator import Simulator, World
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import requests
-    from programs import Exporter, Starter
+    from programs import Exporter
 
 pytestmark = pytest.mark.e2e
 
@@ -219,13 +219,25 @@ class Scene:
         return environment("production", self.knock.url, *self.operations, **settings)
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    start = Starter(tmp_path_factory.mktemp("reload"))
+    file = start.folder / "config.yaml"
+    with Simulator(world=World(seed=1), rate_limits=False) as knock:
+        write(file, environment("none-yet", knock.url))
+        try:
+            exporter = run(start, file, "--web.enable-lifecycle")
+            yield Scene(exporter, file, knock, [endless(knock.world) for _ in range(20)])
+        finally:
+            start.end()
+
+
 @pytest.fixture
-def scene(knock: Simulator, start: Starter, file: Path) -> Scene:
-    operations = [endless(knock.world) for _ in range(20)]
-    write(file, environment("production", knock.url, *operations, rate_limit=100))
-    exporter = run(start, file, "--web.enable-lifecycle")
-    until(lambda: len(exporter.values("knock_bulk_operation_up")) == 20, "all were asked")
-    return Scene(exporter, file, knock, operations)
+def scene(started: Scene) -> Iterator[Scene]:
+    started.reload(started.production(rate_limit=100))
+    until(lambda: len(started.exporter.values("knock_bulk_operation_up")) == 20, "all were asked")
+    yield started
+    started.reload(environment("none-yet", started.knock.url))
 
 
 def test_an_environment_is_taken_out_and_comes_back(scene: Scene) -> None:
@@ -290,7 +302,7 @@ def test_another_address_is_asked(scene: Scene) -> None:
 
 # Torture.
 
-FILES = int(os.environ.get("KNOCK_TEST_RELOADS", "250"))  # 1,000 take some minutes
+FILES = int(os.environ.get("KNOCK_TEST_RELOADS", "100"))  # 1,000 take some minutes
 NAMES = ("alpha", "beta", "gamma", "delta")
 FIRST_LIMIT = 10_000  # max_operations of generation 0: it tells them apart
 GROUPS = 5
