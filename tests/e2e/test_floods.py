@@ -215,9 +215,7 @@ def measure(
     rounds = iter(range(10))
     quiet = look(process, connection, lambda: next(rounds, None) is not None)
     address = (connection.host, connection.port)
-    flooding = PROCESSES.Process(
-        target=flood, args=(client, address, connections, FLOOD_SECONDS), daemon=True
-    )
+    flooding = PROCESSES.Process(target=flood, args=(client, address, connections, FLOOD_SECONDS), daemon=True)
     flooding.start()
     try:
         return quiet, look(process, connection, flooding.is_alive)
