@@ -67,11 +67,18 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visits]:
+@pytest.fixture(scope="module")
+def visits(browser: Browser) -> Iterator[Visits]:
     from browser import Visits  # noqa: PLC0415 - the same
 
-    visits = Visits(browser)
+    found = Visits(browser)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def visit(visits: Visits) -> Iterator[Visits]:
     yield visits
-    visits.close()
-    assert visits.problems == []
+    problems = [*visits.problems]
+    visits.leave()
+    assert problems == []

@@ -29,6 +29,13 @@ ENVIRONMENTS = (
     *("failing", "erring", "stalling", "queueing", "stale", "refused", "unreachable", "limited", "large", "losing"),
     *("files", "twice", "many"),
 )
+FAULTS: dict[str, faults.AnyFault] = {
+    "large": faults.Oversized(mebibytes=17),
+    "limited": faults.RateLimit(retry_after=1.0),
+    "refused": faults.Refusal(status=401),
+    "unreachable": faults.Refusal(status=502, body="html"),
+    "stale": faults.Refusal(status=502, body="html"),
+}
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         stack = ends.enter_context(stacks.running(folder, targets))
         seen = 'knock_bulk_operations{knock_environment="losing",status="processing"} == 1'
         until(lambda: stack.query(seen), "seen", 20)
+        for name, fault in FAULTS.items():  # some take half a minute to be told: all begin at once
+            knocks[name].faults.set(fault)
+        knocks["losing"].world.forget(ids["losing"])
         yield House(knocks, ids, main, second, hanging, stack, folder / "main")
 
 
@@ -179,27 +189,6 @@ def test_what_goes_wrong_with_operations_is_told(house: House, alert: str, envir
 
 
 @pytest.mark.parametrize(
-    ("fault", "alert", "environment"),
-    [
-        (faults.Oversized(mebibytes=17), "KnockAnswersTooLarge", "large"),
-        (faults.RateLimit(retry_after=1.0), "KnockRateLimited", "limited"),
-        (faults.Refusal(status=401), "KnockKeyRefused", "refused"),
-        (faults.Refusal(status=502, body="html"), "KnockUnreachable", "unreachable"),
-    ],
-    ids=["large", "limited", "refused", "unreachable"],
-)
-def test_what_goes_wrong_with_knock_is_told(house: House, fault: Any, alert: str, environment: str) -> None:
-    for name in ("stale", "unreachable"):  # these take half a minute: all begin with the first
-        house.knocks[name].faults.set(faults.Refusal(status=502, body="html"))
-    house.knocks["losing"].world.forget(house.ids["losing"])
-    house.knocks[environment].faults.set(fault)
-    house.stack.fires(alert, 60, knock_environment=environment)
-    if alert == "KnockKeyRefused":
-        house.knocks[environment].faults.clear()
-        house.stack.resolves(alert, knock_environment=environment)
-
-
-@pytest.mark.parametrize(
     ("reason", "alert"), [("limit", "KnockOperationsRefused"), ("unauthorized", "KnockRegistrationsRefused")]
 )
 def test_refused_registrations_are_told(house: House, reason: str, alert: str) -> None:
@@ -239,6 +228,22 @@ def test_state_that_cannot_be_written_is_told(house: House) -> None:
         database.execute("BEGIN EXCLUSIVE")
         house.stack.fires("KnockStateNotWritten", 90)
         database.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("alert", "environment"),
+    [
+        ("KnockAnswersTooLarge", "large"),
+        ("KnockRateLimited", "limited"),
+        ("KnockKeyRefused", "refused"),
+        ("KnockUnreachable", "unreachable"),
+    ],
+)
+def test_what_goes_wrong_with_knock_is_told(house: House, alert: str, environment: str) -> None:
+    house.stack.fires(alert, 60, knock_environment=environment)
+    if alert == "KnockKeyRefused":
+        house.knocks[environment].faults.clear()
+        house.stack.resolves(alert, knock_environment=environment)
 
 
 def test_old_numbers_are_told(house: House) -> None:

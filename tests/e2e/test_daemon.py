@@ -99,8 +99,8 @@ def test_an_idle_end_is_quick(knock: Simulator, start: Starter, in_time: InTime)
 @pytest.fixture
 def stuck(knock: Simulator, start: Starter) -> Iterator[Exporter]:
     """Have 64 fetches hang, and a reader stall in the middle of an answer."""
-    exporter = start(knock.url, many(knock, 150), rate_limit=200, max_in_flight=64, timeout="30s", polling=QUICK)
-    until(lambda: exporter.value("knock_bulk_operations", status="processing") == 150, "all polled")
+    exporter = start(knock.url, many(knock, 80), rate_limit=200, max_in_flight=64, timeout="30s", polling=QUICK)
+    until(lambda: exporter.value("knock_bulk_operations", status="processing") == 80, "all polled")
     knock.faults.set(faults.Hang())
     with closing(socket.socket()) as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -166,11 +166,11 @@ def test_it_ends_in_time_while_a_long_list_comes_in(
     stored: bool,  # noqa: FBT001 - pytest passes it
     in_time: InTime,
 ) -> None:
-    start.whole["max_operations"] = 200_000
+    start.whole["max_operations"] = 100_000
     state = start.keep_state() if stored else None
-    exporter = start(NOWHERE, operations_files=list_many(start, 100_000))
+    exporter = start(NOWHERE, operations_files=list_many(start, 50_000))
     shown = until(lambda: exporter.value("knock_exporter_operations"), "the first have come in", LOADING_SECONDS)
-    assert shown < 100_000
+    assert shown < 50_000
     with in_time(END_SECONDS):
         exporter.signal()
         assert exporter.wait() == 0
@@ -178,7 +178,7 @@ def test_it_ends_in_time_while_a_long_list_comes_in(
     if state is not None:
         with closing(sqlite3.connect(state)) as database:
             (kept,) = database.execute("SELECT count(*) FROM operations").fetchone()
-        assert shown <= kept < 100_000
+        assert shown <= kept < 50_000
 
 
 @pytest.mark.alone

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import promql
 import pytest
@@ -77,31 +78,37 @@ def of_mode(query: promql.Query, mode: str) -> str:
     return query.filled(environment=f"mode-{mode}", __rate_interval="10s", __range="1m")
 
 
-def unexpected(stack: Stack, mode: str, queries: dict[promql.Query, str]) -> list[str]:
-    """Return which queries have no answer though they should, or one though they should not."""
-    return [
-        f"{query.file}: {query.title}: {text}"
-        for query, text in queries.items()
-        if bool(stack.query(text)) == _excused(mode, query)
-    ]
+def check(stack: Stack, mode: str, queries: dict[promql.Query, str]) -> None:
+    """Wait until each query has been answered that should be, and see that no other is."""
+    left = {query: text for query, text in queries.items() if not _excused(mode, query)}
+
+    def all_answered() -> bool:
+        for query in [query for query, text in left.items() if stack.query(text)]:
+            del left[query]
+        return not left
+
+    until(all_answered, lambda: "\n".join(f"{query.file}: {query.title}: {text}" for query, text in left.items()), 60)
+    assert [text for query, text in queries.items() if _excused(mode, query) and stack.query(text)] == []
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_query_of_the_dashboards_has_an_answer(mode: str, stack: Stack) -> None:
-    queries = {query: of_mode(query, mode) for query in promql.of_dashboards()}
-    until(lambda: not unexpected(stack, mode, queries), lambda: str(unexpected(stack, mode, queries)), 60)
+    check(stack, mode, {query: of_mode(query, mode) for query in promql.of_dashboards()})
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_record_has_a_value(mode: str, stack: Stack) -> None:
     records = [query for query in promql.of_rules() if query.file == "recording.yaml"]
-    queries = {query: f'{query.title}{{knock_environment="mode-{mode}"}}' for query in records}
-    until(lambda: not unexpected(stack, mode, queries), lambda: str(unexpected(stack, mode, queries)), 60)
+    check(stack, mode, {query: f'{query.title}{{knock_environment="mode-{mode}"}}' for query in records})
 
 
 STEP, STEPS = 60, 20
-LABELS = dict.fromkeys(("knock_environment", "name", "status", "reason", "label", "source", "le"), "1")
+EVERY = (15, 60, 120)  # seconds between scrapes
+LABELS = dict.fromkeys(("name", "status", "reason", "label", "source", "le"), "1")
 CONFIGURED = "knock_exporter_config_last_reload_success_timestamp_seconds"
+
+
+COUNTS = [promql.Query("", "", target["expr"]) for panel in promql.counting() for target in panel["targets"]]
 
 
 def scrapes(names: set[str], every: int, end: float) -> tuple[list[str], int]:
@@ -120,7 +127,7 @@ def scrapes(names: set[str], every: int, end: float) -> tuple[list[str], int]:
         ("restarted", "old", 100, begin, middle),
         ("reloaded", "old", 100, begin, middle),
     ):
-        own = LABELS | {"instance": instance, "group": group}
+        own = LABELS | {"knock_environment": f"every-{every}", "instance": f"{instance} {every}", "group": group}
         labels = ",".join(f'{name}="{text}"' for name, text in own.items())
         value, unknown = first, places[:each_step] if instance in {"discovered", "not always scraped"} else ()
         for place in begin:
@@ -132,28 +139,53 @@ def scrapes(names: set[str], every: int, end: float) -> tuple[list[str], int]:
                 lines += [f"{name}{{{labels}}} {value} {at:.3f}" for name in names]
             if group == "old" and (place in places or place >= configured > 0):
                 since = end - STEPS * STEP + (configured - 0.9) * every if place >= configured > 0 else 0
-                lines.append(f'{CONFIGURED}{{instance="{instance}"}} {since:.3f} {at:.3f}')
+                lines.append(f'{CONFIGURED}{{instance="{instance} {every}"}} {since:.3f} {at:.3f}')
     return lines, grown
 
 
-@pytest.mark.parametrize("line", [2, 3])
-@pytest.mark.parametrize("every", [15, 60, 120])
-def test_what_bars_and_heatmaps_count_adds_up_to_what_happened(every: int, line: int, tmp_path: Path) -> None:
-    end = time.time() // STEP * STEP
-    counts = [target["expr"] for panel in promql.counting() for target in panel["targets"]]
-    queries = [promql.Query("", "", text) for text in counts]
-    lines, grown = scrapes(set().union(*(query.names() for query in queries)) - {CONFIGURED}, every, end)
-    (tmp_path / "scrapes.txt").write_text("\n".join([*lines, "# EOF\n"]))
-    run(tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", tmp_path / "scrapes.txt", tmp_path / "tsdb")
-    assert grown
-    with stacks.prometheus(tmp_path, {}, line) as url:
-        for query in queries:
-            text = query.filled(
-                __interval=f"{STEP}s",
-                __interval_ms=f"{STEP * 1000}",
-                __rate_interval=f"{max(STEP + every, 4 * every)}s",
-            )
-            span: dict[str, Any] = {"query": text, "start": end - STEP * (STEPS - 1), "end": end, "step": STEP}
-            answer = WEB.get(f"{url}/api/v1/query_range", params=span, timeout=30).json()
-            shown = [float(value) for each in answer["data"]["result"] for _, value in each["values"]]
-            assert sum(shown) == grown, text
+class Counted(NamedTuple):
+    """What was scraped until `end`, at each interval into an environment of its own, and by how much it grew."""
+
+    blocks: Path
+    end: float
+    grown: dict[int, int]
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    folder, end = tmp_path_factory.mktemp("counted"), time.time() // STEP * STEP
+    names = set().union(*(query.names() for query in COUNTS)) - {CONFIGURED}
+    made = {every: scrapes(names, every, end) for every in EVERY}
+    text = "\n".join([line for lines, _ in made.values() for line in lines])
+    (folder / "scrapes.txt").write_text(f"{text}\n# EOF\n")
+    run(tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", folder / "scrapes.txt", folder / "tsdb")
+    return Counted(folder / "tsdb", end, {every: grown for every, (_, grown) in made.items()})
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def prometheus(
+    request: pytest.FixtureRequest, counted: Counted, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Run a Prometheus of each line on what was scraped."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    shutil.copytree(counted.blocks, folder / "tsdb")
+    with stacks.prometheus(folder, {}, request.param) as url:
+        yield url
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_what_bars_and_heatmaps_count_adds_up_to_what_happened(every: int, prometheus: str, counted: Counted) -> None:
+    assert counted.grown[every]
+    for query in COUNTS:
+        text = query.filled(
+            environment=f"every-{every}",
+            instance=f".* {every}",
+            __interval=f"{STEP}s",
+            __interval_ms=f"{STEP * 1000}",
+            __rate_interval=f"{max(STEP + every, 4 * every)}s",
+        )
+        span: dict[str, Any] = {"query": text, "end": counted.end, "step": STEP}
+        span["start"] = counted.end - STEP * (STEPS - 1)
+        answer = WEB.get(f"{prometheus}/api/v1/query_range", params=span, timeout=30).json()
+        shown = [float(value) for each in answer["data"]["result"] for _, value in each["values"]]
+        assert sum(shown) == counted.grown[every], text

@@ -22,14 +22,17 @@ import bcrypt
 import pytest
 import trustme
 import yaml
+from click.testing import CliRunner
 from programs import KEY, TOKEN, WEB, Program, Starter, tool, until
 
+from exporter.cli import main
 from exporter.knock.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from click.testing import Result
     from programs import Exporter
 
 pytestmark = pytest.mark.e2e
@@ -609,9 +612,15 @@ def test_pages_of_other_sites_reach_no_post(mutual: Scene) -> None:
 # The command.
 
 
-def checked(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "exporter", "check-web-config", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+def checked(path: Path) -> Result:
+    return CliRunner().invoke(main, ["check-web-config", str(path)])
+
+
+def test_check_web_config_is_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "exporter", "check-web-config", str(tmp_path / "gone.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "gone.yaml" in done.stderr
 
 
 def test_check_web_config_tells_good_from_bad(tmp_path: Path) -> None:
@@ -619,19 +628,18 @@ def test_check_web_config_tells_good_from_bad(tmp_path: Path) -> None:
     place.put(Party().server() | {"clients.crt": trustme.CA().cert_pem.bytes()})
     place.configure({USER: PASSWORD}, clients=True)
     done = checked(place.path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout == f"{place.path} is good: TLS, 1 users, 0 headers.\n"
 
     place.put({"server.key": Party().server()["server.key"]})
     done = checked(place.path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (1, "")
     told = "tls_server_config.key_file: {}: does not belong to the certificate"
     assert told.format(place.folder / "server.key") in done.stderr
 
     place.put({"web.yaml": f"basic_auth_users:\n  {USER}: {PASSWORD}\nhttp2: true\n".encode()})
     done = checked(place.path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (1, "")
     assert f"line 2: basic_auth_users.{USER}: is not a bcrypt hash" in done.stderr
     assert "line 3: http2: unknown key" in done.stderr
     assert [each for each in place.secrets if each in done.stderr] == []
-    assert checked(tmp_path / "gone.yaml").returncode == 1

@@ -38,7 +38,7 @@ IDS_MOST = 9
 AT_THE_LIMIT = 5
 SOURCES = (("files", "/ids/a"), ("files", "/ids/b"), ("http", "https://ids.example/list"))
 CALM_SECONDS = 25 * 86_400.0  # what is let go is remembered for 30 days
-WELL_SECONDS, SLACK_SECONDS = 700.0, 60.0  # a lane that was refused, or told to wait, tries again after 10 minutes
+WELL_SECONDS, SLACK_SECONDS = 700.0, 60.0  # an upstream that was refused, or told to wait, tries again after 10 minutes
 PAUSE_SECONDS = 1.1  # a process takes longer to start: no second holds requests of two
 
 FAMILIES = {  # of an operation, and what they are of Knock's record

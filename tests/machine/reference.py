@@ -335,7 +335,7 @@ class Reference:
 
     def key_read(self, environment: str, key: str) -> None:
         self._use_key(self.environments[environment], key)
-        self._quiet_until = {}  # what was learnt of a lane goes with it
+        self._quiet_until = {}  # what was learnt of an upstream goes with it
         self._note_limits()
 
     def _ask_missing_again(self, name: str) -> None:
@@ -477,7 +477,7 @@ class Reference:
         self.memory.operations[key] = replace(self.memory.operations[key], group=group, labels=labels)
 
     def release(self, key: Key) -> int:
-        """Let go of an operation on demand; return the HTTP status of the answer."""
+        """Drop an operation on demand; return the HTTP status of the answer."""
         if self.listed_by(key):
             return 409
         if key not in self.memory.operations and not self.memory.tombstones.get(key):
@@ -587,7 +587,7 @@ class Reference:
     def _judge(
         self, environment: Environment, asked: Asked, outcome: dict[str, Any] | Trouble, *, same_key: bool
     ) -> None:
-        """Take in what an answer tells of the environment and its lane."""
+        """Take in what an answer tells of the environment and its upstream."""
         if not asked.checks_key:
             environment.polls += 1
             if isinstance(outcome, Trouble):

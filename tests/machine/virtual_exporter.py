@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import structlog
+from exporter.metrics.own import Activity
 from virtual_knock import INVALID, Asked, Trouble
 
 from exporter.config import Config, ListedOperation, load
@@ -35,7 +36,6 @@ from exporter.errors import (
 )
 from exporter.keys import Secret
 from exporter.knock.reading import read_operation
-from exporter.metrics.activity import Activity
 from exporter.metrics.exposition import View
 from exporter.operation import Invalid, parse_time
 from exporter.store.opening import open_store

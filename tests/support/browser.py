@@ -69,13 +69,11 @@ class Reader:
     scripts: bool = True
     forced_colors: bool = False
 
-    def settings(self) -> dict[str, Any]:
-        """Return these as Playwright names them."""
+    def media(self) -> dict[str, Any]:
+        """Return what a page is told of these, as Playwright names it."""
         return {
             "color_scheme": "dark" if self.dark else "light",
-            "viewport": {"width": self.width, "height": HEIGHT},
             "reduced_motion": "reduce" if self.still else "no-preference",
-            "java_script_enabled": self.scripts,
             "forced_colors": "active" if self.forced_colors else "none",
         }
 
@@ -84,36 +82,51 @@ class Visits:
     """Opens pages, and keeps what went wrong on them: `problems` has to stay empty.
 
     A problem is an error in the console (a violated Content-Security-Policy is one), one that no script caught, a
-    dialog, a second window, or a request to another host than the page's. Console errors that match a pattern of
-    `excused` are none: Chromium tells each answer of 4xx and 5xx there.
+    dialog, a second window, or a request to another host than those that were visited. Console errors that match a
+    pattern of `excused` are none: Chromium tells each answer of 4xx and 5xx there.
     """
 
     def __init__(self, browser: Browser) -> None:
         self.problems: list[str] = []
         self.excused: list[str] = []
         self._browser = browser
-        self._contexts: list[BrowserContext] = []
+        self._hosts: set[str] = set()
+        self._page: Page | None = None
+        self._scripts = True
 
-    def __call__(self, url: str, reader: Reader = Reader(), **settings: Any) -> Page:
-        """Open a page as this reader, with a profile of its own; `settings` are further ones of Playwright's.
+    def __call__(self, url: str, reader: Reader = Reader()) -> Page:
+        """Open a page as this reader, in place of the one before: each profile costs Chromium seconds."""
+        if self._page is None or not (reader.scripts and self._scripts):  # axe switches scripts on where they are off
+            self.close()
+            self._page, self._scripts = self._open(reader), reader.scripts
+        self._hosts.add(urlsplit(url).netloc)
+        self._page.emulate_media(**reader.media())
+        self._page.set_viewport_size({"width": reader.width, "height": HEIGHT})
+        self._page.goto(url)
+        return self._page
 
-        Pages that stay open refresh themselves: a test that opens dozens closes each.
-        """
-        context = self._browser.new_context(**(reader.settings() | settings))
-        self._contexts.append(context)
-        context.set_default_timeout(SECONDS * 1000)
-        page = context.new_page()
-        self._watch(context, urlsplit(url).netloc)
-        page.goto(url)
-        return page
+    def leave(self) -> None:
+        """Go to an empty page, so that nothing refreshes itself, and forget what was visited."""
+        if self._page is not None:
+            self._page.goto("about:blank")
+        self.problems.clear()
+        self.excused.clear()
+        self._hosts.clear()
 
     def close(self) -> None:
-        """Close all pages."""
-        for context in self._contexts:
-            context.close()
-        self._contexts.clear()
+        """Close the page, and forget its profile."""
+        if self._page is not None:
+            self._page.context.close()
+            self._page = None
 
-    def _watch(self, context: BrowserContext, host: str) -> None:
+    def _open(self, reader: Reader) -> Page:
+        context = self._browser.new_context(java_script_enabled=reader.scripts)
+        context.set_default_timeout(SECONDS * 1000)
+        page = context.new_page()
+        self._watch(context)
+        return page
+
+    def _watch(self, context: BrowserContext) -> None:
         def heard(message: ConsoleMessage) -> None:
             told = f"console: {message.text} ({message.location['url']})"
             if message.type == "error" and not any(re.search(each, told) for each in self.excused):
@@ -121,7 +134,7 @@ class Visits:
 
         def asked(request: Request) -> None:
             target = urlsplit(request.url)
-            if target.scheme not in NOWHERE and target.netloc != host:
+            if target.scheme not in NOWHERE and target.netloc not in self._hosts:
                 self.problems.append(f"request to another host: {request.url}")
 
         def interrupted(dialog: Dialog) -> None:

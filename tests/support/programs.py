@@ -32,19 +32,23 @@ if TYPE_CHECKING:
 TOOLS = Path(__file__).parents[2] / ".tools"
 KEY = "sk_test_0123456789abcdef"
 TOKEN = "0123456789abcdef0123456789abcdef"
-LOOK_SECONDS = 0.05
+LOOK_SECONDS, SELDOM_SECONDS = 0.05, 0.25
 os.environ |= {"GOGC": "400", "GOMEMLIMIT": "1GiB"}  # helm and promtool, started a thousand times, take a third less
 WEB = requests.Session()
 WEB.trust_env = False  # no proxy stands between a test and this machine
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 0.0) -> Any:
-    """Wait until a condition holds and return what it said; fail with `what` after these seconds and BUSY_SECONDS."""
-    deadline = time.monotonic() + seconds + BUSY_SECONDS
+    """Wait until a condition holds and return what it said; fail with `what` after these seconds and BUSY_SECONDS.
+
+    Most conditions scrape: the longer one has waited, the less often it is looked at.
+    """
+    began = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= seconds + BUSY_SECONDS:
             pytest.fail(f"not within {seconds + BUSY_SECONDS} s: {what if isinstance(what, str) else what()}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(min(max(LOOK_SECONDS, waited / 20), SELDOM_SECONDS))
     return found
 
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -53,26 +53,42 @@ def fires(alert: str, **labels: str) -> str:
     return f'count(ALERTS{{alertname="{alert}",alertstate="firing"{chosen}}}) or vector(0)'
 
 
-def judge(promtool: str, folder: Path, inputs: list[dict[str, str]], expected: Mapping[tuple[int, str], float]) -> str:
-    """Evaluate the rules over these series; return what promtool found that is not as expected, nothing if all is.
+class Case(NamedTuple):
+    """Series, and the value that a query has over them at a minute. Of the alerts, those count that queries name."""
 
-    `expected` gives the value of a query at a minute. Of the alerts, those are evaluated that queries name.
-    """
+    inputs: list[dict[str, str]]
+    expected: Mapping[tuple[int, str], float]
+
+
+def judge(promtool: str, folder: Path, cases: Mapping[str, Case]) -> dict[str, str]:
+    """Evaluate the rules over each case's series; return what promtool says of it, SUCCESS if all is as expected."""
+    for number, case in enumerate(cases.values()):
+        _write(folder / f"rules-{number}.yaml", folder / f"test-{number}.yaml", case)
+    files = {name: folder / f"test-{number}.yaml" for number, name in enumerate(cases)}
+    done = subprocess.run(
+        [promtool, "test", "rules", *files.values()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    told = dict(re.findall(r"Unit Testing: +(.*)\n((?:.*\n)*?)(?=Unit Testing: |\Z)", done.stdout))
+    return {name: told.get(str(file), done.stdout).strip() for name, file in files.items()}
+
+
+def _write(rules: Path, file: Path, case: Case) -> None:
     tests: list[dict[str, Any]] = [
         {"expr": query, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": value}]}
-        for (minute, query), value in expected.items()
+        for (minute, query), value in case.expected.items()
     ]
-    rules = folder / "rules.yaml"
-    rules.write_text(_rules(frozenset(re.findall(r'alertname="(\w+)"', str(expected)))))
+    rules.write_text(_rules(frozenset(re.findall(r'alertname="(\w+)"', str(case.expected)))))
     document = {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
-        "tests": [{"interval": "1m", "input_series": inputs, "promql_expr_test": tests}],
+        "tests": [{"interval": "1m", "input_series": case.inputs, "promql_expr_test": tests}],
     }
-    file = folder / "test.yaml"
-    file.write_text(yaml.safe_dump(document))
-    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False, timeout=300)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+    file.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
 
 
 @cache
