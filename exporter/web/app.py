@@ -50,8 +50,8 @@ class House:
 
     `unhealthy` and `unready` return what is wrong, or None. `monotonic` judges staleness, `wall` tells Unix seconds.
     `config` is the active configuration, `external_url` where people reach the port (no slash at its end; None: not
-    known). `desk` takes registrations (None: there are no such calls), `reload` has the configuration read again (None:
-    off).
+    known). `desk` takes registrations (None: there are no such calls), `reload` has the configuration read again
+    (None: off).
     """
 
     view: Callable[[], View]

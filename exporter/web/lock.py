@@ -40,7 +40,7 @@ class _InForce(NamedTuple):
 class Lock:
     """Holds what is active; without a path the port is open, and speaks plain HTTP. Raises StartError.
 
-    `look` belongs to one thread, `config` and `context` may be asked for from any. `wall` tells Unix seconds.
+    `look` belongs to one thread, `config` and `context` may be read from any. `wall` tells Unix seconds.
     """
 
     def __init__(self, path: Path | None, wall: Callable[[], float] = time.time) -> None:
