@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from charts import CHART, KUBERNETES, LINES, configurations, documents, helm
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from kubernetes_kinds import is_described
 from operator_kinds import KINDS, lost
@@ -174,13 +174,14 @@ def test_what_the_schema_accepts_renders_and_is_valid_or_is_refused_in_the_chart
     @many
     @given(accepted())
     def check(whole: dict[str, Any]) -> None:
+        note(f"values, as drawn: {json.dumps(whole)}")  # which are drawn depends on the modules that are loaded, too
         _, complaint = template(whole)
         # Which template Helm comes to first is chance; an error of a template's own reads otherwise.
         assert not complaint or complaint.startswith("Error: execution error at (knock-exporter/"), complaint
         refused.append(bool(complaint))
 
         made = []
-        workable(whole)
+        note(f"values, made workable: {json.dumps(workable(whole))}")
         for line in LINES:
             text, complaint = template(whole, line)
             assert not complaint, complaint

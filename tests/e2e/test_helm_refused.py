@@ -48,6 +48,8 @@ pytestmark = pytest.mark.e2e
             "environments.production.proxy: has a user and a password",
         ),
         ((*SHORTEST, "--set", "config.timeout="), "timeout"),
+        ((*SHORTEST, "--set", "environments.production.ca_file=~/ca.pem"), "ca_file"),
+        ((*SHORTEST, "--set", "environments.production.operations_files={~/ids.txt}"), "operations_files"),
         ((*SHORTEST, "--set-json", 'registration.tokens=[{"secretName":"t","environments":[]}]'), "environments"),
         (
             (*SHORTEST, "--set", "registration.tokens[0].secretName=t,registration.tokens[1].secretName=t"),
