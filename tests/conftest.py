@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
     from browser import Visits
+    from desk import FakeDesk
     from playwright.sync_api import Browser
+    from recorder import Recorder
+    from trustme import CA
+
+    from exporter.web.app import House
 
 
 settings.register_profile("busy machines", deadline=None)
@@ -50,6 +55,45 @@ def in_time(request: pytest.FixtureRequest) -> InTime:
 def knock() -> Iterator[Simulator]:
     with Simulator(world=World(seed=1), rate_limits=False) as simulator:
         yield simulator
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    from desk import FakeDesk  # noqa: PLC0415 - others start without what the web needs
+
+    return FakeDesk()
+
+
+@pytest.fixture(scope="module")
+def shown() -> House:
+    """Return pages of everything that an operation can be."""
+    from shown import everything, house  # noqa: PLC0415 - the same
+
+    return house(everything())
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    from desk import TOKEN  # noqa: PLC0415 - the same
+
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    return path
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    from recorder import Recorder  # noqa: PLC0415 - the same
+
+    with Recorder().running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def authority() -> CA:
+    from trustme import CA  # noqa: PLC0415 - the same
+
+    return CA()
 
 
 @pytest.fixture

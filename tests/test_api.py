@@ -25,7 +25,6 @@ from shown import (
     QUEUED,
     RUNNING,
     ask,
-    everything,
     house,
 )
 
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
 
 LIST = "/api/v1/operations"
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def shown() -> House:
-    return house(everything())
 
 
 def got(shown: House, path: str, **request: Any) -> Any:

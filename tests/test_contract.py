@@ -59,17 +59,17 @@ def a_model_of_everything() -> Model:
             request.id, status=status, errors=1, error_items=1, updated_at=WALL, started_at=WALL - 400, **ends
         )
 
-    model = Model(Config((environment(operations=operations),)), knock)
-    model.activity.reload_successful.set(1)
-    model.activity.reload_time.set(WALL)
-    model.activity.exposition_size.set(1)
-    model.run(30)
-    return model
+    full = Model(Config((environment(operations=operations),)), knock)
+    full.activity.reload_successful.set(1)
+    full.activity.reload_time.set(WALL)
+    full.activity.exposition_size.set(1)
+    full.run(30)
+    return full
 
 
-def exposed(model: Model) -> dict[str, Shape]:
+def exposed(full: Model) -> dict[str, Shape]:
     families = {}
-    parsed = parse_openmetrics(model.metrics(Format.OPENMETRICS))  # type: ignore[no-untyped-call] # not typed by them
+    parsed = parse_openmetrics(full.metrics(Format.OPENMETRICS))  # type: ignore[no-untyped-call] # not typed by them
     for family in parsed:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -85,12 +85,12 @@ def headers(text: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def full() -> Model:
     return a_model_of_everything()
 
 
-def test_metrics_shows_what_the_document_says(model: Model) -> None:
-    shown, promised = exposed(model), documented()
+def test_metrics_shows_what_the_document_says(full: Model) -> None:
+    shown, promised = exposed(full), documented()
     assert shown.keys() == promised.keys()
     for name, shape in promised.items():
         assert shown[name].kind == shape.kind, name
@@ -141,8 +141,8 @@ def test_the_reasons_of_failed_polls_are_closed_and_there_from_the_start() -> No
         ("knock_exporter_scrape_duration_seconds", own.SCRAPE_BUCKETS),
     ],
 )
-def test_histograms_have_their_buckets(model: Model, name: str, bounds: tuple[float, ...]) -> None:
-    found = set(re.findall(rf'^{name}_bucket{{.*le="([^"]+)"', model.metrics(), re.MULTILINE))
+def test_histograms_have_their_buckets(full: Model, name: str, bounds: tuple[float, ...]) -> None:
+    found = set(re.findall(rf'^{name}_bucket{{.*le="([^"]+)"', full.metrics(), re.MULTILINE))
     assert {float(bound) for bound in found} == {*bounds, float("inf")}
 
 

@@ -20,14 +20,14 @@ NOWHERE = "123e4567-e89b-12d3-a456-426614174000"
 
 
 @pytest.fixture
-def knock() -> Iterator[Simulator]:
+def keyed() -> Iterator[Simulator]:
     with Simulator(world=World(1, speed=1e6), api_key=KEY) as simulator:
         yield simulator
 
 
 @pytest.fixture
-def made(knock: Simulator) -> str:
-    return knock.world.put(
+def known(keyed: Simulator) -> str:
+    return keyed.world.put(
         {
             "id": "b19d032a-fc3b-4a54-9f54-369484527201",
             "name": "objects.projects.set",
@@ -45,13 +45,13 @@ def made(knock: Simulator) -> str:
     )
 
 
-def ask(knock: Simulator, *arguments: str, **variables: str) -> Result:
-    environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url, "COLUMNS": "100"} | variables
+def ask(keyed: Simulator, *arguments: str, **variables: str) -> Result:
+    environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": keyed.url, "COLUMNS": "100"} | variables
     return CliRunner().invoke(main, ["get", *arguments], env=environ)
 
 
-def test_a_table_for_people(knock: Simulator, made: str) -> None:
-    answer = ask(knock, made)
+def test_a_table_for_people(keyed: Simulator, known: str) -> None:
+    answer = ask(keyed, known)
     assert answer.exit_code == 0
     rows = {line[:14].strip(): line[14:].strip() for line in answer.stdout.splitlines()}
     assert rows["status"] == "completed"
@@ -63,42 +63,42 @@ def test_a_table_for_people(knock: Simulator, made: str) -> None:
     assert "jane" not in answer.output
 
 
-def test_failed_items_only_when_asked_for(knock: Simulator, made: str) -> None:
-    assert "jane@example.com" in ask(knock, made, "--error-items").stdout
-    assert "[bold]joe" in ask(knock, made, "--error-items").stdout, "text from the wire is not markup"
-    assert "jane" not in ask(knock, made, "-o", "json").stdout
-    assert "jane" in ask(knock, made, "-o", "json", "--error-items").stdout
-    assert "jane" not in ask(knock, made, "-o", "metrics", "--error-items").stdout
+def test_failed_items_only_when_asked_for(keyed: Simulator, known: str) -> None:
+    assert "jane@example.com" in ask(keyed, known, "--error-items").stdout
+    assert "[bold]joe" in ask(keyed, known, "--error-items").stdout, "text from the wire is not markup"
+    assert "jane" not in ask(keyed, known, "-o", "json").stdout
+    assert "jane" in ask(keyed, known, "-o", "json", "--error-items").stdout
+    assert "jane" not in ask(keyed, known, "-o", "metrics", "--error-items").stdout
 
 
-def test_json_is_the_record(knock: Simulator, made: str) -> None:
-    document = json.loads(ask(knock, made, "-o", "json").stdout)
-    assert document["id"] == made
+def test_json_is_the_record(keyed: Simulator, known: str) -> None:
+    document = json.loads(ask(keyed, known, "-o", "json").stdout)
+    assert document["id"] == known
     assert document["error_count"] == 2
 
 
-def test_metrics_are_what_the_exporter_would_show(knock: Simulator, made: str) -> None:
-    lines = ask(knock, made, "-o", "metrics", "--environment", "staging").stdout.splitlines()
-    labels = f'{{group="default",knock_environment="staging",operation_id="{made}"}}'
+def test_metrics_are_what_the_exporter_would_show(keyed: Simulator, known: str) -> None:
+    lines = ask(keyed, known, "-o", "metrics", "--environment", "staging").stdout.splitlines()
+    labels = f'{{group="default",knock_environment="staging",operation_id="{known}"}}'
     assert f"knock_bulk_operation_errors{labels} 2.0" in lines
     assert f"knock_bulk_operation_duration_seconds{labels} 90.0" in lines
 
 
-def test_the_id_may_be_in_upper_case(knock: Simulator, made: str) -> None:
-    assert ask(knock, made.upper()).exit_code == 0
+def test_the_id_may_be_in_upper_case(keyed: Simulator, known: str) -> None:
+    assert ask(keyed, known.upper()).exit_code == 0
 
 
-def test_an_unknown_id_says_what_it_may_be(knock: Simulator) -> None:
-    answer = ask(knock, NOWHERE)
+def test_an_unknown_id_says_what_it_may_be(keyed: Simulator) -> None:
+    answer = ask(keyed, NOWHERE)
     assert answer.exit_code == 1
     assert "wrong branch?" in answer.stderr
     assert "resource_missing" in answer.stderr
 
 
-def test_a_refused_key_is_told_and_not_shown(knock: Simulator) -> None:
-    answer = ask(knock, NOWHERE, KNOCK_API_KEY="sk_other_key")
+def test_a_refused_key_is_told_and_not_shown(keyed: Simulator) -> None:
+    answer = ask(keyed, NOWHERE, KNOCK_API_KEY="sk_other_key")
     assert answer.exit_code == 1
-    assert answer.stderr.startswith(f"default ({knock.url}): HTTP 401")
+    assert answer.stderr.startswith(f"default ({keyed.url}): HTTP 401")
     hint = ": environment variable KNOCK_API_KEY: revoked, cut off, or the key of another account?\n"
     assert answer.stderr.endswith(hint)
     assert "sk_other_key" not in answer.output
@@ -113,26 +113,26 @@ def test_a_refused_key_is_told_and_not_shown(knock: Simulator) -> None:
         ({"KNOCK_API_KEY": "sk a"}, "environment variable KNOCK_API_KEY holds white space"),
     ],
 )
-def test_bad_variables_are_named(knock: Simulator, variables: dict[str, str], message: str) -> None:
-    answer = ask(knock, NOWHERE, **variables)
+def test_bad_variables_are_named(keyed: Simulator, variables: dict[str, str], message: str) -> None:
+    answer = ask(keyed, NOWHERE, **variables)
     assert answer.exit_code == 1
     assert message in answer.stderr
     assert "sk a" not in answer.stderr
 
 
 def test_without_a_key_it_says_where_one_could_come_from(
-    knock: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keyed: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    answer = ask(knock, NOWHERE, KNOCK_API_KEY="")
+    answer = ask(keyed, NOWHERE, KNOCK_API_KEY="")
     assert answer.exit_code == 1
     assert "set KNOCK_API_KEY, or name a configuration" in answer.stderr
 
 
-def write_config(folder: Path, knock: Simulator, made: str) -> Path:
+def write_config(folder: Path, keyed: Simulator, known: str) -> Path:
     environments = [
-        {"name": "one", "api_key": "sk_wrong", "base_url": knock.url},
-        {"name": "two", "api_key": KEY, "base_url": knock.url, "operations": [{"id": made, "group": "sync"}]},
+        {"name": "one", "api_key": "sk_wrong", "base_url": keyed.url},
+        {"name": "two", "api_key": KEY, "base_url": keyed.url, "operations": [{"id": known, "group": "sync"}]},
     ]
     path = folder / "config.yaml"
     path.write_text(json.dumps({"environments": environments}), encoding="utf-8")
@@ -140,56 +140,56 @@ def write_config(folder: Path, knock: Simulator, made: str) -> Path:
 
 
 def test_of_several_environments_it_takes_the_one_that_lists_the_id(
-    knock: Simulator, made: str, tmp_path: Path
+    keyed: Simulator, known: str, tmp_path: Path
 ) -> None:
-    path = write_config(tmp_path, knock, made)
-    answer = ask(knock, made, f"--config.file={path}", "-o", "metrics", KNOCK_API_KEY="")
+    path = write_config(tmp_path, keyed, known)
+    answer = ask(keyed, known, f"--config.file={path}", "-o", "metrics", KNOCK_API_KEY="")
     assert (
-        f'knock_bulk_operation_errors{{group="sync",knock_environment="two",operation_id="{made}"}} 2.0'
+        f'knock_bulk_operation_errors{{group="sync",knock_environment="two",operation_id="{known}"}} 2.0'
         in answer.stdout
     )
 
 
-def test_of_several_environments_one_must_be_named(knock: Simulator, made: str, tmp_path: Path) -> None:
-    path = write_config(tmp_path, knock, made)
-    unnamed = ask(knock, NOWHERE, f"--config.file={path}")
+def test_of_several_environments_one_must_be_named(keyed: Simulator, known: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path, keyed, known)
+    unnamed = ask(keyed, NOWHERE, f"--config.file={path}")
     assert unnamed.stderr == "which environment? Name one with --environment (there are: one, two)\n"
-    wrong = ask(knock, made, f"--config.file={path}", "--environment=three")
+    wrong = ask(keyed, known, f"--config.file={path}", "--environment=three")
     assert wrong.stderr == '"three" is not an environment of the configuration (it has: one, two)\n'
 
 
-def test_an_environment_that_is_named_needs_no_key_of_another(knock: Simulator, made: str, tmp_path: Path) -> None:
+def test_an_environment_that_is_named_needs_no_key_of_another(keyed: Simulator, known: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(
         "environments:\n  - {name: one, api_key_file: not-here.key}\n"
-        f"  - {{name: two, api_key: {KEY}, base_url: '{knock.url}'}}\n"
+        f"  - {{name: two, api_key: {KEY}, base_url: '{keyed.url}'}}\n"
     )
-    answer = ask(knock, made, f"--config.file={path}", "--environment=two")
+    answer = ask(keyed, known, f"--config.file={path}", "--environment=two")
     assert (answer.exit_code, answer.stderr) == (0, "")
-    assert "not-here.key" in ask(knock, made, f"--config.file={path}", "--environment=one").stderr
+    assert "not-here.key" in ask(keyed, known, f"--config.file={path}", "--environment=one").stderr
 
 
-def test_an_address_with_the_version_is_refused(knock: Simulator, made: str) -> None:
-    answer = ask(knock, made, KNOCK_BASE_URL=f"{knock.url}/v1")
+def test_an_address_with_the_version_is_refused(keyed: Simulator, known: str) -> None:
+    answer = ask(keyed, known, KNOCK_BASE_URL=f"{keyed.url}/v1")
     assert answer.stderr.startswith("KNOCK_BASE_URL must end before /v1, which is added to it")
 
 
-def test_what_a_terminal_would_obey_is_replaced(knock: Simulator) -> None:
+def test_what_a_terminal_would_obey_is_replaced(keyed: Simulator) -> None:
     hostile = {"id": "\x1b]0;owned\x07\x1b[2J", "collection": "\ud800"}
     record = {"id": NOWHERE, "status": "failed", "name": "a\x1bb", "error_items": [hostile, 5, None]}
-    knock.world.put(record | {"inserted_at": "0001-01-01T00:00:00Z"})
-    answer = ask(knock, NOWHERE, "--error-items")
+    keyed.world.put(record | {"inserted_at": "0001-01-01T00:00:00Z"})
+    answer = ask(keyed, NOWHERE, "--error-items")
     assert answer.exit_code == 0, answer.output
     assert "\x1b" not in answer.stdout
     assert "owned" in answer.stdout
 
 
-def test_a_list_of_failed_items_that_is_none_is_empty(knock: Simulator) -> None:
-    knock.world.put({"id": NOWHERE, "status": "completed", "error_items": 5})
-    assert ask(knock, NOWHERE, "--error-items").exit_code == 0
+def test_a_list_of_failed_items_that_is_none_is_empty(keyed: Simulator) -> None:
+    keyed.world.put({"id": NOWHERE, "status": "completed", "error_items": 5})
+    assert ask(keyed, NOWHERE, "--error-items").exit_code == 0
 
 
-def test_a_key_in_place_of_an_id_is_not_shown(knock: Simulator) -> None:
-    answer = ask(knock, "sk_live_secret12345")
+def test_a_key_in_place_of_an_id_is_not_shown(keyed: Simulator) -> None:
+    answer = ask(keyed, "sk_live_secret12345")
     assert answer.exit_code == 2
     assert "secret12345" not in answer.output

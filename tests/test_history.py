@@ -66,6 +66,7 @@ def test_a_line_is_bounded_in_order_and_keeps_its_ends(steps: list[tuple[float, 
 
 def test_a_long_life_is_thinned_evenly() -> None:
     points = line(*((float(second), second) for second in range(30_000))).points
+    assert (points[0].at, points[-1].at) == (0, 29_999)
     assert len(points) > POINTS_MOST // 3
     gaps = [later.at - earlier.at for earlier, later in pairwise(points[:-1])]
     assert max(gaps) <= 4 * min(gaps)

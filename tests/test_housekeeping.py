@@ -69,67 +69,67 @@ def local_now() -> datetime:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def keeper(tmp_path: Path) -> House:
     return House(tmp_path / "key")
 
 
-def test_nothing_new_is_no_message(house: House) -> None:
+def test_nothing_new_is_no_message(keeper: House) -> None:
     for _ in range(5):
-        house.look()
-    assert house.read == []
+        keeper.look()
+    assert keeper.read == []
 
 
-def test_nothing_is_looked_at_before_its_time(house: House) -> None:
-    house.write(NEW, age=100)
-    house.wait()
-    assert house.read == []
+def test_nothing_is_looked_at_before_its_time(keeper: House) -> None:
+    keeper.write(NEW, age=100)
+    keeper.wait()
+    assert keeper.read == []
 
 
-def test_a_changed_key_is_told_once(house: House) -> None:
-    house.write(NEW, age=2)
+def test_a_changed_key_is_told_once(keeper: House) -> None:
+    keeper.write(NEW, age=2)
     for _ in range(3):
-        house.look()
-    assert house.read == [KeyRead("production", Secret(NEW))]
+        keeper.look()
+    assert keeper.read == [KeyRead("production", Secret(NEW))]
 
 
-def test_a_half_written_key_is_not_told(house: House) -> None:
-    house.write(NEW[:-2], age=-CHECK_SECONDS)
-    house.look()
-    house.write(NEW, age=-CHECK_SECONDS)
-    house.look()
-    assert house.read == []
-    house.look()
-    assert house.read == [KeyRead("production", Secret(NEW))]
+def test_a_half_written_key_is_not_told(keeper: House) -> None:
+    keeper.write(NEW[:-2], age=-CHECK_SECONDS)
+    keeper.look()
+    keeper.write(NEW, age=-CHECK_SECONDS)
+    keeper.look()
+    assert keeper.read == []
+    keeper.look()
+    assert keeper.read == [KeyRead("production", Secret(NEW))]
 
 
-def test_asked_for_the_same_key_is_told_too(house: House) -> None:
-    house.keys.ask("production")
-    house.wait()
-    assert house.read == [KeyRead("production", None)]
-    house.wait()
-    assert len(house.read) == 1
+def test_asked_for_the_same_key_is_told_too(keeper: House) -> None:
+    keeper.keys.ask("production")
+    keeper.wait()
+    assert keeper.read == [KeyRead("production", None)]
+    keeper.wait()
+    assert len(keeper.read) == 1
 
 
-def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(house: House) -> None:
-    house.keys.ask("production")
-    house.write(NEW[:-2], age=-1)
-    house.wait()
-    house.write(NEW, age=-1)
-    house.wait()
-    assert house.read == []
-    house.wait()
-    assert house.read == [KeyRead("production", Secret(NEW))]
+def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(keeper: House) -> None:
+    keeper.keys.ask("production")
+    keeper.write(NEW[:-2], age=-1)
+    keeper.wait()
+    keeper.write(NEW, age=-1)
+    keeper.wait()
+    assert keeper.read == []
+    keeper.wait()
+    assert keeper.read == [KeyRead("production", Secret(NEW))]
 
 
-def test_a_key_that_cannot_be_read_is_told_once_in_the_log(house: House) -> None:
-    house.file.unlink()
+def test_a_key_that_cannot_be_read_is_told_once_in_the_log(keeper: House) -> None:
+    keeper.file.unlink()
     with capture_logs() as lines:
         for _ in range(3):
-            house.look()
-        house.write(OLD, age=100)
-        house.look()
-        house.write("two words", age=100)
-        house.look()
+            keeper.look()
+        keeper.write(OLD, age=100)
+        keeper.look()
+        keeper.write("two words", age=100)
+        keeper.look()
     assert [line["event"] for line in lines] == ["API key cannot be read, keeping the old one"] * 2
     assert "No such file or directory" in lines[0]["error"]
     assert "two words" not in lines[1]["error"]
@@ -137,61 +137,61 @@ def test_a_key_that_cannot_be_read_is_told_once_in_the_log(house: House) -> None
 
 @pytest.mark.parametrize("name", ["a", "z"])  # before and after the sound one
 def test_one_that_fails_does_not_keep_others_from_their_turn(tmp_path: Path, name: str) -> None:
-    house = House(tmp_path / "key", **{name: Broken()})
-    house.write(NEW, age=2)
+    keeper = House(tmp_path / "key", **{name: Broken()})
+    keeper.write(NEW, age=2)
     with capture_logs() as lines:
-        house.look()
-        assert house.read == [KeyRead("production", Secret(NEW))]
-        house.write(OLD, age=2)
-        house.look()
-    assert house.read[1:] == [KeyRead("production", Secret(OLD))]
+        keeper.look()
+        assert keeper.read == [KeyRead("production", Secret(NEW))]
+        keeper.write(OLD, age=2)
+        keeper.look()
+    assert keeper.read[1:] == [KeyRead("production", Secret(OLD))]
     assert [line["event"] for line in lines] == ["housekeeping failed, trying again at its next turn"] * 2
 
 
 def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
-    house = House(tmp_path / "key", a=Broken())
+    keeper = House(tmp_path / "key", a=Broken())
     for name in ("a", "production"):
-        house.keys.ask(name)
+        keeper.keys.ask(name)
     with capture_logs() as lines:
-        house.wait()
-    assert house.read == [KeyRead("production", None)]
+        keeper.wait()
+    assert keeper.read == [KeyRead("production", None)]
     assert len(lines) == 1
 
 
-def test_a_key_that_is_watched_no_more_is_not_waited_for(house: House) -> None:
-    house.keys.ask("gone")
+def test_a_key_that_is_watched_no_more_is_not_waited_for(keeper: House) -> None:
+    keeper.keys.ask("gone")
     for _ in range(2):
-        house.wait()
-    assert house.read == []
+        keeper.wait()
+    assert keeper.read == []
 
 
-def stand_still(house: House) -> None:
+def stand_still(keeper: House) -> None:
     """Have the jobs planned for a time that is far off now, as when the clock went back."""
-    for job in house.keeping.scheduler.jobs:
+    for job in keeper.keeping.scheduler.jobs:
         job.next_run = local_now() + timedelta(hours=1)
 
 
-def planned_anew(house: House) -> bool:
+def planned_anew(keeper: House) -> bool:
     return all(
         job.next_run is not None and job.next_run <= local_now() + timedelta(seconds=CHECK_SECONDS)
-        for job in house.keeping.scheduler.jobs
+        for job in keeper.keeping.scheduler.jobs
     )
 
 
 @pytest.mark.parametrize("jump", [-3600.0, -DRIFT_SECONDS - 1, DRIFT_SECONDS + 1, 86400.0])
-def test_a_clock_that_jumps_has_the_jobs_planned_anew(house: House, jump: float) -> None:
-    stand_still(house)
-    house.wait(1.0, wall=1.0 + jump)
-    assert planned_anew(house)
-    stand_still(house)
-    house.wait()
-    assert not planned_anew(house)  # once for each jump
+def test_a_clock_that_jumps_has_the_jobs_planned_anew(keeper: House, jump: float) -> None:
+    stand_still(keeper)
+    keeper.wait(1.0, wall=1.0 + jump)
+    assert planned_anew(keeper)
+    stand_still(keeper)
+    keeper.wait()
+    assert not planned_anew(keeper)  # once for each jump
 
 
-def test_a_clock_that_is_a_little_off_does_not(house: House) -> None:
-    stand_still(house)
-    house.wait(1.0, wall=2.0)
-    assert not planned_anew(house)
+def test_a_clock_that_is_a_little_off_does_not(keeper: House) -> None:
+    stand_still(keeper)
+    keeper.wait(1.0, wall=2.0)
+    assert not planned_anew(keeper)
 
 
 @pytest.fixture
@@ -204,20 +204,20 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_end_of_summer_time_has_the_jobs_planned_anew(berlin: None, tmp_path: Path) -> None:
-    house = House(tmp_path / "key")
+    keeper = House(tmp_path / "key")
     before = datetime(2026, 10, 25, 0, 59, 59, tzinfo=UTC).timestamp()
-    house.wait(1.0, wall=before - house.now.wall)
-    stand_still(house)
-    house.wait(1.0)
-    assert planned_anew(house)
+    keeper.wait(1.0, wall=before - keeper.now.wall)
+    stand_still(keeper)
+    keeper.wait(1.0)
+    assert planned_anew(keeper)
 
 
-def test_the_thread_answers_and_ends(house: House) -> None:
-    thread = threading.Thread(target=house.keeping.run, daemon=True)
+def test_the_thread_answers_and_ends(keeper: House) -> None:
+    thread = threading.Thread(target=keeper.keeping.run, daemon=True)
     thread.start()
-    house.keeping.ask(lambda: house.keys.ask("production"))
-    until(lambda: house.read, "read")
-    house.keeping.stop()
+    keeper.keeping.ask(lambda: keeper.keys.ask("production"))
+    until(lambda: keeper.read, "read")
+    keeper.keeping.stop()
     thread.join(5)
     assert not thread.is_alive()
-    assert house.keeping.stepped_at == house.now.mono
+    assert keeper.keeping.stepped_at == keeper.now.mono

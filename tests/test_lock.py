@@ -73,7 +73,7 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def web_folder(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
@@ -123,27 +123,27 @@ def test_without_a_file_it_is_open() -> None:
     assert (lock.config, lock.context, lock.look()) == (WebConfig(), None, None)
 
 
-def test_users_need_no_tls(house: House) -> None:
-    lock = house.lock(USERS)
+def test_users_need_no_tls(web_folder: House) -> None:
+    lock = web_folder.lock(USERS)
     assert (dict(lock.config.users), lock.context) == ({"ann": HASH.encode()}, None)
 
 
-def test_tls_is_spoken_from_12_on(house: House) -> None:
-    lock = house.lock(TLS)
+def test_tls_is_spoken_from_12_on(web_folder: House) -> None:
+    lock = web_folder.lock(TLS)
     assert spoken(lock, client())[0] == "TLSv1.3"
     assert spoken(lock, client(version=ssl.TLSVersion.TLSv1_2))[0] == "TLSv1.2"
 
 
-def test_versions_suites_and_curves_are_as_asked(house: House) -> None:
+def test_versions_suites_and_curves_are_as_asked(web_folder: House) -> None:
     config = TLS.replace("}", ", min_version: TLS13}")
     with pytest.raises(OSError):  # noqa: PT011  whichever of its errors: no handshake
-        spoken(house.lock(config), client(version=ssl.TLSVersion.TLSv1_2))
+        spoken(web_folder.lock(config), client(version=ssl.TLSVersion.TLSv1_2))
     config = TLS.replace("}", ", max_version: TLS12, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA]}")
     context = client()
     context.set_ciphers("DEFAULT")  # Python's own choice leaves this suite out
-    assert spoken(house.lock(config), context) == ("TLSv1.2", "ECDHE-ECDSA-AES256-SHA")
+    assert spoken(web_folder.lock(config), context) == ("TLSv1.2", "ECDHE-ECDSA-AES256-SHA")
     for curve, other in (("X25519", "secp384r1"), ("CurveP384", "X25519")):
-        lock = house.lock(TLS.replace("}", f", curve_preferences: [{curve}]}}"))
+        lock = web_folder.lock(TLS.replace("}", f", curve_preferences: [{curve}]}}"))
         assert spoken(lock, client())[0] == "TLSv1.3"
         context = client()
         context.set_ecdh_curve(other)
@@ -151,39 +151,39 @@ def test_versions_suites_and_curves_are_as_asked(house: House) -> None:
             spoken(lock, context)
 
 
-def test_the_server_chooses_unless_told_otherwise(house: House) -> None:
+def test_the_server_chooses_unless_told_otherwise(web_folder: House) -> None:
     suites = ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")
     asking = client(version=ssl.TLSVersion.TLSv1_2)
     asking.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384")
     config = TLS.replace("}", f", cipher_suites: [{', '.join(suites)}]}}")
-    assert spoken(house.lock(config), asking)[1] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+    assert spoken(web_folder.lock(config), asking)[1] == "ECDHE-ECDSA-AES256-GCM-SHA384"
     config = config.replace("cipher_suites", "prefer_server_cipher_suites: false, cipher_suites")
-    assert spoken(house.lock(config), asking)[1] == "ECDHE-ECDSA-AES128-GCM-SHA256"
+    assert spoken(web_folder.lock(config), asking)[1] == "ECDHE-ECDSA-AES128-GCM-SHA256"
 
 
-def test_clients_are_verified(house: House) -> None:
-    lock = house.lock(CLIENTS)
+def test_clients_are_verified(web_folder: House) -> None:
+    lock = web_folder.lock(CLIENTS)
     spoken(lock, client(CLIENT))
     for stranger in (None, trustme.CA().issue_cert("prometheus")):
         with pytest.raises(OSError):  # noqa: PT011
             spoken(lock, client(stranger))
-    lock = house.lock(CLIENTS.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven"))
+    lock = web_folder.lock(CLIENTS.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven"))
     spoken(lock, client(CLIENT))
     spoken(lock, client())
     with pytest.raises(OSError):  # noqa: PT011
         spoken(lock, client(trustme.CA().issue_cert("prometheus")))
 
 
-def test_what_stands_in_the_file_is_trusted_by_any_issuer(house: House) -> None:
+def test_what_stands_in_the_file_is_trusted_by_any_issuer(web_folder: House) -> None:
     intermediate = CA.create_child_ca()
-    house.write(intermediate.cert_pem.bytes(), "ca.pem")
-    lock = house.lock(CLIENTS)
+    web_folder.write(intermediate.cert_pem.bytes(), "ca.pem")
+    lock = web_folder.lock(CLIENTS)
     spoken(lock, client(intermediate.issue_cert("prometheus")))
     with pytest.raises(OSError):  # noqa: PT011
         spoken(lock, client(CLIENT))
 
 
-def test_certificate_and_key_may_stand_in_the_file(house: House) -> None:
+def test_certificate_and_key_may_stand_in_the_file(web_folder: House) -> None:
     def inline(key: str, pem: bytes) -> str:
         return f"  {key}: |\n" + "".join(f"    {line}\n" for line in pem.decode().splitlines())
 
@@ -191,7 +191,7 @@ def test_certificate_and_key_may_stand_in_the_file(house: House) -> None:
     text = "tls_server_config:\n  client_auth_type: RequireAndVerifyClientCert\n" + inline(
         "client_ca", CA.cert_pem.bytes()
     )
-    lock = house.lock(text + inline("cert", SERVER.cert_chain_pems[0].bytes()) + inline("key", key))
+    lock = web_folder.lock(text + inline("cert", SERVER.cert_chain_pems[0].bytes()) + inline("key", key))
     spoken(lock, client(CLIENT))
 
 
@@ -229,32 +229,32 @@ NO_CERTIFICATES = "holds no certificates, or a broken one (expected PEM)"
         ),
     ],
 )
-def test_each_broken_file_is_named(house: House, name: str, content: bytes, message: str) -> None:
-    house.write(content, name)
+def test_each_broken_file_is_named(web_folder: House, name: str, content: bytes, message: str) -> None:
+    web_folder.write(content, name)
     key = {"ca.pem": "client_ca_file", "cert.pem": "cert_file", "key.pem": "key_file"}[name]
-    assert house.refusal(CLIENTS) == f"web.yaml: tls_server_config.{key}: {name}: {message}"
+    assert web_folder.refusal(CLIENTS) == f"web.yaml: tls_server_config.{key}: {name}: {message}"
 
 
 @pytest.mark.parametrize("name", ["cert.pem", "key.pem", "ca.pem"])
-def test_each_missing_file_is_named(house: House, name: str) -> None:
-    house.path.with_name(name).unlink()
+def test_each_missing_file_is_named(web_folder: House, name: str) -> None:
+    web_folder.path.with_name(name).unlink()
     folder = "(relative paths start at the folder of the web configuration)"
-    assert house.refusal(CLIENTS).endswith(f"_file: {name}: No such file or directory {folder}")
-    os.mkfifo(house.path.with_name(name))
-    assert house.refusal(CLIENTS).endswith(f"_file: {name}: is not a regular file")
+    assert web_folder.refusal(CLIENTS).endswith(f"_file: {name}: No such file or directory {folder}")
+    os.mkfifo(web_folder.path.with_name(name))
+    assert web_folder.refusal(CLIENTS).endswith(f"_file: {name}: is not a regular file")
 
 
-def test_a_broken_configuration_is_told_whole(house: House) -> None:
-    assert house.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is not a bcrypt hash") == 2
+def test_a_broken_configuration_is_told_whole(web_folder: House) -> None:
+    assert web_folder.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is not a bcrypt hash") == 2
 
 
 # Later.
 
 
-def test_nothing_new_changes_nothing(house: House) -> None:
-    lock = house.lock(CLIENTS + USERS)
+def test_nothing_new_changes_nothing(web_folder: House) -> None:
+    lock = web_folder.lock(CLIENTS + USERS)
     before = (lock.config, lock.context)
-    house.write(f"# another comment\n{CLIENTS}{USERS}")
+    web_folder.write(f"# another comment\n{CLIENTS}{USERS}")
     with capture_logs() as logs:
         assert lock.look() is None
     assert logs == []
@@ -262,11 +262,11 @@ def test_nothing_new_changes_nothing(house: House) -> None:
     assert lock.context is before[1]
 
 
-def test_a_new_certificate_is_shown_to_who_comes_next(house: House) -> None:
-    lock = house.lock(TLS + USERS)
+def test_a_new_certificate_is_shown_to_who_comes_next(web_folder: House) -> None:
+    lock = web_folder.lock(TLS + USERS)
     before = lock.context
     other = trustme.CA()
-    house.certify(other.issue_cert("localhost"))
+    web_folder.certify(other.issue_cert("localhost"))
     with capture_logs() as logs:
         assert lock.look() is None
     assert lock.context is not before
@@ -275,43 +275,43 @@ def test_a_new_certificate_is_shown_to_who_comes_next(house: House) -> None:
     context = ssl.create_default_context()
     other.configure_trust(context)
     spoken(lock, context)
-    event = {"event": "new web configuration active", "log_level": "info", "path": str(house.path)}
+    event = {"event": "new web configuration active", "log_level": "info", "path": str(web_folder.path)}
     assert logs == [event | {"tls": True, "users": 1}]
 
 
-def test_new_authorities_count_for_who_comes_next(house: House) -> None:
-    lock, other = house.lock(CLIENTS), trustme.CA()
-    house.write(other.cert_pem.bytes(), "ca.pem")
+def test_new_authorities_count_for_who_comes_next(web_folder: House) -> None:
+    lock, other = web_folder.lock(CLIENTS), trustme.CA()
+    web_folder.write(other.cert_pem.bytes(), "ca.pem")
     lock.look()
     spoken(lock, client(other.issue_cert("prometheus")))
     with pytest.raises(OSError):  # noqa: PT011
         spoken(lock, client(CLIENT))
 
 
-def test_users_and_tls_come_and_go_without_a_restart(house: House) -> None:
-    lock = house.lock("")
+def test_users_and_tls_come_and_go_without_a_restart(web_folder: House) -> None:
+    lock = web_folder.lock("")
     for text in (TLS, TLS + USERS, USERS, ""):
-        house.write(text)
+        web_folder.write(text)
         assert lock.look() is None
         assert (lock.context is not None, bool(lock.config.users)) == (TLS in text, USERS in text)
 
 
 BREAKS: list[Callable[[House], object]] = [
-    lambda house: house.write("basic_auth_users: {ann: x}"),
-    lambda house: house.write(TLS + "\t"),
-    lambda house: house.path.unlink(),
-    lambda house: house.write(b"", "key.pem"),
-    lambda house: house.write(CLIENT.private_key_pem.bytes(), "key.pem"),
-    lambda house: house.path.with_name("cert.pem").unlink(),
-    lambda house: shutil.rmtree(house.path.parent),
+    lambda web_folder: web_folder.write("basic_auth_users: {ann: x}"),
+    lambda web_folder: web_folder.write(TLS + "\t"),
+    lambda web_folder: web_folder.path.unlink(),
+    lambda web_folder: web_folder.write(b"", "key.pem"),
+    lambda web_folder: web_folder.write(CLIENT.private_key_pem.bytes(), "key.pem"),
+    lambda web_folder: web_folder.path.with_name("cert.pem").unlink(),
+    lambda web_folder: shutil.rmtree(web_folder.path.parent),
 ]
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_what_is_broken_is_told_once_and_not_taken(house: House, broken: Callable[[House], object]) -> None:
-    lock = house.lock(TLS + USERS)
+def test_what_is_broken_is_told_once_and_not_taken(web_folder: House, broken: Callable[[House], object]) -> None:
+    lock = web_folder.lock(TLS + USERS)
     before = (lock.config, lock.context)
-    broken(house)
+    broken(web_folder)
     with capture_logs() as logs:
         problem = lock.look()
         assert lock.look() == problem
@@ -319,65 +319,65 @@ def test_what_is_broken_is_told_once_and_not_taken(house: House, broken: Callabl
     assert logs[0]["error"] == problem
     assert "web.yaml" in str(problem)
     assert (lock.config, lock.context) == before
-    house.path.parent.mkdir(exist_ok=True)
-    house.certify(SERVER)
-    house.write(TLS + USERS)
+    web_folder.path.parent.mkdir(exist_ok=True)
+    web_folder.certify(SERVER)
+    web_folder.write(TLS + USERS)
     with capture_logs() as logs:
         assert lock.look() is None
     assert [each["event"] for each in logs] == ["web configuration is good again"]
     assert (lock.config, lock.context) == before
 
 
-def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(house: House) -> None:
-    lock = house.lock(USERS)
-    house.write(TLS.replace("cert.pem", "late.pem") + USERS)
+def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(web_folder: House) -> None:
+    lock = web_folder.lock(USERS)
+    web_folder.write(TLS.replace("cert.pem", "late.pem") + USERS)
     for _ in range(3):
         assert "late.pem: No such file" in str(lock.look())
-    house.path.with_name("cert.pem").rename(house.path.with_name("late.pem"))
+    web_folder.path.with_name("cert.pem").rename(web_folder.path.with_name("late.pem"))
     assert lock.look() is None
     spoken(lock, client())
 
 
-def test_another_problem_is_told_as_well(house: House) -> None:
-    lock = house.lock(TLS)
+def test_another_problem_is_told_as_well(web_folder: House) -> None:
+    lock = web_folder.lock(TLS)
     with capture_logs() as logs:
         for text in ("a: 1", "a: 1", "b: 1", "a: 1", TLS + USERS):
-            house.write(text)
+            web_folder.write(text)
             lock.look()
     assert [each["log_level"] for each in logs] == ["warning", "warning", "warning", "info"]
 
 
-def test_half_a_file_does_not_unlock(house: House) -> None:
-    lock = house.lock(TLS + USERS)
-    house.write(TLS, at=house.wall - 0.5)  # the users are still to come
+def test_half_a_file_does_not_unlock(web_folder: House) -> None:
+    lock = web_folder.lock(TLS + USERS)
+    web_folder.write(TLS, at=web_folder.wall - 0.5)  # the users are still to come
     assert lock.look() is None
     assert lock.config.users
-    house.write(TLS + USERS, at=house.wall)
+    web_folder.write(TLS + USERS, at=web_folder.wall)
     lock.look()
-    house.write(TLS, at=house.wall)
+    web_folder.write(TLS, at=web_folder.wall)
     lock.look()
     assert lock.config.users
     lock.look()  # nothing more has come: it is meant so
     assert not lock.config.users
 
 
-def test_who_asks_for_a_reload_says_that_the_files_are_whole(house: House) -> None:
-    lock = house.lock(TLS + USERS)
-    house.write(TLS, at=house.wall - 0.5)
+def test_who_asks_for_a_reload_says_that_the_files_are_whole(web_folder: House) -> None:
+    lock = web_folder.lock(TLS + USERS)
+    web_folder.write(TLS, at=web_folder.wall - 0.5)
     assert lock.look() is None
     assert lock.config.users, "written just now: perhaps not to its end"
     assert lock.look(whole=True) is None
     assert not lock.config.users
 
 
-def test_half_a_rotation_is_waited_for(house: House) -> None:
-    lock, other = house.lock(TLS), CA.issue_cert("localhost")
+def test_half_a_rotation_is_waited_for(web_folder: House) -> None:
+    lock, other = web_folder.lock(TLS), CA.issue_cert("localhost")
     before = lock.context
-    house.write(other.cert_chain_pems[0].bytes(), "cert.pem", at=house.wall)
+    web_folder.write(other.cert_chain_pems[0].bytes(), "cert.pem", at=web_folder.wall)
     with capture_logs() as logs:
         assert lock.look() is None
-        house.certify(other, at=house.wall)
-        house.wall += 2
+        web_folder.certify(other, at=web_folder.wall)
+        web_folder.wall += 2
         assert lock.look() is None
     assert [each["event"] for each in logs] == ["new web configuration active"]
     assert lock.context is not before

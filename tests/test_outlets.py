@@ -74,7 +74,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def outlets(tmp_path: Path) -> Iterator[Desk]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     OURS.issue_cert("localhost").configure_cert(context)
     with serving(answering(http(f'{{"id":"{ID}","status":"queued"}}')), context) as server:
@@ -84,75 +84,75 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         yield made
 
 
-def test_a_changed_file_is_trusted_by_itself(desk: Desk) -> None:
-    assert not desk.trusts()
-    assert not desk.look()
-    desk.write(GOOD)
+def test_a_changed_file_is_trusted_by_itself(outlets: Desk) -> None:
+    assert not outlets.trusts()
+    assert not outlets.look()
+    outlets.write(GOOD)
     with capture_logs() as lines:
-        assert desk.look()
+        assert outlets.look()
     assert [(line["event"], line["environment"]) for line in lines] == [("using the changed ca_file", "production")]
-    assert desk.trusts()
-    assert not desk.look()
-    desk.write(OTHER)
-    assert desk.look()
-    assert not desk.trusts()
+    assert outlets.trusts()
+    assert not outlets.look()
+    outlets.write(OTHER)
+    assert outlets.look()
+    assert not outlets.trusts()
 
 
-def test_a_changed_file_is_trusted_at_a_reload(desk: Desk) -> None:
-    desk.write(GOOD, age=0)
-    desk.reload()
-    assert desk.trusts()
-    assert not desk.look()
+def test_a_changed_file_is_trusted_at_a_reload(outlets: Desk) -> None:
+    outlets.write(GOOD, age=0)
+    outlets.reload()
+    assert outlets.trusts()
+    assert not outlets.look()
 
 
-def test_a_file_that_is_written_again_as_it_was_changes_nothing(desk: Desk) -> None:
-    desk.write(OTHER)
-    assert not desk.look()
+def test_a_file_that_is_written_again_as_it_was_changes_nothing(outlets: Desk) -> None:
+    outlets.write(OTHER)
+    assert not outlets.look()
 
 
-def test_half_a_file_is_waited_for(desk: Desk) -> None:
-    desk.write(GOOD[:300], age=-5)
-    assert not desk.look()
-    desk.write(GOOD, age=-5)
-    assert not desk.look()
-    assert desk.look()
-    assert desk.trusts()
+def test_half_a_file_is_waited_for(outlets: Desk) -> None:
+    outlets.write(GOOD[:300], age=-5)
+    assert not outlets.look()
+    outlets.write(GOOD, age=-5)
+    assert not outlets.look()
+    assert outlets.look()
+    assert outlets.trusts()
 
 
 @pytest.mark.parametrize("broken", [b"", b"no certificate", GOOD[:300], None])
-def test_a_broken_file_is_told_once_and_leaves_the_old_one_trusted(desk: Desk, broken: bytes | None) -> None:
-    desk.write(GOOD)
-    desk.look()
+def test_a_broken_file_is_told_once_and_leaves_the_old_one_trusted(outlets: Desk, broken: bytes | None) -> None:
+    outlets.write(GOOD)
+    outlets.look()
     with capture_logs() as lines:
         if broken is None:
-            desk.path.unlink()
+            outlets.path.unlink()
         else:
-            desk.write(broken)
+            outlets.write(broken)
         for _ in range(5):
-            assert not desk.look()
+            assert not outlets.look()
     assert [line["event"] for line in lines] == ["ca_file cannot be used, keeping the old one"]
-    assert str(desk.path) in lines[0]["error"]
-    assert desk.trusts()
-    desk.write(OTHER)
-    assert desk.look()
-    assert not desk.trusts()
+    assert str(outlets.path) in lines[0]["error"]
+    assert outlets.trusts()
+    outlets.write(OTHER)
+    assert outlets.look()
+    assert not outlets.trusts()
 
 
-def test_what_comes_before_the_tracker_took_the_last_is_not_lost(desk: Desk) -> None:
+def test_what_comes_before_the_tracker_took_the_last_is_not_lost(outlets: Desk) -> None:
     for content in (GOOD, OTHER, GOOD):  # back to one that is closed by the time it is put in place
-        desk.write(content)
-        desk.wall += 5
-        desk.outlets.look([desk.environment], lambda _name: KEY, desk.wall)
-    assert desk.look()
-    assert desk.trusts()
+        outlets.write(content)
+        outlets.wall += 5
+        outlets.outlets.look([outlets.environment], lambda _name: KEY, outlets.wall)
+    assert outlets.look()
+    assert outlets.trusts()
 
 
-def test_a_reload_that_fails_leaves_no_thread_behind(desk: Desk) -> None:
+def test_a_reload_that_fails_leaves_no_thread_behind(outlets: Desk) -> None:
     before = threading.active_count()
     bad = Environment("staging", KeySource(inline=KEY), "https://127.0.0.1", proxy=Secret("socks5://127.0.0.1:9"))
-    changed = Environment("production", KeySource(inline=KEY), desk.environment.base_url, timeout=3.0)
+    changed = Environment("production", KeySource(inline=KEY), outlets.environment.base_url, timeout=3.0)
     for _ in range(5):
         with pytest.raises(StartError):
-            desk.outlets.prepare([changed, bad], {"production": KEY, "staging": KEY})
+            outlets.outlets.prepare([changed, bad], {"production": KEY, "staging": KEY})
     until(lambda: threading.active_count() <= before, "their threads have ended")
-    assert not desk.trusts()
+    assert not outlets.trusts()

@@ -38,21 +38,9 @@ NOT_FOUND = {"code": "resource_missing", "message": "The resource does not exist
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
-    return FakeDesk()
-
-
-@pytest.fixture
 def url(desk: FakeDesk) -> Iterator[str]:
     with served(desk.app()) as (host, port):
         yield f"http://{host}:{port}"
-
-
-@pytest.fixture
-def token_file(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
-    path.write_text(TOKEN + "\n")
-    return path
 
 
 def run(url: str, token_file: Path, *arguments: str, stdin: str | bytes = "", **variables: str) -> Result:

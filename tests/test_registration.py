@@ -75,11 +75,6 @@ def problem(answer: httpx.Response, status: int, detail: str, **more: Any) -> No
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-@pytest.fixture
-def desk() -> FakeDesk:
-    return FakeDesk()
-
-
 # What a body may hold.
 
 

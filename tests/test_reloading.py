@@ -74,7 +74,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def reloader(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
@@ -82,9 +82,9 @@ B = {"name": "b", "api_key_file": "b.key"}
 LISTED = [{"url": "https://ids.example", "bearer_token_file": "list.token", "ca_file": "list.pem"}]
 
 
-def names_all(desk: Desk) -> None:
+def names_all(reloader: Desk) -> None:
     """Have the file name one of each kind; none of them is there."""
-    desk.configure(
+    reloader.configure(
         B | {"ca_file": "b.pem", "operations_http": LISTED},
         registration={"tokens": [{"token_file": "register.token"}]},
         storage={"path": "state/state.db"},
@@ -92,73 +92,73 @@ def names_all(desk: Desk) -> None:
 
 
 BRINGS: list[Callable[[Desk], None]] = [
-    lambda desk: desk.write("b.key", KEY),
-    lambda desk: desk.write("b.pem", CA),
-    lambda desk: desk.write("list.token", TOKEN),
-    lambda desk: desk.write("list.pem", CA),
-    lambda desk: desk.write("register.token", TOKEN),
-    lambda desk: desk.make_folder("state"),
+    lambda reloader: reloader.write("b.key", KEY),
+    lambda reloader: reloader.write("b.pem", CA),
+    lambda reloader: reloader.write("list.token", TOKEN),
+    lambda reloader: reloader.write("list.pem", CA),
+    lambda reloader: reloader.write("register.token", TOKEN),
+    lambda reloader: reloader.make_folder("state"),
 ]
 
 
 @pytest.mark.parametrize("last", range(len(BRINGS)))
-def test_what_comes_late_is_taken_at_the_next_look(desk: Desk, last: int) -> None:
-    names_all(desk)
+def test_what_comes_late_is_taken_at_the_next_look(reloader: Desk, last: int) -> None:
+    names_all(reloader)
     for bring in (*BRINGS[:last], *BRINGS[last + 1 :]):
-        bring(desk)
-    desk.look(40)
-    assert desk.taken == []
-    BRINGS[last](desk)
-    desk.look()
-    assert desk.taken == [["a", "b"]]
-    desk.look(40)
-    assert len(desk.taken) == 1
+        bring(reloader)
+    reloader.look(40)
+    assert reloader.taken == []
+    BRINGS[last](reloader)
+    reloader.look()
+    assert reloader.taken == [["a", "b"]]
+    reloader.look(40)
+    assert len(reloader.taken) == 1
 
 
-def test_what_is_mended_is_taken_at_the_next_look(desk: Desk) -> None:
-    desk.write("b.key", "pk_test_0123456789")
-    desk.configure(B)
-    desk.look(40)
-    assert desk.taken == []
-    desk.write("b.key", KEY)
-    desk.look()
-    assert desk.taken == [["a", "b"]]
+def test_what_is_mended_is_taken_at_the_next_look(reloader: Desk) -> None:
+    reloader.write("b.key", "pk_test_0123456789")
+    reloader.configure(B)
+    reloader.look(40)
+    assert reloader.taken == []
+    reloader.write("b.key", KEY)
+    reloader.look()
+    assert reloader.taken == [["a", "b"]]
 
 
-def test_a_failed_load_is_tried_ever_more_rarely(desk: Desk) -> None:
-    desk.configure(B)
+def test_a_failed_load_is_tried_ever_more_rarely(reloader: Desk) -> None:
+    reloader.configure(B)
     tried = []
     for _ in range(60):
-        before = desk.failures
-        desk.look()
-        tried += [desk.now.mono] if desk.failures > before else []
+        before = reloader.failures
+        reloader.look()
+        tried += [reloader.now.mono] if reloader.failures > before else []
     pauses = [later - earlier for earlier, later in pairwise(tried)]
     assert pauses == [5.0, 10.0, 20.0, 40.0] + [RETRY_SECONDS_MOST] * (len(pauses) - 4)
     assert len(pauses) > 6
 
 
-def test_a_file_that_came_but_is_not_whole_is_waited_for(desk: Desk) -> None:
-    desk.configure(B)
-    desk.look(40)
-    before = desk.failures
-    desk.write("b.key", KEY[:-2], age=-CHECK_SECONDS)
-    desk.look()
-    desk.write("b.key", KEY, age=-CHECK_SECONDS)
-    desk.look()
-    assert desk.taken == []
-    assert desk.failures == before
-    desk.look()
-    assert desk.taken == [["a", "b"]]
+def test_a_file_that_came_but_is_not_whole_is_waited_for(reloader: Desk) -> None:
+    reloader.configure(B)
+    reloader.look(40)
+    before = reloader.failures
+    reloader.write("b.key", KEY[:-2], age=-CHECK_SECONDS)
+    reloader.look()
+    reloader.write("b.key", KEY, age=-CHECK_SECONDS)
+    reloader.look()
+    assert reloader.taken == []
+    assert reloader.failures == before
+    reloader.look()
+    assert reloader.taken == [["a", "b"]]
 
 
-def test_a_problem_is_told_once_and_when_it_changes(desk: Desk) -> None:
-    desk.configure(B, {"name": "c", "api_key_file": "c.key"})
+def test_a_problem_is_told_once_and_when_it_changes(reloader: Desk) -> None:
+    reloader.configure(B, {"name": "c", "api_key_file": "c.key"})
     with capture_logs() as lines:
-        desk.look(40)
-        desk.write("b.key", KEY)
-        desk.look(40)
-        desk.write("c.key", KEY)
-        desk.look(40)
+        reloader.look(40)
+        reloader.write("b.key", KEY)
+        reloader.look(40)
+        reloader.write("c.key", KEY)
+        reloader.look(40)
     assert [line["event"] for line in lines] == [
         "configuration not reloaded, the old one stays active",
         "configuration not reloaded, the old one stays active",
@@ -168,12 +168,12 @@ def test_a_problem_is_told_once_and_when_it_changes(desk: Desk) -> None:
     assert all("c.key" in line["error"] for line in lines[:2])
 
 
-def test_who_asks_is_told_each_time(desk: Desk) -> None:
-    desk.configure(B)
+def test_who_asks_is_told_each_time(reloader: Desk) -> None:
+    reloader.configure(B)
     told: list[str | None] = []
     with capture_logs() as lines:
         for _ in range(2):
-            desk.reloading.reload(desk.now, lambda problem, _conflict: told.append(problem))
+            reloader.reloading.reload(reloader.now, lambda problem, _conflict: told.append(problem))
     assert len(lines) == len(told) == 2
     assert "b.key: No such file" in str(told[0])
 
@@ -182,41 +182,41 @@ def test_who_asks_is_told_each_time(desk: Desk) -> None:
     "settings",
     [{"no_such_key": 1}, {"registration": {"tokens": [{"token_file": "no.token", "environments": ["nope"]}]}}],
 )
-def test_what_the_file_itself_has_wrong_is_not_tried_again(desk: Desk, settings: dict[str, Any]) -> None:
-    desk.configure(**settings)
-    desk.look(60)
-    assert desk.failures == 1
-    desk.configure(B)
-    desk.write("b.key", KEY)
-    desk.look()
-    assert desk.taken == [["a", "b"]]
+def test_what_the_file_itself_has_wrong_is_not_tried_again(reloader: Desk, settings: dict[str, Any]) -> None:
+    reloader.configure(**settings)
+    reloader.look(60)
+    assert reloader.failures == 1
+    reloader.configure(B)
+    reloader.write("b.key", KEY)
+    reloader.look()
+    assert reloader.taken == [["a", "b"]]
 
 
 @pytest.mark.parametrize(
     ("refusal", "again"), [(StartError("no room"), True), (RuntimeError("odd"), True), (NeedsRestart("no"), False)]
 )
 def test_what_this_machine_refuses_is_tried_again_unless_it_takes_a_restart(
-    desk: Desk,
+    reloader: Desk,
     refusal: Exception,
     again: bool,  # noqa: FBT001 - pytest passes it
 ) -> None:
-    desk.refusal = refusal
-    desk.configure(retention="2d")
+    reloader.refusal = refusal
+    reloader.configure(retention="2d")
     for _ in range(10):
         with suppress(RuntimeError):  # the housekeeping logs it and goes on
-            desk.look()
-    assert (desk.failures > 1) == again
-    desk.refusal = None
-    desk.look(12)
-    assert desk.taken == ([["a"]] if again else [])
+            reloader.look()
+    assert (reloader.failures > 1) == again
+    reloader.refusal = None
+    reloader.look(12)
+    assert reloader.taken == ([["a"]] if again else [])
 
 
-def test_a_file_that_cannot_be_read_for_a_while_is_taken_when_it_can(desk: Desk) -> None:
-    desk.configure(B)
-    desk.write("b.key", KEY)
-    (desk.folder / "config.yaml").rename(desk.folder / "elsewhere")
-    desk.look(10)
-    assert (desk.taken, desk.failures) == ([], 1)
-    (desk.folder / "elsewhere").rename(desk.folder / "config.yaml")
-    desk.look()
-    assert desk.taken == [["a", "b"]]
+def test_a_file_that_cannot_be_read_for_a_while_is_taken_when_it_can(reloader: Desk) -> None:
+    reloader.configure(B)
+    reloader.write("b.key", KEY)
+    (reloader.folder / "config.yaml").rename(reloader.folder / "elsewhere")
+    reloader.look(10)
+    assert (reloader.taken, reloader.failures) == ([], 1)
+    (reloader.folder / "elsewhere").rename(reloader.folder / "config.yaml")
+    reloader.look()
+    assert reloader.taken == [["a", "b"]]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -32,6 +31,7 @@ from exporter.web.server import WebServer, bind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import trustme
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     Address = tuple[str, int]
@@ -291,11 +291,6 @@ def test_the_connection_goes_through_its_phases() -> None:
 
 
 # TLS.
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 def context_of(authority: trustme.CA, *, name: str = "localhost", clients: bool = False) -> ssl.SSLContext:

@@ -31,12 +31,6 @@ RESOURCE_MISSING = {
 }
 
 
-@pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    with Simulator(world=World(seed=1), rate_limits=False) as running:
-        yield running
-
-
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -52,12 +46,12 @@ class Answer:
 class Client:
     """One keep-alive connection."""
 
-    simulator: Simulator
+    knock: Simulator
     key: str | None = KEY
     connection: http.client.HTTPConnection = field(init=False)
 
     def __post_init__(self) -> None:
-        self.connection = http.client.HTTPConnection(self.simulator.host, self.simulator.port, timeout=5)
+        self.connection = http.client.HTTPConnection(self.knock.host, self.knock.port, timeout=5)
 
     def ask(self, method: str, path: str, body: Any = None) -> Answer:
         headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
@@ -68,21 +62,21 @@ class Client:
 
 
 @pytest.fixture
-def knock(simulator: Simulator) -> Iterator[Client]:
-    client = Client(simulator)
+def client(knock: Simulator) -> Iterator[Client]:
+    client = Client(knock)
     with contextlib.closing(client.connection):
         yield client
 
 
-def ask(simulator: Simulator, method: str, path: str, body: Any = None, key: str | None = KEY) -> Answer:
-    client = Client(simulator, key)
+def ask(knock: Simulator, method: str, path: str, body: Any = None, key: str | None = KEY) -> Answer:
+    client = Client(knock, key)
     with contextlib.closing(client.connection):
         return client.ask(method, path, body)
 
 
-def raw(simulator: Simulator, text: bytes) -> bytes:
+def raw(knock: Simulator, text: bytes) -> bytes:
     """Send bytes and read to the end of the connection."""
-    with socket.create_connection((simulator.host, simulator.port), timeout=5) as connection:
+    with socket.create_connection((knock.host, knock.port), timeout=5) as connection:
         connection.sendall(text)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -91,30 +85,30 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
 
 
-def test_operation_is_served_with_a_request_id(simulator: Simulator, knock: Client) -> None:
-    made = simulator.world.create("users.identify", rows=10, queue_seconds=1000)
-    answer = knock.ask("GET", f"/v1/bulk_operations/{made.upper()}?x=1")
+def test_operation_is_served_with_a_request_id(knock: Simulator, client: Client) -> None:
+    made = knock.world.create("users.identify", rows=10, queue_seconds=1000)
+    answer = client.ask("GET", f"/v1/bulk_operations/{made.upper()}?x=1")
     assert (answer.status, answer.json["id"], answer.json["status"]) == (200, made, "queued")
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert len(answer.headers["X-Request-ID"]) == 20
-    assert knock.ask("GET", MISSING).headers["X-Request-ID"] != answer.headers["X-Request-ID"]
+    assert client.ask("GET", MISSING).headers["X-Request-ID"] != answer.headers["X-Request-ID"]
 
 
-def test_recorded_payload_is_served_verbatim(simulator: Simulator, knock: Client) -> None:
+def test_recorded_payload_is_served_verbatim(knock: Simulator, client: Client) -> None:
     record = {"id": "b19d032a-fc3b-4a54-9f54-369484527201", "status": 7, "collection": "é"}
-    made = simulator.world.put(record)
-    assert knock.ask("GET", f"/v1/bulk_operations/{made}").json == record
+    made = knock.world.put(record)
+    assert client.ask("GET", f"/v1/bulk_operations/{made}").json == record
 
 
 @pytest.mark.parametrize("path", [MISSING, "/v1/bulk_operations/no-uuid", "/v1/bulk_operations/", "/v1/x", "/", "/_x"])
-def test_unknown_ids_and_routes_are_404_in_knocks_json(knock: Client, path: str) -> None:
-    answer = knock.ask("GET", path)
+def test_unknown_ids_and_routes_are_404_in_knocks_json(client: Client, path: str) -> None:
+    answer = client.ask("GET", path)
     assert (answer.status, answer.json) == (404, RESOURCE_MISSING)
 
 
-def test_create_calls_can_only_be_posted(knock: Client) -> None:
-    assert knock.ask("GET", "/v1/users/bulk/delete").status == 404
-    assert knock.ask("POST", MISSING, {}).status == 404
+def test_create_calls_can_only_be_posted(client: Client) -> None:
+    assert client.ask("GET", "/v1/users/bulk/delete").status == 404
+    assert client.ask("POST", MISSING, {}).status == 404
 
 
 @pytest.mark.parametrize(
@@ -127,21 +121,21 @@ def test_create_calls_can_only_be_posted(knock: Client) -> None:
     ],
 )
 def test_only_the_right_key_is_let_in(key: str | None, status: int, code: str) -> None:
-    with Simulator(world=World(seed=1), api_key=KEY) as simulator:
-        answer = ask(simulator, "GET", MISSING, key=key)
+    with Simulator(world=World(seed=1), api_key=KEY) as knock:
+        answer = ask(knock, "GET", MISSING, key=key)
     assert (answer.status, answer.json["code"]) == (status, code)
 
 
-def test_any_secret_key_will_do_where_none_is_set(simulator: Simulator) -> None:
-    assert ask(simulator, "GET", MISSING, key="sk_anything").status == 404
-    assert ask(simulator, "GET", MISSING, key="pk_anything").status == 401
+def test_any_secret_key_will_do_where_none_is_set(knock: Simulator) -> None:
+    assert ask(knock, "GET", MISSING, key="sk_anything").status == 404
+    assert ask(knock, "GET", MISSING, key="pk_anything").status == 401
 
 
 def test_no_key_is_kept_in_log_or_reprs() -> None:
-    with Simulator(world=World(seed=1), api_key=KEY) as simulator:
-        ask(simulator, "GET", MISSING)
-        ask(simulator, "GET", MISSING, key=KEY + "2")
-        shown = repr([simulator, vars(simulator), simulator.log.entries(), simulator.world])
+    with Simulator(world=World(seed=1), api_key=KEY) as knock:
+        ask(knock, "GET", MISSING)
+        ask(knock, "GET", MISSING, key=KEY + "2")
+        shown = repr([knock, vars(knock), knock.log.entries(), knock.world])
     assert KEY not in shown
 
 
@@ -158,19 +152,19 @@ def test_no_key_is_kept_in_log_or_reprs() -> None:
         ({"users": [{"id": "a"}] * 1001}, 422, "users"),
     ],
 )
-def test_bad_create_is_refused_by_name(knock: Client, body: Any, status: int, field: str | None) -> None:
-    answer = knock.ask("POST", "/v1/users/bulk/identify", body)
+def test_bad_create_is_refused_by_name(client: Client, body: Any, status: int, field: str | None) -> None:
+    answer = client.ask("POST", "/v1/users/bulk/identify", body)
     assert answer.status == answer.json["status"] == status
     assert [problem["field"] for problem in answer.json.get("errors", ())] == ([field] if field else [])
 
 
-def test_preferences_are_asked_for(knock: Client) -> None:
-    answer = knock.ask("POST", "/v1/users/bulk/preferences", {"user_ids": ["a"]})
+def test_preferences_are_asked_for(client: Client) -> None:
+    answer = client.ask("POST", "/v1/users/bulk/preferences", {"user_ids": ["a"]})
     assert (answer.status, answer.json["errors"][0]["field"]) == (422, "preferences")
 
 
-def test_items_of_any_shape_are_counted(knock: Client) -> None:
-    answer = knock.ask("POST", "/v1/users/bulk/identify", {"users": [{"id": "a"}, {"id": 7}, "b", None, {"id": ""}]})
+def test_items_of_any_shape_are_counted(client: Client) -> None:
+    answer = client.ask("POST", "/v1/users/bulk/identify", {"users": [{"id": "a"}, {"id": 7}, "b", None, {"id": ""}]})
     assert (answer.status, answer.json["estimated_total_rows"]) == (200, 5)
 
 
@@ -185,125 +179,125 @@ def test_items_of_any_shape_are_counted(knock: Client) -> None:
         (b"GET /".ljust(65_537, b"x"), 414),
     ],
 )
-def test_unreadable_requests_get_a_json_answer(simulator: Simulator, text: bytes, status: int) -> None:
-    head, _, body = raw(simulator, text).partition(b"\r\n\r\n")
+def test_unreadable_requests_get_a_json_answer(knock: Simulator, text: bytes, status: int) -> None:
+    head, _, body = raw(knock, text).partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
     assert json.loads(body)["status"] == status
 
 
 def test_reads_past_tier_4_are_refused_without_headers() -> None:
-    with Simulator(world=World(seed=1, clock=Clock(lambda: 5.0, lambda: 5.0))) as simulator:
-        client = Client(simulator)
+    with Simulator(world=World(seed=1, clock=Clock(lambda: 5.0, lambda: 5.0))) as knock:
+        client = Client(knock)
         with contextlib.closing(client.connection):
             answers = [client.ask("GET", MISSING) for _ in range(201)]
     assert [answer.status for answer in answers] == [404] * 200 + [429]
     assert not [name for name in answers[-1].headers if name.lower().startswith("retry-after")]
 
 
-def test_log_tells_what_was_asked_and_leaves_out_the_simulators_own(simulator: Simulator, knock: Client) -> None:
-    knock.ask("GET", MISSING)
-    knock.ask("POST", "/v1/users/bulk/delete", {"user_ids": ["a"]})
-    knock.ask("GET", "/_simulator/operations")
-    assert simulator.log.wait(2)
-    assert [(one.method, one.path, one.operation_id, one.status) for one in simulator.log] == [
+def test_log_tells_what_was_asked_and_leaves_out_the_simulators_own(knock: Simulator, client: Client) -> None:
+    client.ask("GET", MISSING)
+    client.ask("POST", "/v1/users/bulk/delete", {"user_ids": ["a"]})
+    client.ask("GET", "/_simulator/operations")
+    assert knock.log.wait(2)
+    assert [(one.method, one.path, one.operation_id, one.status) for one in knock.log] == [
         ("GET", MISSING, MISSING.rpartition("/")[2], 404),
         ("POST", "/v1/users/bulk/delete", None, 200),
     ]
-    simulator.log.clear()
-    assert len(simulator.log) == 0
-    assert not simulator.log.wait(1, timeout=0)
+    knock.log.clear()
+    assert len(knock.log) == 0
+    assert not knock.log.wait(1, timeout=0)
 
 
-def test_operations_are_ordered_and_listed_without_a_key(simulator: Simulator) -> None:
+def test_operations_are_ordered_and_listed_without_a_key(knock: Simulator) -> None:
     order = {"name": "users.delete", "rows": 0, "queue_seconds": 0, "fails": True}
-    answer = ask(simulator, "POST", "/_simulator/operations", order, key=None)
+    answer = ask(knock, "POST", "/_simulator/operations", order, key=None)
     assert (answer.status, answer.json["name"], answer.json["status"]) == (200, "users.delete", "failed")
-    assert ask(simulator, "GET", "/_simulator/operations", key=None).json == {"ids": [answer.json["id"]]}
-    wrong = ask(simulator, "POST", "/_simulator/operations", {"rows": "many"}, key=None)
+    assert ask(knock, "GET", "/_simulator/operations", key=None).json == {"ids": [answer.json["id"]]}
+    wrong = ask(knock, "POST", "/_simulator/operations", {"rows": "many"}, key=None)
     assert (wrong.status, wrong.json["errors"][0]["field"]) == (422, "rows")
-    assert ask(simulator, "DELETE", "/_simulator/operations", key=None).status == 404
+    assert ask(knock, "DELETE", "/_simulator/operations", key=None).status == 404
 
 
-def test_faults_are_set_read_and_cleared_over_http(simulator: Simulator) -> None:
+def test_faults_are_set_read_and_cleared_over_http(knock: Simulator) -> None:
     spec = {"kind": "status", "status": 502, "body": "html", "count": 1}
     shown = [spec | {"share": 1.0, "left": 1}]
-    assert ask(simulator, "PUT", "/_simulator/faults", spec, key=None).json == shown
-    assert ask(simulator, "GET", "/_simulator/faults", key=None).json == shown
-    answer = ask(simulator, "GET", MISSING)
+    assert ask(knock, "PUT", "/_simulator/faults", spec, key=None).json == shown
+    assert ask(knock, "GET", "/_simulator/faults", key=None).json == shown
+    answer = ask(knock, "GET", MISSING)
     assert (answer.status, answer.headers["Content-Type"], answer.body[:6]) == (502, "text/html", b"<html>")
-    assert ask(simulator, "GET", MISSING).status == 404
-    assert ask(simulator, "DELETE", "/_simulator/faults", key=None).json == []
+    assert ask(knock, "GET", MISSING).status == 404
+    assert ask(knock, "DELETE", "/_simulator/faults", key=None).json == []
 
 
-def test_wrong_fault_is_refused_and_changes_nothing(simulator: Simulator) -> None:
-    simulator.faults.set(faults.Drop())
-    answer = ask(simulator, "PUT", "/_simulator/faults", [{"kind": "hang", "share": "x"}], key=None)
+def test_wrong_fault_is_refused_and_changes_nothing(knock: Simulator) -> None:
+    knock.faults.set(faults.Drop())
+    answer = ask(knock, "PUT", "/_simulator/faults", [{"kind": "hang", "share": "x"}], key=None)
     assert (answer.status, answer.json["errors"][0]["field"]) == (422, "0.hang.share")
-    assert [fault["kind"] for fault in simulator.faults.describe()] == ["drop"]
+    assert [fault["kind"] for fault in knock.faults.describe()] == ["drop"]
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 400, 401, 403, 404, 422, 500, 503, 599])
 @pytest.mark.parametrize("body", ["json", "html"])
 def test_any_status_can_be_had_and_the_connection_stays(
-    simulator: Simulator, knock: Client, status: int, body: Any
+    knock: Simulator, client: Client, status: int, body: Any
 ) -> None:
-    simulator.faults.set(faults.Refusal(status=status, body=body, count=1))
-    assert knock.ask("GET", MISSING).status == status
-    assert knock.ask("GET", MISSING).json == RESOURCE_MISSING
+    knock.faults.set(faults.Refusal(status=status, body=body, count=1))
+    assert client.ask("GET", MISSING).status == status
+    assert client.ask("GET", MISSING).json == RESOURCE_MISSING
 
 
-def test_error_code_can_be_chosen(simulator: Simulator, knock: Client) -> None:
-    simulator.faults.set(faults.Refusal(status=400, code="bearer_token_invalid"))
-    assert knock.ask("GET", MISSING).json["code"] == "bearer_token_invalid"
+def test_error_code_can_be_chosen(knock: Simulator, client: Client) -> None:
+    knock.faults.set(faults.Refusal(status=400, code="bearer_token_invalid"))
+    assert client.ask("GET", MISSING).json["code"] == "bearer_token_invalid"
 
 
-def test_fault_429_redirect_and_garbage(simulator: Simulator, knock: Client) -> None:
-    simulator.faults.set(
+def test_fault_429_redirect_and_garbage(knock: Simulator, client: Client) -> None:
+    knock.faults.set(
         faults.RateLimit(retry_after_ms=1500, count=1),
         faults.Redirect(location="http://elsewhere/", count=1),
         faults.Garbage(count=1),
     )
-    limited, moved, garbage = (knock.ask("GET", MISSING) for _ in range(3))
+    limited, moved, garbage = (client.ask("GET", MISSING) for _ in range(3))
     assert (limited.status, limited.headers["retry-after-ms"]) == (429, "1500")
     assert (moved.status, moved.headers["Location"]) == (302, "http://elsewhere/")
     assert (garbage.status, garbage.body) == (200, b"\x00\xff{not json")
 
 
-def test_fault_latency_delays_the_answer(simulator: Simulator, knock: Client, in_time: InTime) -> None:
-    simulator.faults.set(faults.Latency(seconds=0.05))
+def test_fault_latency_delays_the_answer(knock: Simulator, client: Client, in_time: InTime) -> None:
+    knock.faults.set(faults.Latency(seconds=0.05))
     with in_time(0.05, at_least=0.05):
-        assert knock.ask("GET", MISSING).status == 404
+        assert client.ask("GET", MISSING).status == 404
 
 
-def test_fault_truncated_breaks_the_body_off(simulator: Simulator, knock: Client) -> None:
-    simulator.faults.set(faults.Truncated())
+def test_fault_truncated_breaks_the_body_off(knock: Simulator, client: Client) -> None:
+    knock.faults.set(faults.Truncated())
     with pytest.raises(http.client.IncompleteRead):
-        knock.ask("GET", MISSING)
+        client.ask("GET", MISSING)
 
 
-def test_fault_drop_closes_without_a_byte(simulator: Simulator) -> None:
-    simulator.faults.set(faults.Drop())
-    assert raw(simulator, get(MISSING)) == b""
-    assert simulator.log.entries()[0].status is None
+def test_fault_drop_closes_without_a_byte(knock: Simulator) -> None:
+    knock.faults.set(faults.Drop())
+    assert raw(knock, get(MISSING)) == b""
+    assert knock.log.entries()[0].status is None
 
 
-def test_fault_reset_resets(simulator: Simulator) -> None:
-    simulator.faults.set(faults.Reset())
+def test_fault_reset_resets(knock: Simulator) -> None:
+    knock.faults.set(faults.Reset())
     with pytest.raises(ConnectionResetError):
-        raw(simulator, get(MISSING))
+        raw(knock, get(MISSING))
 
 
 @pytest.mark.parametrize("fault", [faults.TrickleHeaders(seconds=0.0001), faults.TrickleBody(seconds=0.0001)])
-def test_fault_trickle_sends_all_in_the_end(simulator: Simulator, fault: faults.AnyFault) -> None:
-    simulator.faults.set(fault)
-    _, _, body = raw(simulator, get(MISSING)).partition(b"\r\n\r\n")
+def test_fault_trickle_sends_all_in_the_end(knock: Simulator, fault: faults.AnyFault) -> None:
+    knock.faults.set(fault)
+    _, _, body = raw(knock, get(MISSING)).partition(b"\r\n\r\n")
     assert json.loads(body) == RESOURCE_MISSING
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_fault_oversized_is_valid_json_all_the_same(simulator: Simulator, knock: Client, declared: Any) -> None:
-    simulator.faults.set(faults.Oversized(mebibytes=2, declared=declared))
-    answer = knock.ask("GET", MISSING)
+def test_fault_oversized_is_valid_json_all_the_same(knock: Simulator, client: Client, declared: Any) -> None:
+    knock.faults.set(faults.Oversized(mebibytes=2, declared=declared))
+    answer = client.ask("GET", MISSING)
     assert ("Content-Length" in answer.headers) is declared
     assert len(answer.body) > 2 * 2**20
     assert answer.json == RESOURCE_MISSING
@@ -314,42 +308,42 @@ def test_fault_oversized_is_valid_json_all_the_same(simulator: Simulator, knock:
     [faults.Hang(), faults.Latency(seconds=60), faults.TrickleHeaders(seconds=60), faults.Oversized(mebibytes=64)],
 )
 def test_stop_is_quick_with_hanging_and_idle_connections(
-    simulator: Simulator, fault: faults.AnyFault, in_time: InTime
+    knock: Simulator, fault: faults.AnyFault, in_time: InTime
 ) -> None:
-    simulator.faults.set(fault)
+    knock.faults.set(fault)
     with contextlib.ExitStack() as stack:
-        address = (simulator.host, simulator.port)
+        address = (knock.host, knock.port)
         opened = [stack.enter_context(socket.create_connection(address, timeout=5)) for _ in range(20)]
         for connection in opened[:10]:
             connection.sendall(get(MISSING))
-        assert simulator.log.wait(10)
+        assert knock.log.wait(10)
         with in_time(0.5):
-            simulator.stop()
+            knock.stop()
         assert opened[0].recv(1) in (b"", b"H")
 
 
-def test_it_starts_again_on_its_port_with_its_world(simulator: Simulator) -> None:
-    made = simulator.world.create()
-    url = simulator.url
-    simulator.stop()
-    simulator.stop()
+def test_it_starts_again_on_its_port_with_its_world(knock: Simulator) -> None:
+    made = knock.world.create()
+    url = knock.url
+    knock.stop()
+    knock.stop()
     with pytest.raises(ConnectionRefusedError):
-        ask(simulator, "GET", MISSING)
-    simulator.start()
-    assert simulator.url == url
-    assert ask(simulator, "GET", f"/v1/bulk_operations/{made}").status == 200
+        ask(knock, "GET", MISSING)
+    knock.start()
+    assert knock.url == url
+    assert ask(knock, "GET", f"/v1/bulk_operations/{made}").status == 200
 
 
-def test_address_in_use_is_a_start_error(simulator: Simulator) -> None:
-    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{simulator.port}: Address already in use"):
-        Simulator(port=simulator.port, world=World(seed=1)).start()
+def test_address_in_use_is_a_start_error(knock: Simulator) -> None:
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{knock.port}: Address already in use"):
+        Simulator(port=knock.port, world=World(seed=1)).start()
 
 
-def test_it_serves_500_requests_a_second_and_more(simulator: Simulator) -> None:
-    made = simulator.world.create()
+def test_it_serves_500_requests_a_second_and_more(knock: Simulator) -> None:
+    made = knock.world.create()
 
     def read(times: int) -> int:
-        client = Client(simulator)
+        client = Client(knock)
         with contextlib.closing(client.connection):
             return sum(client.ask("GET", f"/v1/bulk_operations/{made}").status == 200 for _ in range(times))
 

@@ -81,7 +81,7 @@ IDLE = "no file lists operations there yet"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def looked_at(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
@@ -92,133 +92,135 @@ def listed(path: Path, *ids: str, owner: str = "production") -> Listed:
 # When a file counts
 
 
-def test_at_the_start_an_old_file_counts_at_once(house: House) -> None:
-    path = house.write("a.txt", A, age=AGE_SECONDS)
-    assert house.look(0) == [listed(path, A)]
-    assert house.settle() == []
+def test_at_the_start_an_old_file_counts_at_once(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A, age=AGE_SECONDS)
+    assert looked_at.look(0) == [listed(path, A)]
+    assert looked_at.settle() == []
 
 
 @pytest.mark.parametrize("age", [AGE_SECONDS - 1, 0, -3600])
-def test_at_the_start_a_fresh_file_has_to_stand_still(house: House, age: float) -> None:
-    path = house.write("a.txt", A, age=age)
-    assert house.look(0) == []
-    assert house.look() == [listed(path, A)]
+def test_at_the_start_a_fresh_file_has_to_stand_still(looked_at: House, age: float) -> None:
+    path = looked_at.write("a.txt", A, age=age)
+    assert looked_at.look(0) == []
+    assert looked_at.look() == [listed(path, A)]
 
 
-def test_later_each_file_has_to_stand_still(house: House) -> None:
-    house.look()
-    path = house.write("a.txt", A)
-    assert house.look() == []
-    assert house.look(0.1) == []
-    assert house.look() == [listed(path, A)]
+def test_later_each_file_has_to_stand_still(looked_at: House) -> None:
+    looked_at.look()
+    path = looked_at.write("a.txt", A)
+    assert looked_at.look() == []
+    assert looked_at.look(0.1) == []
+    assert looked_at.look() == [listed(path, A)]
 
 
-def test_a_file_that_is_being_written_does_not_count(house: House) -> None:
-    house.look()
+def test_a_file_that_is_being_written_does_not_count(looked_at: House) -> None:
+    looked_at.look()
     for end in range(1, 4):
-        house.write("a.txt", f"{A}\n{B}\n"[: end * 15], age=0)
-        assert house.look() == []
-    path = house.write("a.txt", f"{A}\n{B}\n", age=0)
-    assert house.settle() == [listed(path, A, B)]
-    assert house.told() == []
+        looked_at.write("a.txt", f"{A}\n{B}\n"[: end * 15], age=0)
+        assert looked_at.look() == []
+    path = looked_at.write("a.txt", f"{A}\n{B}\n", age=0)
+    assert looked_at.settle() == [listed(path, A, B)]
+    assert looked_at.told() == []
 
 
-def test_the_same_size_and_time_in_another_file_is_a_change(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
-    os.replace(house.write("new", B), path)  # noqa: PTH105  the pattern does not match `new`
-    assert house.settle() == [listed(path, B)]
+def test_the_same_size_and_time_in_another_file_is_a_change(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
+    os.replace(looked_at.write("new", B), path)  # noqa: PTH105  the pattern does not match `new`
+    assert looked_at.settle() == [listed(path, B)]
 
 
-def test_a_copy_that_sets_its_time_back_is_a_change(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
-    house.write("a.txt", B)
-    assert house.settle() == [listed(path, B)]
+def test_a_copy_that_sets_its_time_back_is_a_change(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
+    looked_at.write("a.txt", B)
+    assert looked_at.settle() == [listed(path, B)]
 
 
-def test_a_changed_file_is_listed_anew(house: House) -> None:
-    path = house.write("a.txt", f"{A}\n{B}")
-    assert house.look() == [listed(path, A, B)]
-    house.write("a.txt", f"{B}\n")
-    assert house.settle() == [listed(path, B)]
-    house.write("a.txt", "# none\n")
-    assert house.settle() == [listed(path)]
+def test_a_changed_file_is_listed_anew(looked_at: House) -> None:
+    path = looked_at.write("a.txt", f"{A}\n{B}")
+    assert looked_at.look() == [listed(path, A, B)]
+    looked_at.write("a.txt", f"{B}\n")
+    assert looked_at.settle() == [listed(path, B)]
+    looked_at.write("a.txt", "# none\n")
+    assert looked_at.settle() == [listed(path)]
 
 
 # Which files there are
 
 
-def test_files_come_in_the_order_of_their_paths_and_each_once(house: House) -> None:
-    paths = [house.write(name, A) for name in ("b.txt", "a.txt", "c.txt")]
-    house.reconfigure(
-        environments=(environment("production", *(f"{house.folder}/{each}" for each in ("c.txt", "*.txt", "./a.*"))),)
+def test_files_come_in_the_order_of_their_paths_and_each_once(looked_at: House) -> None:
+    paths = [looked_at.write(name, A) for name in ("b.txt", "a.txt", "c.txt")]
+    looked_at.reconfigure(
+        environments=(
+            environment("production", *(f"{looked_at.folder}/{each}" for each in ("c.txt", "*.txt", "./a.*"))),
+        )
     )
-    assert house.look() == [listed(each, A) for each in sorted(paths)]
+    assert looked_at.look() == [listed(each, A) for each in sorted(paths)]
 
 
-def test_environments_share_files_and_differ(house: House) -> None:
-    first, second = house.write("a.txt", A), house.write("b.txt", B)
-    house.reconfigure(environments=(environment("z", str(second), str(first)), environment("y", str(first))))
-    assert house.look() == [listed(first, A, owner="z"), listed(second, B, owner="z"), listed(first, A, owner="y")]
+def test_environments_share_files_and_differ(looked_at: House) -> None:
+    first, second = looked_at.write("a.txt", A), looked_at.write("b.txt", B)
+    looked_at.reconfigure(environments=(environment("z", str(second), str(first)), environment("y", str(first))))
+    assert looked_at.look() == [listed(first, A, owner="z"), listed(second, B, owner="z"), listed(first, A, owner="y")]
 
 
-def test_two_stars_go_into_folders(house: House) -> None:
-    (house.folder / "in" / "deep").mkdir(parents=True)
-    path = house.write("in/deep/a.txt", A)
-    house.reconfigure(environments=(environment("production", f"{house.folder}/**/*.txt"),))
-    assert house.look() == [listed(path, A)]
+def test_two_stars_go_into_folders(looked_at: House) -> None:
+    (looked_at.folder / "in" / "deep").mkdir(parents=True)
+    path = looked_at.write("in/deep/a.txt", A)
+    looked_at.reconfigure(environments=(environment("production", f"{looked_at.folder}/**/*.txt"),))
+    assert looked_at.look() == [listed(path, A)]
 
 
-def test_folders_and_hidden_files_are_passed_over(house: House) -> None:
-    (house.folder / "folder.txt").mkdir()
-    house.write(".a.txt", A)
-    assert house.settle() == []
-    assert house.told() == []
+def test_folders_and_hidden_files_are_passed_over(looked_at: House) -> None:
+    (looked_at.folder / "folder.txt").mkdir()
+    looked_at.write(".a.txt", A)
+    assert looked_at.settle() == []
+    assert looked_at.told() == []
 
 
-def test_forms_go_by_the_name(house: House) -> None:
+def test_forms_go_by_the_name(looked_at: House) -> None:
     text = f'[{{"targets": ["{A}"], "labels": {{"group": "g"}}}}]'
-    paths = [house.write(name, text) for name in ("a.json", "b.yaml", "c.yml")]
+    paths = [looked_at.write(name, text) for name in ("a.json", "b.yaml", "c.yml")]
     operations = (ListedOperation(A, "g"),)
-    assert house.look() == [Listed("production", source(path), operations) for path in paths]
+    assert looked_at.look() == [Listed("production", source(path), operations) for path in paths]
 
 
-def test_a_pattern_without_files_is_told_once(house: House) -> None:
-    house.settle()
-    assert house.logs == [
-        {"event": IDLE, "log_level": "info", "environment": "production", "pattern": f"{house.folder}/*.*"}
+def test_a_pattern_without_files_is_told_once(looked_at: House) -> None:
+    looked_at.settle()
+    assert looked_at.logs == [
+        {"event": IDLE, "log_level": "info", "environment": "production", "pattern": f"{looked_at.folder}/*.*"}
     ]
-    path = house.write("a.txt", A)
-    house.look()
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
     path.unlink()
-    house.look()
-    assert [each["event"] for each in house.logs].count(IDLE) == 2
+    looked_at.look()
+    assert [each["event"] for each in looked_at.logs].count(IDLE) == 2
 
 
-def test_a_mounted_config_map_that_is_switched(house: House) -> None:
+def test_a_mounted_config_map_that_is_switched(looked_at: House) -> None:
     for number, text in enumerate((A, B)):
-        (house.folder / f"..{number}").mkdir()
-        house.write(f"..{number}/a.txt", text)
-    (house.folder / "..data").symlink_to("..0")
-    (house.folder / "a.txt").symlink_to("..data/a.txt")
-    assert house.look() == [listed(house.folder / "a.txt", A)]
-    (house.folder / "..new").symlink_to("..1")
-    os.replace(house.folder / "..new", house.folder / "..data")  # noqa: PTH105  a rename, as kubelet does it
-    assert house.settle() == [listed(house.folder / "a.txt", B)]
+        (looked_at.folder / f"..{number}").mkdir()
+        looked_at.write(f"..{number}/a.txt", text)
+    (looked_at.folder / "..data").symlink_to("..0")
+    (looked_at.folder / "a.txt").symlink_to("..data/a.txt")
+    assert looked_at.look() == [listed(looked_at.folder / "a.txt", A)]
+    (looked_at.folder / "..new").symlink_to("..1")
+    os.replace(looked_at.folder / "..new", looked_at.folder / "..data")  # noqa: PTH105  a rename, as kubelet does it
+    assert looked_at.settle() == [listed(looked_at.folder / "a.txt", B)]
 
 
 # Broken files
 
 
-def test_a_broken_file_is_told_once_and_keeps_what_it_named(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
-    house.write("a.txt", f"{B}\nx")
-    assert house.settle() == [UNREAD]
-    assert house.settle() == []
+def test_a_broken_file_is_told_once_and_keeps_what_it_named(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
+    looked_at.write("a.txt", f"{B}\nx")
+    assert looked_at.settle() == [UNREAD]
+    assert looked_at.settle() == []
     error = 'line 2: "x" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)'
-    assert house.logs == [
+    assert looked_at.logs == [
         {
             "event": "list of operations is broken, keeping what it named last",
             "log_level": "warning",
@@ -227,221 +229,221 @@ def test_a_broken_file_is_told_once_and_keeps_what_it_named(house: House) -> Non
             "error": error,
         }
     ]
-    house.write("a.txt", f"{A}\nx")
-    assert house.settle() == [UNREAD]
-    house.write("a.txt", "")
-    assert house.settle() == [UNREAD]
-    house.logs[:1] = []
-    assert house.told() == [("warning", "is empty (to list nothing, write a comment such as # none)")]
-    house.write("a.txt", A)
-    assert house.settle() == [listed(path, A)]
-    assert [each["event"] for each in house.logs] == ["list of operations is good again"]
+    looked_at.write("a.txt", f"{A}\nx")
+    assert looked_at.settle() == [UNREAD]
+    looked_at.write("a.txt", "")
+    assert looked_at.settle() == [UNREAD]
+    looked_at.logs[:1] = []
+    assert looked_at.told() == [("warning", "is empty (to list nothing, write a comment such as # none)")]
+    looked_at.write("a.txt", A)
+    assert looked_at.settle() == [listed(path, A)]
+    assert [each["event"] for each in looked_at.logs] == ["list of operations is good again"]
 
 
-def test_a_broken_file_does_not_hold_up_the_others(house: House) -> None:
-    house.write("a.txt", "x")
-    path = house.write("b.txt", B)
-    assert house.look() == [UNREAD, listed(path, B)]
+def test_a_broken_file_does_not_hold_up_the_others(looked_at: House) -> None:
+    looked_at.write("a.txt", "x")
+    path = looked_at.write("b.txt", B)
+    assert looked_at.look() == [UNREAD, listed(path, B)]
 
 
-def test_a_named_pipe_does_not_block(house: House) -> None:
-    os.mkfifo(house.folder / "a.txt")
-    assert house.settle() == [UNREAD]
-    assert house.told() == [("warning", "is not a regular file")]
+def test_a_named_pipe_does_not_block(looked_at: House) -> None:
+    os.mkfifo(looked_at.folder / "a.txt")
+    assert looked_at.settle() == [UNREAD]
+    assert looked_at.told() == [("warning", "is not a regular file")]
 
 
-def test_a_link_to_itself(house: House) -> None:
-    (house.folder / "a.txt").symlink_to("a.txt")
-    assert house.settle() == [UNREAD]
-    assert house.told() == [("warning", "cannot be read: Too many levels of symbolic links")]
+def test_a_link_to_itself(looked_at: House) -> None:
+    (looked_at.folder / "a.txt").symlink_to("a.txt")
+    assert looked_at.settle() == [UNREAD]
+    assert looked_at.told() == [("warning", "cannot be read: Too many levels of symbolic links")]
 
 
-def test_a_link_to_nothing_is_no_file(house: House) -> None:
-    (house.folder / "a.txt").symlink_to("nowhere")
-    assert house.settle() == []
-    assert house.told() == []
+def test_a_link_to_nothing_is_no_file(looked_at: House) -> None:
+    (looked_at.folder / "a.txt").symlink_to("nowhere")
+    assert looked_at.settle() == []
+    assert looked_at.told() == []
 
 
-def test_a_file_that_cannot_be_read_is_tried_at_each_look(house: House) -> None:
-    path = house.folder / "a.txt"
+def test_a_file_that_cannot_be_read_is_tried_at_each_look(looked_at: House) -> None:
+    path = looked_at.folder / "a.txt"
     path.symlink_to("/proc/self/mem")  # a regular file whose beginning nobody can read, not even root
-    assert house.settle() == [UNREAD]
-    assert house.settle() == []
-    assert house.told() == [("warning", "cannot be read: Input/output error")]
+    assert looked_at.settle() == [UNREAD]
+    assert looked_at.settle() == []
+    assert looked_at.told() == [("warning", "cannot be read: Input/output error")]
     path.unlink()
-    house.write("a.txt", A)
-    assert house.settle() == [listed(path, A)]
+    looked_at.write("a.txt", A)
+    assert looked_at.settle() == [listed(path, A)]
 
 
-def test_a_file_past_the_bound(house: House) -> None:
-    house.write("a.txt", b"#" * (MAX_BYTES + 1))
-    assert house.look() == [UNREAD]
-    assert house.told() == [("warning", "cannot be read: is larger than 16 MiB")]
+def test_a_file_past_the_bound(looked_at: House) -> None:
+    looked_at.write("a.txt", b"#" * (MAX_BYTES + 1))
+    assert looked_at.look() == [UNREAD]
+    assert looked_at.told() == [("warning", "cannot be read: is larger than 16 MiB")]
 
 
-def test_a_name_that_no_state_could_hold(house: House) -> None:
-    with open(os.fsencode(house.folder) + b"/\xff.txt", "w", encoding="utf-8") as file:  # noqa: PTH123  no Path takes bytes
+def test_a_name_that_no_state_could_hold(looked_at: House) -> None:
+    with open(os.fsencode(looked_at.folder) + b"/\xff.txt", "w", encoding="utf-8") as file:  # noqa: PTH123  no Path takes bytes
         file.write(A)
-    assert house.settle() == [UNREAD]
-    assert house.told() == [("warning", "its name holds special characters (rename it)")]
+    assert looked_at.settle() == [UNREAD]
+    assert looked_at.told() == [("warning", "its name holds special characters (rename it)")]
 
 
 # Files that vanish
 
 
-def test_a_vanished_file_keeps_its_ids_for_ten_minutes(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
+def test_a_vanished_file_keeps_its_ids_for_ten_minutes(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
     path.unlink()
-    assert house.look() == []
-    assert house.look(GRACE_SECONDS - 1) == []
-    assert house.look(1) == [listed(path)]
-    assert house.look(GRACE_SECONDS) == []
-    assert house.told() == [("info", None), ("info", None)]
+    assert looked_at.look() == []
+    assert looked_at.look(GRACE_SECONDS - 1) == []
+    assert looked_at.look(1) == [listed(path)]
+    assert looked_at.look(GRACE_SECONDS) == []
+    assert looked_at.told() == [("info", None), ("info", None)]
 
 
-def test_the_wall_clock_does_not_count(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
+def test_the_wall_clock_does_not_count(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
     path.unlink()
-    house.look()
-    house.now = Moment(house.now.mono, house.now.wall + 1e6)
-    assert house.look() == []
+    looked_at.look()
+    looked_at.now = Moment(looked_at.now.mono, looked_at.now.wall + 1e6)
+    assert looked_at.look() == []
 
 
-def test_a_file_that_comes_back_lost_nothing(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
-    aside = path.rename(house.folder / "aside")
-    assert house.look(0) == house.look(GRACE_SECONDS - 1) == []
+def test_a_file_that_comes_back_lost_nothing(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
+    aside = path.rename(looked_at.folder / "aside")
+    assert looked_at.look(0) == looked_at.look(GRACE_SECONDS - 1) == []
     aside.rename(path)
-    assert house.settle() == [listed(path, A)]
+    assert looked_at.settle() == [listed(path, A)]
     path.unlink()
-    assert house.look() == house.look(GRACE_SECONDS - 1) == []
-    assert house.look(1) == [listed(path)]
-    house.write("a.txt", A)
-    assert house.settle() == [listed(path, A)]
+    assert looked_at.look() == looked_at.look(GRACE_SECONDS - 1) == []
+    assert looked_at.look(1) == [listed(path)]
+    looked_at.write("a.txt", A)
+    assert looked_at.settle() == [listed(path, A)]
 
 
-def test_a_file_that_comes_back_broken_keeps_its_ids(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
+def test_a_file_that_comes_back_broken_keeps_its_ids(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
     path.unlink()
-    house.look()
-    house.write("a.txt", "x")
-    assert house.settle() == [UNREAD]
-    assert house.look(2 * GRACE_SECONDS) == []
+    looked_at.look()
+    looked_at.write("a.txt", "x")
+    assert looked_at.settle() == [UNREAD]
+    assert looked_at.look(2 * GRACE_SECONDS) == []
 
 
-def test_a_file_that_named_nothing_goes_without_a_word(house: House) -> None:
+def test_a_file_that_named_nothing_goes_without_a_word(looked_at: House) -> None:
     for text in ("# none", "x"):
-        path = house.write("a.txt", text)
-        house.settle()
+        path = looked_at.write("a.txt", text)
+        looked_at.settle()
         path.unlink()
-        assert house.look() == house.look(GRACE_SECONDS) == []
+        assert looked_at.look() == looked_at.look(GRACE_SECONDS) == []
 
 
 # Restarts
 
 
-def test_what_vanished_while_the_exporter_was_down_has_its_ten_minutes(house: House) -> None:
-    path, other = house.folder / "a.txt", house.write("b.txt", B)
-    house.restart(
+def test_what_vanished_while_the_exporter_was_down_has_its_ten_minutes(looked_at: House) -> None:
+    path, other = looked_at.folder / "a.txt", looked_at.write("b.txt", B)
+    looked_at.restart(
         ("production", source(path)),
         ("production", source(other)),
         ("gone", source(path)),
         ("production", Source(SourceKind.HTTP, "http://x/")),
         ("production", Source(SourceKind.CONFIG)),
     )
-    assert house.look() == [listed(other, B)]
-    assert house.look(GRACE_SECONDS - 1) == []
-    assert house.look(1) == [listed(path)]
-    assert house.look(GRACE_SECONDS) == []
+    assert looked_at.look() == [listed(other, B)]
+    assert looked_at.look(GRACE_SECONDS - 1) == []
+    assert looked_at.look(1) == [listed(path)]
+    assert looked_at.look(GRACE_SECONDS) == []
 
 
-def test_a_remembered_file_that_is_no_longer_configured_has_them_too(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.config = Config((environment("production"),))
-    house.restart(("production", source(path)))
-    assert house.look() == house.look(GRACE_SECONDS - 1) == []
-    assert house.look(1) == [listed(path)]
+def test_a_remembered_file_that_is_no_longer_configured_has_them_too(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.config = Config((environment("production"),))
+    looked_at.restart(("production", source(path)))
+    assert looked_at.look() == looked_at.look(GRACE_SECONDS - 1) == []
+    assert looked_at.look(1) == [listed(path)]
 
 
 # Reloads
 
 
-def test_a_label_that_is_declared_now_makes_a_file_good_and_back(house: House) -> None:
-    path = house.write("a.yaml", f"- {{targets: [{A}], labels: {{team: x}}}}")
-    assert house.look() == [UNREAD]
-    house.reconfigure(labels=("team",))
+def test_a_label_that_is_declared_now_makes_a_file_good_and_back(looked_at: House) -> None:
+    path = looked_at.write("a.yaml", f"- {{targets: [{A}], labels: {{team: x}}}}")
+    assert looked_at.look() == [UNREAD]
+    looked_at.reconfigure(labels=("team",))
     good = Listed("production", source(path), (ListedOperation(A, labels=(("team", "x"),)),))
-    assert house.look() == [good]
-    house.reconfigure(labels=("team",))
-    assert house.settle() == []
-    house.reconfigure(labels=("area", "team"))
-    assert house.look() == [good]
-    house.reconfigure(labels=())
-    assert house.look() == [UNREAD]
+    assert looked_at.look() == [good]
+    looked_at.reconfigure(labels=("team",))
+    assert looked_at.settle() == []
+    looked_at.reconfigure(labels=("area", "team"))
+    assert looked_at.look() == [good]
+    looked_at.reconfigure(labels=())
+    assert looked_at.look() == [UNREAD]
 
 
-def test_a_file_that_stays_broken_is_not_told_again(house: House) -> None:
-    house.write("a.txt", "x")
-    house.look()
-    house.told()
-    house.reconfigure(labels=("team",))
-    assert house.look() == []
-    assert house.told() == []
+def test_a_file_that_stays_broken_is_not_told_again(looked_at: House) -> None:
+    looked_at.write("a.txt", "x")
+    looked_at.look()
+    looked_at.told()
+    looked_at.reconfigure(labels=("team",))
+    assert looked_at.look() == []
+    assert looked_at.told() == []
 
 
-def test_a_removed_pattern_lets_go_at_once(house: House) -> None:
-    first, second = house.write("a.txt", A), house.write("b.txt", B)
-    house.look()
+def test_a_removed_pattern_lets_go_at_once(looked_at: House) -> None:
+    first, second = looked_at.write("a.txt", A), looked_at.write("b.txt", B)
+    looked_at.look()
     second.unlink()
-    house.look()
-    house.reconfigure(environments=(environment("production", str(second)),))
-    assert house.look() == [listed(first), listed(second)]
+    looked_at.look()
+    looked_at.reconfigure(environments=(environment("production", str(second)),))
+    assert looked_at.look() == [listed(first), listed(second)]
 
 
-def test_another_pattern_for_the_same_file_changes_nothing(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
-    house.reconfigure(environments=(environment("production", str(path)),))
-    assert house.settle() == []
+def test_another_pattern_for_the_same_file_changes_nothing(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
+    looked_at.reconfigure(environments=(environment("production", str(path)),))
+    assert looked_at.settle() == []
 
 
-def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(house: House) -> None:
-    path = house.write("a.txt", A)
-    house.look()
-    before = house.config.environments
-    house.reconfigure(environments=(environment("other"),))
-    assert house.look() == house.look(GRACE_SECONDS) == []
-    house.reconfigure(environments=before)
-    assert house.look() == [listed(path, A)]
+def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    looked_at.look()
+    before = looked_at.config.environments
+    looked_at.reconfigure(environments=(environment("other"),))
+    assert looked_at.look() == looked_at.look(GRACE_SECONDS) == []
+    looked_at.reconfigure(environments=before)
+    assert looked_at.look() == [listed(path, A)]
 
 
 # Links
 
 
-def test_a_folder_that_links_to_itself_lists_each_file_once(house: House) -> None:
-    below = house.folder / "below"
+def test_a_folder_that_links_to_itself_lists_each_file_once(looked_at: House) -> None:
+    below = looked_at.folder / "below"
     below.mkdir()
-    for folder in (house.folder, below):
+    for folder in (looked_at.folder, below):
         for name in ("again", "and-again"):
-            (folder / name).symlink_to(house.folder)
-    top = house.write("a.txt", A)
-    inner = house.write("below/b.txt", B)
-    house.reconfigure(environments=(environment("production", f"{house.folder}/**/*.txt"),))
-    assert house.settle() == [listed(top, A), listed(inner, B)]
-    assert house.settle() == []
+            (folder / name).symlink_to(looked_at.folder)
+    top = looked_at.write("a.txt", A)
+    inner = looked_at.write("below/b.txt", B)
+    looked_at.reconfigure(environments=(environment("production", f"{looked_at.folder}/**/*.txt"),))
+    assert looked_at.settle() == [listed(top, A), listed(inner, B)]
+    assert looked_at.settle() == []
 
 
-def test_several_names_of_one_file_are_one_list(house: House) -> None:
-    path = house.write("a.txt", A)
-    (house.folder / "b.txt").hardlink_to(path)
-    (house.folder / "c.txt").symlink_to(path)
-    assert house.settle() == [listed(path, A)]
+def test_several_names_of_one_file_are_one_list(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
+    (looked_at.folder / "b.txt").hardlink_to(path)
+    (looked_at.folder / "c.txt").symlink_to(path)
+    assert looked_at.settle() == [listed(path, A)]
     path.unlink()
-    assert house.settle() == [listed(house.folder / "b.txt", A)]
+    assert looked_at.settle() == [listed(looked_at.folder / "b.txt", A)]
 
 
 @pytest.mark.parametrize(
@@ -460,12 +462,12 @@ def test_patterns_find_what_glob_finds(tmp_path: Path, pattern: str) -> None:
 # Races
 
 
-def test_a_file_that_is_another_one_by_now_is_not_read(house: House) -> None:
-    path = house.write("a.txt", A)
+def test_a_file_that_is_another_one_by_now_is_not_read(looked_at: House) -> None:
+    path = looked_at.write("a.txt", A)
     mark = mark_of(str(path))
     assert mark is not None
     assert read(str(path), mark) == A.encode()
-    house.write("a.txt", f"{A}\n")
+    looked_at.write("a.txt", f"{A}\n")
     assert read(str(path), mark) is None
     path.unlink()
     assert read(str(path), mark) is None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from model import Model, environment, running
-from shown import LISTED, OTHER, RUNNING, ask, everything, house
+from shown import LISTED, OTHER, RUNNING, ask, house
 
 from exporter.config import Config
 from exporter.errors import Reason, Unreachable
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from exporter.web.app import House
 
 FIRST = LISTED[0]
-
-
-@pytest.fixture(scope="module")
-def shown() -> House:
-    return house(everything())
 
 
 def read(page: str) -> str:

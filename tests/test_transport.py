@@ -36,11 +36,6 @@ KEY = Secret("sk_test_0123456789abcdef")
 LIMIT = 0.2
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.fixture
 def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
     path = tmp_path / "ca.pem"

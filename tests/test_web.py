@@ -147,7 +147,7 @@ def size_of(chunks: tuple[Chunk, ...]) -> int:
 
 
 @pytest.fixture
-def watched(model: Model) -> View:
+def gated(model: Model) -> View:
     Watched.gate = threading.Event()
     Watched.passed = 0
     chunks = model.views[-1].operations
@@ -165,18 +165,18 @@ async def many_at_once(app: ASGIApp, encoding: str, leaving: int = 0) -> list[Re
     return await asyncio.gather(*tasks[leaving:])
 
 
-def test_concurrent_scrapes_share_what_is_compressed(model: Model, watched: View) -> None:
-    app = make_app(house(model, watched))
+def test_concurrent_scrapes_share_what_is_compressed(model: Model, gated: View) -> None:
+    app = make_app(house(model, gated))
     replies = asyncio.run(many_at_once(app, "gzip"))
     assert {reply.status for reply in replies} == {200}
     together, Watched.passed = Watched.passed, 0
-    ask(make_app(house(model, watched)), Accept_Encoding="gzip")
+    ask(make_app(house(model, gated)), Accept_Encoding="gzip")
     assert together == Watched.passed
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_readers_that_go_away_take_nothing_from_others(model: Model, watched: View, encoding: str) -> None:
-    app = make_app(house(model, watched))
+def test_readers_that_go_away_take_nothing_from_others(model: Model, gated: View, encoding: str) -> None:
+    app = make_app(house(model, gated))
     replies = asyncio.run(many_at_once(app, encoding, leaving=3))
     assert [reply.status for reply in replies] == [200] * 7
     assert all(reply.text.count("\nknock_bulk_operation_rows_processed{") == 3 for reply in replies)

@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from exporter.web.app import House
 
 
-@pytest.fixture(scope="module")
-def shown() -> House:
-    return house(everything())
-
-
 def text(answered: httpx.Response) -> str:
     """Return what a person reads, without tags."""
     bare = re.sub(r"<(script|style|title).*?</\1>", "", answered.text, flags=re.DOTALL)

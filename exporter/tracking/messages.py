@@ -193,8 +193,8 @@ Message = (
 class Outside:
     """What the tracker asks of others; nothing of it may block.
 
-    `fetch` sends a request (an `Answered` comes back) and returns 0; or, not having sent it, the
-    seconds after which there may be room for its answer, which was large last time. `read_key` reads a key source again (a
+    `fetch` sends a request (an `Answered` comes back) and returns 0; or, not having sent it, the seconds
+    after which there may be room for its answer, which was large last time. `read_key` reads a key source again (a
     `KeyRead` comes back), `use_key` gives an environment's client its new key, `publish` shows a view, `chance` is a
     random number in [0, 1). `save` commits changes of state (a `Saved` comes back); None: nothing is kept.
     """

@@ -80,7 +80,7 @@ class Writers:
         return writer
 
     def kill_midway(self) -> None:
-        """Have all lists begun anew, and their writers killed somewhere."""
+        """Have all lists started again, and their writers killed somewhere."""
         before = {form: self._modified(form) for form in FORMS}
         writers = {form: self.begin(form, 2.0) for form in FORMS}
         for form, writer in writers.items():

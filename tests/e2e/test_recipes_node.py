@@ -53,13 +53,7 @@ class Program:
 
 
 @pytest.fixture
-def exporter() -> Iterator[Recorder]:
-    with Recorder().running() as running:
-        yield running
-
-
-@pytest.fixture
-def run(tmp_path: Path, knock: Simulator, exporter: Recorder) -> Iterator[Run]:
+def run(tmp_path: Path, knock: Simulator, recorder: Recorder) -> Iterator[Run]:
     node, modules = tool("node"), TOOLS / "node" / "node_modules"
     if not (modules / "@knocklabs" / "node").is_dir():
         do_without("npm's @knocklabs/node is missing: run tests/e2e/get-tools")
@@ -70,7 +64,7 @@ def run(tmp_path: Path, knock: Simulator, exporter: Recorder) -> Iterator[Run]:
     (tmp_path / "knock-registrar.mjs").write_text(MODULE.replace(PAUSES, "[0, 0, 0]"))
     programs: list[Program] = []
 
-    def running(code: str, url: str = exporter.url) -> Program:
+    def running(code: str, url: str = recorder.url) -> Program:
         usage = USAGE.replace(DOCUMENTED_URL, url).replace(DOCUMENTED_FILE, str(token_file))
         script = tmp_path / "program.mjs"
         script.write_text(usage + SAY + code)
@@ -79,7 +73,7 @@ def run(tmp_path: Path, knock: Simulator, exporter: Recorder) -> Iterator[Run]:
         return programs[-1]
 
     yield running
-    exporter.gate.set()
+    recorder.gate.set()
     for program in programs:
         program.kill()
 
@@ -96,12 +90,12 @@ say([
 """
 
 
-def test_each_call_that_starts_one_registers_it(run: Run, exporter: Recorder) -> None:
+def test_each_call_that_starts_one_registers_it(run: Run, recorder: Recorder) -> None:
     program = run(CREATES)
     made = {each["id"]: each for each in program.line()}
     assert len(made) == 6
     for _ in range(6):
-        posted = exporter.next()
+        posted = recorder.next()
         assert posted.path == "/api/v1/operations/production"
         headers = {name.lower(): value for name, value in posted.headers.items()}
         assert (headers["authorization"], headers["content-type"]) == ("Bearer a-token", "application/json")
@@ -126,23 +120,23 @@ say({{ made, read, problems }});
 """
 
 
-def test_other_calls_register_nothing_and_answers_are_the_sdks(run: Run, exporter: Recorder) -> None:
+def test_other_calls_register_nothing_and_answers_are_the_sdks(run: Run, recorder: Recorder) -> None:
     program = run(OTHERS)
     said = program.line()
     assert program.end() == ""
     assert said["problems"] == [404, 422]
     assert said["made"].keys() == said["read"].keys()
     assert said["made"]["progress_path"] == f"/v1/bulk_operations/{said['made']['id']}"
-    assert [each["id"] for each in exporter.next_items(1)] == [said["made"]["id"]]
-    assert exporter.nothing_more()
+    assert [each["id"] for each in recorder.next_items(1)] == [said["made"]["id"]]
+    assert recorder.nothing_more()
 
 
-def test_an_exporter_that_hangs_holds_nobody_up(run: Run, exporter: Recorder) -> None:
-    exporter.gate.clear()
+def test_an_exporter_that_hangs_holds_nobody_up(run: Run, recorder: Recorder) -> None:
+    recorder.gate.clear()
     program = run(f"for (let each = 0; each < 20; each += 1) say(({START_ONE}).id);")
     made = [program.line() for _ in range(20)]
-    assert sorted(each["id"] for each in exporter.next_items(20)) == sorted(made)  # none of them answered so far
-    exporter.gate.set()
+    assert sorted(each["id"] for each in recorder.next_items(20)) == sorted(made)  # none of them answered so far
+    recorder.gate.set()
     assert program.end() == ""
 
 
@@ -155,18 +149,18 @@ def test_an_exporter_that_is_down_is_a_warning_and_nothing_else(run: Run) -> Non
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_an_exporter_in_trouble_is_asked_again(run: Run, exporter: Recorder, status: int) -> None:
-    exporter.statuses = [status, status]
+def test_an_exporter_in_trouble_is_asked_again(run: Run, recorder: Recorder, status: int) -> None:
+    recorder.statuses = [status, status]
     program = run(f"say(({START_ONE}).id);")
     made = program.line()
-    assert [each["id"] for each in exporter.next_items(3)] == [made] * 3
+    assert [each["id"] for each in recorder.next_items(3)] == [made] * 3
     assert program.end() == ""
 
 
-def test_a_refusal_is_a_warning(run: Run, exporter: Recorder) -> None:
-    exporter.statuses = [401]
+def test_a_refusal_is_a_warning(run: Run, recorder: Recorder) -> None:
+    recorder.statuses = [401]
     program = run(f"say(({START_ONE}).id);")
     made = program.line()
     assert program.end().startswith(f"knock-registrar: {made} was not registered: HTTP 401 ")
-    exporter.next()
-    assert exporter.nothing_more()
+    recorder.next()
+    assert recorder.nothing_more()

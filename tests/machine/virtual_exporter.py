@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import structlog
-from exporter.metrics.own import Activity
 from virtual_knock import INVALID, Asked, Trouble
 
 from exporter.config import Config, ListedOperation, load
@@ -37,6 +36,7 @@ from exporter.errors import (
 from exporter.keys import Secret
 from exporter.knock.reading import read_operation
 from exporter.metrics.exposition import View
+from exporter.metrics.own import Activity
 from exporter.operation import Invalid, parse_time
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
