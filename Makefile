@@ -50,7 +50,7 @@ soak: .venv/dev ## run random operations, faults and restarts against a model fo
 
 coverage: .venv/dev ## run the unit tests, and show which lines they do not reach
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e
+	$(BIN)/coverage run -m pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -42,7 +42,7 @@ class WantedEnvironment:
     processing: int = 20
     queued: int = 30
     slowest: int = 60
-    not_found_after: int = 86_400
+    not_found_after: int = 600
     max_age: int = 7 * 86_400
     retention: int = 86_400
     per_operation: str = "all"
@@ -54,8 +54,8 @@ class Wanted:
     """A configuration, as the machine wants it."""
 
     environments: tuple[WantedEnvironment, ...]
-    labels: tuple[str, ...] = ()
-    limit: int = 50
+    labels: tuple[str, ...]
+    limit: int
 
 
 class At(NamedTuple):
@@ -241,11 +241,6 @@ class Reference:
         self.unsure, self.blurred = set(), False
         self._flights, self._saving, self._quiet_until = {}, {}, {}
         self.configure(wanted, keys)
-
-    def forget_all(self) -> None:
-        """Note that the state file is gone."""
-        self.durable = Memory(self.now)
-        self.accepted.clear()
 
     def saving(self, number: int) -> None:
         self._saving[number] = saved = self.memory.copy(self.now)

@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from machine import Machine
 
 SETTINGS = settings(
-    max_examples=30,  # some 45 s on a core
+    max_examples=20,  # some 40 s on a core
     stateful_step_count=30,
     database=None,
     deadline=None,

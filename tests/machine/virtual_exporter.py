@@ -112,16 +112,14 @@ def _no_lines(_logger: Any, _method: str, _event: Any) -> Any:
 
 
 class Disk:
-    """A store whose commits fail while it is `broken`."""
+    """A store whose commits fail while it is full."""
 
-    def __init__(self, store: Store, committed: Callable[[int], None]) -> None:
+    def __init__(self, store: Store, committed: Callable[[int], None], is_full: Callable[[], bool]) -> None:
         self.path = store.path
-        self.broken = False
-        self._store = store
-        self._committed = committed
+        self._store, self._committed, self._is_full = store, committed, is_full
 
     def commit(self, changes: Changes, patient: Callable[[int], bool]) -> None:
-        if self.broken:
+        if self._is_full():
             raise OSError(ENOSPC, "No space left on device")
         self._store.commit(changes, patient)
         self._committed(changes.number)
@@ -172,7 +170,7 @@ class Exporter:
         structlog.configure(processors=[_no_lines])
         self.time, self.folder = time, folder
         self.key_files = dict(keys)  # by environment
-        self.hangs = False
+        self.hangs = self.disk_is_full = False
         self.holds_answers = False
         self._knock, self._watcher, self._chance = knock, watcher, chance
         self._numbers = itertools.count()
@@ -185,12 +183,12 @@ class Exporter:
         config, secrets = self._read_config()
         self._use(config)
         memory = Memory()
-        self.disk: Disk | None = None
+        self._disk: Disk | None = None
         self._writer: Writer | None = None
         if config.storage is not None:
             store, memory = open_store(config.storage, lambda: self.now, sleep=time.sleep)
-            self.disk = Disk(store, watcher.committed)
-            self._writer = Writer(self.disk, self._told, lambda: self.now)  # type: ignore[arg-type] # what it calls
+            self._disk = Disk(store, watcher.committed, lambda: self.disk_is_full)
+            self._writer = Writer(self._disk, self._told, lambda: self.now)  # type: ignore[arg-type] # what it calls
         save = self._save if self._writer else None
         outside = Outside(self._fetch, self._ask_key, self._use_key, self._publish, chance, save)
         self._tracker = Tracker(config, secrets, outside, self._activity, self.now, memory=memory)
@@ -405,7 +403,7 @@ class Exporter:
         if self._writer is not None and not self.hangs:
             self._writer.stop()
             self._writer.run()
-            self.disk = None  # closed
+            self._disk = None  # closed
         self.close()
 
     def kill(self, left: Path) -> None:
@@ -417,8 +415,8 @@ class Exporter:
         self._loop.run_until_complete(self._client.aclose())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
-        if self.disk is not None:
-            self.disk.close()
+        if self._disk is not None:
+            self._disk.close()
 
 
 def _handed(items: list[dict[str, Any]]) -> Iterator[Handed]:
