@@ -15,6 +15,7 @@ import pytest
 import trustme
 from chaos import answering, hanging, http, repeating, serving
 from structlog.testing import capture_logs
+from timing import BUSY_SECONDS
 
 from exporter import __version__
 from exporter.config import Config, Environment, ListedOperation
@@ -477,7 +478,7 @@ def test_sources(tmp_path: Path) -> None:
         sources = Sources(Config((environment,), ("team",)), delivered.append, [gone], start=lambda work: work())
         start = time.monotonic()
         sources.step(Moment(start, time.time() + 10))
-        while len(delivered) < 4 and time.monotonic() < start + 5:
+        while len(delivered) < 4 and time.monotonic() < start + 5 + BUSY_SECONDS:
             time.sleep(0.01)
             sources.step(Moment(time.monotonic(), time.time()))
     of_file = Source(SourceKind.FILES, str(tmp_path / "a.txt"))
