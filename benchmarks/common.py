@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from exporter.config import Config, Environment, ListedOperation, Polling
+from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
 from exporter.keys import KeySource, Secret
 from exporter.metrics.own import Activity
 from exporter.operation import Operation, Status
-from exporter.tracking.messages import Answered, Outside, Request
-from exporter.tracking.record import Moment
+from exporter.tracking.messages import Outside, PollRequest, PollResponse
 from exporter.tracking.tracker import Tracker
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,10 +94,10 @@ class Fleet:
         self.activity = Activity()
         self.mono = 1000.0
         self.answers = 0
-        self._sent: list[Request] = []
+        self._sent: list[PollRequest] = []
         cycle = count / rate
         listed = tuple(ListedOperation(each) for each in ids(count))
-        environment = Environment(
+        environment = EnvironmentSettings(
             "production",
             KeySource(inline=KEY),
             operations=listed,
@@ -110,7 +110,7 @@ class Fleet:
         self.tracker = Tracker(Config((environment,)), {"production": KEY}, outside, self.activity, self._now)
         self.run(cycle * 1.1)
 
-    def _send(self, request: Request) -> float:
+    def _send(self, request: PollRequest) -> float:
         self._sent.append(request)
         return 0.0
 
@@ -134,7 +134,7 @@ class Fleet:
             for request in self._sent:
                 self.answers += 1
                 rows = int(self.mono) % 1000
-                self.tracker.handle(Answered(request, running(request.id, rows), 0.05), self._now)
+                self.tracker.handle(PollResponse(request, running(request.id, rows), 0.05), self._now)
             self._sent.clear()
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from common import KEY, WALL, Result, ids, median_seconds, running
 
-from exporter.config import Config, Environment, ListedOperation
+from exporter.config import Config, EnvironmentSettings, ListedOperation
 from exporter.keys import KeySource
 from exporter.metrics.own import Activity
 from exporter.operation import OperationKey, Status
 from exporter.store.opening import open_store
-from exporter.tracking.memory import Changes, EnvironmentMemory, Kept, Memory
-from exporter.tracking.messages import Handed, Outside, Register, Saved
-from exporter.tracking.record import Moment, Tracked
-from exporter.tracking.roster import API, Naming
+from exporter.tracking.memberships import API, Membership
+from exporter.tracking.memory import Changes, EnvironmentMemory, Memory, StoredOperation
+from exporter.tracking.messages import Outside, Register, Registration, Saved
 from exporter.tracking.tracker import Tracker
+from exporter.tracking.transitions import Moment, Tracked
 
 NOW = Moment(1000.0, WALL)
 GROUP = 50
@@ -27,13 +27,13 @@ NAMED = 1000
 RUNS = 5
 
 
-def _kept(operation_id: str) -> Kept:
+def _kept(operation_id: str) -> StoredOperation:
     record = replace(running(operation_id, 1000), status=Status.COMPLETED, completed_at=WALL - 60.125)
     key = OperationKey("production", operation_id)
     tracked = Tracked(
         key, "default", (), NOW, None, 5.0, 5.0, operation=record, up=True, last_success=NOW, last_change=NOW
     )
-    return Kept(replace(tracked, from_birth=True, final_seen=WALL, final_at=NOW.mono), (Naming(API),))
+    return StoredOperation(replace(tracked, from_birth=True, final_seen=WALL, final_at=NOW.mono), (Membership(API),))
 
 
 def _changes(number: int, count: int) -> Changes:
@@ -44,7 +44,7 @@ def _changes(number: int, count: int) -> Changes:
 
 def _tracker(count: int, memory: Memory, *, durable: bool) -> tuple[Tracker, list[Changes]]:
     saved: list[Changes] = []
-    environment = Environment("production", KeySource(inline=KEY), per_operation_limit=count)
+    environment = EnvironmentSettings("production", KeySource(inline=KEY), per_operation_limit=count)
     outside = Outside(
         lambda _r: 0.0,
         lambda _n: None,
@@ -104,9 +104,9 @@ def _registering(*, durable: bool) -> float:
         batches = [ids(NAMED * (number + 1))[-NAMED:] for number in range(RUNS + 1)]
 
         def once() -> None:
-            handed = tuple(Handed(ListedOperation(each)) for each in batches.pop())
+            registration = tuple(Registration(ListedOperation(each)) for each in batches.pop())
             answers: list[object] = []
-            tracker.handle(Register("production", handed, again=False, reply=answers.append), NOW)
+            tracker.handle(Register("production", registration, again=False, reply=answers.append), NOW)
             tracker.advance(NOW)
             for changes in saved:
                 store.commit(changes, lambda _tried: False)

@@ -17,35 +17,35 @@ import structlog
 
 from exporter.errors import ExporterError, StartError
 from exporter.heartbeats import Heartbeats
-from exporter.housekeeping import Housekeeping, KeyLooks
+from exporter.housekeeping import Housekeeping, KeyChecks
 from exporter.keys import KeyWatch, doubt
 from exporter.knock.connect import read_key
-from exporter.knock.outlets import Outlets
+from exporter.knock.environment_clients import EnvironmentClients
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
 from exporter.net.memory_budget import MemoryBudget, give_memory_back
-from exporter.port import Port
 from exporter.reloading import NeedsRestart, Reloading
+from exporter.servers import Servers
 from exporter.sources import Sources
 from exporter.startup import signals_are_taken_over
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
 from exporter.tracking.memory import Memory
-from exporter.tracking.messages import Close, Handed, Message, Outside, Reconfigure, Register, Stop
-from exporter.tracking.record import Moment
+from exporter.tracking.messages import Close, Message, Outside, Reconfigure, Register, Registration, Stop
 from exporter.tracking.tracker import Tracker, run
-from exporter.web.app import House
-from exporter.web.registration import Desk
+from exporter.tracking.transitions import Moment
+from exporter.web.app import AppContext
+from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from exporter.config import Config, ListedOperation
     from exporter.keys import Secret
-    from exporter.port import Flags
     from exporter.reloading import ConfigFile
-    from exporter.tracking.roster import Source
+    from exporter.servers import Flags
+    from exporter.tracking.memberships import SourceKey
     from exporter.web.lifecycle import ReloadReply
 
 TICK_SECONDS = 1.0
@@ -77,18 +77,18 @@ class Daemon:
         self._view: View | None = None
         self._ending = False
         self._flags = flags
-        self._port = Port(flags)
-        self.addresses = self._port.addresses
+        self._servers = Servers(flags)
+        self.addresses = self._servers.addresses
         keys = _read_keys(config, environ)
         self._tokens = TokenWatch(config.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
         budget = MemoryBudget()
-        self._outlets = Outlets(self._inbox.put, budget)
-        self._outlets.prepare(config.environments, keys)()
+        self._clients = EnvironmentClients(self._inbox.put, budget)
+        self._clients.prepare(config.environments, keys)()
         self._writer, memory = self._open_store(config)
-        self._keys = KeyLooks(environ, self._inbox.put, clock)
+        self._keys = KeyChecks(environ, self._inbox.put, clock)
         self._keys.use(_watches(config, keys))
         self._sources = Sources(config, self._inbox.put, _remembered(memory), budget)
         self._reloading = (
@@ -96,9 +96,9 @@ class Daemon:
         )
         self._housekeeping = self._make_housekeeping()
         outside = Outside(
-            self._outlets.fetch,
-            lambda name: self._housekeeping.ask(partial(self._keys.ask, name)),
-            self._outlets.use_key,
+            self._clients.fetch,
+            lambda name: self._housekeeping.request(partial(self._keys.request, name)),
+            self._clients.use_key,
             self._publish,
             random.random,
             self._writer.save if self._writer else None,
@@ -115,15 +115,15 @@ class Daemon:
 
     def _make_housekeeping(self) -> Housekeeping:
         checks: list[Callable[[], object]] = [
-            self._keys.look,
-            lambda: self._outlets.look(self._config.environments, self._keys.key_of, time.time()),
-            lambda: self._sources.look(clock()),
-            self._look_at_tokens,
-            self._port.look,
+            self._keys.check_for_changes,
+            lambda: self._clients.check_for_changes(self._config.environments, self._keys.key_of, time.time()),
+            lambda: self._sources.check_for_changes(clock()),
+            self._reload_tokens,
+            self._servers.reload_if_changed,
         ]
         if (reloading := self._reloading) is not None:
-            checks.append(lambda: reloading.look(clock()))
-        return Housekeeping(checks, [self._keys.answer, lambda: self._sources.step(clock())], clock)
+            checks.append(lambda: reloading.reload_if_changed(clock()))
+        return Housekeeping(checks, [self._keys.read_requested, lambda: self._sources.step(clock())], clock)
 
     def _make_threads(self) -> list[threading.Thread]:
         threads = [
@@ -138,8 +138,8 @@ class Daemon:
             steps["writer"] = lambda: writer.stepped_at
         return Heartbeats(steps, time.monotonic())
 
-    def _house(self) -> House:
-        desk = Desk(
+    def _app_context(self) -> AppContext:
+        service = RegistrationService(
             deliver=self._inbox.put,
             config=lambda: self._config,
             tokens=lambda: self._tokens.tokens,
@@ -147,7 +147,7 @@ class Daemon:
             activity=self._activity,
             monotonic=time.monotonic,
         )
-        return House(
+        return AppContext(
             view=lambda: self._view or View(),
             activity=self._activity,
             unhealthy=self._heartbeats.problem,
@@ -156,14 +156,14 @@ class Daemon:
             config=lambda: self._config,
             telemetry_path=self._flags.telemetry_path,
             external_url=self._flags.external_url,
-            desk=desk,
+            service=service,
             reload=self.reload if self._flags.enable_lifecycle else None,
         )
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
         """Follow these operations too, from now on."""
-        handed = tuple(Handed(each) for each in operations)
-        self._inbox.put(Register(environment, handed, again=False, reply=lambda _answer: None))
+        registration = tuple(Registration(each) for each in operations)
+        self._inbox.put(Register(environment, registration, again=False, reply=lambda _answer: None))
 
     # Reload.
 
@@ -172,10 +172,10 @@ class Daemon:
         if self._reloading is None:
             reply("there is no configuration file to reload", False)  # noqa: FBT003 - nor would a restart help
         else:
-            self._housekeeping.ask(partial(self._reload, self._reloading, reply))
+            self._housekeeping.request(partial(self._reload, self._reloading, reply))
 
     def _reload(self, reloading: Reloading, reply: ReloadReply) -> None:
-        broken = self._port.look(whole=True)  # who asks says that the files are written
+        broken = self._servers.reload_if_changed(whole=True)  # who asks says that the files are written
         reloading.reload(clock(), lambda problem, conflict: reply(problem or broken, conflict))
 
     def _apply(self, config: Config) -> None:
@@ -184,11 +184,11 @@ class Daemon:
             raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is active)")
         keys = _read_keys(config, self._environ)
         tokens = TokenWatch(config.tokens, self._environ)
-        outlets = self._outlets.prepare(config.environments, keys)
+        clients = self._clients.prepare(config.environments, keys)
         switched, shown = threading.Event(), threading.Event()
 
         def switch() -> None:
-            outlets()
+            clients()
             self._config, self._tokens = config, tokens
             self._activity.reload_successful.set(1)
             self._activity.reload_time.set(time.time())
@@ -201,16 +201,16 @@ class Daemon:
         shown.wait(SHOWN_SECONDS)  # a disk that hangs must not stop the housekeeping
         self._keys.use(_watches(config, keys))
         self._sources.reconfigure(config)
-        self._tell_registration()
+        self._log_registration()
 
-    def _look_at_tokens(self) -> None:
+    def _reload_tokens(self) -> None:
         problem = self._tokens.problem
-        if self._tokens.look(time.time(), self._environ):
+        if self._tokens.reload_if_changed(time.time(), self._environ):
             log.info("using changed registration tokens")
         if self._tokens.problem and self._tokens.problem != problem:
             log.warning("registration token cannot be read, keeping the old one", error=self._tokens.problem)
 
-    def _tell_registration(self) -> None:
+    def _log_registration(self) -> None:
         if not self._config.tokens:
             log.info("registration over HTTP is off: no tokens are configured (registration.tokens)")
 
@@ -251,8 +251,8 @@ class Daemon:
         gc.freeze()  # what was read at the start lives long: looking through it again and again holds all threads up
         for thread in self._threads:
             thread.start()
-        self._port.open(self._house(), lambda reason: self.end(reason, code=1))
-        self._tell_registration()
+        self._servers.open(self._app_context(), lambda reason: self.end(reason, code=1))
+        self._log_registration()
         reason, code = self._wait_for_end()
         self._close(reason)
         return code
@@ -279,7 +279,7 @@ class Daemon:
         self._ending = True
         ends_at = time.monotonic() + END_SECONDS
 
-        def left(kept: float = 0.0) -> float:
+        def remaining(kept: float = 0.0) -> float:
             return max(0.0, ends_at - kept - time.monotonic())
 
         log.info("ending", reason=reason)
@@ -287,12 +287,12 @@ class Daemon:
         self._inbox.put(Stop())
         tracker.join(LAST_ANSWERS_SECONDS)
         self._inbox.put(Close())
-        tracker.join(left(WRITE_SECONDS + SERVE_SECONDS))
+        tracker.join(remaining(WRITE_SECONDS + SERVE_SECONDS))
         self._housekeeping.stop()
         if self._writer is not None:
             self._writer.stop()
-            self._threads[-1].join(left(SERVE_SECONDS))
-        self._port.close(left)
+            self._threads[-1].join(remaining(SERVE_SECONDS))
+        self._servers.close(remaining)
         log.info("ended")
 
 
@@ -308,5 +308,9 @@ def _watches(config: Config, keys: Mapping[str, Secret]) -> dict[str, KeyWatch]:
     return {each.name: KeyWatch(each.key, keys[each.name]) for each in config.environments}
 
 
-def _remembered(memory: Memory) -> set[tuple[str, Source]]:
-    return {(key.environment, naming.source) for key, kept in memory.operations.items() for naming in kept.namings}
+def _remembered(memory: Memory) -> set[tuple[str, SourceKey]]:
+    return {
+        (key.environment, membership.source)
+        for key, kept in memory.operations.items()
+        for membership in kept.memberships
+    }

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exporter.config import Config, Environment, ListedOperation, Polling
+from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
 from exporter.daemon import Daemon
 from exporter.keys import KeySource, Secret
 from exporter.knock.simulator import Order, Simulator, World
-from exporter.port import Flags
+from exporter.servers import Flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
         urls = {PRODUCTION: production.url, DEVELOPMENT: development.url}
         config = Config(tuple(_environment(name, url) for name, url in urls.items()))
         daemon = Daemon(config, Flags([address]), {})
-        _tell_where(daemon, tell)
+        _print_addresses(daemon, tell)
         threading.Thread(target=_play, args=(worlds, daemon, speed, tell), name="story", daemon=True).start()
         if duration is not None:
             timer = threading.Timer(duration, daemon.end, ["the demo is over"])
@@ -99,12 +99,12 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
         return code
 
 
-def _environment(name: str, url: str) -> Environment:
+def _environment(name: str, url: str) -> EnvironmentSettings:
     key = KeySource(inline=Secret(f"sk_demo_{name}"))
-    return Environment(name, key, base_url=url, rate_limit=50.0, polling=POLLING)
+    return EnvironmentSettings(name, key, base_url=url, rate_limit=50.0, polling=POLLING)
 
 
-def _tell_where(daemon: Daemon, tell: Callable[[str], None]) -> None:
+def _print_addresses(daemon: Daemon, tell: Callable[[str], None]) -> None:
     host, port = daemon.addresses[0]
     shown = "localhost" if host in WILDCARDS else f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"

@@ -57,7 +57,7 @@ class ExporterError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One thing wrong in a configuration: what, where, and what to do."""
 
     path: str  # as in `environments[0].operations[2].id`; empty for the file as a whole
@@ -76,7 +76,7 @@ class ConfigError(ExporterError):
     """
 
     def __init__(
-        self, source: str, problems: tuple[Problem, ...], more: int = 0, mended_by: tuple[Path, ...] = ()
+        self, source: str, problems: tuple[ConfigProblem, ...], more: int = 0, mended_by: tuple[Path, ...] = ()
     ) -> None:
         self.source = source
         self.problems = problems
@@ -145,7 +145,7 @@ class RateLimited(KnockError):
         super().__init__(message, code=429, request_id=request_id, accepted_key=True)
 
 
-class BadAnswer(KnockError):
+class BadResponse(KnockError):
     """An answer that is not what Knock documents; `field` names what is wrong with it."""
 
     reason = Reason.BAD_RESPONSE

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from exporter.keys import KeyWatch, Secret
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
     Job = Callable[[], object]
 
@@ -41,7 +41,7 @@ class Housekeeping:
         self._checks = checks
         self._chores = chores
         self._clock = clock
-        self._asked: SimpleQueue[Job | None] = SimpleQueue()
+        self._requested: SimpleQueue[Job | None] = SimpleQueue()
         self._drift = 0.0
         self._plan()
 
@@ -51,19 +51,19 @@ class Housekeeping:
         for check in self._checks:
             self.scheduler.every(CHECK_SECONDS).seconds.do(_guarded, check)
 
-    def ask(self, job: Job) -> None:
+    def request(self, job: Job) -> None:
         """Have something done now. Never blocks; a signal handler may call it."""
-        self._asked.put(job)
+        self._requested.put(job)
 
     def stop(self) -> None:
         """End `run`."""
-        self._asked.put(None)
+        self._requested.put(None)
 
     def run(self) -> None:
         """Be the housekeeping thread until `stop`."""
         while True:
             try:
-                job = self._asked.get(timeout=IDLE_SECONDS)
+                job = self._requested.get(timeout=IDLE_SECONDS)
                 if job is None:
                     return
                 _guarded(job)
@@ -95,7 +95,7 @@ def _drift(now: Moment) -> float:
     return now.wall + time.localtime(now.wall).tm_gmtoff - now.mono
 
 
-class KeyLooks:
+class KeyChecks:
     """Reads the API keys of the environments, regularly and when asked, and tells the tracker of new ones."""
 
     def __init__(
@@ -116,38 +116,38 @@ class KeyLooks:
         """Return the key of an environment as the tracker was last told."""
         return self._watches[name].current
 
-    def look(self) -> None:
+    def check_for_changes(self) -> None:
         """Read all; tell of those that changed."""
         for name, watch in self._watches.items():
-            _guarded(partial(self._look, name, watch))
+            _guarded(partial(self._check, name, watch))
 
-    def _look(self, name: str, watch: KeyWatch) -> None:
-        key = watch.look(self._clock().wall, self._environ)
+    def _check(self, name: str, watch: KeyWatch) -> None:
+        key = watch.reload_if_changed(self._clock().wall, self._environ)
         if key is not None:
             self._deliver(KeyRead(name, key))
-        self._tell(name, watch.problem)
+        self._log(name, watch.problem)
 
-    def ask(self, name: str) -> None:
+    def request(self, name: str) -> None:
         """Have one read at the next `answer`, which tells of it whether it changed or not."""
         self._waiting.add(name)
 
-    def answer(self) -> None:
+    def read_requested(self) -> None:
         """Read those that were asked for."""
         for name in sorted(self._waiting):
-            _guarded(partial(self._answer, name))
+            _guarded(partial(self._read_requested, name))
 
-    def _answer(self, name: str) -> None:
+    def _read_requested(self, name: str) -> None:
         watch = self._watches.get(name)
         if watch is None:
             self._waiting.discard(name)
             return
-        key = watch.look(self._clock().wall, self._environ)
+        key = watch.reload_if_changed(self._clock().wall, self._environ)
         if key is None and watch.unsettled:
             return  # half written, perhaps: the next step looks again
         self._waiting.discard(name)
         self._deliver(KeyRead(name, key))
 
-    def _tell(self, name: str, problem: str | None) -> None:
+    def _log(self, name: str, problem: str | None) -> None:
         if problem != self._problems.get(name):
             self._problems[name] = problem
             if problem:

@@ -165,7 +165,7 @@ class KeyWatch:
         """Whether the last look saw another content that may not be whole yet."""
         return self._candidate is not None
 
-    def look(self, wall: float, environ: Mapping[str, str]) -> Secret | None:
+    def reload_if_changed(self, wall: float, environ: Mapping[str, str]) -> Secret | None:
         """Read the source at the wall-clock time `wall` (Unix seconds); return the key if it is a new one."""
         try:
             found = self._source.read(environ)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import config
-from exporter.config import Environment
+from exporter.config import EnvironmentSettings
 from exporter.config.settings import BASE_URL as KNOCK_URL
 from exporter.config.values import check_base_url, check_branch, plain_http_abroad
 from exporter.errors import StartError
@@ -20,7 +20,9 @@ DEFAULT_FILE = Path("config.yaml")
 KEY, BASE_URL, BRANCH = "KNOCK_API_KEY", "KNOCK_BASE_URL", "KNOCK_BRANCH"
 
 
-def environment_for(operation_id: str, file: Path | None, name: str | None, environ: Mapping[str, str]) -> Environment:
+def environment_for(
+    operation_id: str, file: Path | None, name: str | None, environ: Mapping[str, str]
+) -> EnvironmentSettings:
     """Return where to ask: `file` if named, else the variables if KNOCK_API_KEY is set, else config.yaml.
 
     Of several environments, the one named or the one that lists the id. Raises StartError or ConfigError.
@@ -34,7 +36,7 @@ def environment_for(operation_id: str, file: Path | None, name: str | None, envi
     return _choose(environments, operation_id)
 
 
-def _choose(environments: tuple[Environment, ...], operation_id: str) -> Environment:
+def _choose(environments: tuple[EnvironmentSettings, ...], operation_id: str) -> EnvironmentSettings:
     known = ", ".join(each.name for each in environments)
     if len(environments) == 1:
         return environments[0]
@@ -44,8 +46,8 @@ def _choose(environments: tuple[Environment, ...], operation_id: str) -> Environ
     return found[0]
 
 
-def _from_variables(name: str | None, environ: Mapping[str, str]) -> Environment:
-    return Environment(
+def _from_variables(name: str | None, environ: Mapping[str, str]) -> EnvironmentSettings:
+    return EnvironmentSettings(
         name=name or "default",
         key=KeySource(variable=KEY, knock=True),
         base_url=_base_url(environ.get(BASE_URL) or KNOCK_URL),

@@ -94,7 +94,7 @@ class Operation:
     size: int = field(default=0, compare=False)
 
     @property
-    def told_status(self) -> str:
+    def shown_status(self) -> str:
         """The status as people are shown it: with Knock's own word where Knock documents none such."""
         return str(self.status) if self.status_word is None else f"{self.status} ({self.status_word})"
 

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.config.settings import GROUP, ListedOperation
-from exporter.config.values import Unfit, check_label_value, check_operation_id, quoted
+from exporter.config.values import InvalidValue, check_label_value, check_operation_id, quoted
 from exporter.operation import Invalid, Status, decode, is_operation_id, parse_time
-from exporter.tracking.messages import Created, Handed
+from exporter.tracking.messages import Created, Registration
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -30,7 +30,7 @@ _JSON_STARTS = (b"{", b"[", b'"')
 _KINDS = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
 
 
-class Unreadable(ValueError):
+class UnreadableRequest(ValueError):
     """A request that names nothing that could be judged one by one; `status` is the HTTP answer to it."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -39,7 +39,7 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RegistrationItem:
     """What is said of an operation; the defaults say nothing. For a whole request, `id` is empty."""
 
     id: str = ""
@@ -48,9 +48,9 @@ class Said:
     again: bool | None = None
     created: Created | None = None
 
-    def over(self, other: Said) -> Said:
+    def over(self, other: RegistrationItem) -> RegistrationItem:
         """Return this, completed by what the other says where this says nothing."""
-        return Said(
+        return RegistrationItem(
             self.id,
             self.group if self.group != GROUP else other.group,
             other.labels | self.labels,
@@ -58,12 +58,12 @@ class Said:
             self.created or other.created,
         )
 
-    def handed(self) -> Handed:
+    def registration(self) -> Registration:
         """Return it as the tracker takes it."""
-        return Handed(ListedOperation(self.id, self.group, tuple(sorted(self.labels.items()))), self.created)
+        return Registration(ListedOperation(self.id, self.group, tuple(sorted(self.labels.items()))), self.created)
 
 
-class Rejected(NamedTuple):
+class RejectedItem(NamedTuple):
     """An item that cannot be taken: which (counted from 0), its id where it has a good one, and why."""
 
     item: int
@@ -74,45 +74,47 @@ class Rejected(NamedTuple):
 class Batch(NamedTuple):
     """A request's operations, each once, and the items that are none."""
 
-    named: tuple[Said, ...]
-    rejected: tuple[Rejected, ...]
+    named: tuple[RegistrationItem, ...]
+    rejected: tuple[RejectedItem, ...]
 
 
-def read_query(pairs: Iterable[tuple[str, str]], declared: Collection[str]) -> Said:
+def read_query(pairs: Iterable[tuple[str, str]], declared: Collection[str]) -> RegistrationItem:
     """Read `group`, `again` and `label.NAME`, which hold for all items of a request. Raises Unreadable."""
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
-            raise Unreadable(HTTPStatus.BAD_REQUEST, f"query: {quoted(name)} is given twice")
+            raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"query: {quoted(name)} is given twice")
         found[name] = value
     try:
         return _beside(found, declared)
-    except Unfit as error:
-        raise Unreadable(HTTPStatus.BAD_REQUEST, f"query: {error}") from None
+    except InvalidValue as error:
+        raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"query: {error}") from None
 
 
-def _beside(query: dict[str, str], declared: Collection[str]) -> Said:
+def _beside(query: dict[str, str], declared: Collection[str]) -> RegistrationItem:
     labels = {name.removeprefix(LABEL_PREFIX): query.pop(name) for name in list(query) if name.startswith(LABEL_PREFIX)}
     again = query.pop("again", None)
     if again not in (None, "true", "false"):
-        raise Unfit("again: expected true or false")
+        raise InvalidValue("again: expected true or false")
     group = _group(query.pop("group", None))
     for name in query:
-        raise Unfit(f"{quoted(name)} is unknown (known: group, {LABEL_PREFIX}NAME, again)")
-    return Said(group=group, labels=_labels(labels, declared), again=None if again is None else again == "true")
+        raise InvalidValue(f"{quoted(name)} is unknown (known: group, {LABEL_PREFIX}NAME, again)")
+    return RegistrationItem(
+        group=group, labels=_labels(labels, declared), again=None if again is None else again == "true"
+    )
 
 
-def read_batch(body: bytes, defaults: Said, declared: Collection[str], *, text: bool) -> Batch:
+def read_batch(body: bytes, defaults: RegistrationItem, declared: Collection[str], *, text: bool) -> Batch:
     """Read a body; `text`: ids one a line, or JSON all the same. Raises Unreadable for one that has no items."""
-    named: dict[str, Said] = {}
-    rejected: list[Rejected] = []
+    named: dict[str, RegistrationItem] = {}
+    rejected: list[RejectedItem] = []
     for index, item in enumerate(_items(body, text=text)):
         try:
-            said = _said(item, declared)
-        except Unfit as error:
-            rejected.append(Rejected(index, _id_of(item), str(error)))
+            said = _registration_item(item, declared)
+        except InvalidValue as error:
+            rejected.append(RejectedItem(index, _id_of(item), str(error)))
         else:
-            named[said.id] = said.over(named.get(said.id, Said()))
+            named[said.id] = said.over(named.get(said.id, RegistrationItem()))
     return Batch(tuple(each.over(defaults) for each in named.values()), tuple(rejected))
 
 
@@ -122,9 +124,11 @@ def _items(body: bytes, *, text: bool) -> list[Any]:
     else:
         items = _json_items(body)
     if not items:
-        raise Unreadable(HTTPStatus.UNPROCESSABLE_ENTITY, "the body names no operation")
+        raise UnreadableRequest(HTTPStatus.UNPROCESSABLE_ENTITY, "the body names no operation")
     if len(items) > MAX_IDS:
-        raise Unreadable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{len(items)} items in one request (at most {MAX_IDS})")
+        raise UnreadableRequest(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{len(items)} items in one request (at most {MAX_IDS})"
+        )
     return items
 
 
@@ -132,7 +136,7 @@ def _json_items(body: bytes) -> list[Any]:
     try:
         document = decode(body)
     except Invalid as error:
-        raise Unreadable(HTTPStatus.BAD_REQUEST, f"the body is {error}") from None
+        raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"the body is {error}") from None
     return document if isinstance(document, list) else [document]
 
 
@@ -141,7 +145,7 @@ def read_lines(body: bytes) -> list[str]:
     try:
         lines = body.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise Unreadable(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from None
+        raise UnreadableRequest(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from None
     return [item for line in lines if (item := line.partition("#")[0].strip())]
 
 
@@ -150,18 +154,20 @@ def is_record(item: dict[str, Any]) -> bool:
     return not RECORD_KEYS.isdisjoint(item)
 
 
-def _said(item: Any, declared: Collection[str]) -> Said:
+def _registration_item(item: Any, declared: Collection[str]) -> RegistrationItem:
     if isinstance(item, str):
-        return Said(_id(item))
+        return RegistrationItem(_id(item))
     if not isinstance(item, dict):
-        raise Unfit(f"expected an id, an object with an id, or Knock's record; got {_kind(item)}")
+        raise InvalidValue(f"expected an id, an object with an id, or Knock's record; got {_kind(item)}")
     if not is_record(item):
         for key in item:
             if key not in OWN_KEYS:
-                raise Unfit(f"{quoted(key)} is unknown (known: {', '.join(OWN_KEYS)}, or the whole of Knock's record)")
+                raise InvalidValue(
+                    f"{quoted(key)} is unknown (known: {', '.join(OWN_KEYS)}, or the whole of Knock's record)"
+                )
     if "id" not in item:
-        raise Unfit("has no id")
-    return Said(
+        raise InvalidValue("has no id")
+    return RegistrationItem(
         _id(item["id"]),
         _group(item.get("group")),
         _labels(item.get("labels"), declared),
@@ -187,18 +193,18 @@ def _labels(found: Any, declared: Collection[str]) -> dict[str, str]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise Unfit(f"labels: expected an object of names and values, got {_kind(found)}")
+        raise InvalidValue(f"labels: expected an object of names and values, got {_kind(found)}")
     for name in found:
         if name not in declared:
             known = ", ".join(declared) or "none"
-            raise Unfit(f"labels: {quoted(name)} is not declared in the configuration (declared: {known})")
+            raise InvalidValue(f"labels: {quoted(name)} is not declared in the configuration (declared: {known})")
     return {name: _checked(f"labels.{name}", check_label_value, value) for name, value in found.items()}
 
 
 def _again(found: Any) -> bool | None:
     if found is None or isinstance(found, bool):
         return found
-    raise Unfit(f"again: expected true or false, got {_kind(found)}")
+    raise InvalidValue(f"again: expected true or false, got {_kind(found)}")
 
 
 def _created(record: dict[str, Any]) -> Created | None:
@@ -215,11 +221,11 @@ def _created(record: dict[str, Any]) -> Created | None:
 
 def _checked(what: str, check: Any, found: Any) -> str:
     if not isinstance(found, str):
-        raise Unfit(f"{what}: expected text, got {_kind(found)}")
+        raise InvalidValue(f"{what}: expected text, got {_kind(found)}")
     try:
         return str(check(found))
-    except Unfit as error:
-        raise Unfit(f"{what}: {error}") from None
+    except InvalidValue as error:
+        raise InvalidValue(f"{what}: {error}") from None
 
 
 def _kind(found: Any) -> str:

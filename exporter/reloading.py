@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.config import Config
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
     Verdict = Callable[[str | None, bool], None]
 
@@ -92,7 +92,7 @@ class Reloading:
         self._failed = failed
         self._retry: _Retry | None = None
 
-    def look(self, now: Moment) -> None:
+    def reload_if_changed(self, now: Moment) -> None:
         """Reload if the file has changed, or if the last attempt may work by now."""
         if self._file.changed(now.wall):
             self.reload(now)

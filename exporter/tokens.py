@@ -83,9 +83,9 @@ class TokenWatch:
         self.tokens = self._made()
         self.problem: str | None = None
 
-    def look(self, wall: float, environ: Mapping[str, str]) -> Tokens | None:
+    def reload_if_changed(self, wall: float, environ: Mapping[str, str]) -> Tokens | None:
         """Read the sources at the wall-clock time `wall` (Unix seconds); return the tokens if one is a new one."""
-        found = [watch.look(wall, environ) for watch in self._watches]
+        found = [watch.reload_if_changed(wall, environ) for watch in self._watches]
         self.problem = next((watch.problem for watch in self._watches if watch.problem), None)
         if not any(found):
             return None

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
     from browser import Visits
-    from desk import FakeDesk
     from playwright.sync_api import Browser
     from recorder import Recorder
+    from registration_service import FakeService
     from trustme import CA
 
-    from exporter.web.app import House
+    from exporter.web.app import AppContext
 
 
 settings.register_profile("busy machines", deadline=None)
@@ -58,23 +58,23 @@ def knock() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
-    from desk import FakeDesk  # noqa: PLC0415 - others start without what the web needs
+def service() -> FakeService:
+    from registration_service import FakeService  # noqa: PLC0415 - others start without what the web needs
 
-    return FakeDesk()
+    return FakeService()
 
 
 @pytest.fixture(scope="module")
-def shown() -> House:
+def shown() -> AppContext:
     """Return pages of everything that an operation can be."""
-    from shown import everything, house  # noqa: PLC0415 - the same
+    from shown import app_context, everything  # noqa: PLC0415 - the same
 
-    return house(everything())
+    return app_context(everything())
 
 
 @pytest.fixture
 def token_file(tmp_path: Path) -> Path:
-    from desk import TOKEN  # noqa: PLC0415 - the same
+    from registration_service import TOKEN  # noqa: PLC0415 - the same
 
     path = tmp_path / "token"
     path.write_text(f"{TOKEN}\n")

@@ -24,35 +24,35 @@ from shown import (
     PASSED,
     QUEUED,
     RUNNING,
+    app_context,
     ask,
-    house,
 )
 
 from exporter.config import Config, ListedOperation
 from exporter.operation import Status
 
 if TYPE_CHECKING:
-    from exporter.web.app import House
+    from exporter.web.app import AppContext
 
 LIST = "/api/v1/operations"
 ROOT = Path(__file__).parent.parent
 
 
-def got(shown: House, path: str, **request: Any) -> Any:
+def got(shown: AppContext, path: str, **request: Any) -> Any:
     answer = ask(shown, path, **request)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Cache-Control"] == "no-store"
     return answer.json()
 
 
-def listed(shown: House, query: str = "", path: str = LIST) -> list[str]:
+def listed(shown: AppContext, query: str = "", path: str = LIST) -> list[str]:
     return [each["id"] for each in got(shown, f"{path}?{query}")["operations"]]
 
 
 # Lists.
 
 
-def test_unfinished_ones_come_first_then_failed_ones_then_the_rest(shown: House) -> None:
+def test_unfinished_ones_come_first_then_failed_ones_then_the_rest(shown: AppContext) -> None:
     states = [each["status"] for each in got(shown, LIST)["operations"]]
     order = ["failed" if each == "failed" else "completed" if each == "completed" else "unfinished" for each in states]
     assert order == ["unfinished"] * 8 + ["failed"] + ["completed"] * 2
@@ -73,18 +73,18 @@ def test_unfinished_ones_come_first_then_failed_ones_then_the_rest(shown: House)
         ("environment=nowhere", set()),
     ],
 )
-def test_filters(shown: House, query: str, expected: set[str]) -> None:
+def test_filters(shown: AppContext, query: str, expected: set[str]) -> None:
     answer = got(shown, f"{LIST}?{query}")
     assert {each["id"] for each in answer["operations"]} == expected
     assert answer["total"] == len(expected)
 
 
-def test_an_environment_has_a_list_of_its_own(shown: House) -> None:
+def test_an_environment_has_a_list_of_its_own(shown: AppContext) -> None:
     assert listed(shown, path=f"{LIST}/staging") == [OTHER]
     assert set(listed(shown, "status=failed", f"{LIST}/production")) == {FAILED}
 
 
-def test_pages_follow_each_other_without_a_gap_or_a_double(shown: House) -> None:
+def test_pages_follow_each_other_without_a_gap_or_a_double(shown: AppContext) -> None:
     found: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -104,11 +104,11 @@ def test_a_cursor_stays_good_when_operations_end_meanwhile() -> None:
         lambda request, _now: replace(running(request.id), status=states.get(request.id, Status.PROCESSING)),
     )
     model.run(5)
-    first = got(house(model), f"{LIST}?limit=10")
+    first = got(app_context(model), f"{LIST}?limit=10")
     last = [each["id"] for each in first["operations"]]
     states[last[-1]] = states[last[3]] = Status.COMPLETED
     model.run(60)
-    rest = listed(house(model), f"limit=100&cursor={first['next']}")
+    rest = listed(app_context(model), f"limit=100&cursor={first['next']}")
     assert set(some) <= {*last, *rest}
 
 
@@ -135,7 +135,7 @@ def test_a_cursor_stays_good_when_operations_end_meanwhile() -> None:
         ("cursor=" + base64.urlsafe_b64encode(b"[" * 900).decode(), "cursor: not one"),
     ],
 )
-def test_a_query_that_cannot_be_read_is_told(shown: House, query: str, told: str) -> None:
+def test_a_query_that_cannot_be_read_is_told(shown: AppContext, query: str, told: str) -> None:
     answer = ask(shown, f"{LIST}?{query}")
     assert answer.status_code == 400
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -145,7 +145,7 @@ def test_a_query_that_cannot_be_read_is_told(shown: House, query: str, told: str
 # One operation.
 
 
-def test_one_in_full(shown: House) -> None:
+def test_one_in_full(shown: AppContext) -> None:
     it = got(shown, f"{LIST}/production/{RUNNING.upper()}")
     assert (it["id"], it["group"], it["labels"], it["status"]) == (RUNNING, "nightly", {"team": "growth"}, "processing")
     assert it["record"]["processed_rows"] == it["processed_rows"] > 50
@@ -160,7 +160,7 @@ def test_one_in_full(shown: House) -> None:
     assert it["has_series"] is True
 
 
-def test_what_cannot_be_known_is_null(shown: House) -> None:
+def test_what_cannot_be_known_is_null(shown: AppContext) -> None:
     passed, blank = (got(shown, f"{LIST}/production/{each}") for each in (PASSED, BLANK))
     for each in (passed, blank):
         assert (each["progress"], each["time_left_seconds"]) == (None, None)
@@ -172,7 +172,7 @@ def test_what_cannot_be_known_is_null(shown: House) -> None:
     assert got(shown, f"{LIST}/production/{QUEUED}")["rate_rows_per_second"] is None
 
 
-def test_failed_items_are_counted_by_collection(shown: House) -> None:
+def test_failed_items_are_counted_by_collection(shown: AppContext) -> None:
     record = got(shown, f"{LIST}/production/{FLAWED}")["record"]
     assert (record["error_items_count"], record["error_items_by_collection"]) == (3, {"": 2, "x": 1})
 
@@ -190,13 +190,13 @@ def test_failed_items_are_counted_by_collection(shown: House) -> None:
         ("/api/", 404, "Nothing matches"),
     ],
 )
-def test_what_is_not_there_is_a_problem(shown: House, path: str, status: int, told: str) -> None:
+def test_what_is_not_there_is_a_problem(shown: AppContext, path: str, status: int, told: str) -> None:
     answer = ask(shown, path)
     assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")
     assert answer.json()["detail"].startswith(told)
 
 
-def test_a_path_that_can_be_asked_otherwise_says_how(shown: House) -> None:
+def test_a_path_that_can_be_asked_otherwise_says_how(shown: AppContext) -> None:
     answer = ask(shown, "/api/v1/environments", "DELETE")
     assert (answer.status_code, set(answer.headers["Allow"].split(", "))) == (405, {"GET", "HEAD"})
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -206,7 +206,7 @@ def test_a_path_that_can_be_asked_otherwise_says_how(shown: House) -> None:
 # Environments.
 
 
-def test_environments(shown: House) -> None:
+def test_environments(shown: AppContext) -> None:
     production, staging = got(shown, "/api/v1/environments")["environments"]
     assert (production["name"], production["branch"], production["up"], production["suspended"]) == (
         "production",
@@ -216,7 +216,7 @@ def test_environments(shown: House) -> None:
     )
     assert production["operations"]["pending"] == 2
     assert production["last_error"]["reason"] in ("timeout", "not_found")
-    assert production["rate_limit_per_second"] == production["rate_in_force_per_second"] == 20.0
+    assert production["rate_limit_per_second"] == production["rate_current_per_second"] == 20.0
     sources = {each["kind"]: each for each in production["sources"]}
     assert sources["http"] == {
         "kind": "http",
@@ -229,7 +229,7 @@ def test_environments(shown: House) -> None:
     assert staging["operations"]["processing"] == 1
 
 
-def test_no_secret_is_shown(shown: House) -> None:
+def test_no_secret_is_shown(shown: AppContext) -> None:
     for path in ("/api/v1/environments", f"{LIST}/production/{RUNNING}", LIST):
         assert "hunter2" not in ask(shown, path).text
         assert "sk_test" not in ask(shown, path).text
@@ -248,6 +248,6 @@ def test_the_example_in_the_document_is_an_answer() -> None:
     model = Model(Config((environment(operations=[]),)), lambda *_: failed)
     model.list_file("/ids.txt", ListedOperation(operation_id, "nightly-sync"))
     model.run(10)
-    answer = got(house(model), f"{LIST}/production?status=failed")
+    answer = got(app_context(model), f"{LIST}/production?status=failed")
     answer["operations"][0]["last_success_at"] = "2027-01-15T08:00:00Z"
     assert answer == json.loads(example)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.tracking.history import Point
-from exporter.web.chart import ERRORS, LEFT, RIGHT, ROWS, TIMES_MOST, Chart, Panel, Place, draw
+from exporter.tracking.history import HistoryPoint
+from exporter.web.chart import ERRORS, LEFT, RIGHT, ROWS, TIMES_MOST, Chart, ChartPoint, Panel, draw
 
 NOON = 1_800_000_000.0  # 08:00 UTC
 COUNTS = st.none() | st.integers(0, 2**53)
 
 
-def drawn(points: list[Point], estimated: int | None = None) -> Chart:
+def drawn(points: list[HistoryPoint], estimated: int | None = None) -> Chart:
     chart = draw(points, estimated)
     assert chart is not None
     return chart
@@ -23,33 +23,35 @@ def places(line: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (pair.split(",") for pair in line.split())]
 
 
-@pytest.mark.parametrize("points", [[], [Point(NOON, 1, 1)], [Point(NOON, 1, 1), Point(NOON, 2, 1)]])
-def test_less_than_two_points_in_time_are_no_chart(points: list[Point]) -> None:
+@pytest.mark.parametrize(
+    "points", [[], [HistoryPoint(NOON, 1, 1)], [HistoryPoint(NOON, 1, 1), HistoryPoint(NOON, 2, 1)]]
+)
+def test_less_than_two_points_in_time_are_no_chart(points: list[HistoryPoint]) -> None:
     assert draw(points) is None
 
 
 def test_a_line_goes_from_corner_to_corner_and_ends_in_a_dot() -> None:
-    chart = drawn([Point(NOON, 0, 0), Point(NOON + 60, 1000, 0)])
+    chart = drawn([HistoryPoint(NOON, 0, 0), HistoryPoint(NOON + 60, 1000, 0)])
     assert [places(each) for each in chart.rows.lines] == [[(LEFT, ROWS.bottom), (RIGHT, ROWS.top)]]
-    assert chart.rows.dots == (Place(RIGHT, ROWS.top),)
+    assert chart.rows.dots == (ChartPoint(RIGHT, ROWS.top),)
     assert [each.label for each in chart.rows.ticks] == ["0", "500", "1k"]
     assert [each.label for each in chart.times][:2] == ["08:00:00", "08:00:10"]
 
 
 def test_a_few_errors_among_many_rows_have_an_axis_of_their_own() -> None:
-    chart = drawn([Point(NOON, 0, 0), Point(NOON + 60, 10**6, 4)])
+    chart = drawn([HistoryPoint(NOON, 0, 0), HistoryPoint(NOON + 60, 10**6, 4)])
     assert places(chart.errors.lines[0])[-1] == (RIGHT, ERRORS.top)
     assert [each.label for each in chart.errors.ticks] == ["0", "2", "4"]
 
 
 def test_without_a_single_error_the_line_lies_on_the_axis() -> None:
-    chart = drawn([Point(NOON, 5, 0), Point(NOON + 60, 6, 0)])
+    chart = drawn([HistoryPoint(NOON, 5, 0), HistoryPoint(NOON + 60, 6, 0)])
     assert places(chart.errors.lines[0]) == [(LEFT, ERRORS.bottom), (RIGHT, ERRORS.bottom)]
 
 
 def test_what_is_not_known_is_a_gap_and_not_a_zero() -> None:
     counts = (1, 2, None, 3, None, 4, 5)
-    chart = drawn([Point(NOON + number, count, None) for number, count in enumerate(counts)])
+    chart = drawn([HistoryPoint(NOON + number, count, None) for number, count in enumerate(counts)])
     assert [len(places(each)) for each in chart.rows.lines] == [2, 2]
     assert len(chart.rows.dots) == 2, "the lonely one, and the last"
     assert (chart.errors.lines, chart.errors.dots) == ((), ())
@@ -62,7 +64,7 @@ def test_what_is_not_known_is_a_gap_and_not_a_zero() -> None:
 def test_the_estimate_is_drawn_where_it_does_not_press_the_line_flat(
     estimated: int | None, top: str, *, is_drawn: bool
 ) -> None:
-    rows = drawn([Point(NOON, 0, 0), Point(NOON + 60, 100, 0)], estimated).rows
+    rows = drawn([HistoryPoint(NOON, 0, 0), HistoryPoint(NOON + 60, 100, 0)], estimated).rows
     assert (rows.estimate is not None) is is_drawn
     assert rows.ticks[-1].label == top
 
@@ -76,7 +78,7 @@ def test_the_estimate_is_drawn_where_it_does_not_press_the_line_flat(
     ],
 )
 def test_times_are_round_and_few(seconds: float, labels: list[str]) -> None:
-    chart = drawn([Point(NOON, 0, 0), Point(NOON + seconds, 1, 0)])
+    chart = drawn([HistoryPoint(NOON, 0, 0), HistoryPoint(NOON + seconds, 1, 0)])
     assert [each.label for each in chart.times][: len(labels)] == labels
 
 
@@ -84,7 +86,7 @@ def test_times_are_round_and_few(seconds: float, labels: list[str]) -> None:
 def test_everything_stays_in_its_box_also_when_clocks_are_set(
     steps: list[tuple[float, int | None, int | None]], estimated: int | None
 ) -> None:
-    chart = draw([Point(NOON + at, processed, errors) for at, processed, errors in steps], estimated)
+    chart = draw([HistoryPoint(NOON + at, processed, errors) for at, processed, errors in steps], estimated)
     if chart is None:
         assert len({NOON + at for at, *_ in steps}) == 1
         return

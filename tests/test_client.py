@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from exporter import __version__
 from exporter.errors import (
-    BadAnswer,
+    BadResponse,
     KeyRefused,
     KnockError,
     NotFound,
@@ -117,7 +117,7 @@ def test_the_request_is_exactly_this() -> None:
 def test_no_branch_no_header_and_an_id_cannot_leave_its_place() -> None:
     with serving(answering(http("{}"))) as server:
         client = client_of(server.url)
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadResponse):
             client.fetch("../users?x=\r\ny")
         client.close()
     assert server.requests[0].startswith(b"GET /v1/bulk_operations/..%2Fusers%3Fx%3D%0D%0Ay HTTP/1.1\r\n")
@@ -190,10 +190,10 @@ def test_many_threads_share_few_connections() -> None:
         (http(knock_error(400, "whatever"), 400), Refused, "HTTP 400 whatever"),
         (http(knock_error(404, "resource_missing"), 404), NotFound, "HTTP 404 resource_missing"),
         (http('{"code":"resource_missing","type":"api_error"}', 404), NotFound, "HTTP 404 resource_missing"),
-        (http(knock_error(403, "resource_missing"), 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
-        (http('{"code":5,"type":"x"}', 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
-        (http("[]", 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
-        (http("<html>", 404), BadAnswer, "status: HTTP 404, but not from Knock's API"),
+        (http(knock_error(403, "resource_missing"), 404), BadResponse, "status: HTTP 404, but not from Knock's API"),
+        (http('{"code":5,"type":"x"}', 404), BadResponse, "status: HTTP 404, but not from Knock's API"),
+        (http("[]", 404), BadResponse, "status: HTTP 404, but not from Knock's API"),
+        (http("<html>", 404), BadResponse, "status: HTTP 404, but not from Knock's API"),
         (http(knock_error(422, "invalid_params"), 422), Refused, "HTTP 422 invalid_params"),
         (http(knock_error(422, "Bad\u202eCode"), 422), Refused, "HTTP 422"),
         (http(knock_error(422, "x" * 65), 422), Refused, "HTTP 422"),
@@ -202,27 +202,31 @@ def test_many_threads_share_few_connections() -> None:
         (http("", 499), Refused, "HTTP 499"),
         (http("<html>", 502), Refused, "HTTP 502"),
         (http(knock_error(500, "internal"), 500), Refused, "HTTP 500 internal"),
-        (http("", 302, "Location: http://127.0.0.1:1/"), BadAnswer, "status: HTTP 302, expected 200"),
-        (http("", 304), BadAnswer, "status: HTTP 304, expected 200"),
-        (http("{}", 201), BadAnswer, "status: HTTP 201, expected 200"),
-        (http("", 204), BadAnswer, "status: HTTP 204, expected 200"),
-        (http("", 101), BadAnswer, "status: HTTP 101, expected 200"),
-        (http("", 600), BadAnswer, "status: HTTP 600, expected 200"),
-        (http("nonsense"), BadAnswer, "body: not JSON (DecodeError)"),
-        (http(""), BadAnswer, "body: not JSON (DecodeError)"),
-        (http("[]"), BadAnswer, "body: expected an object"),
-        (http(b'{"x":' * 200_000), BadAnswer, "body: nested too deeply"),
-        (http(json.dumps(RECORD).replace("3}", "9" * 5000 + "}")), BadAnswer, "body: not JSON (ValueError)"),
-        (http(json.dumps(RECORD | {"id": "x"})), BadAnswer, "id: another id than the one asked for"),
-        (http(json.dumps(RECORD | {"name": "\ud800"})), BadAnswer, "name: holds a lone surrogate"),
-        (http(b"\xff\x00\xfe"), BadAnswer, "body: not JSON (DecodeError)"),
+        (http("", 302, "Location: http://127.0.0.1:1/"), BadResponse, "status: HTTP 302, expected 200"),
+        (http("", 304), BadResponse, "status: HTTP 304, expected 200"),
+        (http("{}", 201), BadResponse, "status: HTTP 201, expected 200"),
+        (http("", 204), BadResponse, "status: HTTP 204, expected 200"),
+        (http("", 101), BadResponse, "status: HTTP 101, expected 200"),
+        (http("", 600), BadResponse, "status: HTTP 600, expected 200"),
+        (http("nonsense"), BadResponse, "body: not JSON (DecodeError)"),
+        (http(""), BadResponse, "body: not JSON (DecodeError)"),
+        (http("[]"), BadResponse, "body: expected an object"),
+        (http(b'{"x":' * 200_000), BadResponse, "body: nested too deeply"),
+        (http(json.dumps(RECORD).replace("3}", "9" * 5000 + "}")), BadResponse, "body: not JSON (ValueError)"),
+        (http(json.dumps(RECORD | {"id": "x"})), BadResponse, "id: another id than the one asked for"),
+        (http(json.dumps(RECORD | {"name": "\ud800"})), BadResponse, "name: holds a lone surrogate"),
+        (http(b"\xff\x00\xfe"), BadResponse, "body: not JSON (DecodeError)"),
         (
             http(json.dumps(RECORD).encode().replace(b"users", b"\xff")),
-            BadAnswer,
+            BadResponse,
             "body: not JSON (UnicodeDecodeError)",
         ),
-        (http("{}", 200, "Content-Encoding: gzip"), BadAnswer, "content-encoding: compressed, though asked not to be"),
-        (http("{}", 404, "Content-Encoding: br"), BadAnswer, "content-encoding: compressed, though asked not to be"),
+        (
+            http("{}", 200, "Content-Encoding: gzip"),
+            BadResponse,
+            "content-encoding: compressed, though asked not to be",
+        ),
+        (http("{}", 404, "Content-Encoding: br"), BadResponse, "content-encoding: compressed, though asked not to be"),
     ],
 )
 def test_what_an_answer_means(answer: bytes, kind: type[KnockError], message: str) -> None:
@@ -340,32 +344,32 @@ BODY = json.dumps(RECORD).encode()
     ("answer", "kind", "field"),
     [
         (b"", Unreachable, None),
-        (b"\x00" * 100, BadAnswer, "http"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", BadAnswer, "http"),
-        (b"<html>HTTP/0.9 has no status line</html>", BadAnswer, "http"),
-        (b"HTTP/1.1 2x0 OK\r\n\r\n", BadAnswer, "http"),
-        (b"HTTP/1.1 99 OK\r\n\r\n", BadAnswer, "http"),
-        (b"HTTP/3 200 OK\r\n\r\n", BadAnswer, "http"),
-        (b"HTTP/0.9 200 OK\r\n\r\n", BadAnswer, "body"),
-        (HEAD + b"X: " + b"a" * 70_000, BadAnswer, "http"),
-        (HEAD + b"X: a\r\n" * 5000 + b"\r\n", BadAnswer, "http"),
-        (HEAD + b"\x00\x00: \x00\r\n\r\n{}", BadAnswer, "id"),
-        (HEAD + b"no colon\r\nContent-Length: 2\r\n\r\n{}", BadAnswer, "id"),
-        (HEAD + b"Content-Length: -1\r\n\r\n" + BODY, BadAnswer, "http"),
-        (HEAD + b"Content-Length: +5\r\n\r\n" + BODY, BadAnswer, "http"),
-        (HEAD + b"Content-Length: x\r\n\r\n" + BODY, BadAnswer, "http"),
-        (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + BODY, BadAnswer, "http"),
-        (HEAD + b"Content-Length: 9999\r\n\r\n" + BODY, BadAnswer, "body"),
-        (HEAD + b"Content-Length: 5\r\n\r\n" + BODY, BadAnswer, "body"),
-        (HEAD + b"Content-Le", BadAnswer, "body"),
-        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", BadAnswer, "http"),
-        (CHUNKED + b"zz\r\n", BadAnswer, "body"),
-        (CHUNKED + b"\r\n", BadAnswer, "body"),
-        (CHUNKED + b"-5\r\n" + BODY, BadAnswer, None),
-        (CHUNKED + b"-1\r\n" + BODY, BadAnswer, None),
-        (CHUNKED + b"FFFFFFFFFFFFFFFFFFFF\r\n" + BODY, BadAnswer, "body"),
-        (CHUNKED + b"5\r\n{", BadAnswer, "body"),
-        (CHUNKED + b"5;" + b"x" * 70_000, BadAnswer, "http"),
+        (b"\x00" * 100, BadResponse, "http"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", BadResponse, "http"),
+        (b"<html>HTTP/0.9 has no status line</html>", BadResponse, "http"),
+        (b"HTTP/1.1 2x0 OK\r\n\r\n", BadResponse, "http"),
+        (b"HTTP/1.1 99 OK\r\n\r\n", BadResponse, "http"),
+        (b"HTTP/3 200 OK\r\n\r\n", BadResponse, "http"),
+        (b"HTTP/0.9 200 OK\r\n\r\n", BadResponse, "body"),
+        (HEAD + b"X: " + b"a" * 70_000, BadResponse, "http"),
+        (HEAD + b"X: a\r\n" * 5000 + b"\r\n", BadResponse, "http"),
+        (HEAD + b"\x00\x00: \x00\r\n\r\n{}", BadResponse, "id"),
+        (HEAD + b"no colon\r\nContent-Length: 2\r\n\r\n{}", BadResponse, "id"),
+        (HEAD + b"Content-Length: -1\r\n\r\n" + BODY, BadResponse, "http"),
+        (HEAD + b"Content-Length: +5\r\n\r\n" + BODY, BadResponse, "http"),
+        (HEAD + b"Content-Length: x\r\n\r\n" + BODY, BadResponse, "http"),
+        (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + BODY, BadResponse, "http"),
+        (HEAD + b"Content-Length: 9999\r\n\r\n" + BODY, BadResponse, "body"),
+        (HEAD + b"Content-Length: 5\r\n\r\n" + BODY, BadResponse, "body"),
+        (HEAD + b"Content-Le", BadResponse, "body"),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", BadResponse, "http"),
+        (CHUNKED + b"zz\r\n", BadResponse, "body"),
+        (CHUNKED + b"\r\n", BadResponse, "body"),
+        (CHUNKED + b"-5\r\n" + BODY, BadResponse, None),
+        (CHUNKED + b"-1\r\n" + BODY, BadResponse, None),
+        (CHUNKED + b"FFFFFFFFFFFFFFFFFFFF\r\n" + BODY, BadResponse, "body"),
+        (CHUNKED + b"5\r\n{", BadResponse, "body"),
+        (CHUNKED + b"5;" + b"x" * 70_000, BadResponse, "http"),
         (HEAD + b"Content-Length: 16777217\r\n\r\n", TooLarge, None),
         (HEAD + b"\r\n" + b" " * (MAX_BODY_BYTES + 1), TooLarge, None),
     ],
@@ -388,7 +392,7 @@ def test_interim_answers_are_skipped_up_to_a_bound() -> None:
             assert [client.fetch(ID).status for _ in range(2)] == [Status.PROCESSING] * 2
             client.close()
         assert server.connections == 1
-    assert str(outcome(EARLY_HINTS * 17 + OK)) == "http: malformed answer (TooManyInterimAnswers)"
+    assert str(outcome(EARLY_HINTS * 17 + OK)) == "http: malformed answer (TooManyInterimResponses)"
     assert str(outcome(EARLY_HINTS + http("", 500))) == "HTTP 500"
     assert str(outcome(EARLY_HINTS)) == "closed without an answer"
 
@@ -399,9 +403,9 @@ def test_interim_answers_are_skipped_up_to_a_bound() -> None:
         (repeating(HEAD + b"\r\n", b" " * 65536), TooLarge),
         (repeating(CHUNKED + b"-1\r\n", b" " * 65536), TooLarge),
         (repeating(CHUNKED, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024), TooLarge),
-        (repeating(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"), BadAnswer),
-        (repeating(b"", b"a" * 65536), BadAnswer),
-        (repeating(HEAD, b"a" * 65536), BadAnswer),
+        (repeating(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"), BadResponse),
+        (repeating(b"", b"a" * 65536), BadResponse),
+        (repeating(HEAD, b"a" * 65536), BadResponse),
     ],
 )
 def test_floods_end(bind: Any, kind: type[KnockError]) -> None:
@@ -435,14 +439,14 @@ def test_want_of_memory_is_postponed() -> None:
     assert (type(error), str(error)) == (Postponed, "no memory left for an answer")
 
 
-@pytest.mark.parametrize(("more", "kind"), [(0, BadAnswer), (1, TooLarge)])
+@pytest.mark.parametrize(("more", "kind"), [(0, BadResponse), (1, TooLarge)])
 def test_an_answer_of_too_many_values_is_not_decoded(more: int, kind: type[KnockError]) -> None:
     body = b"[" * (MAX_VALUES // 2) + b"," * (MAX_VALUES // 4) + b"{" * (MAX_VALUES // 4 + more)
     assert type(outcome(http(body), timeout=5)) is kind
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, BadAnswer), (429, RateLimited), (401, KeyRefused), (403, Refused), (500, Refused)]
+    ("status", "kind"), [(404, BadResponse), (429, RateLimited), (401, KeyRefused), (403, Refused), (500, Refused)]
 )
 def test_a_large_error_is_not_read(status: int, kind: type[KnockError]) -> None:
     error = outcome(http(knock_error(status, "x", "authentication_error", more="x" * LARGE_BYTES), status), timeout=5)

@@ -17,7 +17,7 @@ from mistakes import Mistake
 
 from exporter.config import (
     Config,
-    Environment,
+    EnvironmentSettings,
     HttpSource,
     ListedOperation,
     Polling,
@@ -39,7 +39,7 @@ from exporter.config.models import (
 from exporter.config.schema import json_schema
 from exporter.config.selection import only
 from exporter.config.values import (
-    Unfit,
+    InvalidValue,
     check_base_url,
     check_source_url,
     mask_proxy,
@@ -140,7 +140,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_smallest_file_has_the_documented_defaults(read: Loader) -> None:
     assert read(_one()) == Config(
         environments=(
-            Environment(
+            EnvironmentSettings(
                 name="production",
                 key=KeySource(variable="KNOCK_API_KEY", knock=True),
                 base_url="https://api.knock.app",
@@ -269,13 +269,13 @@ def test_plain_http_leaves_this_machine_only_on_demand(read: Loader, url: str) -
     "url", ["https://a b", "https://a\\b", "https://a:0", "https://[::1%25eth0]", "https://é", "//a"]
 )
 def test_broken_urls_are_refused(url: str) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(InvalidValue):
         check_base_url(url)
 
 
 @pytest.mark.parametrize("path", ["/v1", "//v1/", "/knock//V1/bulk_operations"])
 def test_an_address_with_the_version_is_refused(path: str) -> None:
-    with pytest.raises(Unfit, match=r"must end before /+[vV]1, which is added to it"):
+    with pytest.raises(InvalidValue, match=r"must end before /+[vV]1, which is added to it"):
         check_base_url(f"https://api.knock.app{path}")
     assert check_base_url("https://v1/v1beta") == "https://v1/v1beta"
 
@@ -302,7 +302,7 @@ def test_durations_are_those_of_prometheus(text: str, seconds: float) -> None:
     "value", ["", "0", "0s", "5", "5 s", "-5s", "1.5s", "5S", "s", "1s1m", "٣s", 5, 0.5, True, None, []]
 )
 def test_anything_else_is_no_duration(value: object) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(InvalidValue):
         parse_duration(value)
 
 
@@ -364,7 +364,7 @@ def test_a_bearer_token_leaves_this_machine_unprotected_only_on_demand(tmp_path:
     "url", ["https://a/<b>", "https://a/?b=|", "https://a/?b=sk_test_1", "https://a b", "https://"]
 )
 def test_broken_addresses_of_lists_are_refused(url: str) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(InvalidValue):
         check_source_url(url)
 
 
@@ -524,7 +524,7 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     text = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
     (tmp_path / "knock.key").write_text(KEY, encoding="utf-8")
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
-    shown = Environment(
+    shown = EnvironmentSettings(
         "production",
         KeySource(file=tmp_path / "knock.key", knock=True),
         operations=(ListedOperation(FIRST), ListedOperation(SECOND, "nightly-sync", (("team", "growth"),))),

@@ -19,8 +19,8 @@ from exporter.operation import Operation, Status
 from exporter.tracking.ledger import QUEUE_BUCKETS, RUN_BUCKETS
 
 if TYPE_CHECKING:
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(knock_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
@@ -49,7 +49,7 @@ def documented() -> dict[str, Shape]:
 def a_model_of_everything() -> Model:
     operations = ids(7)
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         number = operations.index(request.id)
         if number > 4:
             return RateLimited("429", retry_after=1.0)

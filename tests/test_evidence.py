@@ -12,17 +12,17 @@ from structlog.testing import capture_logs
 from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import KeyRefused, KnockError, NotFound
 from exporter.operation import Operation, OperationKey, Status, parse_operation
-from exporter.tracking import record
-from exporter.tracking.messages import Created, Handed, Reconfigure, Request
-from exporter.tracking.record import Circumstances, Moment
-from exporter.tracking.retention import Departures
-from exporter.web import answers
+from exporter.tracking import transitions
+from exporter.tracking.expiry import ExpirySweep
+from exporter.tracking.messages import Created, PollRequest, Reconfigure, Registration
+from exporter.tracking.transitions import Circumstances, Moment
+from exporter.web import shapes
 
 A, B = ids(2)
 E = {"knock_environment": "production"}
 
 
-def always_running(request: Request, _now: Moment) -> Operation:
+def always_running(request: PollRequest, _now: Moment) -> Operation:
     return running(request.id)
 
 
@@ -34,8 +34,8 @@ def missing() -> NotFound:
     return NotFound("HTTP 404", code=404, accepted_key=True)
 
 
-def handed(operation_id: str, inserted_at: float | None, name: str = "users.identify") -> Handed:
-    return Handed(ListedOperation(operation_id), Created(name, inserted_at))
+def registration(operation_id: str, inserted_at: float | None, name: str = "users.identify") -> Registration:
+    return Registration(ListedOperation(operation_id), Created(name, inserted_at))
 
 
 def reconfigure(model: Model, config: Config) -> None:
@@ -72,7 +72,7 @@ def test_an_operation_under_way_is_not_asked_again_by_a_new_registration() -> No
 
 def test_an_id_with_its_create_answer_has_the_grace_of_404s_too() -> None:
     model = Model(Config((environment(),)), lambda _request, _now: missing())
-    model.register(handed(A, WALL))
+    model.register(registration(A, WALL))
     model.run(200)
     times = model.times(A)
     assert len(times) >= 12
@@ -80,7 +80,7 @@ def test_an_id_with_its_create_answer_has_the_grace_of_404s_too() -> None:
 
 
 def test_a_late_answer_from_before_the_key_was_refused_does_not_make_it_good() -> None:
-    def knock(request: Request, now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
         return running(request.id) if now.mono < 1000.02 else refused()
 
     slow = {A: 20.0}
@@ -97,7 +97,7 @@ def test_a_late_answer_from_before_the_key_was_refused_does_not_make_it_good() -
 def test_a_late_refusal_from_before_the_key_was_taken_does_not_suspend_it() -> None:
     answers = {A: [refused()], B: [refused()]}
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         left = answers.get(request.id)
         return left.pop() if left else running(request.id)
 
@@ -114,7 +114,7 @@ def test_a_late_refusal_from_before_the_key_was_taken_does_not_suspend_it() -> N
 
 def test_a_name_believed_of_a_registration_gives_way_to_knocks_own() -> None:
     model = Model(Config((environment(),)), lambda it, _now: running(it.id, name="objects.set"))
-    model.register(handed(A, WALL, name="users.identify"))
+    model.register(registration(A, WALL, name="users.identify"))
     model.run(1)
     assert model.value("knock_bulk_operation_info", name="users.identify", **E) == 1
     model.run(30)
@@ -131,14 +131,14 @@ def test_rows_count_from_0_only_where_it_was_made_after_the_epoch(age: float, ro
         Config((environment(),)),
         lambda it, _now: running(it.id, status=Status.COMPLETED, rows_processed=40, inserted_at=inserted),
     )
-    model.register(handed(A, inserted))
+    model.register(registration(A, inserted))
     model.run(60)
     assert model.value("knock_bulk_operations_rows_processed_total", **E) == rows
     assert model.value("knock_bulk_operations_finished_total", status="completed", **E) == (1 if rows else 0)
     again = model.restarted()  # without storage, some time later
     again.mono += 3600
     again.run(1)
-    again.register(handed(A, inserted))
+    again.register(registration(A, inserted))
     again.run(60)
     assert not again.value("knock_bulk_operations_rows_processed_total", **E)
 
@@ -162,33 +162,33 @@ def test_a_refusal_for_an_environment_that_was_removed_brings_no_series_back() -
 
 
 def test_lists_that_flap_leave_no_growing_plans() -> None:
-    departures = Departures()
-    ended = record.answered(
-        record.handed_over(OperationKey("production", A), "default", (), Moment(0.0, WALL), Polling()),
+    expiry = ExpirySweep()
+    ended = transitions.succeeded(
+        transitions.newly_tracked(OperationKey("production", A), "default", (), Moment(0.0, WALL), Polling()),
         running(A, status=Status.COMPLETED),
         Circumstances(Moment(1.0, WALL + 1), 1.0, Polling(), WALL, trusted=True),
     )
     for at in [500.0, 400.0] * 1000:
-        departures.note(ended, at)
-    assert list(departures.due(450.0)) == [ended.key]
-    departures.note(ended, 500.0)
-    assert list(departures.due(600.0)) == [ended.key]
+        expiry.note(ended, at)
+    assert list(expiry.due(450.0)) == [ended.key]
+    expiry.note(ended, 500.0)
+    assert list(expiry.due(600.0)) == [ended.key]
 
 
 def test_the_word_of_an_undocumented_status_is_kept_for_people_and_told_once() -> None:
     odd = parse_operation({"id": A, "status": "paused\x1b" + "x" * 100, "name": "users.identify"}, A)
     assert odd.status_word == "paused\N{REPLACEMENT CHARACTER}" + "x" * 57
     assert parse_operation({"id": A, "status": "queued"}, A).status_word is None
-    assert parse_operation({"id": A, "status": "sk_secret"}, A).told_status == "unknown (sk_***)"
+    assert parse_operation({"id": A, "status": "sk_secret"}, A).shown_status == "unknown (sk_***)"
     model = Model(
         Config((environment(operations=[A, B]),)), lambda it, _now: replace(odd, id=it.id, status_word="paused")
     )
     with capture_logs() as logs:
         model.run(100)
     assert [each["status"] for each in logs if "does not document" in each["event"] and "status" in each] == ["paused"]
-    entry = model.views[-1].picture.get(OperationKey("production", A))
+    entry = model.views[-1].snapshot.get(OperationKey("production", A))
     assert entry is not None
-    told = answers.detail(entry, model.now)["record"]
+    told = shapes.detail(entry, model.now)["record"]
     assert told is not None
     assert (told["status"], told["status_word"]) == ("unknown", "paused")
 

@@ -17,8 +17,8 @@ from exporter.config import Config, ListedOperation
 from exporter.errors import KnockError, Reason, Unreachable
 from exporter.metrics.exposition import (
     CHUNK_ROWS,
-    Board,
     Format,
+    RenderedRows,
     View,
     accepts_gzip,
     choose_format,
@@ -31,8 +31,8 @@ from exporter.operation import Operation, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 # The format asked for.
 
@@ -113,25 +113,25 @@ def test_labels_come_back_as_they_were(value: str) -> None:
 
 
 def test_only_touched_chunks_are_replaced_and_published_ones_stay() -> None:
-    board = Board()
+    rendered = RenderedRows()
     for number in range(3 * CHUNK_ROWS):
-        board.put(number, (b"%d" % number,))
-    before = board.publish()
+        rendered.put(number, (b"%d" % number,))
+    before = rendered.publish()
     copy = tuple(tuple(chunk) for chunk in before)
-    board.put(CHUNK_ROWS + 1, (b"new",))
-    after = board.publish()
+    rendered.put(CHUNK_ROWS + 1, (b"new",))
+    after = rendered.publish()
     assert [a is b for a, b in zip(after, before, strict=True)] == [True, False, True]
     assert before == copy
-    assert board.publish() == after
+    assert rendered.publish() == after
 
 
 def test_places_that_became_free_are_used_again() -> None:
-    board = Board()
+    rendered = RenderedRows()
     for number in range(CHUNK_ROWS):
-        board.put(number, (b"",))
-    board.drop(7)
-    board.put("seven", (b"7",))
-    chunks = board.publish()
+        rendered.put(number, (b"",))
+    rendered.drop(7)
+    rendered.put("seven", (b"7",))
+    chunks = rendered.publish()
     assert len(chunks) == 1
     assert chunks[0][7] == (b"7",)
 
@@ -148,20 +148,20 @@ CHANGES = st.lists(
 
 @given(CHANGES)
 def test_the_board_holds_what_a_dict_would(changes: list[object]) -> None:
-    board, naive, published = Board(), dict[int, bytes](), list[tuple[object, list[bytes]]]()
+    rendered, naive, published = RenderedRows(), dict[int, bytes](), list[tuple[object, list[bytes]]]()
 
     def put(key: int, value: int | None) -> None:
         if value is None:
-            board.drop(key)
+            rendered.drop(key)
             naive.pop(key, None)
         else:
             naive[key] = b"%d=%d" % (key, value)
-            board.put(key, (naive[key],))
+            rendered.put(key, (naive[key],))
 
     for change in [*changes, "publish"]:
         match change:
             case "publish":
-                chunks = board.publish()
+                chunks = rendered.publish()
                 rows = sorted(lines[0] for chunk in chunks for lines in chunk if lines is not None)
                 assert rows == sorted(naive.values())
                 published.append((chunks, rows))
@@ -188,7 +188,7 @@ def lively() -> Model:
         for number, each in enumerate(operations)
     )
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         number = operations.index(request.id)
         if number == 0:
             return Unreachable(Reason.TIMEOUT, "slow")

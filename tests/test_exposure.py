@@ -13,14 +13,14 @@ from model import WALL, Model, environment, ids, running
 from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import NotFound
 from exporter.operation import Operation, OperationKey, Status
-from exporter.tracking import exposure, record
-from exporter.tracking.exposure import Admission, Rank, Shelf, hidden_at, is_label_value, rank
-from exporter.tracking.record import Circumstances, Moment, Tracked
+from exporter.tracking import exposure, transitions
+from exporter.tracking.exposure import CardinalityLimit, Rank, TopN, hidden_at, is_label_value, rank
+from exporter.tracking.transitions import Circumstances, Moment, Tracked
 
 if TYPE_CHECKING:
     from exporter.config import PerOperation
     from exporter.errors import KnockError
-    from exporter.tracking.messages import Request
+    from exporter.tracking.messages import PollRequest
 
 A, B, C, D = ids(4)
 NOW = Moment(1000.0, WALL)
@@ -29,9 +29,9 @@ E = {"knock_environment": "production"}
 
 
 def tracked(operation_id: str = A, **fields: object) -> Tracked:
-    new = record.handed_over(OperationKey("production", operation_id), "default", (), NOW, POLLING)
+    new = transitions.newly_tracked(OperationKey("production", operation_id), "default", (), NOW, POLLING)
     at = Circumstances(NOW, 1.0, POLLING, WALL, trusted=True)
-    return record.answered(new, running(operation_id, **fields), at) if fields else new
+    return transitions.succeeded(new, running(operation_id, **fields), at) if fields else new
 
 
 # Rank.
@@ -65,27 +65,27 @@ MOVES = st.lists(st.tuples(st.sampled_from("abcdefgh"), RANKS), max_size=60)
 def test_the_shelf_shows_the_first_by_rank_and_tells_each_change(
     limit: int, moves: list[tuple[str, tuple[int, int] | None]]
 ) -> None:
-    shelf, placed, shown = Shelf(limit), dict[str, Rank](), set[str]()
+    top_n, placed, shown = TopN(limit), dict[str, Rank](), set[str]()
     for name, where in moves:
         place = Rank(where[0], where[1], name) if where is not None else None
         if place is None:
             placed.pop(name, None)
         else:
             placed[name] = place
-        moved = shelf.place(name, place)
+        moved = top_n.place(name, place)
         now_shown = {each.id for each in sorted(placed.values())[:limit]}
-        assert {each for each in "abcdefgh" if shelf.shows(each)} == now_shown
-        assert shelf.shown == len(now_shown)
+        assert {each for each in "abcdefgh" if top_n.shows(each)} == now_shown
+        assert top_n.shown == len(now_shown)
         assert shown ^ now_shown <= set(moved)
         shown = now_shown
 
 
 def test_a_place_that_stays_touches_nothing() -> None:
-    shelf = Shelf(2)
-    shelf.place("a", Rank(0, 1, "a"))
-    assert shelf.place("a", Rank(0, 1, "a")) == []
-    assert shelf.place("b", None) == []
-    assert not shelf.shows("b")
+    top_n = TopN(2)
+    top_n.place("a", Rank(0, 1, "a"))
+    assert top_n.place("a", Rank(0, 1, "a")) == []
+    assert top_n.place("b", None) == []
+    assert not top_n.shows("b")
 
 
 # Modes.
@@ -123,7 +123,7 @@ ENDS: dict[str, dict[str, object]] = {
 }
 
 
-def ended(request: Request, _now: Moment) -> Operation:
+def ended(request: PollRequest, _now: Moment) -> Operation:
     return running(request.id, **ENDS.get(request.id, {}))
 
 
@@ -157,7 +157,7 @@ def test_the_limit_shows_unfinished_then_failed_ones_and_counts_the_rest() -> No
 
 
 def test_room_on_the_shelf_is_taken_by_the_next() -> None:
-    def knock(request: Request, now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
         if request.id != D:
             return ended(request, now)
         return running(D) if now.mono < 1003 else running(D, status=Status.COMPLETED, inserted_at=WALL - 9999)
@@ -209,7 +209,7 @@ def test_what_metrics_shows_is_what_a_sort_would_show(
 
 
 def test_the_first_stay_admitted_and_the_rest_is_other() -> None:
-    names = Admission(2)
+    names = CardinalityLimit(2)
     assert [names.admit(each) for each in ("a", "b", "c", "a", "b", "c", "other")] == [
         "a", "b", "other", "a", "b", "other", "other",
     ]  # fmt: skip
@@ -236,12 +236,12 @@ def test_the_first_stay_admitted_and_the_rest_is_other() -> None:
 )
 def test_label_values_are_short_and_printable(text: str, fits: object) -> None:
     assert is_label_value(text) is fits
-    assert Admission(1).admit(text) == (text if fits else "other")
+    assert CardinalityLimit(1).admit(text) == (text if fits else "other")
 
 
 @given(st.text())
 def test_whatever_is_admitted_can_be_written(text: str) -> None:
-    admitted = Admission(1).admit(text)
+    admitted = CardinalityLimit(1).admit(text)
     assert len(admitted.encode()) <= 128
     assert admitted in (text, "other")
 
@@ -256,9 +256,9 @@ def test_groups_and_names_are_bounded_and_what_is_folded_is_counted() -> None:
     model.run(12)
     assert min(len(model.times(each)) for each in operations) > 1
     text = model.metrics()
-    cells = {line for line in text.splitlines() if line.startswith("knock_bulk_operations_stale{")}
-    groups = {line.split('group="')[1].split('"')[0] for line in cells}
-    names = {line.split('name="')[1].split('"')[0] for line in cells}
+    aggregates = {line for line in text.splitlines() if line.startswith("knock_bulk_operations_stale{")}
+    groups = {line.split('group="')[1].split('"')[0] for line in aggregates}
+    names = {line.split('name="')[1].split('"')[0] for line in aggregates}
     assert groups == {f"group {number}" for number in range(exposure.GROUPS_MOST)} | {"other"}
     assert len(names) == exposure.NAMES_MOST + len({"other", "unknown"})
     assert model.value("knock_exporter_label_values_folded_total", label="group", **E) == 20

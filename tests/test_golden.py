@@ -10,7 +10,7 @@ import pytest
 from golden_text import compare
 from model import WALL, Model, environment, running
 
-from exporter.config import Config, Environment, ListedOperation
+from exporter.config import Config, EnvironmentSettings, ListedOperation
 from exporter.errors import KnockError, NotFound, Reason, Unreachable
 from exporter.metrics.exposition import Format
 from exporter.operation import NIL_ID, Operation, Status
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.config import PerOperation
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = 'say "hi" \\ or 🧀'
@@ -33,7 +33,7 @@ QUEUED, BORN, FOUND_DONE, WITH_ERRORS, FAILED, ODD, PENDING, LOST, FLAKY = (
 )
 
 
-def now_and_then(request: Request, now: Moment) -> Operation | KnockError:
+def now_and_then(request: PollRequest, now: Moment) -> Operation | KnockError:
     """Answer as Knock would: each id has a story, told by how long the model has run."""
     since, name = now.mono - 1000.0, request.id
     made: dict[str, Callable[[], Operation | KnockError]] = {
@@ -91,7 +91,7 @@ def with_errors(name: str, since: float) -> Operation:
     )
 
 
-def lively(per_operation: PerOperation = "all") -> Environment:
+def lively(per_operation: PerOperation = "all") -> EnvironmentSettings:
     groups = {QUEUED: HOSTILE, FAILED: FOLDED, WITH_ERRORS: "tenants", LOST: "tenants"}
     labels = {QUEUED: (("team", HOSTILE),), FAILED: (("team", "crm"), ("ticket", "A-1"))}
     ids = (QUEUED, BORN, FOUND_DONE, WITH_ERRORS, FAILED, ODD, PENDING, LOST, FLAKY)

@@ -15,8 +15,8 @@ from exporter.tracking.history import (
     NO_HISTORY,
     POINTS_MOST,
     History,
-    Point,
-    Trouble,
+    HistoryPoint,
+    PollFailure,
     plotted,
     polled,
     without_points,
@@ -24,7 +24,7 @@ from exporter.tracking.history import (
 
 A = "123e4567-e89b-12d3-a456-426614174000"
 RUNNING = Operation(A, Status.PROCESSING)
-TIMEOUT = Trouble("timeout", "no answer within 10 s")
+TIMEOUT = PollFailure("timeout", "no answer within 10 s")
 
 
 def line(*counts: tuple[float, int | None], errors: int | None = None) -> History:
@@ -35,15 +35,15 @@ def line(*counts: tuple[float, int | None], errors: int | None = None) -> Histor
 
 
 def test_points_are_kept_as_they_came() -> None:
-    assert line((1.0, 5), (2.5, None)).points == (Point(1.0, 5, None), Point(2.5, None, None))
-    assert line((1.0, 0), errors=0).points == (Point(1.0, 0, 0),)
+    assert line((1.0, 5), (2.5, None)).points == (HistoryPoint(1.0, 5, None), HistoryPoint(2.5, None, None))
+    assert line((1.0, 0), errors=0).points == (HistoryPoint(1.0, 0, 0),)
 
 
 def test_a_stretch_without_change_has_two_points() -> None:
     assert line((1, 5), (2, 5), (3, 5), (4, 5), (5, 6)).points == (
-        Point(1, 5, None),
-        Point(4, 5, None),
-        Point(5, 6, None),
+        HistoryPoint(1, 5, None),
+        HistoryPoint(4, 5, None),
+        HistoryPoint(5, 6, None),
     )
 
 
@@ -56,8 +56,8 @@ def test_a_line_is_bounded_in_order_and_keeps_its_ends(steps: list[tuple[float, 
     history = line(*counts)
     points = history.points
     assert len(points) <= POINTS_MOST
-    assert points[0] == Point(*counts[0], None)
-    assert points[-1] == Point(*counts[-1], None)
+    assert points[0] == HistoryPoint(*counts[0], None)
+    assert points[-1] == HistoryPoint(*counts[-1], None)
     assert [each.at for each in points] == sorted({each.at for each in points})
     assert {(each.at, each.processed) for each in points} <= set(counts)
     gaps = [later.at - earlier.at for earlier, later in pairwise(points[:-1])]
@@ -98,8 +98,8 @@ def test_failed_polls_are_kept_longer_than_good_ones() -> None:
 
 
 def test_equal_troubles_are_held_once() -> None:
-    first = polled(NO_HISTORY, 1.0, 1.0, Trouble("tls", "expired"))
-    second = polled(NO_HISTORY, 2.0, 1.0, Trouble("tls", "expired"))
+    first = polled(NO_HISTORY, 1.0, 1.0, PollFailure("tls", "expired"))
+    second = polled(NO_HISTORY, 2.0, 1.0, PollFailure("tls", "expired"))
     assert first.troubles[0] is second.troubles[0]
 
 

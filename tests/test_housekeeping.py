@@ -12,10 +12,10 @@ import pytest
 from programs import until
 from structlog.testing import capture_logs
 
-from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping, KeyLooks
+from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping, KeyChecks
 from exporter.keys import KeySource, KeyWatch, Secret
 from exporter.tracking.messages import KeyRead
-from exporter.tracking.record import Moment
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ class Broken(KeyWatch):
     def __init__(self) -> None:
         super().__init__(KeySource(inline=Secret(OLD)), Secret(OLD))
 
-    def look(self, wall: float, environ: Mapping[str, str]) -> Secret | None:
+    def reload_if_changed(self, wall: float, environ: Mapping[str, str]) -> Secret | None:
         raise RuntimeError(f"unforeseen at {wall}")
 
 
@@ -44,9 +44,9 @@ class House:
         self.read: list[KeyRead] = []
         self.write(OLD, age=100)
         watches = others | {"production": KeyWatch(KeySource(file=file), Secret(OLD))}
-        self.keys = KeyLooks({}, self.read.append, lambda: self.now)
+        self.keys = KeyChecks({}, self.read.append, lambda: self.now)
         self.keys.use(watches)
-        self.keeping = Housekeeping([self.keys.look], [self.keys.answer], lambda: self.now)
+        self.keeping = Housekeeping([self.keys.check_for_changes], [self.keys.read_requested], lambda: self.now)
 
     def write(self, text: str, age: float = 0.0) -> None:
         self.file.write_text(text)
@@ -103,7 +103,7 @@ def test_a_half_written_key_is_not_told(keeper: House) -> None:
 
 
 def test_asked_for_the_same_key_is_told_too(keeper: House) -> None:
-    keeper.keys.ask("production")
+    keeper.keys.request("production")
     keeper.wait()
     assert keeper.read == [KeyRead("production", None)]
     keeper.wait()
@@ -111,7 +111,7 @@ def test_asked_for_the_same_key_is_told_too(keeper: House) -> None:
 
 
 def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(keeper: House) -> None:
-    keeper.keys.ask("production")
+    keeper.keys.request("production")
     keeper.write(NEW[:-2], age=-1)
     keeper.wait()
     keeper.write(NEW, age=-1)
@@ -151,7 +151,7 @@ def test_one_that_fails_does_not_keep_others_from_their_turn(tmp_path: Path, nam
 def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
     keeper = House(tmp_path / "key", a=Broken())
     for name in ("a", "production"):
-        keeper.keys.ask(name)
+        keeper.keys.request(name)
     with capture_logs() as lines:
         keeper.wait()
     assert keeper.read == [KeyRead("production", None)]
@@ -159,7 +159,7 @@ def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_watched_no_more_is_not_waited_for(keeper: House) -> None:
-    keeper.keys.ask("gone")
+    keeper.keys.request("gone")
     for _ in range(2):
         keeper.wait()
     assert keeper.read == []
@@ -215,7 +215,7 @@ def test_the_end_of_summer_time_has_the_jobs_planned_anew(berlin: None, tmp_path
 def test_the_thread_answers_and_ends(keeper: House) -> None:
     thread = threading.Thread(target=keeper.keeping.run, daemon=True)
     thread.start()
-    keeper.keeping.ask(lambda: keeper.keys.ask("production"))
+    keeper.keeping.request(lambda: keeper.keys.request("production"))
     until(lambda: keeper.read, "read")
     keeper.keeping.stop()
     thread.join(5)

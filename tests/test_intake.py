@@ -15,16 +15,26 @@ from exporter.errors import KeyRefused, NotFound
 from exporter.keys import Secret
 from exporter.operation import Operation, Status
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.messages import Created, Handed, KeyRead, Listed, Reconfigure, Released, Reread, Taken, Unread
-from exporter.tracking.roster import CONFIG, Source, SourceKind
+from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
+from exporter.tracking.messages import (
+    Created,
+    KeyRead,
+    Listed,
+    Reconfigure,
+    Registration,
+    ReleaseResult,
+    Reread,
+    Taken,
+    Unread,
+)
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.errors import KnockError
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 A, B, C, D = ids(4)
 DAY = 86400.0
@@ -44,7 +54,7 @@ def missing() -> NotFound:
     return NotFound("HTTP 404", code=404, accepted_key=True)
 
 
-def knock_of(records: Knock) -> Callable[[Request, Moment], Operation | KnockError]:
+def knock_of(records: Knock) -> Callable[[PollRequest, Moment], Operation | KnockError]:
     return lambda request, _now: missing() if request.checks_key else records.get(request.id, running(request.id))
 
 
@@ -77,7 +87,7 @@ def tracked(model: Model) -> float | None:
 def test_ids_of_all_sources_are_followed() -> None:
     model = model_of(operations=[A])
     model.list_file("/ids", B)
-    model.tell(Listed("production", Source(SourceKind.HTTP, URL), (ListedOperation(C),)))
+    model.tell(Listed("production", SourceKey(SourceKind.HTTP, URL), (ListedOperation(C),)))
     model.register(D)
     model.run(2)
     assert shown(model) == {A, B, C, D}
@@ -88,8 +98,8 @@ def test_ids_of_all_sources_are_followed() -> None:
 def test_a_source_that_cannot_be_read_is_counted_and_lets_nothing_go() -> None:
     model = model_of()
     model.list_file("/ids", A)
-    model.tell(Unread("production", Source(SourceKind.FILES, "list.txt"), "broken"))
-    model.tell(Unread("gone", Source(SourceKind.FILES, "list.txt"), "broken"))
+    model.tell(Unread("production", SourceKey(SourceKind.FILES, "list.txt"), "broken"))
+    model.tell(Unread("gone", SourceKey(SourceKind.FILES, "list.txt"), "broken"))
     model.mono += 200
     for name in ("gone", "production"):
         model.tell(Reread(name, SourceKind.FILES))
@@ -115,8 +125,8 @@ def test_the_group_is_that_of_the_first_source_that_names_one(*, reverse: bool) 
     steps: list[Callable[[], object]] = [
         lambda: model.list_file("/b", ListedOperation(A, "of-b")),
         lambda: model.list_file("/a", ListedOperation(A, "of-a")),
-        lambda: model.register(Handed(ListedOperation(A, "of-post"))),
-        lambda: model.tell(Listed("production", Source(SourceKind.HTTP, URL), (ListedOperation(A, "of-http"),))),
+        lambda: model.register(Registration(ListedOperation(A, "of-post"))),
+        lambda: model.tell(Listed("production", SourceKey(SourceKind.HTTP, URL), (ListedOperation(A, "of-http"),))),
     ]
     with capture_logs() as lines:
         for step in reversed(steps) if reverse else steps:
@@ -135,7 +145,7 @@ def test_the_group_is_that_of_the_first_source_that_names_one(*, reverse: bool) 
 def test_a_bare_id_says_nothing_about_its_group() -> None:
     model = model_of(operations=[A], labels=("team", "tier"))
     model.list_file("/a", ListedOperation(A, labels=(("team", "growth"),)))
-    model.register(Handed(ListedOperation(A, "nightly", (("tier", "1"),))))
+    model.register(Registration(ListedOperation(A, "nightly", (("tier", "1"),))))
     model.run(2)
     assert model.value("knock_bulk_operation_info", group="nightly", team="growth", tier="1") == 1
     assert model.value("knock_exporter_source_conflicts_total", **E) == 0
@@ -203,7 +213,7 @@ def test_an_http_list_that_is_configured_no_more_lets_go() -> None:
     lists = (HttpSource(URL), HttpSource(URL + "2"))
     model = model_of({A: finished(A), B: finished(B)}, operations_http=lists)
     for each, source in zip((A, B), lists, strict=True):
-        model.tell(Listed("production", Source(SourceKind.HTTP, source.url), (ListedOperation(each),)))
+        model.tell(Listed("production", SourceKey(SourceKind.HTTP, source.url), (ListedOperation(each),)))
     model.run(5)
     reconfigure(model, environment("production", operations_http=lists[1:]))
     model.run(1)
@@ -215,8 +225,8 @@ def test_release_lets_go_at_once_and_a_new_registration_follows_anew() -> None:
     model = model_of(records)
     model.register(A)
     model.run(2)
-    assert model.release(A) == [Released(known=True, durable=False)]
-    assert model.release(A) == [Released(known=False)]
+    assert model.release(A) == [ReleaseResult(known=True, durable=False)]
+    assert model.release(A) == [ReleaseResult(known=False)]
     model.run(1)
     assert shown(model) == set()
     assert model.register(A)[0].taken == (Taken(A, "pending"),)
@@ -228,8 +238,8 @@ def test_what_a_source_lists_is_not_released() -> None:
     model = model_of(operations=[A])
     model.list_file("/ids", A)
     model.register(A)
-    sources = (CONFIG, Source(SourceKind.FILES, "/ids"))
-    assert model.release(A) == [Released(known=True, listed_by=sources)]
+    sources = (CONFIG, SourceKey(SourceKind.FILES, "/ids"))
+    assert model.release(A) == [ReleaseResult(known=True, listed_by=sources)]
     model.run(2)
     assert shown(model) == {A}
 
@@ -247,20 +257,20 @@ def test_what_is_let_go_while_it_is_asked_for_stays_away() -> None:
 
 def test_another_environment_knows_nothing_of_it() -> None:
     model = model_of()
-    assert model.release(A, environment="gone") == [Released(known=False)]
+    assert model.release(A, environment="gone") == [ReleaseResult(known=False)]
     assert model.register(A, environment="gone")[0].taken == (Taken(A, None),)
 
 
 # The record of a create call.
 
 
-def handed(operation_id: str, name: str = "users.identify", inserted_at: float | None = WALL - 5) -> Handed:
-    return Handed(ListedOperation(operation_id), Created(name, inserted_at))
+def registration(operation_id: str, name: str = "users.identify", inserted_at: float | None = WALL - 5) -> Registration:
+    return Registration(ListedOperation(operation_id), Created(name, inserted_at))
 
 
 def test_a_create_answer_is_believed_to_be_queued() -> None:
     model = model_of({A: running(A, rows_processed=40, successes=40, inserted_at=WALL + 1)})
-    assert model.register(handed(A))[0].taken == (Taken(A, "queued"),)
+    assert model.register(registration(A))[0].taken == (Taken(A, "queued"),)
     model.run(1)
     text = [line for line in model.metrics().splitlines() if A in line and "status" not in line]
     assert sorted(line.split("{")[0] for line in text) == [
@@ -278,7 +288,7 @@ def test_a_create_answer_is_believed_to_be_queued() -> None:
 
 def test_an_operation_of_a_create_answer_that_is_over_at_the_first_look_counts_as_ended() -> None:
     model = model_of({A: finished(A, inserted_at=WALL + 1)})
-    model.register(handed(A))
+    model.register(registration(A))
     model.run(30)
     assert model.value("knock_bulk_operations_finished_total", status="completed") == 1
     assert model.value("knock_bulk_operations_rows_processed_total", name="users.identify") == 100
@@ -288,9 +298,9 @@ def test_a_create_answer_for_what_is_known_already_changes_nothing() -> None:
     model = model_of({A: finished(A)})
     model.register(A)
     model.run(2)
-    assert model.register(handed(A))[0].taken == (Taken(A, "completed"),)
+    assert model.register(registration(A))[0].taken == (Taken(A, "completed"),)
     model.release(A)
-    assert model.register(handed(A))[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
+    assert model.register(registration(A))[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
     model.run(2)
     assert model.value("knock_bulk_operations_finished_total") == 0
 
@@ -298,7 +308,7 @@ def test_a_create_answer_for_what_is_known_already_changes_nothing() -> None:
 def test_a_create_answer_names_what_was_handed_over_bare() -> None:
     model = model_of({A: running(A, rows_processed=40)}, rate_limit=0.01)
     model.list_file("/ids", B, A)
-    model.register(handed(A))
+    model.register(registration(A))
     model.run(1)
     assert model.value("knock_bulk_operation_status", operation_id=A, status="queued") == 1
 
@@ -308,14 +318,14 @@ def test_a_create_answer_names_what_was_handed_over_bare() -> None:
 
 def test_registering_again_is_the_same() -> None:
     model = model_of()
-    first = model.register(Handed(ListedOperation(A, "nightly")))[0]
+    first = model.register(Registration(ListedOperation(A, "nightly")))[0]
     model.run(5)
     assert [each.id for each in first.taken] == [A]
     assert model.register(A)[0].taken == (Taken(A, "processing"),)
     model.run(5)
     assert model.value("knock_bulk_operation_up", group="nightly") == 1
     assert model.value("knock_exporter_operations_refused_total", **E) == 0
-    model.register(Handed(ListedOperation(A, "daily")))
+    model.register(Registration(ListedOperation(A, "daily")))
     model.run(5)
     assert model.value("knock_bulk_operation_up", group="daily") == 1
 
@@ -592,12 +602,12 @@ def test_what_has_left_is_not_remembered_for_the_limit() -> None:
     model.register(*many)
     model.run(20)
     assert tracked(model) == 0
-    assert len(model.tracker._intake._departures._clean) <= 1000
+    assert len(model.tracker._intake._expiry._clean) <= 1000
 
 
 def test_a_folded_group_is_counted_once() -> None:
     model = model_of()
-    model.register(Handed(ListedOperation(A, "x" * 129)))
+    model.register(Registration(ListedOperation(A, "x" * 129)))
     for _ in range(5):
         model.register(A)
         model.list_file("/ids", ListedOperation(A, labels=()))
@@ -619,4 +629,4 @@ def test_a_conflict_that_was_over_and_comes_again_is_a_new_one() -> None:
 def test_a_listed_id_that_waits_for_room_is_not_released() -> None:
     model = model_of(max_operations=1)
     model.list_file("/ids", A, B)
-    assert model.release(B)[0].listed_by == (Source(SourceKind.FILES, "/ids"),)
+    assert model.release(B)[0].listed_by == (SourceKey(SourceKind.FILES, "/ids"),)

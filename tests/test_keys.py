@@ -86,8 +86,8 @@ class Watched:
         self.file.write_text(text)
         os.utime(self.file, (at, at))
 
-    def look(self, *, at: float = WALL) -> Secret | None:
-        return self.watch.look(at, {})
+    def reload_if_changed(self, *, at: float = WALL) -> Secret | None:
+        return self.watch.reload_if_changed(at, {})
 
 
 @pytest.fixture
@@ -99,86 +99,86 @@ def watched(tmp_path: Path) -> Watched:
 
 
 def test_the_same_key_is_no_news(watched: Watched) -> None:
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     watched.write(f"{OLD}\n")
-    assert watched.look() is None
-    assert watched.look(at=WALL + 60) is None
+    assert watched.reload_if_changed() is None
+    assert watched.reload_if_changed(at=WALL + 60) is None
 
 
 def test_a_settled_file_counts_at_once_and_once(watched: Watched) -> None:
     watched.write(NEW, at=WALL - SETTLED_SECONDS)
-    assert watched.look() == Secret(NEW)
-    assert watched.look() is None
+    assert watched.reload_if_changed() == Secret(NEW)
+    assert watched.reload_if_changed() is None
 
 
 def test_a_fresh_file_counts_when_two_looks_agree(watched: Watched) -> None:
     watched.write(NEW)
-    assert watched.look() is None
-    assert watched.look() == Secret(NEW)
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
+    assert watched.reload_if_changed() == Secret(NEW)
+    assert watched.reload_if_changed() is None
 
 
 def test_a_half_written_file_does_not_count(watched: Watched) -> None:
     watched.write(NEW[:-3])
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     watched.write(NEW, at=WALL + 0.5)
-    assert watched.look(at=WALL + 0.5) is None
-    assert watched.look(at=WALL + 0.6) == Secret(NEW)
+    assert watched.reload_if_changed(at=WALL + 0.5) is None
+    assert watched.reload_if_changed(at=WALL + 0.6) == Secret(NEW)
 
 
 @pytest.mark.parametrize("broken", ["", "two words"])
 def test_an_empty_or_broken_file_keeps_the_old_key_and_is_told(watched: Watched, broken: str) -> None:
     watched.write(broken, at=WALL - 100)
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     assert watched.watch.problem is not None
     watched.write(OLD)
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     assert watched.watch.problem is None
 
 
 def test_what_was_seen_before_a_break_does_not_count_as_a_look(watched: Watched) -> None:
     watched.write(NEW)
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     watched.write("")
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     watched.write(NEW)
-    assert watched.look() is None
-    assert watched.look() == Secret(NEW)
+    assert watched.reload_if_changed() is None
+    assert watched.reload_if_changed() == Secret(NEW)
 
 
 def test_a_file_that_went_away_keeps_the_old_key(watched: Watched) -> None:
     watched.file.unlink()
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     assert watched.watch.problem == f"{watched.file}: No such file or directory"
 
 
 def test_a_file_from_the_future_needs_two_looks(watched: Watched) -> None:
     watched.write(NEW, at=WALL + 9999)
-    assert watched.look() is None
-    assert watched.look() == Secret(NEW)
+    assert watched.reload_if_changed() is None
+    assert watched.reload_if_changed() == Secret(NEW)
 
 
 def test_back_to_the_old_key_before_it_settled_is_no_news(watched: Watched) -> None:
     watched.write(NEW)
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
     watched.write(OLD)
-    assert watched.look() is None
-    assert watched.look() is None
+    assert watched.reload_if_changed() is None
+    assert watched.reload_if_changed() is None
 
 
 def test_it_is_told_whether_a_content_may_not_be_whole(watched: Watched) -> None:
     watched.write(NEW)
-    watched.look()
+    watched.reload_if_changed()
     assert watched.watch.unsettled
-    watched.look()
+    watched.reload_if_changed()
     assert not watched.watch.unsettled
 
 
 def test_a_variable_counts_at_once() -> None:
     watch = KeyWatch(KeySource(variable="KEY"), Secret(OLD))
-    assert watch.look(WALL, {"KEY": OLD}) is None
-    assert watch.look(WALL, {"KEY": NEW}) == Secret(NEW)
-    assert watch.look(WALL, {}) is None
+    assert watch.reload_if_changed(WALL, {"KEY": OLD}) is None
+    assert watch.reload_if_changed(WALL, {"KEY": NEW}) == Secret(NEW)
+    assert watch.reload_if_changed(WALL, {}) is None
     assert watch.problem == "environment variable KEY is not set"
 
 

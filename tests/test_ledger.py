@@ -16,26 +16,26 @@ from prometheus_client import Histogram as TheirHistogram
 from exporter.config import Polling
 from exporter.errors import NotFound, Reason, Unreachable
 from exporter.metrics.exposition import Format, encode_labels, knock_part, render, stale_part
-from exporter.metrics.families import PER_NAME, cell_labels, histogram_samples
+from exporter.metrics.families import PER_NAME, aggregate_labels, histogram_samples
 from exporter.metrics.own import Activity
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
-from exporter.tracking import record
+from exporter.tracking import transitions
 from exporter.tracking.book import Book
-from exporter.tracking.journal import Journal
+from exporter.tracking.group_commit import GroupCommit
 from exporter.tracking.ledger import (
     QUEUE_BUCKETS,
     RUN_BUCKETS,
     STATES,
-    Cell,
-    GroupCell,
+    Aggregate,
+    GroupAggregate,
     Growth,
     Histogram,
     Ordered,
+    contribution,
     ended_now,
     grow,
-    share,
 )
-from exporter.tracking.record import NO_MARKS, Circumstances, Marks, Moment, Tracked
+from exporter.tracking.transitions import NO_MARKS, Circumstances, Marks, Moment, Tracked
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
@@ -50,7 +50,7 @@ def at(seconds: float) -> Circumstances:
     return Circumstances(Moment(1000.0 + seconds, WALL + seconds), 1.0, POLLING, WALL, trusted=True)
 
 
-NEW = record.handed_over(KEY, "default", (), at(0).now, POLLING)
+NEW = transitions.newly_tracked(KEY, "default", (), at(0).now, POLLING)
 
 
 # Growth.
@@ -90,7 +90,7 @@ def test_a_value_that_falls_and_rises_again_is_not_counted_twice() -> None:
 
 
 def after(before: Tracked, seconds: float = 1, **fields: object) -> Tracked:
-    return record.answered(before, running(A, **fields), at(seconds))
+    return transitions.succeeded(before, running(A, **fields), at(seconds))
 
 
 def test_an_end_counts_if_it_was_seen_or_is_ours_from_birth() -> None:
@@ -160,12 +160,12 @@ def test_bounds_ascend(bounds: tuple[int, ...]) -> None:
     assert all(a < b for a, b in pairwise(bounds))
 
 
-def observed(group: GroupCell) -> tuple[int, int, int]:
+def observed(group: GroupAggregate) -> tuple[int, int, int]:
     return tuple(each.cumulative()[-1] for each in (group.queue, *group.run.values()))  # type: ignore[return-value] # three
 
 
 def test_queueing_is_observed_once_when_the_start_is_seen() -> None:
-    group = GroupCell("production", "default")
+    group = GroupAggregate("production", "default")
     queued = after(NEW, status=Status.QUEUED)
     started = after(queued, 2, started_at=WALL - 400)
     assert not group.observe(NEW, queued)
@@ -175,7 +175,7 @@ def test_queueing_is_observed_once_when_the_start_is_seen() -> None:
 
 
 def test_a_start_time_that_comes_and_goes_is_observed_once() -> None:
-    group = GroupCell("production", "default")
+    group = GroupAggregate("production", "default")
     steps = [NEW]
     for seconds, started_at in enumerate((None, WALL - 400, None, WALL - 400, None, WALL - 300)):
         steps.append(after(steps[-1], seconds, started_at=started_at))
@@ -185,7 +185,7 @@ def test_a_start_time_that_comes_and_goes_is_observed_once() -> None:
 
 
 def test_what_was_started_when_found_is_observed_only_from_birth() -> None:
-    group = GroupCell("production", "default")
+    group = GroupAggregate("production", "default")
     assert not group.observe(NEW, after(NEW, started_at=WALL - 400))
     assert group.observe(NEW, after(NEW, 200, inserted_at=WALL + 100, started_at=WALL + 101))
     assert (observed(group), group.queue.total) == ((1, 0, 0), 1)
@@ -193,7 +193,7 @@ def test_what_was_started_when_found_is_observed_only_from_birth() -> None:
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED])
 def test_the_run_is_observed_once_with_its_end(status: Status) -> None:
-    group = GroupCell("production", "default")
+    group = GroupAggregate("production", "default")
     live = after(NEW, started_at=WALL)
     end = {"completed_at" if status is Status.COMPLETED else "failed_at": WALL + 60}
     done = after(live, 70, status=status, started_at=WALL, **end)
@@ -204,7 +204,7 @@ def test_the_run_is_observed_once_with_its_end(status: Status) -> None:
 
 
 def test_an_end_before_the_start_is_not_observed() -> None:
-    group = GroupCell("production", "default")
+    group = GroupAggregate("production", "default")
     live = after(NEW, started_at=WALL)
     assert not group.observe(live, after(live, 2, status=Status.FAILED, started_at=WALL, failed_at=WALL - 1))
     assert observed(group) == (0, 0, 0)
@@ -214,22 +214,22 @@ def test_an_end_before_the_start_is_not_observed() -> None:
 
 
 def test_an_operation_never_answered_adds_its_hand_over_only() -> None:
-    got = share(NEW)
+    got = contribution(NEW)
     assert got == ("pending", False, True, 0, 0, 0, None, WALL, None, 1075)
 
 
 def test_a_lost_operation_adds_nothing_but_itself() -> None:
     lost = replace(after(NEW, rows_processed=5, errors=2), lost=True, due=None)
-    assert share(lost) == ("lost", False, False, 0, 0, 0, None, None, None, None)
+    assert contribution(lost) == ("lost", False, False, 0, 0, 0, None, None, None, None)
 
 
 def test_a_finished_operation_adds_to_the_tracked_sums_only() -> None:
     done = after(after(NEW), 5, status=Status.COMPLETED, rows_processed=8, rows_estimated=9, errors=1)
-    assert share(done) == ("completed", True, False, 8, 9, 1, None, None, None, None)
-    cell = Cell("production", "default", "users.identify")
-    cell.add(share(done))
-    assert (cell.active_processed, cell.active_estimated) == (0, 0)
-    assert (cell.all_processed, cell.all_estimated, cell.all_errors) == (8, 9, 1)
+    assert contribution(done) == ("completed", True, False, 8, 9, 1, None, None, None, None)
+    aggregate = Aggregate("production", "default", "users.identify")
+    aggregate.add(contribution(done))
+    assert (aggregate.active_processed, aggregate.active_estimated) == (0, 0)
+    assert (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors) == (8, 9, 1)
 
 
 FIELDS = st.fixed_dictionaries(
@@ -253,13 +253,13 @@ STEPS = st.lists(
 )
 
 
-def gauges(cell: Cell) -> tuple[object, ...]:
-    kept = (cell.inserted, cell.last_success, cell.processing_change, cell.stale_at)
+def gauges(aggregate: Aggregate) -> tuple[object, ...]:
+    kept = (aggregate.inserted, aggregate.last_success, aggregate.processing_change, aggregate.stale_at)
     return (
-        dict(cell.tracked),
-        cell.completed_with_errors,
-        (cell.active_processed, cell.active_estimated),
-        (cell.all_processed, cell.all_estimated, cell.all_errors),
+        dict(aggregate.tracked),
+        aggregate.completed_with_errors,
+        (aggregate.active_processed, aggregate.active_estimated),
+        (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors),
         [list(each.frozen()) for each in kept],
     )
 
@@ -271,7 +271,7 @@ def test_kept_sums_are_what_adding_up_anew_would_give(
     book = book_of()
     keys = [OperationKey("production", each) for each in ids(4)]
     for number, key in enumerate(keys):
-        book.record(record.handed_over(key, f"group{number % 2}", (), at(0).now, POLLING), at(0).now)
+        book.update(transitions.newly_tracked(key, f"group{number % 2}", (), at(0).now, POLLING), at(0).now)
     seconds = 0.0
     for number, what, passed in steps:
         seconds += passed
@@ -280,23 +280,23 @@ def test_kept_sums_are_what_adding_up_anew_would_give(
         if before.final or before.lost:
             continue
         if isinstance(what, dict):
-            later = record.answered(before, running(keys[number].id, **what), at(seconds))
+            later = transitions.succeeded(before, running(keys[number].id, **what), at(seconds))
         else:
-            later = record.failed(before, what, at(seconds))
-        book.record(later, at(seconds).now)
+            later = transitions.failed(before, what, at(seconds))
+        book.update(later, at(seconds).now)
     assert_sums(book)
 
 
 def assert_sums(book: Book) -> None:
-    rebuilt: dict[tuple[str, str], Cell] = {}
+    rebuilt: dict[tuple[str, str], Aggregate] = {}
     for each in book.of("production"):
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)
-        rebuilt.setdefault(place, Cell("production", *place)).add(share(each))
+        rebuilt.setdefault(place, Aggregate("production", *place)).add(contribution(each))
     view = book.publish()
     shown = b"".join(knock_part(view, Format.TEXT)).decode()
     sums = range(9)  # the levels and minima; the families after them remember what was
-    for cell in rebuilt.values():
-        lines = render(PER_NAME, encode_labels(cell_labels(cell)), cell)
+    for aggregate in rebuilt.values():
+        lines = render(PER_NAME, encode_labels(aggregate_labels(aggregate)), aggregate)
         assert all(lines[index].decode() in shown for index in sums)
     total = sum(
         float(line.rpartition(" ")[2]) for line in shown.splitlines() if line.startswith("knock_bulk_operations{")
@@ -308,45 +308,45 @@ def assert_sums(book: Book) -> None:
 
 @given(st.lists(FIELDS, max_size=12), st.integers(0, 11))
 def test_what_is_taken_away_leaves_no_trace(records: list[dict[str, object]], kept: int) -> None:
-    shares = [share(after(NEW, number, **fields)) for number, fields in enumerate(records)]
-    cell, alone = Cell("e", "g", "n"), Cell("e", "g", "n")
+    shares = [contribution(after(NEW, number, **fields)) for number, fields in enumerate(records)]
+    aggregate, alone = Aggregate("e", "g", "n"), Aggregate("e", "g", "n")
     for each in shares:
-        cell.add(each)
+        aggregate.add(each)
     for number, each in enumerate(shares):
         if number == kept:
             alone.add(each)
         else:
-            cell.remove(each)
-    assert gauges(cell) == gauges(alone)
+            aggregate.remove(each)
+    assert gauges(aggregate) == gauges(alone)
 
 
 # What an aggregate counts.
 
 
 def test_an_end_is_counted_by_how_it_ended() -> None:
-    cell = Cell("e", "g", "n")
-    cell.count_end(after(NEW, status=Status.FAILED, errors=1))
-    cell.count_end(after(NEW, status=Status.COMPLETED))
-    cell.count_end(after(NEW, status=Status.COMPLETED, error_items=3))
-    assert cell.finished == {"completed": 2, "failed": 1}
-    assert cell.finished_with_errors == 2
+    aggregate = Aggregate("e", "g", "n")
+    aggregate.count_end(after(NEW, status=Status.FAILED, errors=1))
+    aggregate.count_end(after(NEW, status=Status.COMPLETED))
+    aggregate.count_end(after(NEW, status=Status.COMPLETED, error_items=3))
+    assert aggregate.finished == {"completed": 2, "failed": 1}
+    assert aggregate.finished_with_errors == 2
 
 
 def test_ends_are_dated_by_knock_and_by_when_they_were_seen() -> None:
-    cell = Cell("e", "g", "n")
-    cell.note_final(after(NEW, 10, status=Status.FAILED, failed_at=WALL - 50))
-    cell.note_final(after(NEW, 20, status=Status.FAILED, failed_at=WALL - 99))
-    cell.note_final(after(NEW, 30, status=Status.COMPLETED, completed_at=WALL - 7))
-    assert (cell.last_failed, cell.last_failed_seen) == (WALL - 50, WALL + 20)
-    assert (cell.last_completed, cell.last_completed_with_errors_seen) == (WALL - 7, None)
-    cell.note_final(after(NEW, 40, status=Status.COMPLETED, completed_at=WALL - 9, errors=1))
-    assert (cell.last_completed, cell.last_completed_with_errors_seen) == (WALL - 7, WALL + 40)
+    aggregate = Aggregate("e", "g", "n")
+    aggregate.note_final(after(NEW, 10, status=Status.FAILED, failed_at=WALL - 50))
+    aggregate.note_final(after(NEW, 20, status=Status.FAILED, failed_at=WALL - 99))
+    aggregate.note_final(after(NEW, 30, status=Status.COMPLETED, completed_at=WALL - 7))
+    assert (aggregate.last_failed, aggregate.last_failed_seen) == (WALL - 50, WALL + 20)
+    assert (aggregate.last_completed, aggregate.last_completed_with_errors_seen) == (WALL - 7, None)
+    aggregate.note_final(after(NEW, 40, status=Status.COMPLETED, completed_at=WALL - 9, errors=1))
+    assert (aggregate.last_completed, aggregate.last_completed_with_errors_seen) == (WALL - 7, WALL + 40)
 
 
 def test_an_end_without_a_date_is_seen_all_the_same() -> None:
-    cell = Cell("e", "g", "n")
-    cell.note_final(record.answered(NEW, Operation(A, Status.FAILED), at(10)))
-    assert (cell.last_failed, cell.last_failed_seen) == (None, WALL + 10)
+    aggregate = Aggregate("e", "g", "n")
+    aggregate.note_final(transitions.succeeded(NEW, Operation(A, Status.FAILED), at(10)))
+    assert (aggregate.last_failed, aggregate.last_failed_seen) == (None, WALL + 10)
 
 
 def test_every_state_has_its_place() -> None:
@@ -357,11 +357,11 @@ def test_every_state_has_its_place() -> None:
 
 
 def book_of(*operation_ids: str) -> Book:
-    book = Book((), Activity(process=False), Journal(None, lambda _view: None))
+    book = Book((), Activity(process=False), GroupCommit(None, lambda _view: None))
     book.add_environment(environment(), (), (), {})
     for each in operation_ids:
         key = OperationKey("production", each)
-        book.record(record.handed_over(key, "default", (), at(0).now, POLLING), at(0).now)
+        book.update(transitions.newly_tracked(key, "default", (), at(0).now, POLLING), at(0).now)
     return book
 
 
@@ -370,7 +370,7 @@ def test_a_known_name_stays() -> None:
     for seconds, name in enumerate((UNKNOWN_NAME, "users.identify", UNKNOWN_NAME, "users.delete")):
         before = book.get(KEY)
         assert before is not None
-        book.record(after(before, seconds, name=name), at(seconds).now)
+        book.update(after(before, seconds, name=name), at(seconds).now)
     known = book.get(KEY)
     assert known is not None
     assert known.operation is not None
@@ -382,7 +382,7 @@ def test_growth_belongs_to_the_name_in_force() -> None:
     for seconds, (name, rows) in enumerate(((UNKNOWN_NAME, 5), (UNKNOWN_NAME, 7), ("users.identify", 10))):
         before = book.get(KEY)
         assert before is not None
-        book.record(after(before, seconds, name=name, rows_processed=rows), at(seconds).now)
+        book.update(after(before, seconds, name=name, rows_processed=rows), at(seconds).now)
     text = b"".join(knock_part(book.publish(), Format.TEXT)).decode()
     total = 'knock_bulk_operations_rows_processed_total{group="default",knock_environment="production",name="%s"} %s'
     assert total % ("unknown", "2.0") in text

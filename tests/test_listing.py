@@ -13,31 +13,31 @@ from model import WALL, ids, running
 
 from exporter.config import Polling
 from exporter.operation import Operation, OperationKey, Status
-from exporter.tracking import record
+from exporter.tracking import transitions
 from exporter.tracking.history import History, plotted
-from exporter.tracking.memory import Kept
-from exporter.tracking.picture import NOTHING_SHOWN, Entry, Gallery, Picture, Situation
-from exporter.tracking.record import Moment
-from exporter.tracking.roster import Source, SourceKind
+from exporter.tracking.memberships import SourceKey, SourceKind
+from exporter.tracking.memory import StoredOperation
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
+from exporter.tracking.transitions import Moment
 from exporter.web import facts
+from exporter.web.bounded import WAITING_MOST, Worker
 from exporter.web.listing import (
     CHOICES_MOST,
     SEARCH_LONGEST,
     STATUSES,
-    Choice,
     Filter,
+    FilterOption,
     choices,
     place,
     read_filter,
     select,
 )
 from exporter.web.replies import Refusal
-from exporter.web.work import WAITING_MOST, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.transitions import Tracked
 
 NOW = Moment(5000.0, WALL)
 A, B, C, D, E, F = ids(6)
@@ -46,21 +46,23 @@ A, B, C, D, E, F = ids(6)
 def tracked(operation_id: str = A, known: Operation | None = None, **changes: Any) -> Tracked:
     key = OperationKey(changes.pop("environment", "production"), operation_id)
     began = Moment(NOW.mono - 100, NOW.wall - 100)
-    made = record.handed_over(key, changes.pop("group", "default"), (), began, Polling())
+    made = transitions.newly_tracked(key, changes.pop("group", "default"), (), began, Polling())
     return replace(made, **{"operation": known, "last_success": NOW} | changes)
 
 
-def picture(*shown: Tracked, environments: Iterable[str] = ("production",)) -> Picture:
+def snapshot(*shown: Tracked, environments: Iterable[str] = ("production",)) -> Snapshot:
     """Build a picture as the tracker would."""
     by_key = {each.key: each for each in shown}
-    situations = tuple(
-        Situation(each, "https://api.knock.app", None, None, suspended=False, limit=20, pace=20, used=0, in_flight=0)
+    statuses = tuple(
+        EnvironmentStatus(
+            each, "https://api.knock.app", None, None, suspended=False, limit=20, pace=20, used=0, in_flight=0
+        )
         for each in environments
     )
-    return Gallery().publish(by_key, lambda key: Kept(by_key[key], ()), lambda _key: True, situations)
+    return SnapshotBuilder().publish(by_key, lambda key: StoredOperation(by_key[key], ()), lambda _key: True, statuses)
 
 
-def found(shown: Picture, **wanted: str) -> list[tuple[str, str]]:
+def found(shown: Snapshot, **wanted: str) -> list[tuple[str, str]]:
     return [each.tracked.key for each in select(shown, Filter(**wanted), NOW)]
 
 
@@ -81,18 +83,18 @@ def test_unfinished_come_first_then_failed_then_the_rest_each_newest_first() -> 
         ended(F, Status.COMPLETED, 3),
     ]
     order = [B, A, D, C, E, F]
-    assert [each.id for each in (OperationKey(*key) for key in found(picture(*shown)))] == order
-    assert found(picture(*reversed(shown))) == [("production", each) for each in order]
+    assert [each.id for each in (OperationKey(*key) for key in found(snapshot(*shown)))] == order
+    assert found(snapshot(*reversed(shown))) == [("production", each) for each in order]
 
 
 def test_the_environment_breaks_ties() -> None:
     names = ("production", "staging", "another")
-    shown = picture(*(tracked(A, environment=name) for name in names), environments=names)
+    shown = snapshot(*(tracked(A, environment=name) for name in names), environments=names)
     assert found(shown) == [(name, A) for name in sorted(names)]
 
 
 def test_no_two_operations_have_the_same_place() -> None:
-    shown = picture(*(tracked(each, environment=name) for each in ids(20) for name in ("production", "staging")))
+    shown = snapshot(*(tracked(each, environment=name) for each in ids(20) for name in ("production", "staging")))
     assert len({place(each) for each in shown}) == 40
 
 
@@ -100,8 +102,8 @@ def test_no_two_operations_have_the_same_place() -> None:
 
 
 @pytest.fixture(scope="module")
-def mixed() -> Picture:
-    return picture(
+def mixed() -> Snapshot:
+    return snapshot(
         tracked(A, running(A, name="users.identify"), group="nightly"),
         tracked(B, environment="staging"),
         tracked(C, running(C, name="objects.set", status=Status.COMPLETED, errors=2)),
@@ -135,11 +137,11 @@ def mixed() -> Picture:
         ({"name": "objects.set", "status": "unfinished"}, set()),
     ],
 )
-def test_a_filter_leaves_what_is_asked_for(mixed: Picture, wanted: dict[str, str], expected: set[str]) -> None:
+def test_a_filter_leaves_what_is_asked_for(mixed: Snapshot, wanted: dict[str, str], expected: set[str]) -> None:
     assert {operation_id for _, operation_id in found(mixed, **wanted)} == expected
 
 
-def test_every_status_can_be_asked_for(mixed: Picture) -> None:
+def test_every_status_can_be_asked_for(mixed: Snapshot) -> None:
     states = [each for each in STATUSES if each not in ("unfinished", "with_errors", "stale")]
     assert sum(len(found(mixed, status=each)) for each in states) == len(mixed)
 
@@ -175,7 +177,7 @@ def test_what_cannot_be_asked_for_is_told(parameters: dict[str, str], detail: st
 # What there is to choose from.
 
 
-def test_choices_are_counted(mixed: Picture) -> None:
+def test_choices_are_counted(mixed: Snapshot) -> None:
     there = choices(mixed)
     assert there.environments == (("empty", 0), ("production", 5), ("staging", 1))
     assert there.groups == (("default", 5), ("nightly", 1))
@@ -185,7 +187,7 @@ def test_choices_are_counted(mixed: Picture) -> None:
 
 def test_choices_are_bounded_and_the_most_frequent_stay() -> None:
     often, rare = ids(2 * CHOICES_MOST), ids(CHOICES_MOST, seed=1)
-    shown = picture(
+    shown = snapshot(
         *(tracked(each, group=f"often-{number % CHOICES_MOST}") for number, each in enumerate(often)),
         *(tracked(each, group=f"rare-{number}") for number, each in enumerate(rare)),
     )
@@ -194,12 +196,12 @@ def test_choices_are_bounded_and_the_most_frequent_stay() -> None:
     assert {each.operations for each in groups} == {2}
     assert list(groups) == sorted(groups)
     assert choices(NOTHING_SHOWN).groups == ()
-    assert Choice("a", 1) == ("a", 1)
+    assert FilterOption("a", 1) == ("a", 1)
 
 
 def calls(count: int) -> int:
     """Count the calls, also of built-in functions, that looking through so many operations takes."""
-    shown = picture(*(tracked(each, running(each)) for each in ids(count)))
+    shown = snapshot(*(tracked(each, running(each)) for each in ids(count)))
     counted = 0
 
     def note(_frame: object, event: str, _argument: object) -> None:
@@ -280,16 +282,16 @@ def test_what_ended_is_not_stale() -> None:
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        (Source(SourceKind.CONFIG), ""),
-        (Source(SourceKind.FILES, "/etc/ids@home?.txt"), "/etc/ids@home?.txt"),
+        (SourceKey(SourceKind.CONFIG), ""),
+        (SourceKey(SourceKind.FILES, "/etc/ids@home?.txt"), "/etc/ids@home?.txt"),
         (
-            Source(SourceKind.HTTP, "https://me:secret@app.example:8443/ids?key=secret#x"),
+            SourceKey(SourceKind.HTTP, "https://me:secret@app.example:8443/ids?key=secret#x"),
             "https://app.example:8443/ids",
         ),
-        (Source(SourceKind.HTTP, "http://[::1]:80/"), "http://[::1]:80/"),
+        (SourceKey(SourceKind.HTTP, "http://[::1]:80/"), "http://[::1]:80/"),
     ],
 )
-def test_a_source_is_named_without_its_secrets(source: Source, name: str) -> None:
+def test_a_source_is_named_without_its_secrets(source: SourceKey, name: str) -> None:
     assert facts.name_of(source) == name
 
 
@@ -300,8 +302,8 @@ def test_the_work_is_done_in_another_thread_and_what_it_raises_comes_back() -> N
     async def both() -> int:
         worker = Worker()
         with pytest.raises(ZeroDivisionError):
-            await worker.do(lambda: 1 // 0)
-        return await worker.do(threading.get_ident)
+            await worker.run_bounded(lambda: 1 // 0)
+        return await worker.run_bounded(threading.get_ident)
 
     assert asyncio.run(both()) != threading.get_ident()
 
@@ -313,15 +315,15 @@ def test_no_more_than_a_few_wait_and_who_leaves_counts_until_it_is_done() -> Non
 
     async def crowd() -> tuple[Refusal, int]:
         worker = Worker(lambda: told.append("busy"))
-        tasks = [asyncio.create_task(worker.do(lambda: gate.wait(10))) for _ in range(WAITING_MOST + 1)]
+        tasks = [asyncio.create_task(worker.run_bounded(lambda: gate.wait(10))) for _ in range(WAITING_MOST + 1)]
         await asyncio.sleep(0)
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])
         with pytest.raises(Refusal) as refused:
-            await worker.do(int)
+            await worker.run_bounded(int)
         gate.set()
         await asyncio.gather(*tasks[1:])
-        return refused.value, await worker.do(lambda: 5)
+        return refused.value, await worker.run_bounded(lambda: 5)
 
     refusal, after = asyncio.run(crowd())
     assert (refusal.status, refusal.headers, after, told) == (503, {"Retry-After": "1"}, 5, ["busy"])

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from model import KEY, SELDOM, WALL, Disk, Model, environment, ids, running
-from test_intake import DAY, E, finished, handed, knock_of, missing, shown
+from test_intake import DAY, E, finished, knock_of, missing, registration, shown
 
 from exporter.config import Config, ListedOperation, Polling
 from exporter.keys import Secret
 from exporter.operation import OperationKey, Status
-from exporter.tracking.journal import GROUP_SECONDS, HOLD_SECONDS
-from exporter.tracking.messages import Handed, Reconfigure, Released, Stop, Taken
+from exporter.tracking.group_commit import GROUP_SECONDS, HOLD_SECONDS
+from exporter.tracking.messages import Reconfigure, Registration, ReleaseResult, Stop, Taken
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def test_what_could_not_be_committed_is_said_so_and_tried_again() -> None:
     answers, released = model.register(A), model.release(A)
     model.run(1)
     assert not answers[0].saved
-    assert released == [Released(known=True, durable=True, saved=False)]
+    assert released == [ReleaseResult(known=True, durable=True, saved=False)]
     assert (model.value("knock_exporter_state_write_failures_total") or 0) >= 1
     model.register(B)
     model.run(10)
@@ -96,7 +96,7 @@ def test_growth_is_shown_only_once_its_mark_is_on_disk() -> None:
     records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=10, inserted_at=WALL + 1)}
     model = started(model_of(records))
     assert model.disk is not None
-    model.register(handed(A))
+    model.register(registration(A))
     model.run(30)
     assert total(model) == 10
     records[A] = running(A, rows_processed=25)
@@ -144,7 +144,7 @@ def test_without_state_nothing_is_collected_for_it() -> None:
     for seed in range(5):
         model.list_file("/ids", *ids(20, seed=seed))
         model.run(10)
-    assert not model.tracker._journal.dirty
+    assert not model.tracker._group_commit.dirty
 
 
 def test_groups_are_a_quarter_of_a_second_apart() -> None:
@@ -212,7 +212,7 @@ def test_no_counter_counts_twice() -> None:
     first = running(A, rows_processed=10, started_at=WALL - 50, inserted_at=WALL + 1)
     records: dict[str, Operation | KnockError] = {A: first}
     model = model_of(records)
-    model.register(handed(A))
+    model.register(registration(A))
     model.run(30)
     assert total(model) == 10
     records[A] = running(A, rows_processed=30, started_at=WALL - 50)
@@ -259,7 +259,7 @@ def test_a_failure_of_the_time_between_is_dated_as_newly_seen() -> None:
 def test_groups_and_names_that_were_let_in_stay_in() -> None:
     records = {each: running(each, name=f"name-{number}") for number, each in enumerate(ids(60, seed=5))}
     model = model_of(dict(records))
-    model.register(*(Handed(ListedOperation(each, f"group-{number}")) for number, each in enumerate(records)))
+    model.register(*(Registration(ListedOperation(each, f"group-{number}")) for number, each in enumerate(records)))
     model.run(30)
     assert model.value("knock_exporter_label_values_folded_total", label="name", **E) == 10
     later = model.restarted()
@@ -435,7 +435,9 @@ def test_what_is_lost_on_disk_is_written_whole(*, broken: bool) -> None:
     assert model.disk is not None
     before = model.disk.read()
     assert (
-        {key.environment for key in before.operations} == {place[0] for place in before.cells} == {*before.environments}
+        {key.environment for key in before.operations}
+        == {place[0] for place in before.aggregates}
+        == {*before.environments}
     )
     assert before.tombstones
     model.disk.damaged = True
@@ -455,7 +457,7 @@ def test_what_is_lost_on_disk_is_written_whole(*, broken: bool) -> None:
         OperationKey("production", D),
         OperationKey("production", F),
     }
-    assert before.cells.items() <= memory.cells.items()
+    assert before.aggregates.items() <= memory.aggregates.items()
     assert (memory.tombstones, memory.environments) == (before.tombstones, before.environments)
     model.run(5)
     wholes = [each.whole for each in model.disk.written]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
-from desk import HEADERS, FakeDesk
 from hypothesis import settings
+from registration_service import HEADERS, FakeService
 from schemathesis.checks import (
     content_type_conformance,
     not_a_server_error,
@@ -17,7 +17,7 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 from schemathesis.core.result import Ok
-from shown import LISTED, everything, house
+from shown import LISTED, app_context, everything
 
 from exporter.web.app import make_app
 from exporter.web.openapi import describe
@@ -34,10 +34,10 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 def app() -> ASGIApp:
-    desk = FakeDesk().house().desk
-    assert desk is not None
+    service = FakeService().app_context().service
+    assert service is not None
     seconds = itertools.count()  # between requests, so that none is refused for coming too soon
-    return make_app(house(everything(), desk=replace(desk, monotonic=lambda: float(next(seconds)))))
+    return make_app(app_context(everything(), service=replace(service, monotonic=lambda: float(next(seconds)))))
 
 
 schema = schemathesis.openapi.from_asgi(URL, app())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.config import Polling
 from exporter.operation import Status
 from exporter.tracking import pacing
-from exporter.tracking.pacing import Agenda, Entry, Gate, Pacer, PollClass, Turns
+from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
 
 POLLING = Polling()
 DAY = 86400.0
@@ -66,122 +66,122 @@ def test_404s_that_prove_nothing_are_asked_at_the_queued_interval() -> None:
 # The rate limiter.
 
 
-def starts(pacer: Pacer, seconds: float, since: float = 0.0) -> list[float]:
+def starts(rate_limiter: RateLimiter, seconds: float, since: float = 0.0) -> list[float]:
     times = []
-    now = max(since, pacer.next_start)
+    now = max(since, rate_limiter.next_start)
     while now < since + seconds:
-        pacer.start(now)
+        rate_limiter.start(now)
         times.append(now)
-        now = max(now, pacer.next_start)
+        now = max(now, rate_limiter.next_start)
     return times
 
 
 def test_requests_are_spaced_evenly_just_under_the_limit() -> None:
-    times = starts(Pacer(50.0), 10)
+    times = starts(RateLimiter(50.0), 10)
     assert len(times) == pytest.approx(0.985 * 500, abs=1)
     assert times[1] - times[0] == pytest.approx(1 / (0.985 * 50) - 0.005)
     assert times[2] - times[1] == pytest.approx(1 / (0.985 * 50))
 
 
 def test_a_late_start_is_caught_up_by_5_ms_in_all() -> None:
-    pacer = Pacer(10.0)
-    pacer.start(0.0)
-    pacer.start(100.0)
-    assert pacer.next_start == pytest.approx(100.0 - 0.005 + 1 / 9.85)
+    rate_limiter = RateLimiter(10.0)
+    rate_limiter.start(0.0)
+    rate_limiter.start(100.0)
+    assert rate_limiter.next_start == pytest.approx(100.0 - 0.005 + 1 / 9.85)
 
 
 @given(st.floats(0.2, 200), st.lists(st.floats(0, 0.3), min_size=20, max_size=300))
 def test_no_second_passes_the_limit_however_late_the_starts(limit: float, delays: list[float]) -> None:
-    pacer, now, times = Pacer(limit), 0.0, []
+    rate_limiter, now, times = RateLimiter(limit), 0.0, []
     for delay in delays:
-        now = max(now, pacer.next_start) + delay
-        pacer.start(now)
+        now = max(now, rate_limiter.next_start) + delay
+        rate_limiter.start(now)
         times.append(now)
     for index, start in enumerate(times):
         assert sum(start <= each < start + 1.0 for each in times[index:]) <= math.ceil(limit)
 
 
 def test_a_429_halves_once_an_episode() -> None:
-    pacer = Pacer(100.0)
-    assert pacer.limited(10.0, 9.9, 1.0, 0.5)
-    assert not pacer.limited(10.2, 9.95, 1.0, 0.5), "it was sent before the last halving"
-    assert pacer.rate == 50
-    assert pacer.next_start == 11.2, "the longest wait holds"
-    assert pacer.limited(11.5, 11.3, 1.0, 0.5)
-    assert pacer.rate == 25
+    rate_limiter = RateLimiter(100.0)
+    assert rate_limiter.limited(10.0, 9.9, 1.0, 0.5)
+    assert not rate_limiter.limited(10.2, 9.95, 1.0, 0.5), "it was sent before the last halving"
+    assert rate_limiter.rate == 50
+    assert rate_limiter.next_start == 11.2, "the longest wait holds"
+    assert rate_limiter.limited(11.5, 11.3, 1.0, 0.5)
+    assert rate_limiter.rate == 25
 
 
 @pytest.mark.parametrize(("limit", "least"), [(100.0, 2.0), (20.0, 0.4), (5.0, 0.2), (0.1, 0.1)])
 def test_the_limit_has_a_floor(limit: float, least: float) -> None:
-    pacer = Pacer(limit)
+    rate_limiter = RateLimiter(limit)
     for now in range(1, 20):
-        pacer.limited(now, now - 0.1, 0.0, 0.5)
-    assert pacer.rate == pytest.approx(least)
+        rate_limiter.limited(now, now - 0.1, 0.0, 0.5)
+    assert rate_limiter.rate == pytest.approx(least)
 
 
 def test_the_limit_grows_back_by_two_percent_a_second_of_sending() -> None:
-    pacer = Pacer(100.0)
-    pacer.start(0.0)
-    pacer.limited(0.1, 0.0, 0.0, 0.5)
-    starts(pacer, 10, since=0.1)
-    assert pacer.rate == pytest.approx(70, abs=0.5)
-    starts(pacer, 30, since=10.1)
-    assert pacer.rate == 100
+    rate_limiter = RateLimiter(100.0)
+    rate_limiter.start(0.0)
+    rate_limiter.limited(0.1, 0.0, 0.0, 0.5)
+    starts(rate_limiter, 10, since=0.1)
+    assert rate_limiter.rate == pytest.approx(70, abs=0.5)
+    starts(rate_limiter, 30, since=10.1)
+    assert rate_limiter.rate == 100
 
 
 def test_a_pause_is_no_clean_sending() -> None:
-    pacer = Pacer(100.0)
-    pacer.start(0.0)
-    pacer.limited(0.1, 0.0, 0.0, 0.5)
-    pacer.start(1000.0)
-    assert pacer.rate == pytest.approx(50.04, abs=0.01)
+    rate_limiter = RateLimiter(100.0)
+    rate_limiter.start(0.0)
+    rate_limiter.limited(0.1, 0.0, 0.0, 0.5)
+    rate_limiter.start(1000.0)
+    assert rate_limiter.rate == pytest.approx(50.04, abs=0.01)
 
 
 def test_untold_waits_double_to_a_minute_until_an_answer() -> None:
-    pacer, waits, now = Pacer(10.0), [], 0.0
+    rate_limiter, waits, now = RateLimiter(10.0), [], 0.0
     for _ in range(8):
         now += 1000
-        pacer.limited(now, now - 0.1, None, 0.5)
-        waits.append(pacer.next_start - now)
+        rate_limiter.limited(now, now - 0.1, None, 0.5)
+        waits.append(rate_limiter.next_start - now)
     assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60])
-    pacer.accepted(now - 0.5)
-    pacer.limited(now + 1000, now + 999, None, 0.5)
-    assert pacer.next_start - now - 1000 == pytest.approx(60), "that answer was to an earlier request"
-    pacer.accepted(now + 1000.5)
-    pacer.limited(now + 2000, now + 1999, None, 0.5)
-    assert pacer.next_start - now - 2000 == pytest.approx(1)
+    rate_limiter.accepted(now - 0.5)
+    rate_limiter.limited(now + 1000, now + 999, None, 0.5)
+    assert rate_limiter.next_start - now - 1000 == pytest.approx(60), "that answer was to an earlier request"
+    rate_limiter.accepted(now + 1000.5)
+    rate_limiter.limited(now + 2000, now + 1999, None, 0.5)
+    assert rate_limiter.next_start - now - 2000 == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("chance", "wait"), [(0.0, 0.8), (0.5, 1.0), (1.0, 1.2)])
 def test_an_untold_wait_varies_by_a_fifth(chance: float, wait: float) -> None:
-    pacer = Pacer(10.0)
-    pacer.limited(0.0, -0.1, None, chance)
-    assert pacer.next_start == pytest.approx(wait)
+    rate_limiter = RateLimiter(10.0)
+    rate_limiter.limited(0.0, -0.1, None, chance)
+    assert rate_limiter.next_start == pytest.approx(wait)
 
 
 def test_a_told_wait_is_kept_as_told() -> None:
-    pacer = Pacer(10.0)
-    pacer.limited(0.0, -0.1, 7.5, 1.0)
-    assert pacer.next_start == 7.5
+    rate_limiter = RateLimiter(10.0)
+    rate_limiter.limited(0.0, -0.1, 7.5, 1.0)
+    assert rate_limiter.next_start == 7.5
 
 
 def test_another_limit_keeps_what_was_learnt_in_proportion() -> None:
-    pacer = Pacer(100.0)
-    pacer.limited(1.0, 0.9, 5.0, 0.5)
-    pacer.use_limit(20.0)
-    assert (pacer.limit, pacer.rate, pacer.next_start) == (20, 10, 6)
+    rate_limiter = RateLimiter(100.0)
+    rate_limiter.limited(1.0, 0.9, 5.0, 0.5)
+    rate_limiter.use_limit(20.0)
+    assert (rate_limiter.limit, rate_limiter.rate, rate_limiter.next_start) == (20, 10, 6)
 
 
 def test_another_limit_keeps_the_floor() -> None:
-    pacer = Pacer(100.0)
+    rate_limiter = RateLimiter(100.0)
     for now in range(1, 20):
-        pacer.limited(now, now - 0.1, 0.0, 0.5)
-    pacer.use_limit(1.0)
-    assert pacer.rate == 0.2
+        rate_limiter.limited(now, now - 0.1, 0.0, 0.5)
+    rate_limiter.use_limit(1.0)
+    assert rate_limiter.rate == 0.2
 
 
 def test_a_new_key_goes_on_where_the_old_one_stood() -> None:
-    old, new = Pacer(100.0), Pacer(60.0)
+    old, new = RateLimiter(100.0), RateLimiter(60.0)
     old.limited(10.0, 9.9, 30.0, 0.5)
     new.inherit(old)
     assert (new.limit, new.rate, new.next_start) == (60, 50, 40)
@@ -192,103 +192,103 @@ def test_a_new_key_goes_on_where_the_old_one_stood() -> None:
 
 
 def test_a_gate_is_open_until_refused() -> None:
-    gate = Gate()
-    assert gate.probe_at == -math.inf
-    assert gate.refused(0.0, probe=False), "the key must be read again"
-    assert gate.probe_at == math.inf
-    assert not gate.refused(0.1, probe=False), "an answer that was under way"
-    assert not gate.suspended
+    circuit_breaker = CircuitBreaker()
+    assert circuit_breaker.probe_at == -math.inf
+    assert circuit_breaker.refused(0.0, probe=False), "the key must be read again"
+    assert circuit_breaker.probe_at == math.inf
+    assert not circuit_breaker.refused(0.1, probe=False), "an answer that was under way"
+    assert not circuit_breaker.suspended
 
 
 def test_refused_twice_it_probes_ever_more_rarely() -> None:
-    gate, now = Gate(), 0.0
-    gate.refused(now, probe=False)
-    gate.key_was_read(1.0)
-    assert gate.probe_at == 1.0
+    circuit_breaker, now = CircuitBreaker(), 0.0
+    circuit_breaker.refused(now, probe=False)
+    circuit_breaker.key_was_read(1.0)
+    assert circuit_breaker.probe_at == 1.0
     waits = []
     for _ in range(7):
-        now = gate.probe_at
-        gate.probe_started()
-        assert gate.probe_at == math.inf
-        gate.refused(now, probe=True)
-        waits.append(gate.probe_at - now)
+        now = circuit_breaker.probe_at
+        circuit_breaker.probe_started()
+        assert circuit_breaker.probe_at == math.inf
+        circuit_breaker.refused(now, probe=True)
+        waits.append(circuit_breaker.probe_at - now)
     assert waits == [30, 60, 120, 240, 480, 600, 600]
-    assert gate.suspended
-    gate.accepted(now)
-    assert (gate.is_open, gate.suspended, gate.probe_at) == (True, False, -math.inf)
+    assert circuit_breaker.suspended
+    circuit_breaker.accepted(now)
+    assert (circuit_breaker.is_open, circuit_breaker.suspended, circuit_breaker.probe_at) == (True, False, -math.inf)
 
 
 def test_a_key_read_again_does_not_hurry_the_probes() -> None:
-    gate = Gate()
-    gate.refused(0.0, probe=False)
-    gate.key_was_read(0.0)
-    gate.refused(0.0, probe=True)
-    gate.key_was_read(1.0)
-    assert gate.probe_at == 30
+    circuit_breaker = CircuitBreaker()
+    circuit_breaker.refused(0.0, probe=False)
+    circuit_breaker.key_was_read(0.0)
+    circuit_breaker.refused(0.0, probe=True)
+    circuit_breaker.key_was_read(1.0)
+    assert circuit_breaker.probe_at == 30
 
 
 def test_probes_without_a_verdict_wait_as_after_a_refusal() -> None:
-    gate = Gate()
-    gate.refused(0.0, probe=False)
-    gate.probe_failed(5.0)
-    assert (gate.probe_at, gate.suspended) == (35.0, False)
-    gate.probe_failed(35.0)
-    assert gate.probe_at == 95
-    gate.refused(95.0, probe=True)
-    assert (gate.probe_at, gate.suspended) == (215.0, True)
+    circuit_breaker = CircuitBreaker()
+    circuit_breaker.refused(0.0, probe=False)
+    circuit_breaker.probe_failed(5.0)
+    assert (circuit_breaker.probe_at, circuit_breaker.suspended) == (35.0, False)
+    circuit_breaker.probe_failed(35.0)
+    assert circuit_breaker.probe_at == 95
+    circuit_breaker.refused(95.0, probe=True)
+    assert (circuit_breaker.probe_at, circuit_breaker.suspended) == (215.0, True)
 
 
 def test_a_probe_that_left_the_lane_is_not_waited_for() -> None:
-    gate = Gate()
-    gate.refused(0.0, probe=False)
-    gate.probe_started()
-    gate.probe_lost(5.0)
-    assert gate.probe_at == 6
+    circuit_breaker = CircuitBreaker()
+    circuit_breaker.refused(0.0, probe=False)
+    circuit_breaker.probe_started()
+    circuit_breaker.probe_lost(5.0)
+    assert circuit_breaker.probe_at == 6
 
 
 def test_the_waits_start_anew_after_the_key_was_taken() -> None:
-    gate = Gate()
+    circuit_breaker = CircuitBreaker()
     for _ in range(3):
-        gate.refused(0.0, probe=True)
-    gate.accepted(0.0)
-    gate.refused(100.0, probe=False)
-    gate.refused(100.0, probe=True)
-    assert gate.probe_at == 130
+        circuit_breaker.refused(0.0, probe=True)
+    circuit_breaker.accepted(0.0)
+    circuit_breaker.refused(100.0, probe=False)
+    circuit_breaker.refused(100.0, probe=True)
+    assert circuit_breaker.probe_at == 130
 
 
 # The agenda.
 
 
-def entry(number: int, due: float, interval: float, poll_class: PollClass = PollClass.LIVE) -> Entry:
-    return Entry(due, number, str(number), poll_class, interval)
+def entry(number: int, due: float, interval: float, poll_class: PollClass = PollClass.LIVE) -> DuePoll:
+    return DuePoll(due, number, str(number), poll_class, interval)
 
 
 def test_an_empty_agenda_has_nothing() -> None:
-    agenda = Agenda()
-    assert agenda.next_due() == math.inf
-    assert agenda.most_overdue(PollClass.NEW, 1e9) is None
+    due_queue = DueQueue()
+    assert due_queue.next_due() == math.inf
+    assert due_queue.most_overdue(PollClass.NEW, 1e9) is None
 
 
 def test_what_is_not_due_is_not_in_line() -> None:
-    agenda = Agenda()
-    agenda.add(entry(1, 10.0, 5.0))
-    assert agenda.most_overdue(PollClass.LIVE, 9.9) is None
-    assert agenda.most_overdue(PollClass.NEW, 10.0) is None
-    assert agenda.next_due() == 10
-    first = agenda.most_overdue(PollClass.LIVE, 10.0)
+    due_queue = DueQueue()
+    due_queue.add(entry(1, 10.0, 5.0))
+    assert due_queue.most_overdue(PollClass.LIVE, 9.9) is None
+    assert due_queue.most_overdue(PollClass.NEW, 10.0) is None
+    assert due_queue.next_due() == 10
+    first = due_queue.most_overdue(PollClass.LIVE, 10.0)
     assert first is not None
     assert first[0] == 0
 
 
 def test_the_most_overdue_by_its_own_interval_is_first() -> None:
-    agenda = Agenda()
-    agenda.add(entry(1, 0.0, 60.0))  # due for longest: a third of its interval
-    agenda.add(entry(2, 10.0, 5.0))  # twice its interval
-    first = agenda.most_overdue(PollClass.LIVE, 20.0)
+    due_queue = DueQueue()
+    due_queue.add(entry(1, 0.0, 60.0))  # due for longest: a third of its interval
+    due_queue.add(entry(2, 10.0, 5.0))  # twice its interval
+    first = due_queue.most_overdue(PollClass.LIVE, 20.0)
     assert first is not None
     assert first[0] == 2
-    assert agenda.pop(PollClass.LIVE, first[1]).id == "2"
-    assert agenda.next_due() == 0
+    assert due_queue.pop(PollClass.LIVE, first[1]).id == "2"
+    assert due_queue.next_due() == 0
 
 
 ENTRIES = st.lists(
@@ -300,30 +300,30 @@ ENTRIES = st.lists(
 def test_the_agenda_hands_out_all_that_is_due_nearly_in_order(
     planned: list[tuple[float, float, PollClass]], now: float
 ) -> None:
-    agenda = Agenda()
+    due_queue = DueQueue()
     naive = [entry(number, *each) for number, each in enumerate(planned)]
     for each in naive:
-        agenda.add(each)
+        due_queue.add(each)
     for poll_class in PollClass:
-        while (first := agenda.most_overdue(poll_class, now)) is not None:
-            assert agenda.next_due() == min(each.due for each in naive)
-            popped = agenda.pop(poll_class, first[1])
+        while (first := due_queue.most_overdue(poll_class, now)) is not None:
+            assert due_queue.next_due() == min(each.due for each in naive)
+            popped = due_queue.pop(poll_class, first[1])
             assert first[0] == (now - popped.due) / popped.interval
             due = [each for each in naive if each.poll_class is poll_class and each.due <= now]
             most = max((now - each.due) / each.interval for each in due)
             assert first[0] * BUCKET_WIDTH * (1 + 1e-9) >= most
             naive.remove(popped)
         assert not [each for each in naive if each.poll_class is poll_class and each.due <= now]
-    assert agenda.next_due() == min((each.due for each in naive), default=math.inf)
+    assert due_queue.next_due() == min((each.due for each in naive), default=math.inf)
 
 
 # Turns.
 
 
 def test_turns_are_five_to_four_to_one_in_each_round() -> None:
-    turns = Turns()
+    round_robin = WeightedRoundRobin()
     for _ in range(20):
-        assert Counter(turns.choose(list(PollClass)) for _ in range(10)) == {
+        assert Counter(round_robin.choose(list(PollClass)) for _ in range(10)) == {
             PollClass.NEW: 5,
             PollClass.LIVE: 4,
             PollClass.RETRY: 1,
@@ -340,18 +340,18 @@ def test_turns_are_five_to_four_to_one_in_each_round() -> None:
     ],
 )
 def test_an_absent_class_leaves_its_slots_to_the_others(waiting: list[PollClass], shares: dict[PollClass, int]) -> None:
-    turns = Turns()
+    round_robin = WeightedRoundRobin()
     for _ in range(10):
-        assert Counter(turns.choose(waiting) for _ in range(sum(shares.values()))) == shares
+        assert Counter(round_robin.choose(waiting) for _ in range(sum(shares.values()))) == shares
 
 
 @given(st.lists(st.sets(st.sampled_from(list(PollClass)), min_size=1), max_size=60))
 def test_with_any_that_come_and_go_only_those_waiting_are_chosen_and_no_debt_grows(
     rounds: list[set[PollClass]],
 ) -> None:
-    turns = Turns()
+    round_robin = WeightedRoundRobin()
     for waiting in rounds:
-        assert turns.choose(sorted(waiting)) in waiting
+        assert round_robin.choose(sorted(waiting)) in waiting
     for _ in range(2):  # what is left of earlier turns is paid back soon
-        later = Counter(turns.choose(list(PollClass)) for _ in range(20))
+        later = Counter(round_robin.choose(list(PollClass)) for _ in range(20))
     assert later[PollClass.RETRY] >= 1

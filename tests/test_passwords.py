@@ -23,16 +23,16 @@ class Checks:
     def __init__(self, *, held: bool = False) -> None:
         self.done: list[tuple[bytes, bytes]] = []
         self.threads: set[str] = set()
-        self._gate = threading.Semaphore(0 if held else 10**6)
+        self._circuit_breaker = threading.Semaphore(0 if held else 10**6)
 
     def __call__(self, password: bytes, hashed: bytes) -> bool:
-        self._gate.acquire()
+        self._circuit_breaker.acquire()
         self.done.append((password, hashed))
         self.threads.add(threading.current_thread().name)
         return hashed == b"hash of " + password
 
     def release(self, count: int = 10**6) -> None:
-        self._gate.release(count)
+        self._circuit_breaker.release(count)
 
 
 def made(checks: Checks) -> Passwords:

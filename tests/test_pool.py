@@ -11,9 +11,9 @@ import pytest
 from model import running
 from structlog.testing import capture_logs
 
-from exporter.errors import BadAnswer, KnockError, Reason, Unreachable
+from exporter.errors import BadResponse, KnockError, Reason, Unreachable
 from exporter.knock.pool import FetchPool
-from exporter.tracking.messages import Answered, Request
+from exporter.tracking.messages import PollRequest, PollResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class Pool:
     def __init__(self, name: str, most: int, fetch: Callable[[str], Operation] | None = None) -> None:
         self.name = name
         self.go = threading.Event()
-        self.answers: SimpleQueue[Answered] = SimpleQueue()
+        self.answers: SimpleQueue[PollResponse] = SimpleQueue()
         self.pool = FetchPool(name, most, fetch or self.fetch, self.answers.put)
 
     def fetch(self, operation_id: str) -> Operation:
@@ -39,9 +39,9 @@ class Pool:
 
     def submit(self, *ids: str) -> None:
         for each in ids:
-            self.pool.submit(Request(self.name, each, 0, 0.0, probe=False))
+            self.pool.submit(PollRequest(self.name, each, 0, 0.0, probe=False))
 
-    def answered(self, count: int) -> list[Answered]:
+    def answered(self, count: int) -> list[PollResponse]:
         return [self.answers.get(timeout=10) for _ in range(count)]
 
     @property
@@ -145,7 +145,7 @@ def test_an_unforeseen_error_is_a_bad_answer_and_in_the_log(pools: Callable[...,
     with capture_logs() as lines:
         pool.submit("one", "two")
         first, second = pool.answered(2)
-    assert isinstance(first.outcome, BadAnswer)
+    assert isinstance(first.outcome, BadResponse)
     assert KEY not in str(first.outcome)
     assert second.outcome == running("two")
     (line,) = lines

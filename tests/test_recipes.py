@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import knockapi
 import pytest
-from desk import TOKEN
 from knockapi import AsyncKnock, DefaultAsyncHttpxClient, Knock
 from recorder import PATIENCE, RECIPES, Recorder, recipe
+from registration_service import TOKEN
 
 from exporter.operation import parse_time
 

@@ -13,17 +13,17 @@ import pytest
 import trustme
 from chaos import http, serving
 from click.testing import CliRunner, Result
-from desk import TOKEN, FakeDesk, served
 from hypothesis import given
 from hypothesis import strategies as st
+from registration_service import TOKEN, FakeService, served
 
 from exporter.cli import main
 from exporter.config import ListedOperation
 from exporter.errors import StartError
 from exporter.registrations import MAX_BODY_BYTES, MAX_IDS
-from exporter.terminal.register import Attempt, Outside, Registrar, Sender, Target, batches, printable
+from exporter.terminal.register import Attempt, Registrar, RegistrarIO, Sender, Target, batches, printable
 from exporter.terminal.standard_input import read
-from exporter.tracking.messages import Created, Handed
+from exporter.tracking.messages import Created, Registration
 
 if TYPE_CHECKING:
     import socket
@@ -38,8 +38,8 @@ NOT_FOUND = {"code": "resource_missing", "message": "The resource does not exist
 
 
 @pytest.fixture
-def url(desk: FakeDesk) -> Iterator[str]:
-    with served(desk.app()) as (host, port):
+def url(service: FakeService) -> Iterator[str]:
+    with served(service.app()) as (host, port):
         yield f"http://{host}:{port}"
 
 
@@ -52,12 +52,12 @@ def run(url: str, token_file: Path, *arguments: str, stdin: str | bytes = "", **
 # From the shell to the desk.
 
 
-def test_ids_are_handed_over(desk: FakeDesk, url: str, token_file: Path) -> None:
+def test_ids_are_handed_over(service: FakeService, url: str, token_file: Path) -> None:
     answer = run(url, token_file, A, B.upper())
     assert (answer.exit_code, answer.stderr) == (0, "")
     assert answer.stdout == f"{A} pending\n{B} pending\n"
-    assert list(desk.handed) == [A, B]
-    assert [each.environment for each in desk.delivered] == ["production"]
+    assert list(service.registration) == [A, B]
+    assert [each.environment for each in service.delivered] == ["production"]
 
 
 @pytest.mark.parametrize("page", ["/metrics", "/api/v1/operations", "/-/ready", "/knock/metrics/"])
@@ -67,15 +67,15 @@ def test_an_address_that_is_a_page_is_refused(url: str, token_file: Path, page: 
     assert "must end before" in answer.stderr
 
 
-def test_flags_hold_for_all(desk: FakeDesk, url: str, token_file: Path) -> None:
+def test_flags_hold_for_all(service: FakeService, url: str, token_file: Path) -> None:
     flags = ["--group=nightly sync", "--label", "team=a&b=c", "--label=tier=2", "--again", "--environment=staging"]
     assert run(url, token_file, *flags, A, B).exit_code == 0
     labels = (("team", "a&b=c"), ("tier", "2"))
-    assert [each.operation for each in desk.handed.values()] == [
+    assert [each.operation for each in service.registration.values()] == [
         ListedOperation(A, "nightly sync", labels),
         ListedOperation(B, "nightly sync", labels),
     ]
-    assert [(each.again, each.environment) for each in desk.registers] == [(True, "staging")]
+    assert [(each.again, each.environment) for each in service.registers] == [(True, "staging")]
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ def test_flags_hold_for_all(desk: FakeDesk, url: str, token_file: Path) -> None:
         "\ufeff" + json.dumps([RECORD], indent=2) + f'\n"{B}"',
     ],
 )
-def test_standard_input_is_read_in_each_form(desk: FakeDesk, url: str, token_file: Path, stdin: str) -> None:
+def test_standard_input_is_read_in_each_form(service: FakeService, url: str, token_file: Path, stdin: str) -> None:
     answer = run(url, token_file, "-", stdin=stdin)
     assert (answer.exit_code, answer.stdout) == (0, f"{A} pending\n{B} pending\n")
-    assert list(desk.handed) == [A, B]
+    assert list(service.registration) == [A, B]
 
 
-def test_a_record_keeps_what_is_believed_of_it(desk: FakeDesk, url: str, token_file: Path) -> None:
+def test_a_record_keeps_what_is_believed_of_it(service: FakeService, url: str, token_file: Path) -> None:
     assert run(url, token_file, "-", C, stdin=json.dumps(RECORD | {"error_items": ["jane@example.com"]})).exit_code == 0
-    assert desk.handed == {
-        A: Handed(ListedOperation(A), Created("users.delete", None)),
-        C: Handed(ListedOperation(C)),
+    assert service.registration == {
+        A: Registration(ListedOperation(A), Created("users.delete", None)),
+        C: Registration(ListedOperation(C)),
     }
 
 
@@ -126,14 +126,14 @@ def test_personal_data_stays_here() -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_standard_input_is_told(
-    desk: FakeDesk, url: str, token_file: Path, stdin: bytes, problem: str
+    service: FakeService, url: str, token_file: Path, stdin: bytes, problem: str
 ) -> None:
     answer = run(url, token_file, "-", stdin=stdin)
     assert (answer.exit_code, answer.stdout, answer.stderr) == (1, "", f"standard input: {problem}\n")
-    assert desk.delivered == []
+    assert service.delivered == []
 
 
-def test_an_error_among_records_does_not_hold_up_the_others(desk: FakeDesk, url: str, token_file: Path) -> None:
+def test_an_error_among_records_does_not_hold_up_the_others(service: FakeService, url: str, token_file: Path) -> None:
     answer = run(url, token_file, "-", stdin=json.dumps(RECORD) + json.dumps(NOT_FOUND) + json.dumps(RECORD))
     assert (answer.exit_code, answer.stdout) == (1, f"{A} pending\n")
     assert answer.stderr.startswith("standard input: item 2 is an error of Knock")
@@ -145,14 +145,14 @@ def test_any_standard_input_is_read(data: bytes) -> None:
     assert found.items or found.problems
 
 
-def test_rejected_ones_are_told(desk: FakeDesk, url: str, token_file: Path) -> None:
+def test_rejected_ones_are_told(service: FakeService, url: str, token_file: Path) -> None:
     answer = run(url, token_file, "-", stdin=f'["{A}", "abc", {{"id": "{B}", "group": 5}}]')
     assert (answer.exit_code, answer.stdout) == (1, f"{A} pending\n")
     assert answer.stderr.splitlines() == [
         '"abc": id: "abc" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)',
         f"{B}: group: expected text, got a number",
     ]
-    assert list(desk.handed) == [A]
+    assert list(service.registration) == [A]
     nothing = run(url, token_file, "-", stdin="abc")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert (
@@ -160,8 +160,8 @@ def test_rejected_ones_are_told(desk: FakeDesk, url: str, token_file: Path) -> N
     )
 
 
-def test_what_will_be_forgotten_is_told(desk: FakeDesk, url: str, token_file: Path) -> None:
-    desk.durable = False
+def test_what_will_be_forgotten_is_told(service: FakeService, url: str, token_file: Path) -> None:
+    service.durable = False
     answer = run(url, token_file, A)
     assert (answer.exit_code, answer.stdout) == (0, f"{A} pending\n")
     assert answer.stderr == (
@@ -170,12 +170,12 @@ def test_what_will_be_forgotten_is_told(desk: FakeDesk, url: str, token_file: Pa
     )
 
 
-def test_more_than_a_request_holds_is_several(desk: FakeDesk, url: str, token_file: Path) -> None:
+def test_more_than_a_request_holds_is_several(service: FakeService, url: str, token_file: Path) -> None:
     names = [f"00000000-0000-4000-8000-{each:012x}" for each in range(MAX_IDS + 1)]
     answer = run(url, token_file, "-", stdin="\n".join(names))
     assert answer.exit_code == 0
     assert answer.stdout == "".join(f"{each} pending\n" for each in names)
-    assert [len(each.operations) for each in desk.registers] == [MAX_IDS, 1]
+    assert [len(each.operations) for each in service.registers] == [MAX_IDS, 1]
 
 
 def test_requests_stay_under_their_size() -> None:
@@ -198,7 +198,7 @@ def test_requests_stay_under_their_size() -> None:
     ],
 )  # fmt: skip
 def test_what_the_exporter_refuses_is_told(
-    desk: FakeDesk, url: str, token_file: Path, change: dict[str, str], problem: str
+    service: FakeService, url: str, token_file: Path, change: dict[str, str], problem: str
 ) -> None:
     answer = run(url, token_file, A, *(f"{name}={value}" for name, value in change.items()))
     assert (answer.exit_code, answer.stdout, answer.stderr) == (1, "", f"{url}: {problem}\n")
@@ -324,7 +324,7 @@ class World:
         self.now += seconds
 
     def register(self, *items: str) -> bool:
-        outside = Outside(self.send, self.said.append, self.warned.append, self.sleep, lambda: self.now)
+        outside = RegistrarIO(self.send, self.said.append, self.warned.append, self.sleep, lambda: self.now)
         return Registrar("http://here", outside).register(items or [A])
 
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from desk import CONFIG, HEADERS, STAGING_TOKEN, FakeDesk
 from hypothesis import given
 from hypothesis import strategies as st
+from registration_service import CONFIG, HEADERS, STAGING_TOKEN, FakeService
 from starlette.applications import Starlette
 
 from exporter.config import Config, ListedOperation
 from exporter.registrations import MAX_BODY_BYTES, MAX_IDS
 from exporter.tokens import Tokens
-from exporter.tracking.messages import Created, Handed, Register, Released
-from exporter.tracking.roster import CONFIG as LISTED
-from exporter.tracking.roster import Source, SourceKind
+from exporter.tracking.memberships import CONFIG as LISTED
+from exporter.tracking.memberships import SourceKey, SourceKind
+from exporter.tracking.messages import Created, Register, Registration, ReleaseResult
 from exporter.web.lifecycle import ReloadReply, reload_route
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ async def asked(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.R
         return await client.request(method, path, **request)
 
 
-def call(desk: FakeDesk, method: str, path: str, **request: Any) -> httpx.Response:
-    return asyncio.run(asked(desk.app(), method, path, **request))
+def call(service: FakeService, method: str, path: str, **request: Any) -> httpx.Response:
+    return asyncio.run(asked(service.app(), method, path, **request))
 
 
-def post(desk: FakeDesk, body: Any, path: str = POST, kind: str = JSON, **headers: str) -> httpx.Response:
+def post(service: FakeService, body: Any, path: str = POST, kind: str = JSON, **headers: str) -> httpx.Response:
     content = body if isinstance(body, (bytes, str)) and kind != JSON else json.dumps(body)
-    return call(desk, "POST", path, content=content, headers=HEADERS | {"Content-Type": kind} | headers)
+    return call(service, "POST", path, content=content, headers=HEADERS | {"Content-Type": kind} | headers)
 
 
 def problem(answer: httpx.Response, status: int, detail: str, **more: Any) -> None:
@@ -89,14 +89,14 @@ def problem(answer: httpx.Response, status: int, detail: str, **more: Any) -> No
         ({"id": A, "group": None, "labels": None, "again": None}, JSON), ({"id": A, "group": "default"}, JSON),
     ],
 )  # fmt: skip
-def test_an_id_is_taken_as_it_is_at_hand(desk: FakeDesk, body: Any, kind: str) -> None:
+def test_an_id_is_taken_as_it_is_at_hand(service: FakeService, body: Any, kind: str) -> None:
     if "json" in kind.lower():
         body, kind = json.dumps(body).encode(), kind + " "
-    answer = post(desk, body, kind=kind)
+    answer = post(service, body, kind=kind)
     assert answer.json() == {"accepted": [{"id": A, "state": "pending"}], "rejected": [], "durable": True}
     assert answer.status_code == 200
-    [message] = desk.registers
-    assert (message.environment, message.operations) == ("production", (Handed(ListedOperation(A)),))
+    [message] = service.registers
+    assert (message.environment, message.operations) == ("production", (Registration(ListedOperation(A)),))
     assert not message.again
 
 
@@ -119,27 +119,27 @@ def test_an_id_is_taken_as_it_is_at_hand(desk: FakeDesk, body: Any, kind: str) -
     ],
 )  # fmt: skip
 def test_of_a_record_only_its_birth_is_believed(
-    desk: FakeDesk, change: dict[str, Any], created: Created | None
+    service: FakeService, change: dict[str, Any], created: Created | None
 ) -> None:
-    assert post(desk, BORN | change).status_code == 200
-    assert desk.handed[A] == Handed(ListedOperation(A), created)
+    assert post(service, BORN | change).status_code == 200
+    assert service.registration[A] == Registration(ListedOperation(A), created)
 
 
-def test_group_and_labels_stand_beside_the_id_or_in_the_query(desk: FakeDesk) -> None:
+def test_group_and_labels_stand_beside_the_id_or_in_the_query(service: FakeService) -> None:
     items = [{"id": A, "group": "own", "labels": {"tier": "2", "team": "own"}}, BORN | {"id": B, "labels": {}}, C]
-    answer = post(desk, items, path=f"{POST}?group=sync&label.team=growth")
+    answer = post(service, items, path=f"{POST}?group=sync&label.team=growth")
     assert answer.status_code == 200
-    assert [desk.handed[each].operation for each in (A, B, C)] == [
+    assert [service.registration[each].operation for each in (A, B, C)] == [
         ListedOperation(A, "own", (("team", "own"), ("tier", "2"))),
         ListedOperation(B, "sync", (("team", "growth"),)),
         ListedOperation(C, "sync", (("team", "growth"),)),
     ]
 
 
-def test_a_record_may_have_a_group_beside_it(desk: FakeDesk) -> None:
-    assert post(desk, BORN | {"group": "sync", "labels": {"team": "x"}}).status_code == 200
+def test_a_record_may_have_a_group_beside_it(service: FakeService) -> None:
+    assert post(service, BORN | {"group": "sync", "labels": {"team": "x"}}).status_code == 200
     operation = ListedOperation(A, "sync", (("team", "x"),))
-    assert desk.handed[A] == Handed(operation, Created("users.identify", BORN_AT))
+    assert service.registration[A] == Registration(operation, Created("users.identify", BORN_AT))
 
 
 @pytest.mark.parametrize(
@@ -154,31 +154,31 @@ def test_a_record_may_have_a_group_beside_it(desk: FakeDesk) -> None:
     ],
 )
 def test_again_is_asked_for_each_or_for_all(
-    desk: FakeDesk, query: str, body: Any, again: dict[bool, list[str]]
+    service: FakeService, query: str, body: Any, again: dict[bool, list[str]]
 ) -> None:
-    answer = post(desk, body, path=POST + query)
-    assert {each.again: [one.operation.id for one in each.operations] for each in desk.registers} == again
+    answer = post(service, body, path=POST + query)
+    assert {each.again: [one.operation.id for one in each.operations] for each in service.registers} == again
     assert [each["id"] for each in answer.json()["accepted"]] == sorted(chain(*again.values()))
 
 
-def test_doubles_are_one_and_the_last_that_says_something_wins(desk: FakeDesk) -> None:
+def test_doubles_are_one_and_the_last_that_says_something_wins(service: FakeService) -> None:
     items = [
         BORN | {"group": "first", "labels": {"team": "x", "tier": "1"}, "again": True},
         {"id": A.upper(), "group": "second", "labels": {"tier": "2"}},
         A,
         {"id": A, "group": "default"},
     ]
-    answer = post(desk, items)
+    answer = post(service, items)
     assert answer.json()["accepted"] == [{"id": A, "state": "pending"}]
     operation = ListedOperation(A, "second", (("team", "x"), ("tier", "2")))
-    assert desk.registers[0].operations == (Handed(operation, Created("users.identify", BORN_AT)),)
-    assert desk.registers[0].again
+    assert service.registers[0].operations == (Registration(operation, Created("users.identify", BORN_AT)),)
+    assert service.registers[0].again
 
 
-def test_known_states_are_told_and_order_is_kept(desk: FakeDesk) -> None:
-    desk.state = {A: "retired", B: "lost", C: "completed"}.get
-    desk.durable = False
-    answer = post(desk, [C, A, {"id": B, "again": True}])
+def test_known_states_are_told_and_order_is_kept(service: FakeService) -> None:
+    service.state = {A: "retired", B: "lost", C: "completed"}.get
+    service.durable = False
+    answer = post(service, [C, A, {"id": B, "again": True}])
     states = [{"id": C, "state": "completed"}, {"id": A, "state": "retired"}, {"id": B, "state": "lost"}]
     assert answer.json() == {"accepted": states, "rejected": [], "durable": False}
 
@@ -217,26 +217,26 @@ LABELS = "(declared: team, tier)"
         ({"id": A, "again": "yes"}, "again: expected true or false, got text"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_an_item_is_told(desk: FakeDesk, item: Any, reason: str) -> None:
+def test_what_is_wrong_with_an_item_is_told(service: FakeService, item: Any, reason: str) -> None:
     known = {"id": A} if isinstance(item, dict) and item.get("id") == A else {}
     known |= {"id": item} if isinstance(item, str) and item.startswith("0000") else {}
-    answer = post(desk, [B, item])
+    answer = post(service, [B, item])
     assert answer.status_code == 200
     assert answer.json()["accepted"] == [{"id": B, "state": "pending"}]
     assert answer.json()["rejected"] == [{"item": 1, **known, "reason": reason}]
-    assert list(desk.handed) == [B]
-    assert desk.refused("production", "invalid") == 1
+    assert list(service.registration) == [B]
+    assert service.refused("production", "invalid") == 1
 
     rejected = [{"item": 0, **known, "reason": reason}]
-    alone = post(desk, [item])
+    alone = post(service, [item])
     problem(alone, 422, "nothing could be accepted", accepted=[], rejected=rejected)
-    assert len(desk.delivered) == 1
-    assert desk.refused("production", "invalid") == 2
+    assert len(service.delivered) == 1
+    assert service.refused("production", "invalid") == 2
 
 
-def test_without_declared_labels_none_are_known(desk: FakeDesk) -> None:
-    desk.config = Config(CONFIG.environments)
-    answer = post(desk, {"id": A, "labels": {"team": "x"}})
+def test_without_declared_labels_none_are_known(service: FakeService) -> None:
+    service.config = Config(CONFIG.environments)
+    answer = post(service, {"id": A, "labels": {"team": "x"}})
     reason = answer.json()["rejected"][0]["reason"]
     assert reason == 'labels: "team" is not declared in the configuration (declared: none)'
 
@@ -258,14 +258,14 @@ def test_without_declared_labels_none_are_known(desk: FakeDesk) -> None:
         (b"[" + b"1," * MAX_IDS + b"1]", JSON, 413, "1001 items in one request (at most 1000)"),
     ],
 )  # fmt: skip
-def test_bodies_that_name_nothing(desk: FakeDesk, body: bytes, kind: str, status: int, detail: str) -> None:
-    problem(post(desk, body, kind=kind + ";"), status, detail)
-    assert desk.delivered == []
+def test_bodies_that_name_nothing(service: FakeService, body: bytes, kind: str, status: int, detail: str) -> None:
+    problem(post(service, body, kind=kind + ";"), status, detail)
+    assert service.delivered == []
 
 
-def test_a_thousand_records_are_one_request(desk: FakeDesk) -> None:
+def test_a_thousand_records_are_one_request(service: FakeService) -> None:
     names = [f"00000000-0000-4000-8000-{each:012x}" for each in range(MAX_IDS)]
-    answer = post(desk, [BORN | {"id": each} for each in names])
+    answer = post(service, [BORN | {"id": each} for each in names])
     assert [each["id"] for each in answer.json()["accepted"]] == names
 
 
@@ -285,15 +285,15 @@ def test_a_thousand_records_are_one_request(desk: FakeDesk) -> None:
         ("again=", "again: expected true or false"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_query_is_told(desk: FakeDesk, query: str, detail: str) -> None:
-    problem(post(desk, A, path=f"{POST}?{query}"), 400, f"query: {detail}")
-    assert desk.delivered == []
+def test_what_is_wrong_with_a_query_is_told(service: FakeService, query: str, detail: str) -> None:
+    problem(post(service, A, path=f"{POST}?{query}"), 400, f"query: {detail}")
+    assert service.delivered == []
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
 @pytest.mark.parametrize("body", [A, f'"{A}"', json.dumps({"id": A}), json.dumps([BORN])])
-def test_what_curl_sends_by_itself_is_taken(desk: FakeDesk, body: str, kind: str) -> None:
-    assert post(desk, body, kind=kind).json()["accepted"][0]["id"] == A
+def test_what_curl_sends_by_itself_is_taken(service: FakeService, body: str, kind: str) -> None:
+    assert post(service, body, kind=kind).json()["accepted"][0]["id"] == A
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,9 @@ def test_what_curl_sends_by_itself_is_taken(desk: FakeDesk, body: str, kind: str
         {"Content-Encoding": "gzip"},
     ],
 )
-def test_other_kinds_of_bodies_are_refused(desk: FakeDesk, headers: dict[str, str]) -> None:
+def test_other_kinds_of_bodies_are_refused(service: FakeService, headers: dict[str, str]) -> None:
     detail = "expected Content-Type: application/json or text/plain (ids, one a line), in UTF-8 and not compressed"
-    problem(post(desk, A, **headers), 415, detail)
+    problem(post(service, A, **headers), 415, detail)
 
 
 # How large a body may be.
@@ -317,17 +317,17 @@ def large(size: int) -> bytes:
     return json.dumps([A]).encode().ljust(size)
 
 
-def test_a_body_may_have_a_mebibyte(desk: FakeDesk) -> None:
-    assert post(desk, large(MAX_BODY_BYTES), kind=JSON + ";").status_code == 200
-    problem(post(desk, large(MAX_BODY_BYTES + 1), kind=JSON + ";"), 413, "the body is larger than 1 MiB")
+def test_a_body_may_have_a_mebibyte(service: FakeService) -> None:
+    assert post(service, large(MAX_BODY_BYTES), kind=JSON + ";").status_code == 200
+    problem(post(service, large(MAX_BODY_BYTES + 1), kind=JSON + ";"), 413, "the body is larger than 1 MiB")
 
 
-def test_a_body_that_is_too_large_is_not_even_read(desk: FakeDesk) -> None:
-    answer = post(desk, A, **{"Content-Length": "9" * 30})
+def test_a_body_that_is_too_large_is_not_even_read(service: FakeService) -> None:
+    answer = post(service, A, **{"Content-Length": "9" * 30})
     problem(answer, 413, "the body is larger than 1 MiB")
 
 
-def test_a_body_in_chunks_is_counted_while_it_is_read(desk: FakeDesk) -> None:
+def test_a_body_in_chunks_is_counted_while_it_is_read(service: FakeService) -> None:
     sent = 0
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -338,20 +338,20 @@ def test_a_body_in_chunks_is_counted_while_it_is_read(desk: FakeDesk) -> None:
 
     async def attempt() -> httpx.Response:
         headers = HEADERS | {"Content-Type": JSON}
-        return await asked(desk.app(), "POST", POST, content=chunks(), headers=headers)
+        return await asked(service.app(), "POST", POST, content=chunks(), headers=headers)
 
     problem(asyncio.run(attempt()), 413, "the body is larger than 1 MiB")
     assert sent == 17
 
 
-def test_a_body_in_chunks_is_whole(desk: FakeDesk) -> None:
+def test_a_body_in_chunks_is_whole(service: FakeService) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for each in json.dumps([A, B]).encode():
             yield bytes([each])
 
     async def attempt() -> httpx.Response:
         headers = HEADERS | {"Content-Type": JSON}
-        return await asked(desk.app(), "POST", POST, content=chunks(), headers=headers)
+        return await asked(service.app(), "POST", POST, content=chunks(), headers=headers)
 
     assert len(asyncio.run(attempt()).json()["accepted"]) == 2
 
@@ -364,38 +364,38 @@ CALLS = [("POST", POST), ("DELETE", DELETE)]
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_without_tokens_the_calls_are_off(desk: FakeDesk, method: str, path: str) -> None:
-    desk.tokens, desk.ending = Tokens(), True
-    answer = call(desk, method, path, headers=HEADERS)
+def test_without_tokens_the_calls_are_off(service: FakeService, method: str, path: str) -> None:
+    service.tokens, service.ending = Tokens(), True
+    answer = call(service, method, path, headers=HEADERS)
     problem(answer, 404, "registration is off: the configuration has no tokens (registration.tokens)")
 
 
-def test_without_a_desk_there_are_no_calls(desk: FakeDesk) -> None:
-    assert asyncio.run(asked(desk.app(desk=None), "POST", POST, headers=HEADERS)).status_code == 405
+def test_without_a_desk_there_are_no_calls(service: FakeService) -> None:
+    assert asyncio.run(asked(service.app(service=None), "POST", POST, headers=HEADERS)).status_code == 405
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_a_wrong_token_is_called_wrong(desk: FakeDesk, method: str, path: str) -> None:
-    answer = call(desk, method, path, headers={"Authorization": "Bearer wrong"})
+def test_a_wrong_token_is_called_wrong(service: FakeService, method: str, path: str) -> None:
+    answer = call(service, method, path, headers={"Authorization": "Bearer wrong"})
     problem(answer, 401, "the token is not one of this exporter's (it is wrong, or was replaced)")
     assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
-    assert desk.refused("production", "unauthorized") == 1
+    assert service.refused("production", "unauthorized") == 1
 
 
-def test_a_slash_at_the_end_of_the_path_changes_nothing(desk: FakeDesk) -> None:
-    assert post(desk, [A], f"{POST}/").json()["accepted"] == post(desk, [A]).json()["accepted"]
+def test_a_slash_at_the_end_of_the_path_changes_nothing(service: FakeService) -> None:
+    assert post(service, [A], f"{POST}/").json()["accepted"] == post(service, [A]).json()["accepted"]
 
 
-def test_a_body_that_is_too_large_is_counted(desk: FakeDesk) -> None:
-    assert post(desk, "x" * (MAX_BODY_BYTES + 1), kind=TEXT).status_code == 413
-    refused = desk.activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": "too_large"})
+def test_a_body_that_is_too_large_is_counted(service: FakeService) -> None:
+    assert post(service, "x" * (MAX_BODY_BYTES + 1), kind=TEXT).status_code == 413
+    refused = service.activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": "too_large"})
     assert refused == 1
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_at_the_end_nothing_is_taken(desk: FakeDesk, method: str, path: str) -> None:
-    desk.ending = True
-    answer = call(desk, method, path, headers=HEADERS)
+def test_at_the_end_nothing_is_taken(service: FakeService, method: str, path: str) -> None:
+    service.ending = True
+    answer = call(service, method, path, headers=HEADERS)
     problem(answer, 503, "the exporter is ending")
     assert answer.headers["Retry-After"] == "1"
 
@@ -410,34 +410,34 @@ def test_at_the_end_nothing_is_taken(desk: FakeDesk, method: str, path: str) -> 
     ],
 )
 def test_without_a_good_token_nothing_is_told(
-    desk: FakeDesk, method: str, path: str, headers: list[tuple[str, str]]
+    service: FakeService, method: str, path: str, headers: list[tuple[str, str]]
 ) -> None:
-    answer = call(desk, method, path, headers=headers)
+    answer = call(service, method, path, headers=headers)
     problem(answer, 401, NO_TOKEN)
     assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert desk.refused("production", "unauthorized") == 1
-    problem(call(desk, method, path.replace("production", "nowhere"), headers=headers), 401, NO_TOKEN)
-    assert {environment for environment, _ in desk.activity.refused._metrics} == {"production"}
+    assert service.refused("production", "unauthorized") == 1
+    problem(call(service, method, path.replace("production", "nowhere"), headers=headers), 401, NO_TOKEN)
+    assert {environment for environment, _ in service.activity.refused._metrics} == {"production"}
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_a_token_of_another_environment_is_refused(desk: FakeDesk, method: str, path: str) -> None:
+def test_a_token_of_another_environment_is_refused(service: FakeService, method: str, path: str) -> None:
     headers = {"Authorization": f"Bearer {STAGING_TOKEN}", "Content-Type": JSON}
-    problem(call(desk, method, path, headers=headers), 403, 'the token is not good for "production"')
-    assert desk.refused("production", "unauthorized") == 1
-    answer = call(desk, method, path.replace("production", "staging"), headers=headers, content=json.dumps(A))
+    problem(call(service, method, path, headers=headers), 403, 'the token is not good for "production"')
+    assert service.refused("production", "unauthorized") == 1
+    answer = call(service, method, path.replace("production", "staging"), headers=headers, content=json.dumps(A))
     assert answer.status_code == 200
-    assert desk.delivered[0].environment == "staging"
+    assert service.delivered[0].environment == "staging"
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_an_environment_of_another_process_is_told(desk: FakeDesk, method: str, path: str) -> None:
-    answer = call(desk, method, path.replace("production", "sk_test_x"), headers=HEADERS)
+def test_an_environment_of_another_process_is_told(service: FakeService, method: str, path: str) -> None:
+    answer = call(service, method, path.replace("production", "sk_test_x"), headers=HEADERS)
     problem(answer, 404, 'this process does not watch "sk_***"')
 
 
-def test_each_token_has_a_pace_of_its_own(desk: FakeDesk) -> None:
-    app = desk.app()
+def test_each_token_has_a_pace_of_its_own(service: FakeService) -> None:
+    app = service.app()
 
     def statuses(count: int, **headers: str) -> list[int]:
         sent = HEADERS | {"Content-Type": JSON} | headers
@@ -449,9 +449,9 @@ def test_each_token_has_a_pace_of_its_own(desk: FakeDesk) -> None:
     assert statuses(21) == [200] * 20 + [429]
     assert statuses(1, Authorization=f"Bearer {STAGING_TOKEN}") == [200]
     assert statuses(1, Authorization="Bearer wrong") == [401]
-    desk.now += 0.1
+    service.now += 0.1
     assert statuses(3) == [200, 200, 429]
-    desk.now += 3600
+    service.now += 3600
     assert statuses(21) == [200] * 20 + [429]
     answer = asyncio.run(asked(app, "DELETE", DELETE, headers=HEADERS))
     problem(answer, 429, "more than 20 requests a second with one token")
@@ -461,43 +461,43 @@ def test_each_token_has_a_pace_of_its_own(desk: FakeDesk) -> None:
 # What the tracker says.
 
 
-def test_ids_without_room_are_told(desk: FakeDesk) -> None:
-    desk.state = lambda each: None if each == B else "queued"
-    answer = post(desk, [A, B, "x"])
+def test_ids_without_room_are_told(service: FakeService) -> None:
+    service.state = lambda each: None if each == B else "queued"
+    answer = post(service, [A, B, "x"])
     assert answer.status_code == 200
     reason = "no room: max_operations is reached, and none of the operations can be dropped (try again later)"
     assert answer.json()["accepted"] == [{"id": A, "state": "queued"}]
     assert answer.json()["rejected"][1:] == [{"id": B, "reason": reason}]
-    nothing = post(desk, [B])
+    nothing = post(service, [B])
     problem(nothing, 503, "nothing could be accepted", accepted=[], rejected=[{"id": B, "reason": reason}])
     assert nothing.headers["Retry-After"] == "30"
-    assert desk.refused("production", "limit") == 0, "the tracker counts these"
+    assert service.refused("production", "limit") == 0, "the tracker counts these"
 
 
-def test_state_that_cannot_be_written_is_told(desk: FakeDesk) -> None:
-    desk.saved = False
-    answer = post(desk, [A, {"id": B, "again": True}])
+def test_state_that_cannot_be_written_is_told(service: FakeService) -> None:
+    service.saved = False
+    answer = post(service, [A, {"id": B, "again": True}])
     problem(answer, 503, "the state could not be written, try again (the exporter's log says why)")
     assert answer.headers["Retry-After"] == "1"
-    desk.released = Released(known=True, saved=False)
-    answer = call(desk, "DELETE", DELETE, headers=HEADERS)
+    service.released = ReleaseResult(known=True, saved=False)
+    answer = call(service, "DELETE", DELETE, headers=HEADERS)
     problem(answer, 503, "the state could not be written, try again (the exporter's log says why)")
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
 def test_a_tracker_that_says_nothing_is_not_waited_for(method: str, path: str) -> None:
-    desk = FakeDesk(silent=True, reply_seconds=0.01)
+    service = FakeService(silent=True, reply_seconds=0.01)
     headers = HEADERS | {"Content-Type": JSON}
-    answer = call(desk, method, path, headers=headers, content=json.dumps(A))
+    answer = call(service, method, path, headers=headers, content=json.dumps(A))
     problem(answer, 503, "no answer in 0.01 s; it may have been done (asking again does no harm)")
     assert answer.headers["Retry-After"] == "1"
-    late: Callable[[Any], None] = desk.delivered[0].reply
+    late: Callable[[Any], None] = service.delivered[0].reply
     late(None)  # the loop has ended meanwhile
 
 
 def test_the_reply_comes_from_another_thread_late_or_twice() -> None:
-    desk = FakeDesk()
-    reply_now, asked_for, deliver = threading.Event(), asyncio.Event(), desk.deliver
+    service = FakeService()
+    reply_now, asked_for, deliver = threading.Event(), asyncio.Event(), service.deliver
     threads: list[threading.Thread] = []
 
     def later(message: Any) -> None:
@@ -510,8 +510,8 @@ def test_the_reply_comes_from_another_thread_late_or_twice() -> None:
         threads[-1].start()
         asked_for.set()
 
-    desk.deliver = later  # type: ignore[method-assign] # a tracker of its own
-    app = desk.app()
+    service.deliver = later  # type: ignore[method-assign] # a tracker of its own
+    app = service.app()
 
     async def exchange() -> list[int]:
         headers = HEADERS | {"Content-Type": JSON}
@@ -529,18 +529,18 @@ def test_the_reply_comes_from_another_thread_late_or_twice() -> None:
 # Letting go.
 
 
-def test_an_operation_is_let_go(desk: FakeDesk) -> None:
-    answer = call(desk, "DELETE", f"{POST}/{A.upper()}", headers=HEADERS)
+def test_an_operation_is_let_go(service: FakeService) -> None:
+    answer = call(service, "DELETE", f"{POST}/{A.upper()}", headers=HEADERS)
     assert (answer.status_code, answer.json()) == (200, {"id": A, "released": True, "durable": True})
-    assert [(each.environment, each.id) for each in desk.delivered if not isinstance(each, Register)] == [
+    assert [(each.environment, each.id) for each in service.delivered if not isinstance(each, Register)] == [
         ("production", A)
     ]
 
 
-def test_what_is_unknown_cannot_be_let_go(desk: FakeDesk) -> None:
-    desk.released = Released(known=False)
-    problem(call(desk, "DELETE", DELETE, headers=HEADERS), 404, f'no operation {A} is known in "production"')
-    answer = call(desk, "DELETE", f"{POST}/abc", headers=HEADERS)
+def test_what_is_unknown_cannot_be_let_go(service: FakeService) -> None:
+    service.released = ReleaseResult(known=False)
+    problem(call(service, "DELETE", DELETE, headers=HEADERS), 404, f'no operation {A} is known in "production"')
+    answer = call(service, "DELETE", f"{POST}/abc", headers=HEADERS)
     problem(answer, 400, 'id: "abc" is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)')
 
 
@@ -548,21 +548,23 @@ def test_what_is_unknown_cannot_be_let_go(desk: FakeDesk) -> None:
     ("sources", "reasons"),
     [
         ((LISTED,), "the configuration lists it"),
-        ((Source(SourceKind.FILES, "/etc/ids.yaml"),), "a file lists it: /etc/ids.yaml"),
+        ((SourceKey(SourceKind.FILES, "/etc/ids.yaml"),), "a file lists it: /etc/ids.yaml"),
         (
-            (LISTED, Source(SourceKind.HTTP, "https://user:secret@app.example:8443/ids?key=secret")),
+            (LISTED, SourceKey(SourceKind.HTTP, "https://user:secret@app.example:8443/ids?key=secret")),
             "the configuration lists it; an HTTP source lists it: https://app.example:8443/ids",
         ),
     ],
 )
-def test_what_a_source_still_lists_cannot_be_let_go(desk: FakeDesk, sources: tuple[Source, ...], reasons: str) -> None:
-    desk.released = Released(known=True, listed_by=sources)
-    problem(call(desk, "DELETE", DELETE, headers=HEADERS), 409, f"cannot drop {A}: {reasons}")
+def test_what_a_source_still_lists_cannot_be_let_go(
+    service: FakeService, sources: tuple[SourceKey, ...], reasons: str
+) -> None:
+    service.released = ReleaseResult(known=True, listed_by=sources)
+    problem(call(service, "DELETE", DELETE, headers=HEADERS), 409, f"cannot drop {A}: {reasons}")
 
 
 @pytest.mark.parametrize(("method", "path"), [("DELETE", POST), ("PATCH", POST), ("POST", DELETE), ("PUT", DELETE)])
-def test_other_methods_are_none(desk: FakeDesk, method: str, path: str) -> None:
-    assert call(desk, method, path, headers=HEADERS).status_code == 405
+def test_other_methods_are_none(service: FakeService, method: str, path: str) -> None:
+    assert call(service, method, path, headers=HEADERS).status_code == 405
 
 
 # Whatever comes.
@@ -577,7 +579,7 @@ anything = st.recursive(
         )
     ),
 )
-MANY = FakeDesk()
+MANY = FakeService()
 MANY_APP = MANY.app()
 
 
@@ -612,7 +614,7 @@ def test_any_query_is_answered(query: dict[str, str]) -> None:
 
 
 def reloaded(reload: Callable[[ReloadReply], None] | None, method: str = "POST") -> httpx.Response:
-    return asyncio.run(asked(FakeDesk().app(reload=reload), method, "/-/reload"))
+    return asyncio.run(asked(FakeService().app(reload=reload), method, "/-/reload"))
 
 
 def test_reload_is_off_by_default() -> None:

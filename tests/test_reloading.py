@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from exporter.errors import StartError
 from exporter.housekeeping import CHECK_SECONDS
 from exporter.reloading import RETRY_SECONDS_MOST, ConfigFile, NeedsRestart, Reloading
-from exporter.tracking.record import Moment
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,11 +66,11 @@ class Desk:
         environments = [{"name": "a", "api_key_file": "a.key"}, *more]
         self.write("config.yaml", yaml.safe_dump({"environments": environments} | settings))
 
-    def look(self, times: int = 1) -> None:
+    def reload_if_changed(self, times: int = 1) -> None:
         """Let the time of so many looks come."""
         for _ in range(times):
             self.now = Moment(self.now.mono + CHECK_SECONDS, self.now.wall + CHECK_SECONDS)
-            self.reloading.look(self.now)
+            self.reloading.reload_if_changed(self.now)
 
 
 @pytest.fixture
@@ -106,22 +106,22 @@ def test_what_comes_late_is_taken_at_the_next_look(reloader: Desk, last: int) ->
     names_all(reloader)
     for bring in (*BRINGS[:last], *BRINGS[last + 1 :]):
         bring(reloader)
-    reloader.look(40)
+    reloader.reload_if_changed(40)
     assert reloader.taken == []
     BRINGS[last](reloader)
-    reloader.look()
+    reloader.reload_if_changed()
     assert reloader.taken == [["a", "b"]]
-    reloader.look(40)
+    reloader.reload_if_changed(40)
     assert len(reloader.taken) == 1
 
 
 def test_what_is_mended_is_taken_at_the_next_look(reloader: Desk) -> None:
     reloader.write("b.key", "pk_test_0123456789")
     reloader.configure(B)
-    reloader.look(40)
+    reloader.reload_if_changed(40)
     assert reloader.taken == []
     reloader.write("b.key", KEY)
-    reloader.look()
+    reloader.reload_if_changed()
     assert reloader.taken == [["a", "b"]]
 
 
@@ -130,7 +130,7 @@ def test_a_failed_load_is_tried_ever_more_rarely(reloader: Desk) -> None:
     tried = []
     for _ in range(60):
         before = reloader.failures
-        reloader.look()
+        reloader.reload_if_changed()
         tried += [reloader.now.mono] if reloader.failures > before else []
     pauses = [later - earlier for earlier, later in pairwise(tried)]
     assert pauses == [5.0, 10.0, 20.0, 40.0] + [RETRY_SECONDS_MOST] * (len(pauses) - 4)
@@ -139,26 +139,26 @@ def test_a_failed_load_is_tried_ever_more_rarely(reloader: Desk) -> None:
 
 def test_a_file_that_came_but_is_not_whole_is_waited_for(reloader: Desk) -> None:
     reloader.configure(B)
-    reloader.look(40)
+    reloader.reload_if_changed(40)
     before = reloader.failures
     reloader.write("b.key", KEY[:-2], age=-CHECK_SECONDS)
-    reloader.look()
+    reloader.reload_if_changed()
     reloader.write("b.key", KEY, age=-CHECK_SECONDS)
-    reloader.look()
+    reloader.reload_if_changed()
     assert reloader.taken == []
     assert reloader.failures == before
-    reloader.look()
+    reloader.reload_if_changed()
     assert reloader.taken == [["a", "b"]]
 
 
 def test_a_problem_is_told_once_and_when_it_changes(reloader: Desk) -> None:
     reloader.configure(B, {"name": "c", "api_key_file": "c.key"})
     with capture_logs() as lines:
-        reloader.look(40)
+        reloader.reload_if_changed(40)
         reloader.write("b.key", KEY)
-        reloader.look(40)
+        reloader.reload_if_changed(40)
         reloader.write("c.key", KEY)
-        reloader.look(40)
+        reloader.reload_if_changed(40)
     assert [line["event"] for line in lines] == [
         "configuration not reloaded, the old one stays active",
         "configuration not reloaded, the old one stays active",
@@ -184,11 +184,11 @@ def test_who_asks_is_told_each_time(reloader: Desk) -> None:
 )
 def test_what_the_file_itself_has_wrong_is_not_tried_again(reloader: Desk, settings: dict[str, Any]) -> None:
     reloader.configure(**settings)
-    reloader.look(60)
+    reloader.reload_if_changed(60)
     assert reloader.failures == 1
     reloader.configure(B)
     reloader.write("b.key", KEY)
-    reloader.look()
+    reloader.reload_if_changed()
     assert reloader.taken == [["a", "b"]]
 
 
@@ -204,10 +204,10 @@ def test_what_this_machine_refuses_is_tried_again_unless_it_takes_a_restart(
     reloader.configure(retention="2d")
     for _ in range(10):
         with suppress(RuntimeError):  # the housekeeping logs it and goes on
-            reloader.look()
+            reloader.reload_if_changed()
     assert (reloader.failures > 1) == again
     reloader.refusal = None
-    reloader.look(12)
+    reloader.reload_if_changed(12)
     assert reloader.taken == ([["a"]] if again else [])
 
 
@@ -215,8 +215,8 @@ def test_a_file_that_cannot_be_read_for_a_while_is_taken_when_it_can(reloader: D
     reloader.configure(B)
     reloader.write("b.key", KEY)
     (reloader.folder / "config.yaml").rename(reloader.folder / "elsewhere")
-    reloader.look(10)
+    reloader.reload_if_changed(10)
     assert (reloader.taken, reloader.failures) == ([], 1)
     (reloader.folder / "elsewhere").rename(reloader.folder / "config.yaml")
-    reloader.look()
+    reloader.reload_if_changed()
     assert reloader.taken == [["a", "b"]]

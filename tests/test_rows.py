@@ -11,23 +11,23 @@ from model import WALL, running
 from exporter import wording
 from exporter.config import Polling
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
-from exporter.tracking.history import NO_HISTORY, Trouble, polled
-from exporter.tracking.picture import Entry, Picture, Situation
-from exporter.tracking.record import Circumstances, Moment, Tracked, answered, handed_over
-from exporter.web.listing import Choice
+from exporter.tracking.history import NO_HISTORY, PollFailure, polled
+from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
+from exporter.tracking.transitions import Circumstances, Moment, Tracked, newly_tracked, succeeded
+from exporter.web.listing import FilterOption
 from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row, tally
 
 ID = "00000000-0000-4000-8000-000000000001"
 NOW = Moment(1000.0, WALL)
-SITUATION = Situation(
+SITUATION = EnvironmentStatus(
     "production", "https://api.knock.app", None, None, suspended=False, limit=20, pace=20, used=0.0, in_flight=0
 )
 
 
 def tracked(record: Operation | None = None, name: str = "production", **changes: Any) -> Tracked:
-    made = handed_over(OperationKey(name, ID), "default", (), NOW, Polling())
+    made = newly_tracked(OperationKey(name, ID), "default", (), NOW, Polling())
     if record is not None:
-        made = answered(made, record, Circumstances(NOW, 0.5, Polling(), WALL, trusted=True))
+        made = succeeded(made, record, Circumstances(NOW, 0.5, Polling(), WALL, trusted=True))
     return replace(made, **changes)
 
 
@@ -82,7 +82,7 @@ def test_notes_say_what_the_state_does_not(
 
 
 def test_the_last_poll_is_the_last_attempt_and_after_a_restart_the_last_record() -> None:
-    history = polled(NO_HISTORY, WALL + 5, 0.1, Trouble("timeout", "no answer"))
+    history = polled(NO_HISTORY, WALL + 5, 0.1, PollFailure("timeout", "no answer"))
     assert row(Entry(tracked(running(ID)), (), history), "", NOW).polled_at == WALL + 5
     assert shown(running(ID)).polled_at == WALL
 
@@ -100,8 +100,8 @@ def test_environments_count_their_own_operations_and_what_waits() -> None:
             tracked(name="other", due=NOW.mono + 90),
         )
     ]
-    picture = Picture(({each.tracked.key: each for each in entries},), (SITUATION, replace(SITUATION, name="empty")))
-    assert environment_rows(picture, later) == (
+    snapshot = Snapshot(({each.tracked.key: each for each in entries},), (SITUATION, replace(SITUATION, name="empty")))
+    assert environment_rows(snapshot, later) == (
         EnvironmentRow(SITUATION, 2, 1, 1, 1, 30.0),
         EnvironmentRow(replace(SITUATION, name="empty"), 0, 0, 0, 0, 0.0),
     )
@@ -118,16 +118,21 @@ def test_the_headline_names_trouble_first() -> None:
 def test_what_there_is_is_counted_by_state_and_by_word() -> None:
     entries = [Entry(tracked(each), ()) for each in (None, running(ID), running(ID, errors=1))]
     assert tally(entries, NOW) == (
-        Choice("pending", 1),
-        Choice("processing", 2),
-        Choice("unfinished", 3),
-        Choice("with_errors", 1),
+        FilterOption("pending", 1),
+        FilterOption("processing", 2),
+        FilterOption("unfinished", 3),
+        FilterOption("with_errors", 1),
     )
 
 
 def test_a_form_offers_what_a_browser_sends_unchanged() -> None:
-    good = (Choice("plain", 1), Choice("<b>&\"'", 1), Choice("👩\u200d👧", 1), Choice("x" * 1000, 1))
-    bad = (Choice("a\nb", 1), Choice("\x00", 1), Choice("\x7f", 1), Choice("x" * 1001, 1))
+    good = (
+        FilterOption("plain", 1),
+        FilterOption("<b>&\"'", 1),
+        FilterOption("👩\u200d👧", 1),
+        FilterOption("x" * 1000, 1),
+    )
+    bad = (FilterOption("a\nb", 1), FilterOption("\x00", 1), FilterOption("\x7f", 1), FilterOption("x" * 1001, 1))
     assert offered((*good, *bad)) == good
 
 

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter.web.connections import (
     Connection,
-    Limits,
+    ConnectionLimits,
     Phase,
     connection_of,
     expendable,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Address = tuple[str, int]
 
 SECONDS = 5.0
-LIMITS = Limits()
+LIMITS = ConnectionLimits()
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 LARGE = 50_000_000  # bytes: more than the kernel takes from one who does not read
 
@@ -161,7 +161,9 @@ class App:
 
 @contextmanager
 def serving(
-    limits: Limits = LIMITS, tls: Callable[[], ssl.SSLContext | None] = lambda: None, app: ASGIApp | None = None
+    limits: ConnectionLimits = LIMITS,
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+    app: ASGIApp | None = None,
 ) -> Iterator[Address]:
     listening = bind("127.0.0.1", 0)
     address = listening.getsockname()
@@ -206,7 +208,7 @@ def served(connection: socket.socket) -> bool:
     "text", [b"", b"GET / HTT", b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nab", GET, GET + b"GET"]
 )
 def test_who_takes_too_long_is_closed(text: bytes) -> None:
-    short = Limits(head=0.1, request=0.1, idle=0.1)
+    short = ConnectionLimits(head=0.1, request=0.1, idle=0.1)
     with serving(short) as address, closing(connect(address, text)) as connection:
         assert closed(connection)
 
@@ -218,15 +220,15 @@ def test_an_answer_that_takes_its_time_is_not_cut_for_a_body_that_nobody_reads(b
     replies: list[Callable[[str | None, bool], None]] = []
     late = Starlette(routes=[reload_route("/", replies.append, seconds=2.5)])  # longer than two sweeps of the listener
     with (
-        serving(Limits(request=0.1), app=late) as address,
+        serving(ConnectionLimits(request=0.1), app=late) as address,
         closing(connect(address, b"POST / HTTP/1.1\r\nHost: here\r\n" + body + b"\r\n")) as connection,
     ):
         assert connection.recv(12) == b"HTTP/1.1 503"
         assert len(replies) == 1
 
 
-@pytest.mark.parametrize("short", [Limits(stall=0.1), Limits(answer=0.1)])
-def test_who_does_not_take_the_answer_is_closed(short: Limits) -> None:
+@pytest.mark.parametrize("short", [ConnectionLimits(stall=0.1), ConnectionLimits(response=0.1)])
+def test_who_does_not_take_the_answer_is_closed(short: ConnectionLimits) -> None:
     app = App()
     with serving(short, app=app) as address, closing(connect(address, GET.replace(b"/", b"/large", 1))) as connection:
         lost = threading.Event()
@@ -247,7 +249,7 @@ def test_a_head_that_is_too_large_is_refused(where: bytes, size: int) -> None:
 
 def test_at_the_limit_the_oldest_that_sends_nothing_goes() -> None:
     with (
-        serving(Limits(per_address=2)) as address,
+        serving(ConnectionLimits(per_address=2)) as address,
         closing(connect(address)) as first,
         closing(connect(address)) as second,
         closing(connect(address)) as third,
@@ -259,7 +261,7 @@ def test_at_the_limit_the_oldest_that_sends_nothing_goes() -> None:
 
 def test_in_all_there_are_no_more_than_the_limit() -> None:
     with (
-        serving(Limits(connections=1)) as address,
+        serving(ConnectionLimits(connections=1)) as address,
         closing(connect(address)) as first,
         closing(connect(address)) as second,
     ):
@@ -271,7 +273,7 @@ def test_who_is_trusted_and_answered_stays() -> None:
     app = App()
     app.trust = True
     large = GET.replace(b"/", b"/large", 1)
-    with serving(Limits(per_address=1), app=app) as address, closing(connect(address, large)) as first:
+    with serving(ConnectionLimits(per_address=1), app=app) as address, closing(connect(address, large)) as first:
         taken = len(first.recv(10))
         with closing(connect(address)) as second:
             assert closed(second)
@@ -341,7 +343,10 @@ def test_a_verified_client_certificate_is_trusted(authority: trustme.CA, known: 
 @pytest.mark.parametrize("text", [b"", b"\x16", b"\x16\x03\x01\x00\x05"])
 def test_a_handshake_has_its_time(authority: trustme.CA, text: bytes) -> None:
     context = context_of(authority)
-    with serving(Limits(handshake=0.1), tls=lambda: context) as address, closing(connect(address, text)) as connection:
+    with (
+        serving(ConnectionLimits(handshake=0.1), tls=lambda: context) as address,
+        closing(connect(address, text)) as connection,
+    ):
         assert closed(connection)
 
 

@@ -241,13 +241,13 @@ def test_wrong_fault_is_refused_and_changes_nothing(knock: Simulator) -> None:
 def test_any_status_can_be_had_and_the_connection_stays(
     knock: Simulator, client: Client, status: int, body: Any
 ) -> None:
-    knock.faults.set(faults.Refusal(status=status, body=body, count=1))
+    knock.faults.set(faults.StatusFault(status=status, body=body, count=1))
     assert client.ask("GET", MISSING).status == status
     assert client.ask("GET", MISSING).json == RESOURCE_MISSING
 
 
 def test_error_code_can_be_chosen(knock: Simulator, client: Client) -> None:
-    knock.faults.set(faults.Refusal(status=400, code="bearer_token_invalid"))
+    knock.faults.set(faults.StatusFault(status=400, code="bearer_token_invalid"))
     assert client.ask("GET", MISSING).json["code"] == "bearer_token_invalid"
 
 

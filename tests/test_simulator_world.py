@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from exporter.knock.simulator import LIFELIKE, Clock, Faults, Shares, World, faults
-from exporter.knock.simulator.limits import Limits
+from exporter.knock.simulator.limits import EndpointLimits
 from exporter.knock.simulator.plan import Order
 from exporter.knock.simulator.world import MAX_OPERATIONS
 from exporter.operation import Status, parse_operation
@@ -218,20 +218,20 @@ def test_speed_is_a_number_above_zero(speed: float) -> None:
 
 
 def test_read_limit_is_a_sliding_second() -> None:
-    limits = Limits(rate_limits=2, speed=1000)
+    limits = EndpointLimits(rate_limits=2, speed=1000)
     times = [0.0, 0.5, 0.9, 1.0, 1.4, 1.5]
     assert [limits.take("read", now, reads=True) for now in times] == [True, True, False, True, False, True]
 
 
 def test_tiers_grow_with_speed_and_count_per_endpoint() -> None:
-    limits = Limits(rate_limits=True, speed=10)
+    limits = EndpointLimits(rate_limits=True, speed=10)
     assert [limits.take("a", now, reads=False) for now in (0.0, 0.05, 0.1)] == [True, False, True]
     assert limits.take("b", 0.1, reads=False)
     assert sum(limits.take("read", 0.2, reads=True) for _ in range(300)) == 200
 
 
 def test_limits_can_be_off() -> None:
-    limits = Limits(rate_limits=False, speed=1)
+    limits = EndpointLimits(rate_limits=False, speed=1)
     assert all(limits.take("a", 0.0, reads=False) for _ in range(300))
 
 

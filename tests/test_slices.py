@@ -9,20 +9,24 @@ import pytest
 from model import KEY, Disk, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
-from exporter.tracking.messages import Listed, Reconfigure, Request
-from exporter.tracking.roster import CONFIG, Source, SourceKind
+from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
+from exporter.tracking.messages import Listed, PollRequest, Reconfigure
 
 if TYPE_CHECKING:
     from exporter.operation import Operation
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 MANY = ids(1000, seed=7)
 FIRST = ids(1)[0]
 MOST_A_STEP = 240  # operations taken in between two looks at what is due
-SOURCES = [CONFIG, Source(SourceKind.FILES, "/ids.txt"), Source(SourceKind.HTTP, "https://app.example/operations")]
+SOURCES = [
+    CONFIG,
+    SourceKey(SourceKind.FILES, "/ids.txt"),
+    SourceKey(SourceKind.HTTP, "https://app.example/operations"),
+]
 
 
-def always_running(request: Request, now: Moment) -> Operation:
+def always_running(request: PollRequest, now: Moment) -> Operation:
     return running(request.id, rows_processed=int(now.mono))
 
 
@@ -47,7 +51,7 @@ def listed(*operation_ids: str) -> tuple[ListedOperation, ...]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=[each.kind for each in SOURCES])
-def test_a_long_list_comes_and_goes_in_slices(source: Source) -> None:
+def test_a_long_list_comes_and_goes_in_slices(source: SourceKey) -> None:
     model = Model(Config((environment(),)), always_running)
     model.run(1)
     model.tell(Listed("production", source, listed(*MANY)))

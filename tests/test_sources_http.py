@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from timing import BUSY_SECONDS
 
 from exporter import __version__
-from exporter.config import Config, Environment, ListedOperation
+from exporter.config import Config, EnvironmentSettings, ListedOperation
 from exporter.config.settings import HttpSource
 from exporter.config.values import show_url
 from exporter.errors import Postponed
@@ -29,9 +29,9 @@ from exporter.sources import Sources
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.sources.polling import HttpLists
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reread, Unread
-from exporter.tracking.record import Moment
-from exporter.tracking.roster import Source, SourceKind
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,7 +256,7 @@ def test_logs_show_no_query(url: str, public: str) -> None:
 
 
 def configured(*sources: HttpSource, labels: tuple[str, ...] = (), name: str = "production") -> Config:
-    return Config((Environment(name, KeySource(inline=Secret("sk_test_1")), operations_http=sources),), labels)
+    return Config((EnvironmentSettings(name, KeySource(inline=Secret("sk_test_1")), operations_http=sources),), labels)
 
 
 HTTP = HttpSource(URL)
@@ -268,13 +268,13 @@ DOWN = BrokenList("connection refused")
 
 
 def listed(*operations: ListedOperation, url: str = URL) -> Listed:
-    return Listed("production", Source(SourceKind.HTTP, url), operations)
+    return Listed("production", SourceKey(SourceKind.HTTP, url), operations)
 
 
 class House:
     """Lists whose fetches wait until a test answers them."""
 
-    def __init__(self, config: Config = CONFIG, *remembered: tuple[str, Source]) -> None:
+    def __init__(self, config: Config = CONFIG, *remembered: tuple[str, SourceKey]) -> None:
         self.now = Moment(1000.0, 0.0)
         self.asked: list[tuple[HttpSource, tuple[str, ...]]] = []
         self.delivered: list[Listed | Unread] = []
@@ -323,7 +323,7 @@ def test_an_error_is_counted_each_time_and_told_once() -> None:
     for answer in (DOWN, DOWN, BrokenList("HTTP 500, expected 200"), DOWN, LIST, LIST):
         house.step(60)
         assert house.answer(answer) == [UNREAD if isinstance(answer, BrokenList) else listed(*LIST)]
-    told = "list of operations cannot be used, keeping what it named last"
+    told = "list of operations cannot be used, keeping its last list"
     about = {"environment": "production", "url": "https://ids.example/list"}
     assert house.logs == [
         {"event": told, "log_level": "warning", "error": error, **about}
@@ -452,14 +452,14 @@ def test_a_removed_environment_is_silent_until_it_is_back() -> None:
 
 
 def test_what_was_removed_while_the_exporter_was_down_is_let_go() -> None:
-    old = Source(SourceKind.HTTP, "http://old.example/")
-    kept = Source(SourceKind.HTTP, URL)
+    old = SourceKey(SourceKind.HTTP, "http://old.example/")
+    kept = SourceKey(SourceKind.HTTP, URL)
     house = House(
         CONFIG,
         ("production", old),
         ("production", kept),
         ("gone", old),
-        ("production", Source(SourceKind.FILES, "/a")),
+        ("production", SourceKey(SourceKind.FILES, "/a")),
     )
     assert house.step() == [Listed("production", old, ())]
     assert house.answer(DOWN) == [UNREAD]
@@ -474,32 +474,32 @@ def test_sources(tmp_path: Path) -> None:
     with serving(answering(http(BODY, 200, JSON))) as server:
         url = f"{server.url}/"
         environment = replace(configured(HttpSource(url)).environments[0], operations_files=(f"{tmp_path}/*.txt",))
-        gone = ("production", Source(SourceKind.HTTP, "http://old.example/"))
+        gone = ("production", SourceKey(SourceKind.HTTP, "http://old.example/"))
         sources = Sources(Config((environment,), ("team",)), delivered.append, [gone], start=lambda work: work())
         start = time.monotonic()
         sources.step(Moment(start, time.time() + 10))
         while len(delivered) < 4 and time.monotonic() < start + 5 + BUSY_SECONDS:
             time.sleep(0.01)
             sources.step(Moment(time.monotonic(), time.time()))
-    of_file = Source(SourceKind.FILES, str(tmp_path / "a.txt"))
+    of_file = SourceKey(SourceKind.FILES, str(tmp_path / "a.txt"))
     assert delivered == [
         Listed("production", gone[1], ()),
         Listed("production", of_file, (ListedOperation(A),)),
         Reread("production", SourceKind.FILES),
-        Listed("production", Source(SourceKind.HTTP, url), LIST),
+        Listed("production", SourceKey(SourceKind.HTTP, url), LIST),
     ]
     delivered.clear()
     (tmp_path / "a.txt").write_text("half an i")
     for seconds in (10, 15, 20):
-        sources.look(Moment(start + seconds, time.time()))
+        sources.check_for_changes(Moment(start + seconds, time.time()))
     # What is being written does not count yet; once it does, and is broken, nothing is good any more.
     assert delivered == [Reread("production", SourceKind.FILES), Unread("production", ANY, ANY)]
     delivered.clear()
     sources.reconfigure(Config((replace(environment, operations_files=(), operations_http=()),)))
     assert delivered == []
     sources.step(Moment(start + 60, time.time()))
-    sources.look(Moment(start + 60, time.time()))
-    assert delivered == [Listed("production", Source(SourceKind.HTTP, url), ()), Listed("production", of_file, ())]
+    sources.check_for_changes(Moment(start + 60, time.time()))
+    assert delivered == [Listed("production", SourceKey(SourceKind.HTTP, url), ()), Listed("production", of_file, ())]
 
 
 def test_a_look_at_files_that_hangs_holds_nothing_up() -> None:
@@ -509,17 +509,17 @@ def test_a_look_at_files_that_hangs_holds_nothing_up() -> None:
     with capture_logs() as logs:
         for seconds in range(0, 200, 5):
             sources.step(Moment(1000.0 + seconds, 0.0))
-            sources.look(Moment(1000.0 + seconds, 0.0))
+            sources.check_for_changes(Moment(1000.0 + seconds, 0.0))
     assert len(looks) == 1
     assert [each["log_level"] for each in logs] == ["warning"]
     assert logs[0]["event"].startswith("looking at operations_files hangs")
     looks[0]()
     assert delivered == [Reread("production", SourceKind.FILES)]
-    sources.look(Moment(1300.0, 0.0))
+    sources.check_for_changes(Moment(1300.0, 0.0))
     assert len(looks) == 2
 
 
-def environment_of_files() -> Environment:
+def environment_of_files() -> EnvironmentSettings:
     return replace(
         configured(HttpSource("http://127.0.0.1:9/")).environments[0],
         operations_http=(),

@@ -24,11 +24,11 @@ from exporter.store.ages import Checkpoint
 from exporter.store.lock import LockLost
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
-from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory
+from exporter.tracking.memberships import API, Membership
+from exporter.tracking.memory import Changes, EnvironmentMemory, Memory, StoredAggregate, StoredOperation
 from exporter.tracking.messages import Saved
-from exporter.tracking.record import Marks, Moment, Tracked
-from exporter.tracking.roster import API, Naming
 from exporter.tracking.tombstones import Tombstone, Tombstones
+from exporter.tracking.transitions import Marks, Moment, Tracked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 A, B, C = ids(3)
 ENVIRONMENT = EnvironmentMemory("https://api.knock.app", None, WALL, ("default", "nightly"), ("users.identify",))
-CELL = CellMemory(last_completed=WALL)
+CELL = StoredAggregate(last_completed=WALL)
 
 
 class Clock:
@@ -64,7 +64,7 @@ def key(operation_id: str, environment: str = "production") -> OperationKey:
     return OperationKey(environment, operation_id)
 
 
-def kept(operation_id: str, now: Moment, environment: str = "production") -> Kept:
+def kept(operation_id: str, now: Moment, environment: str = "production") -> StoredOperation:
     tracked = Tracked(
         key(operation_id, environment),
         "nightly",
@@ -80,7 +80,7 @@ def kept(operation_id: str, now: Moment, environment: str = "production") -> Kep
         from_birth=True,
         seen_unfinished=True,
     )
-    return Kept(tracked, (Naming(API, "nightly", (("team", "growth"),)),))
+    return StoredOperation(tracked, (Membership(API, "nightly", (("team", "growth"),)),))
 
 
 def changes(number: int, now: Moment, *operation_ids: str) -> Changes:
@@ -137,7 +137,7 @@ def test_all_that_was_committed_is_read(opened: Opened, clock: Clock) -> None:
         {("production", "nightly", "users.identify"): CELL},
         {"production": ENVIRONMENT, "gone": replace(ENVIRONMENT, branch="b", asleep_since=now.mono)},
     )
-    everything = Changes(1, now, memory.operations, memory.tombstones, memory.cells, memory.environments)
+    everything = Changes(1, now, memory.operations, memory.tombstones, memory.aggregates, memory.environments)
     store.commit(everything, impatient)
     _, read = opened()
     assert read == memory

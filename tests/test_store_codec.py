@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from exporter.operation import MAX_COUNT, Operation, OperationKey, pack_id, unpack_id
 from exporter.store import codec, rows, schema
 from exporter.store.ages import Ages, Checkpoint, first_ages
-from exporter.store.layout import Unreadable, dump, parse
-from exporter.tracking.memory import CellMemory, EnvironmentMemory, Kept
-from exporter.tracking.record import Marks, Moment, Tracked
-from exporter.tracking.roster import API, Naming, Source
+from exporter.store.layout import UnreadableRow, dump, parse
+from exporter.tracking.memberships import API, Membership, SourceKey
+from exporter.tracking.memory import EnvironmentMemory, StoredAggregate, StoredOperation
+from exporter.tracking.transitions import Marks, Moment, Tracked
 
 KEY = OperationKey("production", "123e4567-e89b-12d3-a456-426614174000")
 AS_IT_IS = Ages(0.0)
@@ -54,15 +54,15 @@ KINDS[Moment | None] = st.none() | MOMENTS
 KINDS[Moment] = MOMENTS
 KINDS[Operation | None] = st.none() | OPERATIONS
 KINDS[Marks] = every_field(Marks)
-NAMINGS = st.lists(every_field(Naming, source=every_field(Source), labels=LABELS), max_size=3).map(tuple)
-KEPT = st.builds(Kept, every_field(Tracked, key=st.just(KEY)), NAMINGS)
+MEMBERSHIPS = st.lists(every_field(Membership, source=every_field(SourceKey), labels=LABELS), max_size=3).map(tuple)
+KEPT = st.builds(StoredOperation, every_field(Tracked, key=st.just(KEY)), MEMBERSHIPS)
 
 
 @FEWER
 @given(KEPT)
-def test_an_operation_comes_back_with_every_field(kept: Kept) -> None:
-    row = codec.kept_row(kept, AS_IT_IS)
-    assert codec.read_kept(KEY, row, AS_IT_IS) == kept
+def test_an_operation_comes_back_with_every_field(kept: StoredOperation) -> None:
+    row = codec.operation_row(kept, AS_IT_IS)
+    assert codec.read_operation(KEY, row, AS_IT_IS) == kept
 
 
 @given(every_field(EnvironmentMemory))
@@ -71,18 +71,20 @@ def test_an_environment_comes_back_with_every_field(environment: EnvironmentMemo
     assert codec.read_environment(row, AS_IT_IS) == environment
 
 
-@given(every_field(CellMemory))
-def test_an_aggregate_comes_back_with_every_field(cell: CellMemory) -> None:
-    assert codec.read_cell(tuple(cell)) == cell
+@given(every_field(StoredAggregate))
+def test_an_aggregate_comes_back_with_every_field(aggregate: StoredAggregate) -> None:
+    assert codec.read_aggregate(tuple(aggregate)) == aggregate
 
 
 @FEWER
-@given(kept=KEPT, environment=every_field(EnvironmentMemory), cell=every_field(CellMemory))
-def test_rows_come_back_from_sqlite_and_from_json(kept: Kept, environment: EnvironmentMemory, cell: CellMemory) -> None:
+@given(kept=KEPT, environment=every_field(EnvironmentMemory), aggregate=every_field(StoredAggregate))
+def test_rows_come_back_from_sqlite_and_from_json(
+    kept: StoredOperation, environment: EnvironmentMemory, aggregate: StoredAggregate
+) -> None:
     written = {
-        rows.OPERATIONS: (codec.OPERATIONS, codec.kept_row(kept, AS_IT_IS)),
+        rows.OPERATIONS: (codec.OPERATIONS, codec.operation_row(kept, AS_IT_IS)),
         rows.ENVIRONMENTS: (codec.ENVIRONMENTS, codec.environment_row(environment, AS_IT_IS)),
-        rows.CELLS: (codec.CELLS, tuple(cell)),
+        rows.CELLS: (codec.CELLS, tuple(aggregate)),
     }
     connection = sqlite3.connect(":memory:", isolation_level=None)
     schema.migrate(connection)
@@ -102,8 +104,8 @@ def test_no_time_field_is_written_as_it_is() -> None:
     assert floats == moved | seconds, "a new time: is it monotonic? Then the codec must write it as an age"
     now = Moment(50.0, 2000.0)
     tracked = Tracked(KEY, "g", (), now, 60.0, 1.0, 1.0, last_success=now, last_change=now, missing_since=1.0)
-    row = codec.kept_row(Kept(tracked, ()), Ages(1000.0))
-    back = codec.read_kept(KEY, row, Ages(990.0)).tracked
+    row = codec.operation_row(StoredOperation(tracked, ()), Ages(1000.0))
+    back = codec.read_operation(KEY, row, Ages(990.0)).tracked
     assert (back.due, back.missing_since) == (70.0, 11.0)
     assert back.handed_over == back.last_success == back.last_change == Moment(60.0, 2000.0)
 
@@ -136,8 +138,8 @@ def test_an_age_that_was_read_is_written_as_the_same(mono: float, wall: float, s
 # What cannot be.
 
 GOOD = codec.OPERATIONS.document(
-    codec.kept_row(
-        Kept(Tracked(KEY, "g", (("a", "b"),), Moment(1.0, 2.0), None, 5.0, 5.0), (Naming(API),)),
+    codec.operation_row(
+        StoredOperation(Tracked(KEY, "g", (("a", "b"),), Moment(1.0, 2.0), None, 5.0, 5.0), (Membership(API),)),
         AS_IT_IS,
     )
 )
@@ -178,8 +180,8 @@ GOOD = codec.OPERATIONS.document(
     ],
 )
 def test_what_cannot_be_is_refused_by_name(field: str, value: Any, told: str) -> None:
-    with pytest.raises(Unreadable, match=f"^{told}"):
-        codec.read_kept(KEY, codec.OPERATIONS.row({**GOOD, field: value}), AS_IT_IS)
+    with pytest.raises(UnreadableRow, match=f"^{told}"):
+        codec.read_operation(KEY, codec.OPERATIONS.row({**GOOD, field: value}), AS_IT_IS)
 
 
 @FEWER
@@ -188,20 +190,20 @@ def test_what_cannot_be_is_refused_by_name(field: str, value: Any, told: str) ->
 def test_any_other_value_is_read_or_refused(field: str, value: Any) -> None:
     try:
         document = parse(dump({**GOOD, field: value}))
-        kept = codec.read_kept(KEY, codec.OPERATIONS.row(document), AS_IT_IS)
+        kept = codec.read_operation(KEY, codec.OPERATIONS.row(document), AS_IT_IS)
     except ValueError:
         return
-    assert codec.read_kept(KEY, codec.kept_row(kept, AS_IT_IS), AS_IT_IS) == kept
+    assert codec.read_operation(KEY, codec.operation_row(kept, AS_IT_IS), AS_IT_IS) == kept
 
 
 def test_an_unknown_status_is_refused() -> None:
-    with pytest.raises(Unreadable, match=r"^status: expected one of queued, processing"):
-        codec.read_kept(KEY, codec.OPERATIONS.row({**GOOD, "status": "done", "name": "n"}), AS_IT_IS)
+    with pytest.raises(UnreadableRow, match=r"^status: expected one of queued, processing"):
+        codec.read_operation(KEY, codec.OPERATIONS.row({**GOOD, "status": "done", "name": "n"}), AS_IT_IS)
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", '{"a": Infinity}', "[" * 100_000, "\x00"])
 def test_what_is_no_json_is_refused(text: str) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableRow):
         parse(text)
 
 

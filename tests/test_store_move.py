@@ -27,10 +27,10 @@ from exporter.store.merge import merge, settled
 from exporter.store.opening import open_store
 from exporter.store.transfer import take_in
 from exporter.tracking.exposure import GROUPS_MOST, OTHER
-from exporter.tracking.memory import CellMemory, Changes, Kept, Memory
-from exporter.tracking.record import NO_MARKS, Marks, Moment
-from exporter.tracking.roster import API, CONFIG, Naming, Source, SourceKind
+from exporter.tracking.memberships import API, CONFIG, Membership, SourceKey, SourceKind
+from exporter.tracking.memory import Changes, Memory, StoredAggregate, StoredOperation
 from exporter.tracking.tombstones import Tombstone, Tombstones
+from exporter.tracking.transitions import NO_MARKS, Marks, Moment
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -48,7 +48,7 @@ STATE = Memory(
 def write(path: Path, memory: Memory, clock: Clock) -> None:
     store, _ = open_store(path, clock)
     store.commit(
-        Changes(1, clock.now, memory.operations, memory.tombstones, memory.cells, memory.environments), impatient
+        Changes(1, clock.now, memory.operations, memory.tombstones, memory.aggregates, memory.environments), impatient
     )
     store.close()
 
@@ -239,11 +239,13 @@ def test_an_import_into_a_damaged_file_changes_nothing(path: Path, other: Path) 
 def test_the_end_wins_and_then_the_later_answer() -> None:
     later = Moment(1100.0, WALL + 100)
     old, new = kept(A, NOW), kept(A, later)
-    ended = Kept(replace(old.tracked, operation=running(A, status=Status.FAILED), due=None, final_at=1.0), old.namings)
-    pending = Kept(replace(new.tracked, operation=None, last_success=None, from_birth=None), new.namings)
+    ended = StoredOperation(
+        replace(old.tracked, operation=running(A, status=Status.FAILED), due=None, final_at=1.0), old.memberships
+    )
+    pending = StoredOperation(replace(new.tracked, operation=None, last_success=None, from_birth=None), new.memberships)
     for one, other, winner in ((old, new, new), (new, ended, ended), (pending, old, old)):
         for after in (settled(one, other), settled(other, one)):
-            assert isinstance(after, Kept)
+            assert isinstance(after, StoredOperation)
             assert after.tracked.operation == winner.tracked.operation
             assert after.tracked.due == winner.tracked.due
             assert after.tracked.handed_over == NOW
@@ -251,7 +253,9 @@ def test_the_end_wins_and_then_the_later_answer() -> None:
 
 MARK = st.none() | st.integers(0, 9)
 SIDES = st.builds(
-    lambda marks, **fields: Kept(replace(kept(A, NOW).tracked, marks=Marks(*marks), **fields), kept(A, NOW).namings),
+    lambda marks, **fields: StoredOperation(
+        replace(kept(A, NOW).tracked, marks=Marks(*marks), **fields), kept(A, NOW).memberships
+    ),
     st.tuples(MARK, MARK, MARK),
     from_birth=st.none() | st.booleans(),
     seen_unfinished=st.booleans(),
@@ -263,7 +267,7 @@ SIDES = st.builds(
 ) | st.builds(Tombstone, st.sampled_from([500.0, 1500.0]), st.booleans())
 
 
-def may_count(side: Kept, place: int, value: int) -> int:
+def may_count(side: StoredOperation, place: int, value: int) -> int:
     """Return what a next value would add to a counter."""
     mark = side.tracked.marks[place]
     if mark is None:
@@ -273,11 +277,11 @@ def may_count(side: Kept, place: int, value: int) -> int:
 
 @given(SIDES, SIDES)
 def test_nothing_is_counted_that_either_side_may_have_counted(
-    before: Kept | Tombstone, taken: Kept | Tombstone
+    before: StoredOperation | Tombstone, taken: StoredOperation | Tombstone
 ) -> None:
     after = settled(before, taken)
-    followed = [side for side in (before, taken) if isinstance(side, Kept)]
-    if not isinstance(after, Kept):
+    followed = [side for side in (before, taken) if isinstance(side, StoredOperation)]
+    if not isinstance(after, StoredOperation):
         assert any(isinstance(side, Tombstone) for side in (before, taken))
         assert isinstance(before, Tombstone) or not any(side.tracked.final for side in followed)
         return
@@ -291,11 +295,13 @@ def test_nothing_is_counted_that_either_side_may_have_counted(
     if let_go or any(not side.tracked.seen_unfinished for side in told):
         assert not after.tracked.seen_unfinished
     assert after.tracked.final or not any(side.tracked.final for side in followed), "no end is asked for again"
-    assert all(naming in after.namings for side in followed for naming in side.namings)
+    assert all(membership in after.memberships for side in followed for membership in side.memberships)
 
 
 @given(SIDES, SIDES)
-def test_to_import_the_same_again_changes_nothing(before: Kept | Tombstone, taken: Kept | Tombstone) -> None:
+def test_to_import_the_same_again_changes_nothing(
+    before: StoredOperation | Tombstone, taken: StoredOperation | Tombstone
+) -> None:
     after = settled(before, taken)
     assert settled(after, taken) == after
 
@@ -305,11 +311,13 @@ def test_what_was_let_go_and_what_is_followed(*, retired: bool) -> None:
     stone = Tombstone(1050.0, retired)
     running_here = kept(A, NOW)
     brought_back = kept(A, Moment(1100.0, WALL + 100))
-    ended = Kept(replace(running_here.tracked, operation=running(A, status=Status.COMPLETED)), running_here.namings)
+    ended = StoredOperation(
+        replace(running_here.tracked, operation=running(A, status=Status.COMPLETED)), running_here.memberships
+    )
     assert (settled(stone, running_here) == stone) == retired
     followed = [settled(brought_back, stone), settled(stone, brought_back), settled(ended, stone)]
     for after in followed:
-        assert isinstance(after, Kept)
+        assert isinstance(after, StoredOperation)
         assert (after.tracked.marks, after.tracked.from_birth) == (NO_MARKS, False)
     assert (settled(stone, ended) == stone) == retired, "what was retired here is not retired again"
 
@@ -321,12 +329,12 @@ def test_two_tombstones() -> None:
 
 def test_who_names_it_is_united_and_says_the_group() -> None:
     here, there = kept(A, NOW), kept(A, NOW)
-    file = Source(SourceKind.FILES, "/ids.txt")
-    here = Kept(here.tracked, (Naming(CONFIG), Naming(file, "old"), Naming(API, "b")))
-    there = Kept(there.tracked, (Naming(file, "new", (("team", "x"),)),))
+    file = SourceKey(SourceKind.FILES, "/ids.txt")
+    here = StoredOperation(here.tracked, (Membership(CONFIG), Membership(file, "old"), Membership(API, "b")))
+    there = StoredOperation(there.tracked, (Membership(file, "new", (("team", "x"),)),))
     after = settled(here, there)
-    assert isinstance(after, Kept)
-    assert after.namings == (Naming(CONFIG), Naming(file, "new", (("team", "x"),)), Naming(API, "b"))
+    assert isinstance(after, StoredOperation)
+    assert after.memberships == (Membership(CONFIG), Membership(file, "new", (("team", "x"),)), Membership(API, "b"))
     assert (after.tracked.group, after.tracked.labels) == ("new", (("team", "x"),))
 
 
@@ -336,9 +344,9 @@ def test_to_another_machine_and_back(path: Path, other: Path) -> None:
     put_in(other, export(path, "production"), clock)
     clock.sleep(60)
     moved = read(other, clock)
-    grown = Kept(
+    grown = StoredOperation(
         replace(moved.operations[key(A)].tracked, marks=Marks(500, 500, 7), last_success=clock.now),
-        moved.operations[key(A)].namings,
+        moved.operations[key(A)].memberships,
     )
     store, _ = open_store(other, clock)
     store.commit(Changes(2, clock.now, {key(A): grown}), impatient)
@@ -357,12 +365,12 @@ def test_to_another_machine_and_back(path: Path, other: Path) -> None:
 
 def test_the_later_epoch_and_what_was_let_in_here_first() -> None:
     here = Memory(
-        cells={("production", "g0", "n"): CellMemory(5.0, 9.0)},
+        aggregates={("production", "g0", "n"): StoredAggregate(5.0, 9.0)},
         environments={"production": replace(ENVIRONMENT, groups=tuple(f"g{n}" for n in range(99)), asleep_since=5.0)},
     )
     taken = Memory(
-        {key(A): kept(A, NOW), key(B): Kept(replace(kept(B, NOW).tracked, group="late"), ())},
-        cells={("production", "g0", "n"): CellMemory(7.0, 8.0, 1.0), ("production", "late", "n"): CELL},
+        {key(A): kept(A, NOW), key(B): StoredOperation(replace(kept(B, NOW).tracked, group="late"), ())},
+        aggregates={("production", "g0", "n"): StoredAggregate(7.0, 8.0, 1.0), ("production", "late", "n"): CELL},
         environments={"production": replace(ENVIRONMENT, epoch=WALL + 1, groups=("g0", "nightly", "default"))},
     )
     changes = merge(here, taken, NOW)
@@ -372,8 +380,8 @@ def test_the_later_epoch_and_what_was_let_in_here_first() -> None:
     assert after.groups == (*(f"g{n}" for n in range(99)), "nightly")
     assert len(after.groups) == GROUPS_MOST
     assert {each.id: it and it.tracked.group for each, it in changes.operations.items()} == {A: "nightly", B: OTHER}
-    assert changes.cells == {
-        ("production", "g0", "n"): CellMemory(7.0, 9.0, 1.0),
+    assert changes.aggregates == {
+        ("production", "g0", "n"): StoredAggregate(7.0, 9.0, 1.0),
         ("production", OTHER, "n"): CELL,
     }
 

@@ -111,11 +111,11 @@ def test_a_token_is_rotated_with_two_valid_at_a_time(tmp_path: Path) -> None:
     watch = TokenWatch([source(old), source(new, "staging")], {})
     assert good(watch.tokens, "one", "two", "three") == [True, True, False]
     before = watch.tokens
-    assert watch.look(files.now, {}) is None
+    assert watch.reload_if_changed(files.now, {}) is None
     assert watch.tokens is before
 
     files.write("old", "three")
-    after = watch.look(files.now, {})
+    after = watch.reload_if_changed(files.now, {})
     assert after is watch.tokens
     assert good(watch.tokens, "one", "two", "three") == [False, True, True]
     grant = watch.tokens.find("Bearer three")
@@ -128,11 +128,11 @@ def test_a_half_written_token_waits(tmp_path: Path) -> None:
     files = Files(tmp_path)
     watch = TokenWatch([source(files.write("token", "one"))], {})
     files.write("token", "tw", age=0.0)
-    assert watch.look(files.now, {}) is None
+    assert watch.reload_if_changed(files.now, {}) is None
     files.write("token", "two", age=0.0)
-    assert watch.look(files.now, {}) is None
+    assert watch.reload_if_changed(files.now, {}) is None
     assert good(watch.tokens, "one", "two", "tw") == [True, False, False]
-    assert watch.look(files.now, {}) is watch.tokens
+    assert watch.reload_if_changed(files.now, {}) is watch.tokens
     assert good(watch.tokens, "one", "two") == [False, True]
 
 
@@ -141,14 +141,14 @@ def test_what_cannot_be_read_keeps_the_old_token(tmp_path: Path) -> None:
     path = files.write("token", "one")
     watch = TokenWatch([source(path)], {})
     path.unlink()
-    assert watch.look(files.now, {}) is None
+    assert watch.reload_if_changed(files.now, {}) is None
     assert watch.problem == f"{path}: No such file or directory"
     files.write("token", "")
-    assert watch.look(files.now, {}) is None
+    assert watch.reload_if_changed(files.now, {}) is None
     assert watch.problem == f"{path} is empty"
     assert good(watch.tokens, "one") == [True]
     files.write("token", "one")
-    assert watch.look(files.now, {}) is None
+    assert watch.reload_if_changed(files.now, {}) is None
     assert watch.problem is None
 
 
@@ -170,4 +170,4 @@ def test_a_token_may_come_from_a_variable() -> None:
 def test_no_sources_are_no_tokens() -> None:
     watch = TokenWatch([], {})
     assert not watch.tokens
-    assert watch.look(0.0, {}) is None
+    assert watch.reload_if_changed(0.0, {}) is None

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import (
     REFUSED_HINT,
-    BadAnswer,
+    BadResponse,
     ConnectionLost,
     KeyRefused,
     KnockError,
@@ -28,17 +28,17 @@ from exporter.errors import (
 )
 from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
-from exporter.tracking.messages import KeyRead, Listed, Request
-from exporter.tracking.roster import Source, SourceKind
+from exporter.tracking.memberships import SourceKey, SourceKind
+from exporter.tracking.messages import KeyRead, Listed, PollRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 A, B = ids(2)
 E = {"knock_environment": "production"}
-LIST = Source(SourceKind.FILES, "/ids.txt")
+LIST = SourceKey(SourceKind.FILES, "/ids.txt")
 OTHER_KEY = Secret("sk_test_other")
 
 
@@ -50,7 +50,7 @@ def always(outcome: Operation | KnockError) -> Model:
     return Model(one(), lambda _request, _now: outcome)
 
 
-def most_in_a_second(sent: list[Request]) -> int:
+def most_in_a_second(sent: list[PollRequest]) -> int:
     times = [each.sent_at for each in sent]
     assert times == sorted(times)
     return max(bisect_left(times, start + 1.0) - i for i, start in enumerate(times))
@@ -79,7 +79,7 @@ def test_late_starts_are_hardly_caught_up() -> None:
     assert most_in_a_second(model.sent) <= 200
 
 
-def always_running(request: Request, _now: Moment) -> Operation:
+def always_running(request: PollRequest, _now: Moment) -> Operation:
     return running(request.id)
 
 
@@ -148,7 +148,7 @@ def test_a_wall_clock_that_jumps_changes_nothing_about_the_asking(jump: float) -
 
 
 def test_an_environment_that_only_times_out_takes_nothing_from_another() -> None:
-    def knock(request: Request, now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
         if request.environment == "slow":
             return Unreachable(Reason.TIMEOUT, "no answer within 10 s")
         return running(request.id, rows_processed=int(now.mono))
@@ -203,7 +203,7 @@ def test_what_memory_does_not_do_for_leaves_the_operation_due_and_is_logged_once
     with capture_logs() as lines:
         model = always(Postponed("no memory left for an answer", code=200))
         model.run(60)
-    assert [line["event"] for line in lines] == ["an answer is put off: its operation stays due"]
+    assert [line["event"] for line in lines] == ["a response is postponed: its operation stays due"]
     gaps = [b - a for a, b in pairwise(model.times(A))]
     assert all(1 <= gap < 1.2 for gap in gaps)
     assert len(gaps) > 40
@@ -262,7 +262,7 @@ def test_an_undocumented_status_with_an_end_twice_running_is_final(end: str) -> 
 
 def test_five_bad_answers_of_one_kind_are_logged_once() -> None:
     with capture_logs() as lines:
-        always(BadAnswer("status", "expected a string, got nothing", accepted_key=True, code=200)).run(3600)
+        always(BadResponse("status", "expected a string, got nothing", accepted_key=True, code=200)).run(3600)
     bad = [line for line in lines if "does not document" in line["event"]]
     assert len(bad) == 1
     assert bad[0]["error"].startswith("status: ")
@@ -327,7 +327,7 @@ def test_without_a_named_time_the_waits_double_to_a_minute() -> None:
 LOST = ConnectionLost(Reason.CONNECT, "closed without an answer")
 
 
-def losing(*lost: int) -> Callable[[Request, Moment], Operation | KnockError]:
+def losing(*lost: int) -> Callable[[PollRequest, Moment], Operation | KnockError]:
     """Make a Knock that loses these requests with their connections, counted from 1."""
     numbers = count(1)
     return lambda request, _now: LOST if next(numbers) in lost else running(request.id)
@@ -405,7 +405,7 @@ def test_a_refused_key_is_read_anew_repeated_once_then_probed_ever_more_rarely()
 def test_a_changed_key_resumes_at_once() -> None:
     good = False
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         return running(request.id) if good else KeyRefused("401", code=401)
 
     model = Model(Config((environment(operations=ids(100)),)), knock)
@@ -449,7 +449,7 @@ def test_when_one_environment_leaves_a_shut_lane_the_others_still_probe() -> Non
 def test_a_probe_that_times_out_says_nothing_about_the_key() -> None:
     outcomes: list[KnockError] = [KeyRefused("401", code=401), KeyRefused("401", code=401)]
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         return outcomes.pop() if outcomes else Unreachable(Reason.TIMEOUT, "slow")
 
     model = Model(one(), knock)
@@ -463,7 +463,7 @@ def test_a_probe_that_times_out_says_nothing_about_the_key() -> None:
 def test_a_probe_that_memory_does_not_do_for_is_sent_again_soon() -> None:
     outcomes: list[KnockError] = [KeyRefused("401", code=401), Postponed("no memory left for an answer", code=200)]
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         return outcomes.pop(0) if outcomes else running(request.id)
 
     model = Model(one(), knock)
@@ -477,7 +477,7 @@ def test_a_probe_that_memory_does_not_do_for_is_sent_again_soon() -> None:
 def test_one_refusal_and_then_an_outage_is_not_hammered() -> None:
     outcomes: list[KnockError] = [KeyRefused("401", code=401)]
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         return outcomes.pop() if outcomes else Unreachable(Reason.TIMEOUT, "slow")
 
     model = Model(one(), knock)
@@ -522,7 +522,7 @@ def test_the_first_attempt_without_an_answer_is_told_at_once() -> None:
     with capture_logs() as lines:
         always(Unreachable(Reason.CONNECT, "connection refused")).run(60)
     events = [line["event"] for line in lines]
-    assert events == ["no good answer from Knock, trying on", "Knock cannot be read"]
+    assert events == ["no good response from Knock, retrying", "Knock cannot be read"]
 
 
 def test_knock_counts_as_down_after_three_attempts_over_half_a_minute() -> None:
@@ -582,7 +582,7 @@ def test_a_known_operation_that_is_lost_keeps_out_of_the_sums() -> None:
 def test_a_lost_operation_is_asked_again_when_the_key_changes() -> None:
     found = False
 
-    def knock(request: Request, _now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
         return running(request.id) if found or request.id == B else MISSING
 
     model = Model(Config((environment(operations=[A, B], polling=SELDOM),)), knock)

@@ -20,7 +20,7 @@ from urllib3.exceptions import EmptyPoolError
 from exporter.errors import KnockError, Reason, StartError
 from exporter.keys import Secret
 from exporter.knock.client import Client
-from exporter.net.deadline import Deadline, DeadlineSocket, Flood, NameTimeout, Resolver, connect
+from exporter.net.deadline import Deadline, DeadlineSocket, NameTimeout, Resolver, ResponseTooLarge, connect
 from exporter.net.failures import failure
 from exporter.net.transport import BUNDLES, Transport, trust
 
@@ -179,7 +179,7 @@ def test_a_system_that_has_only_a_bundle_is_enough(
     )
     with serving(answering(OK), tls_of(authority.issue_cert("localhost"))) as server:
         transport = Transport(server.url, context=context, proxy=None, connections=1, lookup=socket.getaddrinfo)
-        answer = transport.ask(server.url, {}, Deadline(2))
+        answer = transport.request(server.url, {}, Deadline(2))
         answer.close()
         transport.close()
     assert (answer.status, context.cert_store_stats()["x509"]) == (200, 1)
@@ -237,9 +237,9 @@ def test_the_steps_share_one_deadline(authority: trustme.CA, ca_file: Path) -> N
 def test_waiting_for_a_connection_is_part_of_it(in_time: InTime) -> None:
     with serving(hanging(b"HTTP/1.1 200 OK\r\n\r\n")) as server:
         transport = Transport(server.url, context=trust(None), proxy=None, connections=1, lookup=socket.getaddrinfo)
-        held = transport.ask(server.url, {}, Deadline(5))
+        held = transport.request(server.url, {}, Deadline(5))
         with in_time(LIMIT, at_least=LIMIT), pytest.raises(EmptyPoolError) as caught:
-            transport.ask(server.url, {}, Deadline(LIMIT))
+            transport.request(server.url, {}, Deadline(LIMIT))
         held.close()
         held.release_conn()
         transport.close()
@@ -250,7 +250,7 @@ def test_waiting_for_a_connection_is_part_of_it(in_time: InTime) -> None:
 def test_a_socket_asks_its_deadline_before_each_step() -> None:
     ours, theirs = socket.socketpair()
     with DeadlineSocket(fileno=ours.detach()) as near, theirs:
-        near.settimeout(Deadline(0.05).left())
+        near.settimeout(Deadline(0.05).remaining())
         theirs.sendall(b"ab")
         near.sendall(b"c")
         assert near.send(b"d") == 1
@@ -267,7 +267,7 @@ def test_a_socket_asks_its_deadline_before_each_step() -> None:
 def test_a_full_socket_does_not_hold_a_sender() -> None:
     ours, theirs = socket.socketpair()
     with DeadlineSocket(fileno=ours.detach()) as near, theirs:
-        near.settimeout(Deadline(0.05).left())
+        near.settimeout(Deadline(0.05).remaining())
         with pytest.raises(TimeoutError):
             near.sendall(b"x" * 2**24)
 
@@ -277,10 +277,10 @@ def test_bytes_are_counted() -> None:
     deadline.allowance = 3
     ours, theirs = socket.socketpair()
     with DeadlineSocket(fileno=ours.detach()) as near, theirs:
-        near.settimeout(deadline.left())
+        near.settimeout(deadline.remaining())
         theirs.sendall(b"abcd")
         near.recv(3)
-        with pytest.raises(Flood):
+        with pytest.raises(ResponseTooLarge):
             near.recv(1)
 
 
@@ -354,7 +354,7 @@ def test_a_kept_tunnel_too_but_not_a_new_one(authority: trustme.CA, ca_file: Pat
     ("bind", "expected"),
     [
         (forgetting(after=0), ["Unreachable"]),
-        (forgetting(b"H"), ["queued", "BadAnswer"]),
+        (forgetting(b"H"), ["queued", "BadResponse"]),
         (forgetting(b"H", reset=True), ["queued", "Unreachable"]),
         (forgetting(b"HTTP/1.1 103 Early Hints\r\n\r\n"), ["queued", "Unreachable"]),
     ],
@@ -515,7 +515,7 @@ def test_an_address_that_swallows_everything_gets_its_share_only() -> None:
 
 def test_no_address_at_all() -> None:
     with pytest.raises(OSError, match="no address"):
-        connect([], Deadline(1).left(), None)
+        connect([], Deadline(1).remaining(), None)
     error = ask("http://nowhere.invalid", lookup=lambda *_, **__: [])
     assert error is not None
     assert (error.reason, str(error)) == (Reason.CONNECT, "no connection")

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
-from desk import TOKEN, FakeDesk, served
 from model import Model, environment, ids, running
 from programs import until
+from registration_service import TOKEN, FakeService, served
 
 from exporter import __version__
 from exporter.config import Config
 from exporter.errors import StartError
 from exporter.metrics.exposition import Chunk, Format, View
-from exporter.web.app import House, make_app, make_health_app
+from exporter.web.app import AppContext, make_app, make_health_app
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ def model() -> Model:
     return made
 
 
-def house(model: Model, view: View | None = None, **settings: Any) -> House:
+def app_context(model: Model, view: View | None = None, **settings: Any) -> AppContext:
     shown = view or model.views[-1]
     looks: dict[str, Any] = {"unhealthy": lambda: None, "unready": lambda: None} | settings
-    return House(view=lambda: shown, activity=model.activity, monotonic=lambda: model.mono, **looks)
+    return AppContext(view=lambda: shown, activity=model.activity, monotonic=lambda: model.mono, **looks)
 
 
 @pytest.fixture
 def app(model: Model) -> ASGIApp:
-    return make_app(house(model))
+    return make_app(app_context(model))
 
 
 # Metrics.
@@ -118,7 +118,7 @@ def test_the_size_is_told_before_compression(app: ASGIApp) -> None:
 
 
 def test_nothing_is_shown_before_the_first_view_but_headers(model: Model) -> None:
-    text = ask(make_app(house(model, View()))).text
+    text = ask(make_app(app_context(model, View()))).text
     assert "# TYPE knock_bulk_operation_info gauge\n" in text
     assert "\nknock_bulk_operation_info{" not in text
 
@@ -166,17 +166,17 @@ async def many_at_once(app: ASGIApp, encoding: str, leaving: int = 0) -> list[Re
 
 
 def test_concurrent_scrapes_share_what_is_compressed(model: Model, gated: View) -> None:
-    app = make_app(house(model, gated))
+    app = make_app(app_context(model, gated))
     replies = asyncio.run(many_at_once(app, "gzip"))
     assert {reply.status for reply in replies} == {200}
     together, Watched.passed = Watched.passed, 0
-    ask(make_app(house(model, gated)), Accept_Encoding="gzip")
+    ask(make_app(app_context(model, gated)), Accept_Encoding="gzip")
     assert together == Watched.passed
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_readers_that_go_away_take_nothing_from_others(model: Model, gated: View, encoding: str) -> None:
-    app = make_app(house(model, gated))
+    app = make_app(app_context(model, gated))
     replies = asyncio.run(many_at_once(app, encoding, leaving=3))
     assert [reply.status for reply in replies] == [200] * 7
     assert all(reply.text.count("\nknock_bulk_operation_rows_processed{") == 3 for reply in replies)
@@ -184,7 +184,7 @@ def test_readers_that_go_away_take_nothing_from_others(model: Model, gated: View
 
 def test_a_new_view_is_shown_at_once(model: Model) -> None:
     views = [View(), model.views[-1]]
-    made = make_app(House(lambda: views[0], model.activity, lambda: None, lambda: None, lambda: model.mono))
+    made = make_app(AppContext(lambda: views[0], model.activity, lambda: None, lambda: None, lambda: model.mono))
 
     async def twice() -> tuple[Reply, Reply]:
         before = await asked(made, Accept_Encoding="gzip")
@@ -210,7 +210,7 @@ class Failing(tuple[Any, ...]):
 
 
 def test_a_failure_is_not_kept(model: Model) -> None:
-    app = make_app(house(model, View(Failing(model.views[-1].operations))))
+    app = make_app(app_context(model, View(Failing(model.views[-1].operations))))
 
     async def twice() -> Reply:
         with pytest.raises(MemoryError):
@@ -233,21 +233,21 @@ def test_the_landing_page_leads_everywhere(app: ASGIApp) -> None:
 
 
 def test_the_landing_page_escapes(model: Model) -> None:
-    reply = ask(make_app(house(model, telemetry_path='/a"><script>&')), "/")
+    reply = ask(make_app(app_context(model, telemetry_path='/a"><script>&')), "/")
     assert "<script>" not in reply.text
     assert 'href="/a&#34;&gt;&lt;script&gt;&amp;"' in reply.text
 
 
 @pytest.mark.parametrize("path", ["/m", "/knock/metrics", "/metrics.txt", "/~me/metrics"])
 def test_the_metrics_stand_where_they_are_told_to(model: Model, path: str) -> None:
-    app = make_app(house(model, telemetry_path=path))
+    app = make_app(app_context(model, telemetry_path=path))
     assert "knock_exporter_build_info" in ask(app, path).text
     assert f'href="{path}"' in ask(app, "/").text
     assert ask(app, "/metrics").status == 404
 
 
 def test_the_metrics_may_take_the_place_of_the_landing_page(model: Model) -> None:
-    app = make_app(house(model, telemetry_path="/"))
+    app = make_app(app_context(model, telemetry_path="/"))
     assert "knock_exporter_build_info" in ask(app, "/").text
     assert ask(app, "/-/ready").status == 200
 
@@ -256,8 +256,8 @@ def test_the_metrics_may_take_the_place_of_the_landing_page(model: Model) -> Non
     ("path", "good"), [("/-/healthy", "knock-exporter is healthy.\n"), ("/-/ready", "knock-exporter is ready.\n")]
 )
 def test_the_verdicts(model: Model, path: str, good: str) -> None:
-    bad = make_app(house(model, unhealthy=lambda: "no step for 60 s: tracker", unready=lambda: "ending"))
-    fine = ask(make_app(house(model)), path)
+    bad = make_app(app_context(model, unhealthy=lambda: "no step for 60 s: tracker", unready=lambda: "ending"))
+    fine = ask(make_app(app_context(model)), path)
     assert (fine.status, fine.text) == (200, good)
     assert fine.headers["Content-Type"].startswith("text/plain")
     problem = ask(bad, path)
@@ -308,7 +308,7 @@ ROUTES += [("GET", "/api/v1/environments"), ("DELETE", f"/api/v1/operations/prod
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_body_that_a_route_does_not_read_changes_no_answer(method: str, path: str) -> None:
-    app = FakeDesk().app(reload=lambda reply: reply(None, False))  # noqa: FBT003 - done
+    app = FakeService().app(reload=lambda reply: reply(None, False))  # noqa: FBT003 - done
     statuses = []
     with served(app) as address:
         for sent in (b"", b"Content-Length: 0\r\n\r\n", b"Content-Length: 9\r\n\r\nab", b"Content-Length: 2\r\n\r\nab"):
@@ -322,10 +322,10 @@ def test_a_body_that_a_route_does_not_read_changes_no_answer(method: str, path: 
 @pytest.mark.parametrize("target", ["http://exporter:10187/metrics", "HTTP://exporter/metrics"])
 @pytest.mark.parametrize("form", [make_app, make_health_app])
 def test_a_request_through_a_forward_proxy_is_served(
-    model: Model, target: str, form: Callable[[House], ASGIApp]
+    model: Model, target: str, form: Callable[[AppContext], ASGIApp]
 ) -> None:
     path = target if form is make_app else target.replace("/metrics", "/-/ready")
-    with served(form(house(model))) as address:
+    with served(form(app_context(model))) as address:
         answer, _body = over_http(address, path=path)
         assert answer.status == 200
 
@@ -340,7 +340,7 @@ def test_a_program_is_told_in_json_what_is_not_there(app: ASGIApp, path: str) ->
 
 def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:
     chunk = model.views[-1].operations[0]
-    app = make_app(house(model, View((chunk,) * 400, size=400 * size_of((chunk,)))))
+    app = make_app(app_context(model, View((chunk,) * 400, size=400 * size_of((chunk,)))))
     with served(app) as address:
         for _ in range(3):
             with closing(socket.create_connection(address)) as reader:

@@ -19,9 +19,9 @@ from shown import (
     OTHER,
     PASSED,
     RUNNING,
+    app_context,
     ask,
     everything,
-    house,
 )
 
 from exporter import __version__
@@ -32,7 +32,7 @@ from exporter.tracking.messages import KeyRead
 if TYPE_CHECKING:
     import httpx
 
-    from exporter.web.app import House
+    from exporter.web.app import AppContext
 
 
 def text(answered: httpx.Response) -> str:
@@ -49,7 +49,7 @@ def row(page: str, operation_id: str) -> str:
     return next(each for each in page.split("<tr") if operation_id in each)
 
 
-def test_the_overview_lists_everything_in_order(shown: House) -> None:
+def test_the_overview_lists_everything_in_order(shown: AppContext) -> None:
     page = ask(shown, "/")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     assert page.headers["Cache-Control"] == "no-store"
@@ -72,18 +72,18 @@ def test_the_overview_lists_everything_in_order(shown: House) -> None:
         (CLEAN, "never again"),
     ],
 )
-def test_each_says_in_words_how_it_stands(shown: House, operation_id: str, told: str) -> None:
+def test_each_says_in_words_how_it_stands(shown: AppContext, operation_id: str, told: str) -> None:
     assert told in row(ask(shown, "/").text, operation_id)
 
 
-def test_progress_is_drawn_only_where_it_is_known(shown: House) -> None:
+def test_progress_is_drawn_only_where_it_is_known(shown: AppContext) -> None:
     page = ask(shown, "/").text
     assert "<progress" in row(page, RUNNING)
     assert "<progress" not in row(page, PASSED)
     assert "<progress" not in row(page, DOWN)
 
 
-def test_filters_stay_in_the_form_and_in_links(shown: House) -> None:
+def test_filters_stay_in_the_form_and_in_links(shown: AppContext) -> None:
     page = ask(shown, f"/?status=unfinished&environment=production&id={RUNNING[:8].upper()}")
     assert '<option value="unfinished" selected>' in page.text
     assert f'value="{RUNNING[:8]}"' in page.text
@@ -96,23 +96,23 @@ def test_pages_of_a_hundred() -> None:
     ids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(250)]
     model = Model(Config((environment(operations=ids),)), lambda request, _now: running(request.id))
     model.run(0.5)
-    first, last = ask(house(model), "/?group=default"), ask(house(model), "/?group=default&page=3")
+    first, last = ask(app_context(model), "/?group=default"), ask(app_context(model), "/?group=default&page=3")
     assert sum("/operations/" in each for each in links(first)) == 100
     assert sum("/operations/" in each for each in links(last)) == 50
     assert "/?group=default&page=2" in links(first)
     assert "/?group=default&page=2" in links(last)
-    assert "Page 3 of 3" in text(ask(house(model), "/?page=999"))
+    assert "Page 3 of 3" in text(ask(app_context(model), "/?page=999"))
 
 
 @pytest.mark.parametrize("query", ["status=sleeping", "page=0", "page=two", "page=99999999", "id=" + "0" * 37])
-def test_a_bad_query_is_told_to_people_too(shown: House, query: str) -> None:
+def test_a_bad_query_is_told_to_people_too(shown: AppContext, query: str) -> None:
     page = ask(shown, f"/?{query}")
     assert page.status_code == 400
     assert "expected" in text(page)
     assert page.headers["Content-Type"].startswith("text/html")
 
 
-def test_an_operation_has_a_page_of_its_own(shown: House) -> None:
+def test_an_operation_has_a_page_of_its_own(shown: AppContext) -> None:
     page = ask(shown, f"/operations/production/{RUNNING}")
     read = text(page)
     for told in ("nightly", "growth", "answered", "processed_rows", "/ids.txt", "2027-01-15 07:59:00 UTC"):
@@ -121,30 +121,30 @@ def test_an_operation_has_a_page_of_its_own(shown: House) -> None:
     assert "-H 'X-Knock-Branch: b'" in read
     assert "$KNOCK_API_KEY" in read
     lines = [each for each in page.text.splitlines() if RUNNING in each and each.startswith("knock_bulk_operation_")]
-    exposed = house(everything())
+    exposed = app_context(everything())
     whole = "".join(part.decode() for part in [ask(exposed, "/metrics").content])
     assert lines
     assert {html.unescape(each).split(" ")[0] for each in lines} <= {each.split(" ")[0] for each in whole.splitlines()}
 
 
-def test_failed_items_are_counted_and_never_named(shown: House) -> None:
+def test_failed_items_are_counted_and_never_named(shown: AppContext) -> None:
     read = text(ask(shown, f"/operations/production/{FLAWED}"))
     assert "3 listed; their ids are neither kept nor shown 2 without a collection 1 in the collection x" in read
 
 
-def test_what_ended_well_says_why_it_has_no_chart(shown: House) -> None:
+def test_what_ended_well_says_why_it_has_no_chart(shown: AppContext) -> None:
     assert "no chart is kept" in text(ask(shown, f"/operations/production/{CLEAN}"))
 
 
 def test_without_series_of_its_own_it_says_so() -> None:
     model = everything(per_operation="none")
-    assert "no series of its own" in text(ask(house(model), f"/operations/production/{RUNNING}"))
+    assert "no series of its own" in text(ask(app_context(model), f"/operations/production/{RUNNING}"))
 
 
 @pytest.mark.parametrize(
     "path", ["/operations/production/abc", f"/operations/staging/{RUNNING}", "/nothing", "/static/x"]
 )
-def test_what_is_not_there_is_told_in_a_page(shown: House, path: str) -> None:
+def test_what_is_not_there_is_told_in_a_page(shown: AppContext, path: str) -> None:
     page = ask(shown, path)
     assert page.status_code == 404
     assert page.headers["Content-Type"].startswith("text/html")
@@ -152,7 +152,7 @@ def test_what_is_not_there_is_told_in_a_page(shown: House, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", f"/operations/production/{ODD}", "/?name=%22%3E%3Cscript%3E", "/config"])
-def test_nothing_from_outside_becomes_markup(shown: House, path: str) -> None:
+def test_nothing_from_outside_becomes_markup(shown: AppContext, path: str) -> None:
     page = ask(shown, path)
     assert "<script>alert" not in page.text
     assert '"><script' not in page.text
@@ -163,11 +163,11 @@ def test_nothing_from_outside_becomes_markup(shown: House, path: str) -> None:
     assert HOSTILE not in page.text
 
 
-def test_an_operation_s_whole_name_is_on_its_page(shown: House) -> None:
+def test_an_operation_s_whole_name_is_on_its_page(shown: AppContext) -> None:
     assert HOSTILE in html.unescape(ask(shown, f"/operations/production/{ODD}").text)
 
 
-def test_environments_tell_their_health_and_sources(shown: House) -> None:
+def test_environments_tell_their_health_and_sources(shown: AppContext) -> None:
     read = text(ask(shown, "/"))
     for told in (
         "✓ key accepted",
@@ -185,12 +185,12 @@ def test_a_refused_key_is_told() -> None:
     model.run(5)
     model.tell(KeyRead("production", None))
     model.run(60)
-    read = text(ask(house(model), "/"))
+    read = text(ask(app_context(model), "/"))
     assert "✕ key refused" in read
     assert "No operation is followed yet." in read
 
 
-def test_the_configuration_is_shown_masked(shown: House) -> None:
+def test_the_configuration_is_shown_masked(shown: AppContext) -> None:
     page = ask(shown, "/config")
     assert "rate_limit: 20" in page.text
     assert "https://lists.example/ids?***" in page.text
@@ -199,7 +199,7 @@ def test_the_configuration_is_shown_masked(shown: House) -> None:
 
 
 @pytest.mark.parametrize("name", ["style.css", "page.js", "icon.svg"])
-def test_static_files_have_their_type_and_are_kept(shown: House, name: str) -> None:
+def test_static_files_have_their_type_and_are_kept(shown: AppContext, name: str) -> None:
     (link,) = {each for each in links(ask(shown, "/")) if f"/static/{name}" in each}
     kept = ask(shown, link)
     assert kept.headers["Content-Type"].partition(";")[0] in ("text/css", "text/javascript", "image/svg+xml")
@@ -207,8 +207,8 @@ def test_static_files_have_their_type_and_are_kept(shown: House, name: str) -> N
 
 
 @pytest.mark.parametrize("prefix", ["", "/knock"])
-def test_behind_a_proxy_links_begin_with_its_path(shown: House, prefix: str) -> None:
-    behind = house(everything(), external_url="https://example.com/knock")
+def test_behind_a_proxy_links_begin_with_its_path(shown: AppContext, prefix: str) -> None:
+    behind = app_context(everything(), external_url="https://example.com/knock")
     page = ask(behind, f"{prefix}/")
     assert page.status_code == 200
     assert all(each.startswith(("/knock/", "#")) for each in links(page))
@@ -218,7 +218,7 @@ def test_behind_a_proxy_links_begin_with_its_path(shown: House, prefix: str) -> 
     assert ask(behind, "/knocker").status_code == 404
 
 
-def test_pages_carry_a_policy_without_inline_script(shown: House) -> None:
+def test_pages_carry_a_policy_without_inline_script(shown: AppContext) -> None:
     headers = ask(shown, "/").headers
     assert "script-src 'self'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]

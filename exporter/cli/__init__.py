@@ -107,14 +107,14 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     log_format: str,
 ) -> None:
     """Run the exporter (the default command)."""
-    from exporter import daemon, logs, port, reloading  # noqa: PLC0415 - the other commands start without these
+    from exporter import daemon, logs, reloading, servers  # noqa: PLC0415 - the other commands start without these
 
     check_prefix(web_external_url, web_telemetry_path)
     file = reloading.ConfigFile(config_file, os.environ, environments or (), storage_path)
     settings = file.load()
     flush = logs.set_up(log_level, log_format)
     try:
-        flags = port.Flags(
+        flags = servers.Flags(
             web_listen_address,
             web_telemetry_path,
             enable_lifecycle=web_enable_lifecycle,
@@ -147,9 +147,9 @@ def check_config(file: Path) -> None:
 @click.argument("file", type=FilePath())
 def check_web_config(file: Path) -> None:
     """Check a FILE of --web.config.file, with the certificates and keys that it names."""
-    from exporter.web.lock import Lock  # noqa: PLC0415 - only this command needs it
+    from exporter.web.web_config_watcher import WebConfigWatcher  # noqa: PLC0415 - only this command needs it
 
-    config = Lock(file).config
+    config = WebConfigWatcher(file).config
     tls = "TLS" if config.tls is not None else "no TLS"
     click.echo(f"{file} is good: {tls}, {len(config.users)} users, {len(config.headers)} headers.")
 

@@ -29,11 +29,11 @@ class _Url(click.ParamType[str]):
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from exporter.config.values import Unfit, check_address  # noqa: PLC0415 - pydantic is not needed for --help
+        from exporter.config.values import InvalidValue, check_address  # noqa: PLC0415 - pydantic is not needed for --help
 
         try:
             url = check_address(str(value))
-        except Unfit:  # its message knows of Knock's own address only; and the value may hold a password
+        except InvalidValue:  # its message knows of Knock's own address only; and the value may hold a password
             self.fail("expected the address of an exporter, as in http://127.0.0.1:10187", param, ctx)
         for page in ("/metrics", *TAKEN):
             if page in f"{urlsplit(url).path}/":
@@ -76,14 +76,14 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     Standard input holds ids, one a line, or JSON: what Knock answered to the calls that started them. Waits up to a
     minute for an exporter that restarts. The exit code is 0 if all were accepted.
     """
-    from exporter.terminal.register import Outside, Registrar, Sender, Target  # noqa: PLC0415 - only this command
+    from exporter.terminal.register import Registrar, RegistrarIO, Sender, Target  # noqa: PLC0415 - only this command
 
     items, problems = _items(operation_ids)
     for problem in problems:
         click.echo(f"standard input: {problem}", err=True)
     target = Target(url, environment, group, labels, again)
     with closing(Sender(target, token_file, os.environ)) as sender:
-        outside = Outside(sender, click.echo, lambda line: click.echo(line, err=True))
+        outside = RegistrarIO(sender, click.echo, lambda line: click.echo(line, err=True))
         complete = Registrar(url, outside).register(items)
     if problems or not complete:
         sys.exit(1)

@@ -46,7 +46,7 @@ def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
     from exporter.store import database, portable  # noqa: PLC0415 - the other commands start without these
 
     with database.reading(storage_path) as connection:
-        for line in portable.export(connection, environments, _tell_skipped):
+        for line in portable.export(connection, environments, _report_skipped):
             _write(line)
 
 
@@ -60,7 +60,7 @@ def import_command(storage_path: Path) -> None:
     from exporter import logs  # noqa: PLC0415 - the other commands start without these
     from exporter.store.lock import Patience  # noqa: PLC0415 - the same
     from exporter.store.transfer import take_in  # noqa: PLC0415 - the same
-    from exporter.tracking.record import Moment  # noqa: PLC0415 - the same
+    from exporter.tracking.transitions import Moment  # noqa: PLC0415 - the same
 
     def clock() -> Moment:
         return Moment(time.monotonic(), time.time())
@@ -68,7 +68,7 @@ def import_command(storage_path: Path) -> None:
     flush = logs.set_up("warning", "logfmt")
     try:
         patience = Patience(WAIT_SECONDS, clock, time.sleep)
-        told = take_in(storage_path, sys.stdin.buffer, clock, patience, _tell_skipped)
+        told = take_in(storage_path, sys.stdin.buffer, clock, patience, _report_skipped)
     finally:
         flush()
     for line in told:
@@ -84,5 +84,5 @@ def _write(line: str) -> None:
         raise StartError(f"the export cannot be written: {error.strerror}") from None
 
 
-def _tell_skipped(environment: str, row: str, problem: str) -> None:
+def _report_skipped(environment: str, row: str, problem: str) -> None:
     click.echo(f"{environment} {row}: cannot be read, left out: {problem}", err=True)

@@ -26,7 +26,7 @@ from exporter.config.resolve import resolve
 from exporter.config.selection import only
 from exporter.config.settings import (
     Config,
-    Environment,
+    EnvironmentSettings,
     HttpSource,
     ListedOperation,
     PerOperation,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
-    "Environment",
+    "EnvironmentSettings",
     "HttpSource",
     "ListedOperation",
     "PerOperation",

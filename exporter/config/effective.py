@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from exporter.config.settings import ALL_ENVIRONMENTS, GROUP, Config, Environment, ListedOperation, Polling
+from exporter.config.settings import ALL_ENVIRONMENTS, GROUP, Config, EnvironmentSettings, ListedOperation, Polling
 from exporter.config.values import mask_proxy, show_duration, show_url
 from exporter.keys import MASK
 
@@ -50,7 +50,7 @@ def _without_query(source: HttpSource) -> HttpSource:
     return replace(source, url=f"{show_url(source.url)}?{MASK}") if urlsplit(source.url).query else source
 
 
-def _environment(environment: Environment) -> dict[str, Any]:
+def _environment(environment: EnvironmentSettings) -> dict[str, Any]:
     written: dict[str, Any] = {
         "name": environment.name,
         **_key(environment.key),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from exporter.config import settings, values
-from exporter.config.values import Unfit, show_duration
+from exporter.config.values import InvalidValue, show_duration
 
 KEY_SOURCES = ("api_key_file", "api_key_env", "api_key")
 
@@ -23,20 +23,22 @@ def _pattern(expression: str) -> WithJsonSchema:
 def _in_timeout_range(seconds: float) -> float:
     if not settings.TIMEOUT_MIN <= seconds <= settings.TIMEOUT_MAX:
         lowest, highest = show_duration(settings.TIMEOUT_MIN), show_duration(settings.TIMEOUT_MAX)
-        raise Unfit(f"is out of range (expected {lowest} to {highest})")
+        raise InvalidValue(f"is out of range (expected {lowest} to {highest})")
     return seconds
 
 
 def _not_too_often(seconds: float) -> float:
     if seconds < settings.HTTP_INTERVAL_MIN:
-        raise Unfit(f"is too short (expected at least {show_duration(settings.HTTP_INTERVAL_MIN)})")
+        raise InvalidValue(f"is too short (expected at least {show_duration(settings.HTTP_INTERVAL_MIN)})")
     return seconds
 
 
 def _as_source(item: Any) -> Any:
     if isinstance(item, dict):
         return item
-    raise Unfit("expected a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)")
+    raise InvalidValue(
+        "expected a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)"
+    )
 
 
 def _as_operation(item: Any) -> Any:
@@ -44,7 +46,7 @@ def _as_operation(item: Any) -> Any:
         return {"id": item}
     if isinstance(item, dict):
         return item
-    raise Unfit(
+    raise InvalidValue(
         "expected an operation's id (in quotes, if it looks like a number), or a mapping with id, group and labels"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.config.values import Unfit
+from exporter.config.values import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,5 +53,5 @@ def fits(parse: Callable[[str], object], value: Any) -> bool:
     """Whether a value is a text that `parse` takes."""
     try:
         return isinstance(value, str) and parse(value) is not None
-    except Unfit:
+    except InvalidValue:
         return False

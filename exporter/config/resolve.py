@@ -18,7 +18,7 @@ from exporter.config.models import (
     PollingKeys,
     TokenKeys,
 )
-from exporter.config.settings import Config, Environment, HttpSource, ListedOperation, Polling, TokenSource
+from exporter.config.settings import Config, EnvironmentSettings, HttpSource, ListedOperation, Polling, TokenSource
 from exporter.keys import Secret
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def _chosen(key: str, own: Keys, shared: Keys) -> Any:
     return getattr(own if key in own.model_fields_set else shared, key)
 
 
-def _environment(own: EnvironmentKeys, shared: ConfigKeys, folder: Path) -> Environment:
+def _environment(own: EnvironmentKeys, shared: ConfigKeys, folder: Path) -> EnvironmentSettings:
     rate_limit: float = _chosen("rate_limit", own, shared)
-    return Environment(
+    return EnvironmentSettings(
         name=own.name,
         key=_key(own, folder),
         base_url=own.base_url,

@@ -83,7 +83,7 @@ class TokenSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class EnvironmentSettings:
     """One Knock environment: where it answers, with which key, and what is asked of it how often."""
 
     name: str
@@ -114,7 +114,7 @@ class Config:
     off), `storage` the file that holds the state (None: memory only).
     """
 
-    environments: tuple[Environment, ...]
+    environments: tuple[EnvironmentSettings, ...]
     labels: tuple[str, ...] = ()
     max_operations: int = MAX_OPERATIONS
     tokens: tuple[TokenSource, ...] = ()

@@ -38,7 +38,7 @@ _SHOWN = 60  # characters of a found value
 _DURATION_HINT = "a duration such as 5s, 1m30s, 1h, 7d or 500ms"
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """A value that cannot be used; the message says what was expected."""
 
 
@@ -51,16 +51,16 @@ def quoted(text: str) -> str:
 def parse_duration(value: object) -> float:
     """Turn Prometheus' way to write durations into seconds; more than zero. Raises InvalidValue."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise Unfit(f"a number needs its unit (expected {_DURATION_HINT})")
+        raise InvalidValue(f"a number needs its unit (expected {_DURATION_HINT})")
     if not isinstance(value, str):
-        raise Unfit(f"expected {_DURATION_HINT}")
+        raise InvalidValue(f"expected {_DURATION_HINT}")
     if not 0 < len(value) <= _DURATION_CHARACTERS or re.fullmatch(DURATION, value) is None:
-        raise Unfit(f"{quoted(value)} is not a duration (expected {_DURATION_HINT})")
+        raise InvalidValue(f"{quoted(value)} is not a duration (expected {_DURATION_HINT})")
     seconds = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(value)) / 1000
     if seconds == 0:
-        raise Unfit("must be more than zero")
+        raise InvalidValue("must be more than zero")
     if seconds > LONGEST:
-        raise Unfit("is too long (expected at most 100y)")
+        raise InvalidValue("is too long (expected at most 100y)")
     return seconds
 
 
@@ -76,72 +76,76 @@ def show_duration(seconds: float) -> str:
 def check_name(text: str) -> str:
     """Take an environment's name. Raises InvalidValue."""
     if re.fullmatch(NAME, text) is None:
-        raise Unfit(f"{quoted(text)} is not a name (expected 1 to 63 of a-z, 0-9, _ and -)")
+        raise InvalidValue(f"{quoted(text)} is not a name (expected 1 to 63 of a-z, 0-9, _ and -)")
     if text == ALL_ENVIRONMENTS:
-        raise Unfit(f"{quoted(text)} stands for every environment under registration.tokens (choose another name)")
+        raise InvalidValue(
+            f"{quoted(text)} stands for every environment under registration.tokens (choose another name)"
+        )
     return _public(text)
 
 
 def check_operation_id(text: str) -> str:
     """Take an operation's id, in lower case. Raises InvalidValue."""
     if not is_operation_id(text):
-        raise Unfit(f"{quoted(text)} is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
+        raise InvalidValue(f"{quoted(text)} is not a valid UUID (expected e.g. 123e4567-e89b-12d3-a456-426614174000)")
     if text == NIL_ID:
-        raise Unfit("is the nil UUID, which no operation has")
+        raise InvalidValue("is the nil UUID, which no operation has")
     return text.lower()
 
 
 def check_branch(text: str) -> str:
     """Take a branch's slug, which must be fit for a header. Raises InvalidValue."""
     if re.fullmatch(BRANCH, text) is None:
-        raise Unfit(f"{quoted(text)} is not a branch (expected its slug: letters, digits, . _ / and -)")
+        raise InvalidValue(f"{quoted(text)} is not a branch (expected its slug: letters, digits, . _ / and -)")
     return _public(text)
 
 
 def check_variable(text: str) -> str:
     """Take the name of an environment variable. Raises InvalidValue, without the text: it may be a misplaced key."""
     if re.fullmatch(VARIABLE, text) is None:
-        raise Unfit("is not a name of an environment variable (expected e.g. KNOCK_API_KEY)")
+        raise InvalidValue("is not a name of an environment variable (expected e.g. KNOCK_API_KEY)")
     return text
 
 
 def check_path(text: str) -> str:
     """Take a path of a file. Raises InvalidValue."""
     if not text or not text.isprintable():
-        raise Unfit("is not a path of a file (expected visible characters)")
+        raise InvalidValue("is not a path of a file (expected visible characters)")
     return _without_home(text)
 
 
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises InvalidValue."""
     if not text or not text.isprintable():
-        raise Unfit("is not a pattern of files (expected visible characters, e.g. ids/*.json)")
+        raise InvalidValue("is not a pattern of files (expected visible characters, e.g. ids/*.json)")
     return _without_home(text)
 
 
 def _without_home(text: str) -> str:
     if text.startswith("~"):
-        raise Unfit("begins with ~, which only a shell replaces (write the whole path; ./~ for a name that has it)")
+        raise InvalidValue(
+            "begins with ~, which only a shell replaces (write the whole path; ./~ for a name that has it)"
+        )
     return text
 
 
 def check_label_name(text: str) -> str:
     """Take a label's name that the metrics do not use themselves. Raises InvalidValue."""
     if re.fullmatch(LABEL_NAME, text) is None:
-        raise Unfit(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
+        raise InvalidValue(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
     if text in REFUSED_LABELS or text.startswith("__"):
-        raise Unfit(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
+        raise InvalidValue(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
     return text
 
 
 def check_label_value(text: str) -> str:
     """Take a label's value or a group. Raises InvalidValue."""
     if not text:
-        raise Unfit("is empty (give a value, or remove the key)")
+        raise InvalidValue("is empty (give a value, or remove the key)")
     if not text.isprintable():
-        raise Unfit("holds characters that cannot be shown (expected printable text)")
+        raise InvalidValue("holds characters that cannot be shown (expected printable text)")
     if len(text.encode()) > LABEL_BYTES:
-        raise Unfit(f"is too long (expected at most {LABEL_BYTES} bytes of UTF-8)")
+        raise InvalidValue(f"is too long (expected at most {LABEL_BYTES} bytes of UTF-8)")
     return _public(text)
 
 
@@ -149,7 +153,7 @@ def check_base_url(text: str) -> str:
     """Take Knock's address, without the slash at its end. Raises InvalidValue."""
     url = check_address(text)
     if found := _VERSION.search(url):
-        raise Unfit(f"must end before {found[0]}, which is added to it (as in https://api.knock.app)")
+        raise InvalidValue(f"must end before {found[0]}, which is added to it (as in https://api.knock.app)")
     return url
 
 
@@ -157,13 +161,13 @@ def check_address(text: str) -> str:
     """Take the address of a server that paths are added to, without the slash at its end. Raises InvalidValue."""
     parts = _split(text, "https://api.knock.app")
     if parts.scheme not in ("http", "https"):
-        raise Unfit("is not an absolute URL (expected https:// and a host, e.g. https://api.knock.app)")
+        raise InvalidValue("is not an absolute URL (expected https:// and a host, e.g. https://api.knock.app)")
     if "@" in parts.netloc:
-        raise Unfit("must not hold a user or password (expected e.g. https://api.knock.app)")
+        raise InvalidValue("must not hold a user or password (expected e.g. https://api.knock.app)")
     if "?" in text or "#" in text:
-        raise Unfit("must not hold a query (?) or a fragment (#)")
+        raise InvalidValue("must not hold a query (?) or a fragment (#)")
     if _URL_PATH.fullmatch(parts.path) is None:
-        raise Unfit("holds characters that no path of a URL has (percent-encode them)")
+        raise InvalidValue("holds characters that no path of a URL has (percent-encode them)")
     return f"{parts.scheme}://{_authority(parts)}{parts.path.rstrip('/')}"
 
 
@@ -171,13 +175,13 @@ def check_source_url(text: str) -> str:
     """Take the address of a list, with scheme and host in lower case. Raises InvalidValue, without the text."""
     parts = _split(text, _SOURCE_EXAMPLE)
     if parts.scheme not in ("http", "https"):
-        raise Unfit(f"is not an absolute URL (expected http:// or https:// and a host, e.g. {_SOURCE_EXAMPLE})")
+        raise InvalidValue(f"is not an absolute URL (expected http:// or https:// and a host, e.g. {_SOURCE_EXAMPLE})")
     if "@" in parts.netloc:
-        raise Unfit("must not hold a user or password (use bearer_token_file)")
+        raise InvalidValue("must not hold a user or password (use bearer_token_file)")
     if "#" in text:
-        raise Unfit("must not hold a fragment (#)")
+        raise InvalidValue("must not hold a fragment (#)")
     if not (_URL_PATH.fullmatch(parts.path) and _URL_QUERY.fullmatch(parts.query)):
-        raise Unfit("holds characters that no path or query of a URL has (percent-encode them)")
+        raise InvalidValue("holds characters that no path or query of a URL has (percent-encode them)")
     query = f"?{parts.query}" if parts.query else ""
     return _public(f"{parts.scheme}://{_authority(parts)}{parts.path or '/'}{query}")
 
@@ -188,9 +192,9 @@ def check_proxy(text: str) -> str:
     parts = _split(text, "http://proxy.example:3128")
     if parts.scheme not in ("http", "https"):
         found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is not a URL of a proxy"
-        raise Unfit(f"{found} (expected http:// or https://, e.g. http://proxy.example:3128)")
+        raise InvalidValue(f"{found} (expected http:// or https://, e.g. http://proxy.example:3128)")
     if parts.path not in ("", "/") or "?" in text or "#" in text:
-        raise Unfit("must end after host and port (expected e.g. http://proxy.example:3128)")
+        raise InvalidValue("must end after host and port (expected e.g. http://proxy.example:3128)")
     return text
 
 
@@ -215,7 +219,7 @@ def plain_http_abroad(url: str) -> bool:
 
 def _public(text: str) -> str:
     if redact(text) != text:
-        raise Unfit("looks like an API key, which everybody could read here (renew the key if it is one)")
+        raise InvalidValue("looks like an API key, which everybody could read here (renew the key if it is one)")
     return text
 
 
@@ -228,14 +232,14 @@ def _is_loopback(host: str) -> bool:
 
 def _split(text: str, example: str) -> SplitResult:
     if _VISIBLE.fullmatch(text) is None:  # urlsplit drops tabs and line ends without a word
-        raise Unfit(f"is not a URL: empty, or with white space or special characters (expected e.g. {example})")
+        raise InvalidValue(f"is not a URL: empty, or with white space or special characters (expected e.g. {example})")
     try:
         parts = urlsplit(text)
         host_ok = _is_host(parts.hostname or "") and parts.port != 0
     except ValueError:  # brackets that hold no address; a port past 65535
-        raise Unfit(f"is not a URL: its host or port is wrong (expected e.g. {example})") from None
+        raise InvalidValue(f"is not a URL: its host or port is wrong (expected e.g. {example})") from None
     if parts.scheme in ("http", "https") and not host_ok:
-        raise Unfit(f"is not a URL: its host or port is wrong (expected e.g. {example})")
+        raise InvalidValue(f"is not a URL: its host or port is wrong (expected e.g. {example})")
     return parts
 
 

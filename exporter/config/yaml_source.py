@@ -15,7 +15,7 @@ import yaml
 
 from exporter import files
 from exporter.config.values import quoted
-from exporter.errors import ConfigError, Problem, redact
+from exporter.errors import ConfigError, ConfigProblem, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -97,11 +97,11 @@ class Document:
         mended_by = files_at_fault if len(files_at_fault) == len(placed) else ()
         return ConfigError(source, shown, len(placed) - len(shown), mended_by)
 
-    def _problem(self, found: Found) -> Problem:
+    def _problem(self, found: Found) -> ConfigProblem:
         """Look up where it is and make sure that it shows no key."""
         line, path = self._locate(found.loc)
         message = found.message if isinstance(found.message, str) else found.message()
-        return Problem(_bounded(redact(path)), _bounded(redact(message)), found.line or line)
+        return ConfigProblem(_bounded(redact(path)), _bounded(redact(message)), found.line or line)
 
     def line(self, loc: Loc) -> int:
         """Return the line of a place, counted from 1; of a missing key, the line of its mapping."""
@@ -181,7 +181,7 @@ def _parse(text: str, source: str, most: int) -> Document:
     except yaml.reader.ReaderError:
         raise ConfigError(source, (_character_problem(text),)) from None
     if root is None:
-        raise NoDocument(source, (Problem("", "is empty (expected at least environments)"),))
+        raise NoDocument(source, (ConfigProblem("", "is empty (expected at least environments)"),))
     return Document(root, _Builder(loader))
 
 
@@ -189,15 +189,15 @@ def _read_text(path: Path, pipe_seconds: float) -> str:
     try:
         content = files.read(path, BYTES_MOST, pipe_seconds=pipe_seconds)
     except OSError as error:
-        raise ConfigError(str(path), (Problem("", f"cannot be read: {error.strerror}"),)) from None
+        raise ConfigError(str(path), (ConfigProblem("", f"cannot be read: {error.strerror}"),)) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(str(path), (Problem("", "is not UTF-8 text (save it as UTF-8)", line),)) from None
+        raise ConfigError(str(path), (ConfigProblem("", "is not UTF-8 text (save it as UTF-8)", line),)) from None
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
+def _syntax_problem(error: yaml.MarkedYAMLError) -> ConfigProblem:
     mark, reason = error.problem_mark, _without_scraps(error.problem or "it cannot be read")
     if error.context:
         begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
@@ -205,19 +205,19 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     if "cannot start any token" in reason:
         reason += "; indent with spaces, not tabs, and put text that begins with %, @ or ` in quotes"
     column = f" at column {mark.column + 1}" if mark else ""
-    return Problem("", f"is not valid YAML{column}: {reason}", mark.line + 1 if mark else None)
+    return ConfigProblem("", f"is not valid YAML{column}: {reason}", mark.line + 1 if mark else None)
 
 
 def _without_scraps(text: str) -> str:
     return redact(_SCRAP.sub("…", text) if _SCRAP.search(_TOKEN.sub("", text)) else text)
 
 
-def _character_problem(text: str) -> Problem:
+def _character_problem(text: str) -> ConfigProblem:
     match = _FORBIDDEN.search(text)
     before = text[: match.start()] if match else ""
     column = len(before) - before.rfind("\n")
     message = f"is not valid YAML at column {column}: a control or special character (remove it)"
-    return Problem("", message, before.count("\n") + 1)
+    return ConfigProblem("", message, before.count("\n") + 1)
 
 
 class _Builder:

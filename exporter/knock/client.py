@@ -20,7 +20,7 @@ import requests
 from requests.utils import get_environ_proxies, select_proxy
 
 from exporter import __version__
-from exporter.errors import BadAnswer, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
+from exporter.errors import BadResponse, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
 from exporter.keys import MASK
 from exporter.knock.reading import read_operation
 from exporter.net.deadline import Deadline
@@ -141,14 +141,14 @@ class Client:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
             with self._budget.reservation(self._owner, operation_id) as reservation:
-                return self._ask(operation_id, headers, reservation, read)
+                return self._request(operation_id, headers, reservation, read)
         except KnockError as ours:
             error = ours
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
             error = failure(foreign)
         return _clean(error, headers["Authorization"].removeprefix("Bearer "))
 
-    def _ask(
+    def _request(
         self,
         operation_id: str,
         headers: Mapping[str, str],
@@ -156,7 +156,7 @@ class Client:
         read: Callable[[bytearray, str], _Read],
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
-        answer = self._transport.ask(url, headers, Deadline(self._timeout))
+        answer = self._transport.request(url, headers, Deadline(self._timeout))
         try:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
@@ -213,14 +213,14 @@ def _record(
         return read(body, operation_id)
     except Invalid as invalid:
         accepted = invalid.field != "body"  # an object: so Knock answers who has the right key
-        raise BadAnswer(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None
+        raise BadResponse(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None
 
 
 def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
     """Say what an answer other than 200 means. Raises what makes the body unreadable where the meaning is in it."""
     status, known = answer.status, about(answer)
     if not HTTPStatus.BAD_REQUEST <= status < 600:  # noqa: PLR2004  statuses end there (RFC 9110, 15)
-        return BadAnswer("status", f"HTTP {status}, expected 200", **known)
+        return BadResponse("status", f"HTTP {status}, expected 200", **known)
     document = _error_document(answer)
     text = _text(status, document)
     if status == HTTPStatus.UNAUTHORIZED or _refuses_key(status, document):
@@ -229,7 +229,7 @@ def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
         return RateLimited(text, retry_after=retry_after(answer.headers, wall()), request_id=known["request_id"])
     if status == HTTPStatus.NOT_FOUND:
         if document is None:
-            return BadAnswer("status", f"{text}, but not from Knock's API", **known)
+            return BadResponse("status", f"{text}, but not from Knock's API", **known)
         return NotFound(text, accepted_key=True, **known)
     accepted = document is not None and status == HTTPStatus.UNPROCESSABLE_ENTITY
     return Refused(text, accepted_key=accepted, **known)

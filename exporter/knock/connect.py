@@ -11,12 +11,12 @@ from exporter.knock.client import Client
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.config import Environment
+    from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.net.memory_budget import MemoryBudget
 
 
-def read_key(environment: Environment, environ: Mapping[str, str]) -> Secret:
+def read_key(environment: EnvironmentSettings, environ: Mapping[str, str]) -> Secret:
     """Read an environment's key. Raises StartError."""
     try:
         return environment.key.read(environ)
@@ -24,7 +24,7 @@ def read_key(environment: Environment, environ: Mapping[str, str]) -> Secret:
         raise StartError(f"API key of {environment.name}: {error}") from None
 
 
-def connect(environment: Environment, key: Secret, budget: MemoryBudget | None = None) -> Client:
+def connect(environment: EnvironmentSettings, key: Secret, budget: MemoryBudget | None = None) -> Client:
     """Make the client of an environment; large answers are reserved in `budget`.
 
     Raises StartError for what cannot be used on this machine.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.errors import BadAnswer, KnockError
-from exporter.tracking.messages import Answered, Request
+from exporter.errors import BadResponse, KnockError
+from exporter.tracking.messages import PollRequest, PollResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,17 +28,17 @@ class FetchPool:
     """
 
     def __init__(
-        self, name: str, most: int, fetch: Callable[[str], Operation], deliver: Callable[[Answered], None]
+        self, name: str, most: int, fetch: Callable[[str], Operation], deliver: Callable[[PollResponse], None]
     ) -> None:
         self._name = name
         self._most = most
         self._fetch = fetch
         self._deliver = deliver
-        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        self._requests: SimpleQueue[PollRequest | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: PollRequest) -> None:
         """Send a request as soon as a thread is free; called by one thread only."""
         self._requests.put(request)
         if not self._idle.acquire(blocking=False) and self._threads < self._most:
@@ -70,7 +70,7 @@ class FetchPool:
                 return
             started = monotonic()
             outcome = self._outcome(request.id)
-            self._deliver(Answered(request, outcome, monotonic() - started))
+            self._deliver(PollResponse(request, outcome, monotonic() - started))
 
     def _outcome(self, operation_id: str) -> Operation | KnockError:
         try:
@@ -82,4 +82,4 @@ class FetchPool:
         except Exception:
             # A lost answer would leave its operation in flight for ever.
             log.exception("unexpected error in a fetch", environment=self._name)
-            return BadAnswer("exporter", "unexpected error, see the log")
+            return BadResponse("exporter", "unexpected error, see the log")

@@ -18,12 +18,12 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, STALE, Family, OperationRow
 from exporter.operation import UNKNOWN_NAME
-from exporter.tracking.picture import NOTHING_SHOWN, Picture
+from exporter.tracking.snapshot import NOTHING_SHOWN, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.transitions import Tracked
 
 Lines = tuple[bytes, ...]  # one entry per family of the row's level
 Chunk = tuple[Lines | None, ...]  # None: a place without a row
@@ -131,12 +131,12 @@ def render_operation(tracked: Tracked, declared: Sequence[str]) -> Lines:
 
 def operation_text(tracked: Tracked, declared: Sequence[str] = ()) -> bytes:
     """Write the families of one operation as a scrape would show them, alone; `declared` are its extra labels."""
-    board = Board()
-    board.put(tracked.key, render_operation(tracked, declared))
-    return b"".join(_level(PER_OPERATION, board.publish(), Format.TEXT))
+    rendered = RenderedRows()
+    rendered.put(tracked.key, render_operation(tracked, declared))
+    return b"".join(_level(PER_OPERATION, rendered.publish(), Format.TEXT))
 
 
-class Board:
+class RenderedRows:
     """The rendered rows of one level, in chunks of which only the touched ones are copied for a new view."""
 
     def __init__(self) -> None:
@@ -191,18 +191,18 @@ class View:
     """
 
     operations: tuple[Chunk, ...] = ()
-    cells: tuple[Chunk, ...] = ()
+    aggregates: tuple[Chunk, ...] = ()
     groups: tuple[Chunk, ...] = ()
     stale: tuple[tuple[str, Sequence[float]], ...] = ()
     size: int = 0
     generation: int = 0
-    picture: Picture = NOTHING_SHOWN
+    snapshot: Snapshot = NOTHING_SHOWN
 
 
 def knock_part(view: View, form: Format) -> Iterator[bytes]:
     """Write Knock's families, each piece as it is taken: the lines are the view's, shared by all readers."""
     yield from _level(PER_OPERATION, view.operations, form)
-    yield from _level(PER_NAME, view.cells, form)
+    yield from _level(PER_NAME, view.aggregates, form)
     yield from _level(PER_GROUP, view.groups, form)
 
 

@@ -17,8 +17,8 @@ from exporter.operation import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from exporter.tracking.ledger import Cell, GroupCell, Histogram
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.ledger import Aggregate, GroupAggregate, Histogram
+    from exporter.tracking.transitions import Tracked
 
 # Most numbers of an operation are those of its last poll, or 0 and 1.
 go_number: Callable[[float], str] = lru_cache(maxsize=16_384)(floatToGoString)
@@ -117,8 +117,8 @@ def histogram_samples(histogram: Histogram, labels: str = "") -> Iterator[Sample
     yield Sample("_sum", labels, histogram.total)
 
 
-def _run_durations(cell: GroupCell) -> Iterator[Sample]:
-    for status, histogram in cell.run.items():
+def _run_durations(aggregate: GroupAggregate) -> Iterator[Sample]:
+    for status, histogram in aggregate.run.items():
         yield from histogram_samples(histogram, f',status="{status}"')
 
 
@@ -205,121 +205,121 @@ PER_NAME = (
         _OPS,
         "gauge",
         f"Operations tracked now, by Knock's status {_POLLED}; pending: never answered, lost: Knock knows it no more.",
-        _each("status", lambda cell: cell.tracked),
+        _each("status", lambda aggregate: aggregate.tracked),
     ),
     Family(
         f"{_OPS}_completed_with_errors",
         "gauge",
         f"Tracked operations that are completed, with Knock's error_count or error_items above 0, {_POLLED}.",
-        lambda cell: cell.completed_with_errors,
+        lambda aggregate: aggregate.completed_with_errors,
     ),
     Family(
         f"{_OPS}_active_rows_processed",
         "gauge",
         f"Sum of Knock's processed_rows over unfinished operations, {_POLLED}.",
-        lambda cell: cell.active_processed,
+        lambda aggregate: aggregate.active_processed,
     ),
     Family(
         f"{_OPS}_active_rows_estimated",
         "gauge",
         f"Sum of Knock's estimated_total_rows over unfinished operations, {_POLLED}.",
-        lambda cell: cell.active_estimated,
+        lambda aggregate: aggregate.active_estimated,
     ),
     Family(
         f"{_OPS}_tracked_rows_processed",
         "gauge",
         f"Sum of Knock's processed_rows over all tracked operations, {_POLLED}.",
-        lambda cell: cell.all_processed,
+        lambda aggregate: aggregate.all_processed,
     ),
     Family(
         f"{_OPS}_tracked_rows_estimated",
         "gauge",
         f"Sum of Knock's estimated_total_rows over all tracked operations, {_POLLED}.",
-        lambda cell: cell.all_estimated,
+        lambda aggregate: aggregate.all_estimated,
     ),
     Family(
         f"{_OPS}_tracked_errors",
         "gauge",
         f"Sum of Knock's error_count over all tracked operations, {_POLLED}.",
-        lambda cell: cell.all_errors,
+        lambda aggregate: aggregate.all_errors,
     ),
     Family(
         f"{_OPS}_oldest_active_inserted_timestamp_seconds",
         "gauge",
         f"Oldest inserted_at of the unfinished operations in Unix seconds, {_POLLED}.",
-        lambda cell: cell.inserted.least,
+        lambda aggregate: aggregate.inserted.least,
     ),
     Family(
         f"{_OPS}_oldest_active_last_success_timestamp_seconds",
         "gauge",
         "When the unfinished operation not read for longest was last read, in Unix seconds; hand-over where never.",
-        lambda cell: cell.last_success.least,
+        lambda aggregate: aggregate.last_success.least,
     ),
     Family(
         f"{_OPS}_oldest_processing_change_timestamp_seconds",
         "gauge",
         "When the processing operation that stands still for longest was last seen to change, in Unix seconds.",
-        lambda cell: cell.processing_change.least,
+        lambda aggregate: aggregate.processing_change.least,
     ),
     Family(
         f"{_OPS}_last_completed_timestamp_seconds",
         "gauge",
         f"Newest completed_at in Unix seconds, {_POLLED}.",
-        lambda cell: cell.last_completed,
+        lambda aggregate: aggregate.last_completed,
     ),
     Family(
         f"{_OPS}_last_failed_timestamp_seconds",
         "gauge",
         f"Newest failed_at in Unix seconds, {_POLLED}.",
-        lambda cell: cell.last_failed,
+        lambda aggregate: aggregate.last_failed,
     ),
     Family(
         f"{_OPS}_last_failed_seen_timestamp_seconds",
         "gauge",
         "When this exporter last showed a failed operation for the first time, in Unix seconds.",
-        lambda cell: cell.last_failed_seen,
+        lambda aggregate: aggregate.last_failed_seen,
     ),
     Family(
         f"{_OPS}_last_completed_with_errors_seen_timestamp_seconds",
         "gauge",
         "When this exporter last showed an operation completed with errors for the first time, in Unix seconds.",
-        lambda cell: cell.last_completed_with_errors_seen,
+        lambda aggregate: aggregate.last_completed_with_errors_seen,
     ),
     Family(
         f"{_OPS}_finished_total",
         "counter",
         "Operations that this exporter saw come to Knock's status completed or failed.",
-        _each("status", lambda cell: cell.finished),
+        _each("status", lambda aggregate: aggregate.finished),
     ),
     Family(
         f"{_OPS}_finished_with_errors_total",
         "counter",
         "Operations that this exporter saw completed or failed with Knock's error_count or error_items above 0.",
-        lambda cell: cell.finished_with_errors,
+        lambda aggregate: aggregate.finished_with_errors,
     ),
     Family(
         f"{_OPS}_rows_processed_total",
         "counter",
         "Growth of Knock's processed_rows that this exporter saw.",
-        lambda cell: cell.processed_total,
+        lambda aggregate: aggregate.processed_total,
     ),
     Family(
         f"{_OPS}_successes_total",
         "counter",
         "Growth of Knock's success_count that this exporter saw.",
-        lambda cell: cell.successes_total,
+        lambda aggregate: aggregate.successes_total,
     ),
     Family(
         f"{_OPS}_errors_total",
         "counter",
         "Growth of Knock's error_count that this exporter saw.",
-        lambda cell: cell.errors_total,
+        lambda aggregate: aggregate.errors_total,
     ),
     Family(
         f"{_OPS}_retired_total",
         "counter",
         "Operations dropped after their retention, or early at the limit.",
-        _each("reason", lambda cell: cell.retired),
+        _each("reason", lambda aggregate: aggregate.retired),
     ),
 )
 PER_GROUP = (
@@ -327,7 +327,7 @@ PER_GROUP = (
         f"{_OPS}_queue_duration_seconds",
         "histogram",
         "From Knock's inserted_at to its started_at, once for each operation whose start this exporter saw.",
-        lambda cell: histogram_samples(cell.queue),
+        lambda aggregate: histogram_samples(aggregate.queue),
     ),
     Family(
         f"{_OPS}_run_duration_seconds",
@@ -338,11 +338,11 @@ PER_GROUP = (
 )
 
 
-def cell_labels(cell: Cell) -> dict[str, str]:
+def aggregate_labels(aggregate: Aggregate) -> dict[str, str]:
     """Return the labels of an aggregate by name."""
-    return {"knock_environment": cell.environment, "group": cell.group, "name": cell.name}
+    return {"knock_environment": aggregate.environment, "group": aggregate.group, "name": aggregate.name}
 
 
-def group_labels(cell: GroupCell) -> dict[str, str]:
+def group_labels(aggregate: GroupAggregate) -> dict[str, str]:
     """Return the labels of an aggregate by group."""
-    return {"knock_environment": cell.environment, "group": cell.group}
+    return {"knock_environment": aggregate.environment, "group": aggregate.group}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 
-class _State(NamedTuple):
+class _FreshState(NamedTuple):
     generation: int
     texts: Mapping[Format, bytes] | None  # as all stood before the change that is under way
 
@@ -25,7 +25,7 @@ class Fresh:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._state = _State(0, None)
+        self._state = _FreshState(0, None)
 
     def freeze(self) -> None:
         """Answer as all stands now, until `thaw`."""
@@ -35,7 +35,7 @@ class Fresh:
     def thaw(self, generation: int) -> None:
         """Answer for views of this generation only, as all stands then."""
         if generation != self._state.generation:
-            self._state = _State(generation, None)
+            self._state = _FreshState(generation, None)
 
     def encode(self, generation: int, form: Format) -> bytes | None:
         """Write the families next to a view of this generation; None: another one is active."""

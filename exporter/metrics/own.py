@@ -18,8 +18,8 @@ from prometheus_client.process_collector import ProcessCollector
 from exporter import __version__
 from exporter.errors import Reason
 from exporter.metrics.fresh import Fresh
+from exporter.tracking.memberships import SourceKind
 from exporter.tracking.pacing import PollClass
-from exporter.tracking.roster import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -121,7 +121,7 @@ class Activity:
         "Whether Knock's last answer accepted the key (1), or it was refused or no answer came for 30 s (0).",
         _E,
     )
-    last_answer = Row(Gauge, "knock_last_answer_timestamp_seconds", "When Knock last answered, in Unix seconds.", _E)
+    last_response = Row(Gauge, "knock_last_answer_timestamp_seconds", "When Knock last answered, in Unix seconds.", _E)
     build_info = Row(
         Gauge,
         "knock_exporter_build_info",

@@ -27,7 +27,7 @@ _MAX_RECEIVED = MAX_BODY_BYTES + 2**20  # with status line, headers and chunk si
 _SHORTEST_WAIT = 0.001  # seconds; 0 would make a socket non-blocking
 
 
-class Flood(OSError):
+class ResponseTooLarge(OSError):
     """More bytes came in than an answer may have."""
 
 
@@ -47,9 +47,9 @@ class Deadline(Timeout):
         self.until = time.monotonic() + seconds
         self.allowance = _MAX_RECEIVED
 
-    def left(self) -> Left:
+    def remaining(self) -> RemainingTime:
         """Return the seconds that remain, never 0; they remember this deadline."""
-        left = Left(max(self.until - time.monotonic(), _SHORTEST_WAIT))
+        left = RemainingTime(max(self.until - time.monotonic(), _SHORTEST_WAIT))
         left.deadline = self
         return left
 
@@ -64,7 +64,7 @@ class Deadline(Timeout):
         """Take what was received off the allowance; raises ResponseTooLarge when it is used up."""
         self.allowance -= received
         if self.allowance < 0:
-            raise Flood("allowance")
+            raise ResponseTooLarge("allowance")
 
     @property
     def untouched(self) -> bool:
@@ -80,17 +80,17 @@ class Deadline(Timeout):
         return self.until
 
     @property
-    def connect_timeout(self) -> Left:
+    def connect_timeout(self) -> RemainingTime:
         """What remains: for the pool, the connect, the proxy's CONNECT and the handshake."""
-        return self.left()
+        return self.remaining()
 
     @property
-    def read_timeout(self) -> Left:
+    def read_timeout(self) -> RemainingTime:
         """What remains: for the answer."""
-        return self.left()
+        return self.remaining()
 
 
-class Left(float):
+class RemainingTime(float):
     """Seconds left of a deadline. urllib3 hands numbers on to sockets, and the deadline has to come along."""
 
     __slots__ = ("deadline",)
@@ -98,18 +98,18 @@ class Left(float):
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose time-out, when set to a `Left`, bounds all that follows together and not each call."""
+    """A socket whose time-out, when set to a `RemainingTime`, bounds all that follows together and not each call."""
 
     _deadline: Deadline | None = None
 
     def settimeout(self, value: float | None) -> None:
-        """Take over the deadline of a `Left`; any other number works as with every socket."""
-        self._deadline = value.deadline if isinstance(value, Left) else None
+        """Take over the deadline of a `RemainingTime`; any other number works as with every socket."""
+        self._deadline = value.deadline if isinstance(value, RemainingTime) else None
         super().settimeout(value)
 
     def gettimeout(self) -> float | None:
         """Return what is left; the ssl module passes it on to the socket that replaces this one."""
-        return self._deadline.left() if self._deadline else super().gettimeout()
+        return self._deadline.remaining() if self._deadline else super().gettimeout()
 
     def _hurry(self) -> None:
         if self._deadline:
@@ -203,7 +203,7 @@ def _take_same(asked: queue.SimpleQueue[_Question | None], question: _Question) 
     return same
 
 
-def connect(addresses: list[tuple[Any, ...]], left: Left, options: list[Any] | None) -> DeadlineSocket:
+def connect(addresses: list[tuple[Any, ...]], left: RemainingTime, options: list[Any] | None) -> DeadlineSocket:
     """Connect to the first address that answers; each gets its share of the time. Raises the last one's OSError."""
     failed = OSError("no address")
     for index, address in enumerate(addresses):

@@ -19,8 +19,8 @@ from requests.exceptions import ProxyError as RequestsProxyError
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from exporter.errors import BadAnswer, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
-from exporter.net.deadline import MAX_BODY_BYTES, Flood, NameTimeout, StaleConnection
+from exporter.errors import BadResponse, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
+from exporter.net.deadline import MAX_BODY_BYTES, NameTimeout, ResponseTooLarge, StaleConnection
 from exporter.net.memory_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) 
     most = LARGE_BYTES if reservation is None else MAX_BODY_BYTES
     length = _declared_length(answer)
     if length > most:
-        raise failure(Flood("declared"), answer)
+        raise failure(ResponseTooLarge("declared"), answer)
     body, values = bytearray(), 0
     try:
         if reservation is not None:
@@ -63,7 +63,7 @@ def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) 
             body += piece
             values += sum(map(piece.count, _BEFORE_VALUES))
             if len(body) > most:
-                raise Flood("body")  # noqa: TRY301  the same end as when the socket finds it
+                raise ResponseTooLarge("body")  # noqa: TRY301  the same end as when the socket finds it
             if values > MAX_VALUES:
                 raise TooLarge(f"an answer of more than {MAX_VALUES:,} values", **about(answer))  # noqa: TRY301
             if reservation is not None:
@@ -79,13 +79,13 @@ def _declared_length(answer: BaseHTTPResponse) -> int:
     """Return a body's length, 0 where it is not declared."""
     headers = answer.headers
     if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise BadAnswer("content-encoding", "compressed, though asked not to be", **about(answer))
+        raise BadResponse("content-encoding", "compressed, though asked not to be", **about(answer))
     if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
-        raise BadAnswer("http", "unknown Transfer-Encoding", **about(answer))
+        raise BadResponse("http", "unknown Transfer-Encoding", **about(answer))
     lengths = {text.strip() for text in headers.get("Content-Length", "0").split(",")}
     # http.client takes a negative length for none at all, and `+5`, `1_0` for numbers.
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-        raise BadAnswer("http", "impossible Content-Length", **about(answer))
+        raise BadResponse("http", "impossible Content-Length", **about(answer))
     return int(lengths.pop())
 
 
@@ -93,7 +93,7 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
     """Say what a foreign exception means; `answer` if it came up while that one's body was read."""
     causes = list(_causes(error))
     known = about(answer) if answer is not None else {}
-    if _first(causes, Flood):
+    if _first(causes, ResponseTooLarge):
         return TooLarge(f"an answer of more than {MAX_BODY_BYTES // 2**20} MiB", **known)
     if _first(causes, MemoryError):
         return Postponed("no memory left for an answer", **known)
@@ -102,7 +102,7 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
         return _broken_body(causes, answer)
     meaning = meaning or _meaning(causes, _BEFORE_A_BODY)
     if meaning is None:
-        return BadAnswer("http", f"malformed answer ({_kind(causes)})")
+        return BadResponse("http", f"malformed answer ({_kind(causes)})")
     reason, text = meaning
     proxied = _first(causes, ProxyError) or _first(causes, RequestsProxyError)
     kind = ConnectionLost if _first(causes, StaleConnection) else Unreachable
@@ -173,10 +173,10 @@ def _meaning(causes: list[BaseException], table: _Table) -> tuple[Reason, str] |
     return None
 
 
-def _broken_body(causes: list[BaseException], answer: BaseHTTPResponse) -> BadAnswer:
+def _broken_body(causes: list[BaseException], answer: BaseHTTPResponse) -> BadResponse:
     if _first(causes, IncompleteRead) or not _first(causes, HTTPException):
-        return BadAnswer("body", "broke off", **about(answer))
-    return BadAnswer("http", f"malformed body ({_kind(causes)})", **about(answer))
+        return BadResponse("body", "broke off", **about(answer))
+    return BadResponse("http", f"malformed body ({_kind(causes)})", **about(answer))
 
 
 def _kind(causes: list[BaseException]) -> str:

@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
 from exporter import files
-from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, Left, Resolver, StaleConnection, connect
+from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, RemainingTime, Resolver, StaleConnection, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -90,11 +90,11 @@ def _loads(context: ssl.SSLContext, file: str | Path) -> bool:
     return True
 
 
-class TooManyInterimAnswers(HTTPException):
+class TooManyInterimResponses(HTTPException):
     """A server goes on announcing an answer that does not come."""
 
 
-class _Answer(HTTPResponse):
+class _Response(HTTPResponse):
     def _read_status(self) -> tuple[str, int, str]:
         """Read the final answer's status line, also that of a CONNECT; http.client itself skips 100 only."""
         for _ in range(_INTERIM_MOST + 1):
@@ -102,11 +102,11 @@ class _Answer(HTTPResponse):
             if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:
                 return version, status, reason
             parse_headers(self.fp)
-        raise TooManyInterimAnswers
+        raise TooManyInterimResponses
 
 
 class _Connection(HTTPConnection):
-    response_class = _Answer
+    response_class = _Response
 
     def __init__(self, *args: Any, resolver: Resolver, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -115,7 +115,7 @@ class _Connection(HTTPConnection):
         self.reused = False
 
     def _new_conn(self) -> DeadlineSocket:
-        left = cast("Left", self.timeout)
+        left = cast("RemainingTime", self.timeout)
         addresses = self._resolver.find(self._dns_host, self.port, left.deadline.check())
         return connect(addresses, left, self.socket_options)
 
@@ -128,7 +128,7 @@ class _Pool(HTTPConnectionPool):
     monotonic: Callable[[], float]
 
     def urlopen(self, *args: Any, **kwargs: Any) -> BaseHTTPResponse:
-        kwargs["pool_timeout"] = kwargs["timeout"].left()  # waiting for a free connection is part of the exchange
+        kwargs["pool_timeout"] = kwargs["timeout"].remaining()  # waiting for a free connection is part of the exchange
         return super().urlopen(*args, **kwargs)
 
     def _get_conn(self, timeout: float | None = None) -> _Connection:
@@ -217,7 +217,7 @@ class Transport(HTTPAdapter):
         manager = self.proxy_manager_for(proxy) if proxy is not None else self.poolmanager
         self._pool: HTTPConnectionPool = manager.connection_from_url(base_url)
 
-    def ask(
+    def request(
         self,
         url: str,
         headers: Mapping[str, str],

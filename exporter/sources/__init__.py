@@ -21,8 +21,8 @@ import structlog
 
 from exporter.sources.files import FileLists
 from exporter.sources.polling import HttpLists, in_thread
+from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Reread
-from exporter.tracking.roster import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from exporter.config import Config
     from exporter.net.memory_budget import MemoryBudget
     from exporter.sources.polling import Start
+    from exporter.tracking.memberships import SourceKey
     from exporter.tracking.messages import Listed, Unread
-    from exporter.tracking.record import Moment
-    from exporter.tracking.roster import Source
+    from exporter.tracking.transitions import Moment
 
 HANGING_SECONDS = 60.0
 
@@ -50,7 +50,7 @@ class Sources:
         self,
         config: Config,
         deliver: Callable[[Listed | Reread | Unread], None],
-        remembered: Iterable[tuple[str, Source]] = (),
+        remembered: Iterable[tuple[str, SourceKey]] = (),
         budget: MemoryBudget | None = None,
         *,
         start: Start = in_thread,
@@ -77,26 +77,26 @@ class Sources:
             self._http.reconfigure(config)
         self._http.step(now)
         if self._looked_at is None:  # a start does not wait for the first look
-            self.look(now)
+            self.check_for_changes(now)
 
-    def look(self, now: Moment) -> None:
+    def check_for_changes(self, now: Moment) -> None:
         """Begin to look at all files, unless the last look is still under way; every five seconds."""
         if self._looking.is_set():
-            self._tell_hanging(now)
+            self._log_hanging(now)
             return
         self._looked_at, self._hangs = now.mono, False
         self._looking.set()
         try:
-            self._start(lambda: self._look(now))
+            self._start(lambda: self._check(now))
         except RuntimeError:  # no thread can be had: the next look tries again
             self._looking.clear()
             raise
 
-    def _look(self, now: Moment) -> None:
+    def _check(self, now: Moment) -> None:
         try:
             for config in _taken(self._configs_of_files):
                 self._files.reconfigure(config)
-            for message in self._files.look(now):
+            for message in self._files.check_for_changes(now):
                 self._deliver(message)
             for environment in self._files.sound():
                 self._deliver(Reread(environment, SourceKind.FILES))
@@ -105,7 +105,7 @@ class Sources:
         finally:
             self._looking.clear()
 
-    def _tell_hanging(self, now: Moment) -> None:
+    def _log_hanging(self, now: Moment) -> None:
         if not self._hangs and self._looked_at is not None and now.mono - self._looked_at >= HANGING_SECONDS:
             self._hangs = True
             log.warning("looking at operations_files hangs (a network file system?), nothing of them is news meanwhile")

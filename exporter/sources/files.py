@@ -19,14 +19,14 @@ from exporter.files import content as content_of
 from exporter.files import opened
 from exporter.sources.listing import MAX_BYTES, BrokenList
 from exporter.sources.lists import form_of, parse
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Unread
-from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from exporter.config import Config, Environment, ListedOperation
-    from exporter.tracking.record import Moment
+    from exporter.config import Config, EnvironmentSettings, ListedOperation
+    from exporter.tracking.transitions import Moment
 
 STILL_SECONDS = 3.5  # looks are 5 s apart, the first two less: the process begins with one
 AGE_SECONDS = 5.0
@@ -68,11 +68,13 @@ class FileList:
         self._broken: tuple[Mark, str] | None = None
         self._gone_at: float | None = None
 
-    def judge_anew(self) -> None:
+    def recheck(self) -> None:
         """Have it read at the next look, changed or not."""
         self._judged = None
 
-    def look(self, mark: Mark, labels: tuple[str, ...], now: Moment, *, first: bool) -> Listed | Unread | None:
+    def check_for_changes(
+        self, mark: Mark, labels: tuple[str, ...], now: Moment, *, first: bool
+    ) -> Listed | Unread | None:
         """Read it if it counts and changed since; `first`: this is the first look of the process."""
         self._gone_at = None
         if mark != self._seen:
@@ -112,8 +114,8 @@ class FileList:
         return self._broken is None and self._judged is not None
 
     @property
-    def _source(self) -> Source:
-        return Source(SourceKind.FILES, self._path)
+    def _source(self) -> SourceKey:
+        return SourceKey(SourceKind.FILES, self._path)
 
     def _log(self) -> structlog.stdlib.BoundLogger:
         bound: structlog.stdlib.BoundLogger = log.bind(environment=self._environment, path=self._path)
@@ -131,14 +133,14 @@ class FileList:
         if before == self._broken:
             return None
         if before is None or before[1] != problem:
-            self._log().warning("list of operations is broken, keeping what it named last", error=problem)
+            self._log().warning("list of operations is broken, keeping its last list", error=problem)
         return Unread(self._environment, self._source, problem)
 
 
 class FileLists:
     """All files of all environments. `remembered` are the sources that are known from before a restart."""
 
-    def __init__(self, config: Config, remembered: Iterable[tuple[str, Source]] = ()) -> None:
+    def __init__(self, config: Config, remembered: Iterable[tuple[str, SourceKey]] = ()) -> None:
         self._config = config
         self._files: dict[tuple[str, str], FileList] = {}
         self._first = True
@@ -154,11 +156,11 @@ class FileLists:
         self._config = config
         for (environment, _), file in self._files.items():
             if relabeled or environment not in names:
-                file.judge_anew()
+                file.recheck()
 
-    def look(self, now: Moment) -> list[Listed | Unread]:
+    def check_for_changes(self, now: Moment) -> list[Listed | Unread]:
         """Look at all files; return what is news, in the order of environments and paths."""
-        news = [each for environment in self._config.environments for each in self._look(environment, now)]
+        news = [each for environment in self._config.environments for each in self._check(environment, now)]
         self._first = False
         return news
 
@@ -167,7 +169,7 @@ class FileLists:
         unsound = {environment for (environment, _), file in self._files.items() if not file.sound}
         return [each.name for each in self._config.environments if each.operations_files and each.name not in unsound]
 
-    def _look(self, environment: Environment, now: Moment) -> Iterator[Listed | Unread]:
+    def _check(self, environment: EnvironmentSettings, now: Moment) -> Iterator[Listed | Unread]:
         name, wanted = environment.name, frozenset(environment.operations_files)
         found = self._matches(environment)
         known = {path for owner, path in self._files if owner == name}
@@ -177,7 +179,7 @@ class FileLists:
             mark = marks.get(path)
             if mark is not None:
                 file.patterns = frozenset(found[path])
-                message = file.look(mark, self._config.labels, now, first=self._first)
+                message = file.check_for_changes(mark, self._config.labels, now, first=self._first)
             else:
                 message = file.miss(now, wanted=file.patterns is None or not wanted.isdisjoint(file.patterns))
                 if not file.listed:
@@ -185,16 +187,16 @@ class FileLists:
             if message is not None:
                 yield message
 
-    def _matches(self, environment: Environment) -> dict[str, set[str]]:
+    def _matches(self, environment: EnvironmentSettings) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for pattern in environment.operations_files:
             paths = matches(pattern)
-            self._tell_idle(environment.name, pattern, idle=not paths)
+            self._log_idle(environment.name, pattern, idle=not paths)
             for path in paths:
                 found.setdefault(str(PurePath(path)), set()).add(pattern)
         return found
 
-    def _tell_idle(self, environment: str, pattern: str, *, idle: bool) -> None:
+    def _log_idle(self, environment: str, pattern: str, *, idle: bool) -> None:
         if not idle:
             self._idle.discard((environment, pattern))
         elif (environment, pattern) not in self._idle:

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from exporter.config.settings import GROUP
-from exporter.config.values import Unfit, check_label_value, quoted
+from exporter.config.values import InvalidValue, check_label_value, quoted
 from exporter.config.yaml_source import parse_document
 from exporter.errors import ConfigError
 from exporter.sources.listing import MAX_IDS, BrokenList, Listing
@@ -112,7 +112,7 @@ class _Groups:
         for place, value in self._texts(loc, labels.items(), "text"):
             try:
                 yield str(place[-1]), check_label_value(value)
-            except Unfit as error:
+            except InvalidValue as error:
                 self._listing.fault(place, str(error))
 
     def _texts(self, loc: Loc, items: Iterable[tuple[Any, Any]], expected: str) -> Iterator[tuple[Loc, str]]:

@@ -87,7 +87,7 @@ def _exchange(
 def _body(source: HttpSource, token: str, reservation: Reservation, deadline: Deadline, lookup: Lookup) -> bytearray:
     context = _context(source)
     with closing(Transport(source.url, context=context, proxy=None, connections=1, lookup=lookup)) as transport:
-        answer = transport.ask(source.url, _headers(source, token), deadline)
+        answer = transport.request(source.url, _headers(source, token), deadline)
         try:
             _check(answer)
             return read_body(answer, reservation)

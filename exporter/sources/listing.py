@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from exporter.config.settings import GROUP, ListedOperation
-from exporter.config.values import Unfit, check_operation_id, quoted
+from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.config.wording import suggestion
 from exporter.errors import ExporterError, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from exporter.tracking.roster import Labels
+    from exporter.tracking.memberships import Labels
 
 MAX_BYTES = 16 * 2**20
 MAX_IDS = 100_000
@@ -51,7 +51,7 @@ class Listing(Generic[Place]):
             raise BrokenList(f"names more than {MAX_IDS} ids (split it)")
         try:
             operation = ListedOperation(check_operation_id(text), group, labels)
-        except Unfit as error:
+        except InvalidValue as error:
             self.fault(place, str(error))
             return
         first, there = self._found.setdefault(operation.id, (operation, place))

@@ -17,8 +17,8 @@ from exporter.errors import Postponed
 from exporter.net.memory_budget import MemoryBudget
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Unread
-from exporter.tracking.roster import Source, SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.config import Config, ListedOperation
     from exporter.config.settings import HttpSource
     from exporter.net.memory_budget import Reservation
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
     Outcome = tuple[ListedOperation, ...] | BrokenList | Postponed
     Fetch = Callable[[HttpSource, tuple[str, ...], Reservation], tuple[ListedOperation, ...]]
@@ -42,7 +42,7 @@ class Key(NamedTuple):
     url: str
 
 
-class Poll:
+class ListPoll:
     """How one list is asked for, from when on; a changed list is another one."""
 
     def __init__(self, key: Key, source: HttpSource, labels: tuple[str, ...]) -> None:
@@ -70,7 +70,7 @@ class HttpLists:
         self,
         config: Config,
         deliver: Callable[[Listed | Unread], None],
-        remembered: Iterable[tuple[str, Source]] = (),
+        remembered: Iterable[tuple[str, SourceKey]] = (),
         budget: MemoryBudget | None = None,
         *,
         fetch: Fetch = fetch,
@@ -80,8 +80,8 @@ class HttpLists:
         self._budget = budget or MemoryBudget()
         self._fetch = fetch
         self._start = start
-        self._outcomes: SimpleQueue[tuple[Poll, Outcome]] = SimpleQueue()
-        self._polls: dict[Key, Poll] = {}
+        self._outcomes: SimpleQueue[tuple[ListPoll, Outcome]] = SimpleQueue()
+        self._polls: dict[Key, ListPoll] = {}
         self._under_way: set[Key] = set()
         self._listed = {Key(name, source.name) for name, source in remembered if source.kind is SourceKind.HTTP}
         self.reconfigure(config)
@@ -94,12 +94,12 @@ class HttpLists:
                 key = Key(environment.name, source.url)
                 poll = before.get(key)
                 same = poll is not None and (poll.source, poll.labels) == (source, config.labels)
-                self._polls[key] = poll if poll and same else Poll(key, source, config.labels)
+                self._polls[key] = poll if poll and same else ListPoll(key, source, config.labels)
         names = {each.name for each in config.environments}
         for key in sorted(self._listed - self._polls.keys()):
             if key.environment in names:
                 self._listed.discard(key)
-                self._deliver(Listed(key.environment, Source(SourceKind.HTTP, key.url), ()))
+                self._deliver(Listed(key.environment, SourceKey(SourceKind.HTTP, key.url), ()))
 
     def step(self, now: Moment) -> None:
         """Deliver what came back, and ask for what is due."""
@@ -111,16 +111,16 @@ class HttpLists:
         for key, poll in self._polls.items():
             if poll.due <= now.mono and key not in self._under_way and not self._budget.reserve(*_body(key)):
                 poll.due = now.mono + poll.source.interval
-                self._ask(poll)
+                self._request(poll)
 
-    def _ask(self, poll: Poll) -> None:
+    def _request(self, poll: ListPoll) -> None:
         self._under_way.add(poll.key)
         try:
             self._start(lambda: self._outcomes.put((poll, self._outcome(poll))))
         except RuntimeError:  # no thread can be had
             self._outcomes.put((poll, BrokenList("no thread can be started")))
 
-    def _outcome(self, poll: Poll) -> Outcome:
+    def _outcome(self, poll: ListPoll) -> Outcome:
         try:
             with self._budget.reservation(*_body(poll.key)) as reservation:
                 return self._fetch(poll.source, poll.labels, reservation)
@@ -131,32 +131,32 @@ class HttpLists:
             log.exception("fetching a list of operations failed", environment=poll.key.environment)
             return BrokenList(f"unforeseen {type(error).__name__}")
 
-    def _take(self, poll: Poll, outcome: Outcome) -> None:
+    def _take(self, poll: ListPoll, outcome: Outcome) -> None:
         self._under_way.discard(poll.key)
         if self._polls.get(poll.key) is not poll:
             return
         if isinstance(outcome, Postponed):
             poll.due = 0.0  # at once: it is not asked before there is room
-            self._tell_postponed(poll, outcome)
+            self._log_postponed(poll, outcome)
             return
         environment = poll.key.environment
-        self._tell(poll, str(outcome) if isinstance(outcome, BrokenList) else None)
+        self._log(poll, str(outcome) if isinstance(outcome, BrokenList) else None)
         if isinstance(outcome, BrokenList):
-            self._deliver(Unread(environment, Source(SourceKind.HTTP, poll.key.url), str(outcome)))
+            self._deliver(Unread(environment, SourceKey(SourceKind.HTTP, poll.key.url), str(outcome)))
             return
         self._listed.add(poll.key)
-        self._deliver(Listed(environment, Source(SourceKind.HTTP, poll.key.url), outcome))
+        self._deliver(Listed(environment, SourceKey(SourceKind.HTTP, poll.key.url), outcome))
 
-    def _tell_postponed(self, poll: Poll, outcome: Postponed) -> None:
+    def _log_postponed(self, poll: ListPoll, outcome: Postponed) -> None:
         if not poll.postponed:
             poll.postponed = True
             about = {"environment": poll.key.environment, "url": show_url(poll.key.url)}
             log.warning("list of operations is put off", error=str(outcome), **about)
 
-    def _tell(self, poll: Poll, problem: str | None) -> None:
+    def _log(self, poll: ListPoll, problem: str | None) -> None:
         before, poll.problem = poll.problem, problem
         about = {"environment": poll.key.environment, "url": show_url(poll.key.url)}
         if problem is not None and problem != before:
-            log.warning("list of operations cannot be used, keeping what it named last", error=problem, **about)
+            log.warning("list of operations cannot be used, keeping its last list", error=problem, **about)
         elif problem is None and before is not None:
             log.info("list of operations is good again", **about)

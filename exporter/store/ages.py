@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 
 class Ages(NamedTuple):

@@ -21,15 +21,15 @@ from exporter.store.layout import (
     NUMBER,
     TEXT,
     Layout,
-    Unreadable,
+    UnreadableRow,
     dump,
     is_encodable,
     parse,
 )
-from exporter.tracking.memory import CellMemory, EnvironmentMemory, Kept
+from exporter.tracking.memberships import Membership, SourceKey, SourceKind
+from exporter.tracking.memory import EnvironmentMemory, StoredAggregate, StoredOperation
 from exporter.tracking.pacing import PollClass
-from exporter.tracking.record import Marks, Moment, Tracked
-from exporter.tracking.roster import Naming, Source, SourceKind
+from exporter.tracking.transitions import Marks, Moment, Tracked
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from exporter.operation import OperationKey
     from exporter.store.ages import Ages
     from exporter.store.layout import Row
-    from exporter.tracking.roster import Labels, Namings
+    from exporter.tracking.memberships import Labels, Memberships
 
 OPERATIONS = Layout(
     {
@@ -96,7 +96,7 @@ ENVIRONMENTS = Layout(
     },
     nested=frozenset({"groups", "names"}),
 )
-CELLS = Layout(dict.fromkeys(CellMemory._fields, MAYBE_NUMBER))
+CELLS = Layout(dict.fromkeys(StoredAggregate._fields, MAYBE_NUMBER))
 
 # The word and the size come again with the next answer.
 _NOT_PLAIN = ("id", "status", "collections", "status_word", "size")
@@ -112,7 +112,7 @@ _SOURCE_KINDS = {str(each): each for each in SourceKind}
 _SHARED = 4096  # labels and namings that many operations share are read, and held, once
 
 
-def kept_row(kept: Kept, ages: Ages) -> Row:
+def operation_row(kept: StoredOperation, ages: Ages) -> Row:
     """Return the row of an operation, but for its key."""
     it, record = kept.tracked, kept.tracked.operation
     values: dict[str, Any] = {name: getattr(it, name) for name in (*_PLAIN, *_FLAGS)}
@@ -126,15 +126,15 @@ def kept_row(kept: Kept, ages: Ages) -> Row:
     values["poll_class"] = it.poll_class.value
     values["collections"] = dump(dict(record.collections if record is not None else ()))
     values["labels"] = dump(dict(it.labels))
-    values["namings"] = dump([_naming_document(each) for each in kept.namings])
+    values["namings"] = dump([_membership_document(each) for each in kept.memberships])
     return tuple(values[name] for name in OPERATIONS.names)
 
 
-def read_kept(key: OperationKey, row: Row, ages: Ages) -> Kept:
+def read_operation(key: OperationKey, row: Row, ages: Ages) -> StoredOperation:
     """Make an operation of its row. Raises Unreadable."""
     # By place, not by name: there may be 50,000 of them to read at the start.
     group, status, *record = OPERATIONS.check(row)[:13]
-    labels, namings, handed_over, handed_over_wall, due, interval, healthy_interval, poll_class, up = row[13:22]
+    labels, memberships, handed_over, handed_over_wall, due, interval, healthy_interval, poll_class, up = row[13:22]
     success, success_wall, change, change_wall, failures, missing, missing_since, odd_polls, ended_polls = row[22:31]
     lost, from_birth, seen_unfinished, seen_started, *marks, final_seen, final_at, collections = row[31:]
     record.append(_collections(collections))
@@ -165,12 +165,12 @@ def read_kept(key: OperationKey, row: Row, ages: Ages) -> Kept:
         final_seen,
         None if final_at is None else final_at - shift,
     )
-    return Kept(tracked, _namings(namings))
+    return StoredOperation(tracked, _memberships(memberships))
 
 
 def _operation(operation_id: str, status: str, rest: list[Any]) -> Operation:
     if rest[0] is None:
-        raise Unreadable("name: missing")
+        raise UnreadableRow("name: missing")
     return Operation(operation_id, _STATUSES.get(status) or _unknown("status", Status), *rest)
 
 
@@ -179,7 +179,7 @@ def _moment(age: float | None, wall: float | None, shift: float) -> Moment | Non
 
 
 def _unknown(field: str, words: type[StrEnum]) -> NoReturn:
-    raise Unreadable(f"{field}: expected one of {', '.join(words)}")
+    raise UnreadableRow(f"{field}: expected one of {', '.join(words)}")
 
 
 @lru_cache(_SHARED)
@@ -189,10 +189,10 @@ def _labels(text: str) -> Labels:
 
 def _read_labels(field: str, document: Any) -> Labels:
     if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
-        raise Unreadable(f"{field}: expected an object of texts")
+        raise UnreadableRow(f"{field}: expected an object of texts")
     labels = tuple(document.items())
     if not is_encodable(text for pair in labels for text in pair):
-        raise Unreadable(f"{field}: holds a lone surrogate")
+        raise UnreadableRow(f"{field}: holds a lone surrogate")
     return labels
 
 
@@ -202,33 +202,33 @@ def _collections(text: str) -> tuple[tuple[str, int], ...]:
     if document is None:  # an export that was written before they were counted
         return ()
     if not isinstance(document, dict) or not all(type(count) is int and count > 0 for count in document.values()):
-        raise Unreadable("collections: expected an object of numbers")
+        raise UnreadableRow("collections: expected an object of numbers")
     if not is_encodable(document):
-        raise Unreadable("collections: holds a lone surrogate")
+        raise UnreadableRow("collections: holds a lone surrogate")
     return tuple(document.items())
 
 
-def _naming_document(naming: Naming) -> dict[str, Any]:
-    return {**naming.source._asdict(), "group": naming.group, "labels": dict(naming.labels)}
+def _membership_document(membership: Membership) -> dict[str, Any]:
+    return {**membership.source._asdict(), "group": membership.group, "labels": dict(membership.labels)}
 
 
 @lru_cache(_SHARED)
-def _namings(text: str) -> Namings:
+def _memberships(text: str) -> Memberships:
     documents = parse(text)
     if not isinstance(documents, list):
-        raise Unreadable("namings: expected a list")
-    return tuple(_naming(each) for each in documents)
+        raise UnreadableRow("namings: expected a list")
+    return tuple(_membership(each) for each in documents)
 
 
-def _naming(document: Any) -> Naming:
+def _membership(document: Any) -> Membership:
     match document:
         case {"kind": str(kind), "name": str(name), "group": str(group), "labels": labels, **rest} if not rest:
             if not is_encodable((name, group)):
-                raise Unreadable("namings: holds a lone surrogate")
-            source = Source(_SOURCE_KINDS.get(kind) or _unknown("namings", SourceKind), name)
-            return Naming(source, group, _read_labels("namings", labels))
+                raise UnreadableRow("namings: holds a lone surrogate")
+            source = SourceKey(_SOURCE_KINDS.get(kind) or _unknown("namings", SourceKind), name)
+            return Membership(source, group, _read_labels("namings", labels))
         case _:
-            raise Unreadable("namings: expected kind, name, group and labels of each")
+            raise UnreadableRow("namings: expected kind, name, group and labels of each")
 
 
 def environment_row(it: EnvironmentMemory, ages: Ages) -> Row:
@@ -253,10 +253,10 @@ def read_environment(row: Row, ages: Ages) -> EnvironmentMemory:
 def _texts(field: str, text: str) -> tuple[str, ...]:
     texts = parse(text)
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts) or not is_encodable(texts):
-        raise Unreadable(f"{field}: expected a list of texts")
+        raise UnreadableRow(f"{field}: expected a list of texts")
     return tuple(texts)
 
 
-def read_cell(row: Row) -> CellMemory:
+def read_aggregate(row: Row) -> StoredAggregate:
     """Make what an aggregate remembers of its row. Raises Unreadable."""
-    return CellMemory(*CELLS.check(row))
+    return StoredAggregate(*CELLS.check(row))

@@ -48,7 +48,7 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def told(error: Exception, path: Path) -> str:
+def describe(error: Exception, path: Path) -> str:
     """Say what went wrong: of a full disk SQLite often says no more than "disk I/O error"."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -76,11 +76,11 @@ def ours(path: Path) -> Iterator[None]:
             raise
         if is_damage(error):
             raise Damaged(str(error)) from None
-        raise StartError(f"state {path} cannot be used: {told(error, path)}") from None
+        raise StartError(f"state {path} cannot be used: {describe(error, path)}") from None
     except UnicodeDecodeError:  # of SQLite's own message, which names what it found
         raise Damaged("its tables have names in no encoding") from None
     except OSError as error:
-        raise StartError(f"state {path} cannot be used: {told(error, path)}") from None
+        raise StartError(f"state {path} cannot be used: {describe(error, path)}") from None
 
 
 def make_file(path: Path) -> bool:

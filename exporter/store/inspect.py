@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from exporter.store import database, rows, schema
 from exporter.store.ages import Ages
 from exporter.store.database import Damaged
-from exporter.tracking.roster import API
+from exporter.tracking.memberships import API
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,7 +69,7 @@ def _environments(memory: Memory) -> Iterable[str]:
     registrations: Counter[str] = Counter()
     for key, kept in memory.operations.items():
         states.setdefault(key.environment, Counter())[kept.tracked.state] += 1
-        registrations[key.environment] += any(naming.source == API for naming in kept.namings)
+        registrations[key.environment] += any(membership.source == API for membership in kept.memberships)
     stones = Counter(key.environment for key in memory.tombstones)
     for name in sorted({*states, *stones}):
         by_state = states.get(name, Counter())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Unreadable(ValueError):
+class UnreadableRow(ValueError):
     """What cannot be what this program wrote; says which field and why."""
 
 
@@ -71,7 +71,7 @@ class Layout:
             if type(value) not in kind.types or (
                 isinstance(value, int | float) and not kind.least <= value <= kind.most
             ):
-                raise Unreadable(f"{name}: missing" if value is None else f"{name}: expected {kind.expected}")
+                raise UnreadableRow(f"{name}: missing" if value is None else f"{name}: expected {kind.expected}")
 
     def document(self, row: Row) -> dict[str, Any]:
         """Return a row as the fields of a line of an export; what is None is left out."""
@@ -84,11 +84,11 @@ class Layout:
         """Return the checked row of a line of an export. Raises Unreadable."""
         for name in document:
             if name not in self._columns:
-                raise Unreadable(f"{name}: unknown field")
+                raise UnreadableRow(f"{name}: unknown field")
         values = ((name, document.get(name)) for name in self.names)
         row = tuple(dump(value) if name in self._nested else value for name, value in values)
         if not is_encodable(value for value in row if isinstance(value, str)):
-            raise Unreadable("a text holds a lone surrogate")
+            raise UnreadableRow("a text holds a lone surrogate")
         return self.check(row)
 
 
@@ -114,11 +114,11 @@ def parse(text: str | bytes) -> Any:
     """Parse JSON. Raises Unreadable."""
     try:
         return json.loads(text, parse_constant=_refuse)
-    except Unreadable:
+    except UnreadableRow:
         raise
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"not JSON ({type(error).__name__})") from None
+        raise UnreadableRow(f"not JSON ({type(error).__name__})") from None
 
 
 def _refuse(constant: str) -> None:
-    raise Unreadable(f"{constant} is not JSON")
+    raise UnreadableRow(f"{constant} is not JSON")

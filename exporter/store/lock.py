@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 TRY_SECONDS = 0.1
 
@@ -53,7 +53,7 @@ def held_elsewhere(path: Path, patience: Patience) -> StartError:
     )
 
 
-class Lock:
+class StateLock:
     """The lock of a state, which is the file next to it: nobody else has both. The process's end releases it too."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -76,7 +76,7 @@ class Lock:
         os.close(self._descriptor)
 
 
-def hold(path: Path, patience: Patience) -> Lock:
+def hold(path: Path, patience: Patience) -> StateLock:
     """Lock the file next to the state. Raises StartError.
 
     The lock's file is never deleted: another process could lock the deleted one.
@@ -87,7 +87,7 @@ def hold(path: Path, patience: Patience) -> Lock:
         except OSError as error:
             raise StartError(f"state {path} cannot be locked: {_lock_path(path)}: {error.strerror}") from None
         if descriptor is not None:
-            return Lock(path, descriptor)
+            return StateLock(path, descriptor)
         if patience.ends():
             raise held_elsewhere(path, patience)
 

@@ -11,18 +11,18 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from exporter.operation import UNKNOWN_NAME
-from exporter.tracking.exposure import GROUPS_MOST, NAMES_MOST, Admission
-from exporter.tracking.memory import CellMemory, Changes, EnvironmentMemory, Kept, Memory
-from exporter.tracking.record import NO_MARKS, Marks
-from exporter.tracking.roster import SourceKind, group_of, labels_of
+from exporter.tracking.exposure import GROUPS_MOST, NAMES_MOST, CardinalityLimit
+from exporter.tracking.memberships import SourceKind, group_of, labels_of
+from exporter.tracking.memory import Changes, EnvironmentMemory, Memory, StoredAggregate, StoredOperation
 from exporter.tracking.tombstones import Tombstone
+from exporter.tracking.transitions import NO_MARKS, Marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exporter.operation import OperationKey
-    from exporter.tracking.record import Moment, Tracked
-    from exporter.tracking.roster import Naming, Namings
+    from exporter.tracking.memberships import Membership, Memberships
+    from exporter.tracking.transitions import Moment, Tracked
 
 Number = TypeVar("Number", int, float)
 
@@ -32,49 +32,51 @@ _RANKS = {kind: rank for rank, kind in enumerate(SourceKind)}
 def merge(here: Memory, taken: Memory, now: Moment) -> Changes:
     """Return what is to be changed here."""
     labels = {name: _Labels(here, taken, name) for name in _names(taken)}
-    operations: dict[OperationKey, Kept | None] = {}
+    operations: dict[OperationKey, StoredOperation | None] = {}
     tombstones: dict[OperationKey, Tombstone | None] = {}
     for key in chain(taken.operations, taken.tombstones):
         before = here.operations.get(key) or here.tombstones.get(key)
         after = settled(before, taken.operations.get(key) or taken.tombstones[key])
-        if isinstance(after, Kept):
+        if isinstance(after, StoredOperation):
             after = labels[key.environment].folded(after)
         if after == before:
             continue
-        if isinstance(after, Kept) or key in here.operations:
-            operations[key] = after if isinstance(after, Kept) else None
+        if isinstance(after, StoredOperation) or key in here.operations:
+            operations[key] = after if isinstance(after, StoredOperation) else None
         if isinstance(after, Tombstone) or key in here.tombstones:
             tombstones[key] = after if isinstance(after, Tombstone) else None
-    cells = _cells(here, taken, labels)
+    aggregates = _aggregates(here, taken, labels)
     environments = {name: _environment(here, taken, name, labels[name]) for name in taken.environments}
-    return Changes(0, now, operations, tombstones, cells, environments)
+    return Changes(0, now, operations, tombstones, aggregates, environments)
 
 
 def _names(memory: Memory) -> set[str]:
     operations = {key.environment for key in chain(memory.operations, memory.tombstones)}
-    return operations | {place[0] for place in memory.cells} | set(memory.environments)
+    return operations | {place[0] for place in memory.aggregates} | set(memory.environments)
 
 
 # Operations.
 
 
-def settled(before: Kept | Tombstone | None, taken: Kept | Tombstone) -> Kept | Tombstone:
+def settled(
+    before: StoredOperation | Tombstone | None, taken: StoredOperation | Tombstone
+) -> StoredOperation | Tombstone:
     """Return what is to be known of an operation after an import."""
     match before, taken:
-        case Kept(), Kept():
+        case StoredOperation(), StoredOperation():
             return _united(before, taken)
         case Tombstone(), Tombstone():
             return Tombstone(max(before.at, taken.at), before.retired or taken.retired)
-        case Kept(), Tombstone():
+        case StoredOperation(), Tombstone():
             old = not before.tracked.final and _had_its_time(before, taken)
             return taken if old else _uncounted(before)
-        case Tombstone(), Kept():
+        case Tombstone(), StoredOperation():
             return before if _had_its_time(taken, before) else _uncounted(taken)
         case _:
             return taken
 
 
-def _had_its_time(kept: Kept, stone: Tombstone) -> bool:
+def _had_its_time(kept: StoredOperation, stone: Tombstone) -> bool:
     """Whether an operation that one side follows was over on the other, and was not brought back afterwards.
 
     A snapshot that is not final is old then. A final one stays where it is followed, for its retention there; it does
@@ -83,39 +85,39 @@ def _had_its_time(kept: Kept, stone: Tombstone) -> bool:
     return stone.retired and kept.tracked.handed_over.mono <= stone.at
 
 
-def _uncounted(kept: Kept) -> Kept:
+def _uncounted(kept: StoredOperation) -> StoredOperation:
     """Return what one side follows and the other dropped.
 
     How much of it the other had counted, nobody knows any more: what Knock says next only sets the marks.
     """
     tracked = replace(kept.tracked, marks=NO_MARKS, from_birth=False, seen_unfinished=False, seen_started=True)
-    return Kept(tracked, kept.namings)
+    return StoredOperation(tracked, kept.memberships)
 
 
-def _united(before: Kept, taken: Kept) -> Kept:
-    newer, older = (taken, before) if _told(taken.tracked) > _told(before.tracked) else (before, taken)
-    namings = _all_namings(before.namings, taken.namings)
+def _united(before: StoredOperation, taken: StoredOperation) -> StoredOperation:
+    newer, older = (taken, before) if _completeness(taken.tracked) > _completeness(before.tracked) else (before, taken)
+    memberships = _all_memberships(before.memberships, taken.memberships)
     ours, theirs = newer.tracked, older.tracked
     tracked = replace(
         ours,
-        group=group_of(namings) if namings else ours.group,
-        labels=labels_of(namings) if namings else ours.labels,
+        group=group_of(memberships) if memberships else ours.group,
+        labels=labels_of(memberships) if memberships else ours.labels,
         handed_over=min(ours.handed_over, theirs.handed_over),
         marks=_marks((ours, theirs)),
-        from_birth=_all_told((ours, theirs), (ours.from_birth, theirs.from_birth)),
-        seen_unfinished=bool(_all_told((ours, theirs), (ours.seen_unfinished, theirs.seen_unfinished))),
+        from_birth=_all_known((ours, theirs), (ours.from_birth, theirs.from_birth)),
+        seen_unfinished=bool(_all_known((ours, theirs), (ours.seen_unfinished, theirs.seen_unfinished))),
         seen_started=ours.seen_started or theirs.seen_started,
     )
-    return Kept(tracked, namings)
+    return StoredOperation(tracked, memberships)
 
 
-def _told(tracked: Tracked) -> tuple[bool, float, bool]:
+def _completeness(tracked: Tracked) -> tuple[bool, float, bool]:
     """Order by how much is told: the end, the later answer of Knock, any record."""
     success = tracked.last_success
     return tracked.final, success.mono if success is not None else float("-inf"), tracked.operation is not None
 
 
-def _all_told(sides: tuple[Tracked, Tracked], facts: tuple[bool | None, bool | None]) -> bool | None:
+def _all_known(sides: tuple[Tracked, Tracked], facts: tuple[bool | None, bool | None]) -> bool | None:
     """Return whether something is so on each side that knows how far back it knows the operation; None: neither."""
     told = [fact for side, fact in zip(sides, facts, strict=True) if side.from_birth is not None]
     return all(told) if told else None
@@ -140,13 +142,13 @@ def _most(one: Number | None, other: Number | None) -> Number | None:
     return max(one, other)
 
 
-def _all_namings(before: Namings, taken: Namings) -> Namings:
-    by_source = {naming.source: naming for naming in (*before, *taken)}
+def _all_memberships(before: Memberships, taken: Memberships) -> Memberships:
+    by_source = {membership.source: membership for membership in (*before, *taken)}
     return tuple(sorted(by_source.values(), key=_precedence))
 
 
-def _precedence(naming: Naming) -> tuple[int, str]:
-    return _RANKS[naming.source.kind], naming.source.name
+def _precedence(membership: Membership) -> tuple[int, str]:
+    return _RANKS[membership.source.kind], membership.source.name
 
 
 # Environments and aggregates.
@@ -156,11 +158,11 @@ def _precedence(naming: Naming) -> tuple[int, str]:
 class _Values:
     """The values of one label that are let in, in their order."""
 
-    admission: Admission
+    cardinality_limit: CardinalityLimit
     admitted: dict[str, None] = field(default_factory=dict)
 
     def fold(self, value: str) -> str:
-        folded = self.admission.admit(value)
+        folded = self.cardinality_limit.admit(value)
         if folded == value:
             self.admitted[value] = None
         return folded
@@ -171,7 +173,7 @@ class _Labels:
 
     def __init__(self, here: Memory, taken: Memory, name: str) -> None:
         sides = [memory.environments[name] for memory in (here, taken) if name in memory.environments]
-        self.groups, self.names = _Values(Admission(GROUPS_MOST)), _Values(Admission(NAMES_MOST))
+        self.groups, self.names = _Values(CardinalityLimit(GROUPS_MOST)), _Values(CardinalityLimit(NAMES_MOST))
         for side in sides:
             _fold_all(self.groups, side.groups)
             _fold_all(self.names, side.names)
@@ -179,10 +181,10 @@ class _Labels:
     def name(self, value: str) -> str:
         return value if value == UNKNOWN_NAME else self.names.fold(value)
 
-    def folded(self, kept: Kept) -> Kept:
+    def folded(self, kept: StoredOperation) -> StoredOperation:
         it = kept.tracked
         record = it.operation and replace(it.operation, name=self.name(it.operation.name))
-        return Kept(replace(it, group=self.groups.fold(it.group), operation=record), kept.namings)
+        return StoredOperation(replace(it, group=self.groups.fold(it.group), operation=record), kept.memberships)
 
 
 def _fold_all(values: _Values, texts: Iterable[str]) -> None:
@@ -202,10 +204,12 @@ def _environment(here: Memory, taken: Memory, name: str, labels: _Labels) -> Env
     )
 
 
-def _cells(here: Memory, taken: Memory, labels: dict[str, _Labels]) -> dict[tuple[str, str, str], CellMemory | None]:
-    after: dict[tuple[str, str, str], CellMemory | None] = {}
-    for (environment, group, name), cell in taken.cells.items():
+def _aggregates(
+    here: Memory, taken: Memory, labels: dict[str, _Labels]
+) -> dict[tuple[str, str, str], StoredAggregate | None]:
+    after: dict[tuple[str, str, str], StoredAggregate | None] = {}
+    for (environment, group, name), aggregate in taken.aggregates.items():
         place = (environment, labels[environment].groups.fold(group), labels[environment].name(name))
-        before = after.get(place) or here.cells.get(place) or CellMemory()
-        after[place] = CellMemory(*(_most(*pair) for pair in zip(before, cell, strict=True)))
+        before = after.get(place) or here.aggregates.get(place) or StoredAggregate()
+        after[place] = StoredAggregate(*(_most(*pair) for pair in zip(before, aggregate, strict=True)))
     return after

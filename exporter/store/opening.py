@@ -23,10 +23,10 @@ from exporter.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.store.lock import Lock
+    from exporter.store.lock import StateLock
     from exporter.store.rows import Skip
     from exporter.tracking.memory import Memory
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 WAIT_SECONDS = 10.0
 
@@ -71,7 +71,7 @@ class Opening:
             lock.release()
             raise
 
-    def _mended(self, path: Path, lock: Lock) -> tuple[Store, Memory]:
+    def _mended(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
         try:
             return self._patiently(path, lock)
         except Damaged as error:
@@ -83,7 +83,7 @@ class Opening:
         except Damaged as error:
             raise StartError(f"state {path} is damaged as soon as it is made: {error}") from None
 
-    def _patiently(self, path: Path, lock: Lock) -> tuple[Store, Memory]:
+    def _patiently(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
         while True:
             try:
                 return self._now(path, lock)
@@ -91,7 +91,7 @@ class Opening:
                 if self.patience.ends():
                     raise held_elsewhere(path, self.patience) from None
 
-    def _now(self, path: Path, lock: Lock) -> tuple[Store, Memory]:
+    def _now(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
         with database.ours(path):
             if not database.make_file(path) and path.stat().st_size == 0:
                 log.warning("state file is empty: started again", path=str(path))

@@ -10,7 +10,7 @@ from exporter.errors import StartError, redact
 from exporter.operation import OperationKey, is_operation_id
 from exporter.store import codec, rows
 from exporter.store.ages import Ages, Checkpoint
-from exporter.store.layout import FLAG, NUMBER, TEXT, Layout, Unreadable, dump, parse
+from exporter.store.layout import FLAG, NUMBER, TEXT, Layout, UnreadableRow, dump, parse
 from exporter.tracking.memory import Memory
 from exporter.tracking.tombstones import Tombstone, Tombstones
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 
     from exporter.store.rows import Skip
-    from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept
-    from exporter.tracking.record import Moment
+    from exporter.tracking.memory import AggregateKey, EnvironmentMemory, StoredAggregate, StoredOperation
+    from exporter.tracking.transitions import Moment
 
 FORMAT, VERSION = "knock-exporter-state", 1
 MOST_BYTES = 1 << 20  # of a line: none that was exported comes near
@@ -63,13 +63,13 @@ def _documents(
         row = codec.environment_row(environment, _AS_IN_THE_FILE)
         yield {"kind": "environment", "environment": name, **codec.ENVIRONMENTS.document(row)}
     for key, kept in rows.read_operations(connection, _AS_IN_THE_FILE, skip):
-        row = codec.kept_row(kept, _AS_IN_THE_FILE)
+        row = codec.operation_row(kept, _AS_IN_THE_FILE)
         yield {"kind": "operation", **key._asdict(), **codec.OPERATIONS.document(row)}
     for key, stone in rows.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
         yield {"kind": "tombstone", **key._asdict(), **_TOMBSTONE.document(tuple(stone))}
-    for place, cell in rows.read_cells(connection, skip):
+    for place, aggregate in rows.read_aggregates(connection, skip):
         keys = zip(rows.CELLS.keys, place, strict=True)
-        yield {"kind": "cell", **dict(keys), **codec.CELLS.document(cell)}
+        yield {"kind": "cell", **dict(keys), **codec.CELLS.document(aggregate)}
 
 
 # In.
@@ -80,21 +80,21 @@ class Import:
     """What an export holds, in times of this process; `ages` is its clock."""
 
     ages: Ages
-    operations: dict[OperationKey, Kept] = field(default_factory=dict)
+    operations: dict[OperationKey, StoredOperation] = field(default_factory=dict)
     tombstones: Tombstones = field(default_factory=Tombstones)
-    cells: dict[CellPlace, CellMemory] = field(default_factory=dict)
+    aggregates: dict[AggregateKey, StoredAggregate] = field(default_factory=dict)
     environments: dict[str, EnvironmentMemory] = field(default_factory=dict)
 
     def memory(self) -> Memory:
         """Return what it holds as what a store holds."""
-        return Memory(self.operations, self.tombstones, self.cells, self.environments)
+        return Memory(self.operations, self.tombstones, self.aggregates, self.environments)
 
     def take(self, document: dict[str, Any]) -> None:
         """Take in one line. Raises Unreadable."""
         kind = document.pop("kind", None)
         reader = _READERS.get(kind) if isinstance(kind, str) else None
         if reader is None:
-            raise Unreadable(f"kind: expected one of {', '.join(_READERS)}")
+            raise UnreadableRow(f"kind: expected one of {', '.join(_READERS)}")
         reader(self, _environment(document), document)
 
 
@@ -104,7 +104,7 @@ def read(lines: Iterable[bytes], now: Moment) -> Import:
     for number, line in enumerate(lines, 1):
         try:
             reader.take(_object(line))
-        except Unreadable as error:
+        except UnreadableRow as error:
             raise StartError(redact(f"line {number}: {error}; nothing was imported")) from None
     if reader.taken is None or not reader.ended:
         raise StartError(f"line {number + 1}: the export ends too soon: was it cut off? Nothing was imported")
@@ -121,7 +121,7 @@ class _Reader:
 
     def take(self, document: dict[str, Any]) -> None:
         if self.ended:
-            raise Unreadable("stands behind the end")
+            raise UnreadableRow("stands behind the end")
         if self.taken is None:
             self.taken = _begin(document, self._now)
         elif document == {"kind": "end"}:
@@ -132,18 +132,20 @@ class _Reader:
 
 def _object(line: bytes) -> dict[str, Any]:
     if len(line) > MOST_BYTES:
-        raise Unreadable(f"longer than {MOST_BYTES} bytes")
+        raise UnreadableRow(f"longer than {MOST_BYTES} bytes")
     document = parse(line)
     if not isinstance(document, dict):
-        raise Unreadable("expected an object")
+        raise UnreadableRow("expected an object")
     return document
 
 
 def _begin(header: dict[str, Any], now: Moment) -> Import:
     if header.get("format") != FORMAT:
-        raise Unreadable(f'expected the first line of an export, with "format": "{FORMAT}"')
+        raise UnreadableRow(f'expected the first line of an export, with "format": "{FORMAT}"')
     if header.get("version") != VERSION:
-        raise Unreadable(f"version: this is version {header.get('version')!r} of the format, known here is {VERSION}")
+        raise UnreadableRow(
+            f"version: this is version {header.get('version')!r} of the format, known here is {VERSION}"
+        )
     _format, _version, age, wall = _HEADER.row(header)
     return Import(Checkpoint(age, wall).ages(now))
 
@@ -151,14 +153,14 @@ def _begin(header: dict[str, Any], now: Moment) -> Import:
 def _environment(document: dict[str, Any]) -> str:
     name = document.pop("environment", None)
     if not isinstance(name, str) or not _ENVIRONMENT.fullmatch(name):
-        raise Unreadable("environment: expected a name of a-z, 0-9, _ and -")
+        raise UnreadableRow("environment: expected a name of a-z, 0-9, _ and -")
     return name
 
 
 def _operation_key(environment: str, document: dict[str, Any]) -> OperationKey:
     operation_id = document.pop("id", None)
     if not isinstance(operation_id, str) or not is_operation_id(operation_id):
-        raise Unreadable("id: no UUID")
+        raise UnreadableRow("id: no UUID")
     return OperationKey(environment, operation_id.lower())
 
 
@@ -170,34 +172,34 @@ def _read_environment(into: Import, name: str, document: dict[str, Any]) -> None
 def _read_operation(into: Import, name: str, document: dict[str, Any]) -> None:
     key = _operation_key(name, document)
     if key in into.tombstones:
-        raise Unreadable(f"{key.id} has a tombstone already")
-    _once(into.operations, key, codec.read_kept(key, codec.OPERATIONS.row(document), into.ages))
+        raise UnreadableRow(f"{key.id} has a tombstone already")
+    _once(into.operations, key, codec.read_operation(key, codec.OPERATIONS.row(document), into.ages))
 
 
 def _read_tombstone(into: Import, name: str, document: dict[str, Any]) -> None:
     key = _operation_key(name, document)
     if key in into.operations:
-        raise Unreadable(f"{key.id} is an operation already")
+        raise UnreadableRow(f"{key.id} is an operation already")
     at, retired = _TOMBSTONE.row(document)
     _once(into.tombstones, key, Tombstone(into.ages.mono(at), bool(retired)))
 
 
-def _read_cell(into: Import, name: str, document: dict[str, Any]) -> None:
-    group, cell = document.pop("group", None), document.pop("name", None)
-    if not isinstance(group, str) or not isinstance(cell, str):
-        raise Unreadable("group, name: expected texts")
-    _once(into.cells, (name, group, cell), codec.read_cell(codec.CELLS.row(document)))
+def _read_aggregate(into: Import, name: str, document: dict[str, Any]) -> None:
+    group, aggregate = document.pop("group", None), document.pop("name", None)
+    if not isinstance(group, str) or not isinstance(aggregate, str):
+        raise UnreadableRow("group, name: expected texts")
+    _once(into.aggregates, (name, group, aggregate), codec.read_aggregate(codec.CELLS.row(document)))
 
 
 _READERS: dict[str, Callable[[Import, str, dict[str, Any]], None]] = {
     "environment": _read_environment,
     "operation": _read_operation,
     "tombstone": _read_tombstone,
-    "cell": _read_cell,
+    "cell": _read_aggregate,
 }
 
 
 def _once(into: MutableMapping[Any, Any], key: Any, value: Any) -> None:
     if key in into:
-        raise Unreadable(f"{key if isinstance(key, str) else ' '.join(key)} stands there twice")
+        raise UnreadableRow(f"{key if isinstance(key, str) else ' '.join(key)} stands there twice")
     into[key] = value

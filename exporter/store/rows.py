@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from exporter.operation import ID_BYTES, OperationKey, is_operation_id, pack_id, unpack_id
 from exporter.store import codec
 from exporter.store.ages import Checkpoint
-from exporter.store.layout import Unreadable
+from exporter.store.layout import UnreadableRow
 from exporter.tracking.memory import Memory
 from exporter.tracking.tombstones import LEAF_MOST, Tombstone, Tombstones
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporter.store.ages import Ages
     from exporter.store.layout import Row
-    from exporter.tracking.memory import CellMemory, CellPlace, Changes, EnvironmentMemory, Kept
+    from exporter.tracking.memory import AggregateKey, Changes, EnvironmentMemory, StoredAggregate, StoredOperation
 
     # Told of each row that cannot be read: of which environment, which one, and why.
     Skip = Callable[[str, str, str], None]
@@ -72,17 +72,19 @@ def read_environments(
     for name, *row in connection.execute(ENVIRONMENTS.select):
         try:
             yield _text(name), codec.read_environment(tuple(row), ages)
-        except Unreadable as error:
+        except UnreadableRow as error:
             skip(str(name), "", str(error))
 
 
-def read_operations(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Iterator[tuple[OperationKey, Kept]]:
+def read_operations(
+    connection: sqlite3.Connection, ages: Ages, skip: Skip
+) -> Iterator[tuple[OperationKey, StoredOperation]]:
     """Read all operations."""
     for row in connection.execute(OPERATIONS.select):
         try:
             key = OperationKey(_text(row[0]), _operation_id(row[1]))
-            yield key, codec.read_kept(key, row[2:], ages)
-        except Unreadable as error:
+            yield key, codec.read_operation(key, row[2:], ages)
+        except UnreadableRow as error:
             skip(str(row[0]), str(row[1]), str(error))
 
 
@@ -111,12 +113,12 @@ def _are_tombstones(ids: Sequence[Any], ats: Sequence[Any]) -> bool:
     return {*map(type, ats)} == {float} and all(map(math.isfinite, ats))
 
 
-def read_cells(connection: sqlite3.Connection, skip: Skip) -> Iterator[tuple[CellPlace, CellMemory]]:
+def read_aggregates(connection: sqlite3.Connection, skip: Skip) -> Iterator[tuple[AggregateKey, StoredAggregate]]:
     """Read what all aggregates remember."""
     for environment, group, name, *row in connection.execute(CELLS.select):
         try:
-            yield (_text(environment), _text(group), _text(name)), codec.read_cell(tuple(row))
-        except Unreadable as error:
+            yield (_text(environment), _text(group), _text(name)), codec.read_aggregate(tuple(row))
+        except UnreadableRow as error:
             skip(str(environment), f"{group}, {name}", str(error))
 
 
@@ -126,7 +128,7 @@ def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memor
         return Memory(
             dict(read_operations(connection, ages, skip)),
             read_tombstones(connection, ages, skip),
-            dict(read_cells(connection, skip)),
+            dict(read_aggregates(connection, skip)),
             dict(read_environments(connection, ages, skip)),
         )
 
@@ -145,9 +147,9 @@ def _no_collection() -> Iterator[None]:
 
 def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) -> None:
     """Write what changed; the transaction is the caller's."""
-    _write(connection, OPERATIONS, changes.operations, lambda each: codec.kept_row(each, ages))
+    _write(connection, OPERATIONS, changes.operations, lambda each: codec.operation_row(each, ages))
     _write(connection, TOMBSTONES, changes.tombstones, lambda stone: (ages.age(stone.at), stone.retired), _packed)
-    _write(connection, CELLS, changes.cells, tuple)
+    _write(connection, CELLS, changes.aggregates, tuple)
     _write(connection, ENVIRONMENTS, changes.environments, lambda each: codec.environment_row(each, ages), _alone)
 
 
@@ -173,11 +175,11 @@ def _alone(name: str) -> Row:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise Unreadable("its key is not text")
+        raise UnreadableRow("its key is not text")
     return value
 
 
 def _operation_id(value: Any) -> str:
     if not isinstance(value, str) or not is_operation_id(value):
-        raise Unreadable("its id is not a valid UUID")
+        raise UnreadableRow("its id is not a valid UUID")
     return value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.store.ages import Ages
-    from exporter.store.lock import Lock
+    from exporter.store.lock import StateLock
 
     _Stat = tuple[tuple[int, int], int, int]  # which file it is, its size, when it was changed
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Store:
     """One file, held by this process until `close`. Used by one thread at a time."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: Lock, ages: Ages) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: StateLock, ages: Ages) -> None:
         self.path = path
         self._lock = lock
         self._ages = ages
@@ -40,7 +40,7 @@ class Store:
     def _use(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout = {database.BUSY_SECONDS * 1000:.0f}")
         self._connection = connection
-        self._left = _look(self.path)
+        self._left = _fingerprint(self.path)
 
     def commit(self, changes: Changes, patient: Callable[[int], bool]) -> None:
         """Write changes in one transaction, on disk when this returns.
@@ -53,7 +53,7 @@ class Store:
         if changes.whole:
             self._begin_file(changes)
             changes = Changes(changes.number, changes.at)
-        elif _look(self.path) != self._left:
+        elif _fingerprint(self.path) != self._left:
             self._check()
         self._begin(patient)
         try:
@@ -61,7 +61,7 @@ class Store:
                 rows.write_changes(self._connection, changes, self._ages)
                 rows.write_checkpoint(self._connection, checkpoint(self._ages, changes.at))
         finally:
-            now = _look(self.path)
+            now = _fingerprint(self.path)
             moved = _are_others(self._left, now)
             self._left = self._left if moved else now
         if moved:
@@ -69,7 +69,7 @@ class Store:
 
     def _check(self) -> None:
         """Look whether what others did to the file has done it harm. Raises Damaged."""
-        if _are_others(self._left, _look(self.path)):
+        if _are_others(self._left, _fingerprint(self.path)):
             raise Damaged(_MOVED)
         # What the log holds is not looked at by a check, but at a restart: from now on it holds nothing.
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -116,7 +116,7 @@ class Store:
             self._lock.release()
 
 
-def _look(path: Path) -> list[_Stat | None]:
+def _fingerprint(path: Path) -> list[_Stat | None]:
     """Return what tells whether the file or its log was changed."""
     return [_stat(Path(f"{path}{side}")) for side in ("", "-wal")]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exporter.store.rows import Skip
     from exporter.store.store import Store
     from exporter.tracking.memory import Changes, Memory
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 
 def take_in(
@@ -33,18 +33,18 @@ def take_in(
         memory = taken.memory()
         changes = merge(here, memory, clock())
         _commit(store, changes)
-    return _told(here, memory, changes)
+    return _summary(here, memory, changes)
 
 
 def _commit(store: Store, changes: Changes) -> None:
     try:
         store.commit(changes, lambda _tried: False)
     except database.FAILURES as error:
-        problem = database.told(error, store.path)
+        problem = database.describe(error, store.path)
         raise StartError(f"state {store.path} cannot be written, nothing was imported: {problem}") from None
 
 
-def _told(here: Memory, taken: Memory, changes: Changes) -> list[str]:
+def _summary(here: Memory, taken: Memory, changes: Changes) -> list[str]:
     given = Counter(key.environment for key in taken.operations)
     known = Counter(key.environment for key in taken.operations if key in here.operations)
     over = Counter(key.environment for key in taken.operations if not _followed(key, here, changes))

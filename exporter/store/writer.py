@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from exporter.store.store import Store
     from exporter.tracking.memory import Changes
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 IDLE_SECONDS = 1.0
 TRIES, LAST_TRIES = 20, 5  # of a tenth of a second each, for a lock: while running, and at the end
@@ -88,18 +88,18 @@ class Writer:
             self._store.commit(changes, self._patient)
         except database.FAILURES as error:
             lost = changes.whole or database.is_damage(error)
-            self._tell(database.told(error, self._store.path), lost=lost)
+            self._log(database.describe(error, self._store.path), lost=lost)
             self._waiting = None if lost else changes
             self._deliver(Saved(changes.number, ok=False, lost=lost))
         else:
             self._waiting = None
-            self._tell(None)
+            self._log(None)
             self._deliver(Saved(changes.number, ok=True))
 
     def _patient(self, tried: int) -> bool:
         return tried < (LAST_TRIES if self._stopping else TRIES)
 
-    def _tell(self, problem: str | None, *, lost: bool = False) -> None:
+    def _log(self, problem: str | None, *, lost: bool = False) -> None:
         if problem is not None and self._works:
             event = (
                 "state is damaged: a new file is to be begun" if lost else "state cannot be written, going on without"
@@ -118,7 +118,7 @@ def merged(earlier: Changes, later: Changes) -> Changes:
         later,
         operations={**earlier.operations, **later.operations},
         tombstones={**earlier.tombstones, **later.tombstones},
-        cells={**earlier.cells, **later.cells},
+        aggregates={**earlier.aggregates, **later.aggregates},
         environments={**earlier.environments, **later.environments},
         whole=earlier.whole,
     )

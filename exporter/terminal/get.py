@@ -12,14 +12,14 @@ from rich.text import Text
 from exporter.config.settings import GROUP
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey
-from exporter.tracking.record import Circumstances, Moment, answered, handed_over
+from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
 from exporter.wording import moment, number, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
-    from exporter.config import Environment
+    from exporter.config import EnvironmentSettings
     from exporter.operation import Operation
 
 COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
@@ -43,7 +43,7 @@ def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iter
     yield "operation", operation.id
     yield "environment", environment
     yield "name", operation.name
-    yield "status", operation.told_status
+    yield "status", operation.shown_status
     yield "rows", _progress(operation)
     yield "successes", number(operation.successes)
     yield "errors", number(operation.errors)
@@ -93,11 +93,11 @@ def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> No
     out.write(json.dumps(shown, indent=2) + "\n")
 
 
-def write_metrics(out: TextIO, environment: Environment, operation: Operation, now: float) -> None:
+def write_metrics(out: TextIO, environment: EnvironmentSettings, operation: Operation, now: float) -> None:
     """Write the series that the exporter would have for it after this one poll; `now` is Unix seconds."""
     at_once = Moment(0.0, now)
     key = OperationKey(environment.name, operation.id)
     group = next((each.group for each in environment.operations if each.id == operation.id), GROUP)
-    pending = handed_over(key, group, (), at_once, environment.polling)
+    pending = newly_tracked(key, group, (), at_once, environment.polling)
     at = Circumstances(at_once, 0.0, environment.polling, epoch=now, trusted=True)
-    out.write(operation_text(answered(pending, operation, at)).decode())
+    out.write(operation_text(succeeded(pending, operation, at)).decode())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from exporter import __version__
-from exporter.errors import BadAnswer, ConnectionLost, KnockError, Reason, StartError, redact
+from exporter.errors import BadResponse, ConnectionLost, KnockError, Reason, StartError, redact
 from exporter.keys import MASK, InvalidKey, KeySource
 from exporter.net.deadline import Deadline
 from exporter.net.failures import failure, read_body
@@ -88,7 +88,7 @@ class Sender:
             error = ours
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
             error = failure(foreign)
-        passing = isinstance(error, BadAnswer) and error.field == "body"  # it ended while it answered
+        passing = isinstance(error, BadResponse) and error.field == "body"  # it ended while it answered
         passing = passing or isinstance(error, ConnectionLost) or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
         return Attempt(None, {}, self._shown(str(error)), passing)
 
@@ -104,7 +104,7 @@ class Sender:
             "Accept-Encoding": "identity",
             "User-Agent": f"knock-exporter/{__version__}",
         }
-        answer = self._transport.ask(self._address, headers, Deadline(REQUEST_SECONDS), method="POST", body=body)
+        answer = self._transport.request(self._address, headers, Deadline(REQUEST_SECONDS), method="POST", body=body)
         try:
             document = _document(read_body(answer, MemoryBudget().reservation("", "")))
         finally:
@@ -126,7 +126,7 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class RegistrarIO:
     """How a registrar reaches the world: `send` POSTs a body, `say` and `warn` write a line for people."""
 
     send: Callable[[bytes], Attempt]
@@ -139,7 +139,7 @@ class Outside:
 class Registrar:
     """Sends items in requests that an exporter takes, and tells what became of each."""
 
-    def __init__(self, url: str, outside: Outside) -> None:
+    def __init__(self, url: str, outside: RegistrarIO) -> None:
         self._url, self._outside = url, outside
         self._told_waiting = False
         self._rejected = 0
@@ -148,13 +148,13 @@ class Registrar:
     def register(self, items: Sequence[Item]) -> bool:
         """Register all; return whether all were accepted. Raises StartError where it makes no sense to go on."""
         for batch in batches(items):
-            self._tell(batch, self._answer([_encoded(each) for each in batch]))
+            self._report(batch, self._response([_encoded(each) for each in batch]))
         if not self._durable:
             self._outside.warn("not durable: what was registered is forgotten when the exporter restarts, unless its "
                                "configuration sets storage.path")  # fmt: skip
         return self._rejected == 0
 
-    def _answer(self, encoded: list[bytes]) -> Mapping[str, Any]:
+    def _response(self, encoded: list[bytes]) -> Mapping[str, Any]:
         attempt = self._patiently(b"[" + b",".join(encoded) + b"]")
         known = attempt.status in (HTTPStatus.OK, HTTPStatus.UNPROCESSABLE_ENTITY)
         if not known or not all(isinstance(attempt.document.get(each), list) for each in ("accepted", "rejected")):
@@ -174,7 +174,7 @@ class Registrar:
             pause = min(2 * pause, LONGEST_PAUSE)
         return attempt
 
-    def _tell(self, batch: Sequence[Item], answer: Mapping[str, Any]) -> None:
+    def _report(self, batch: Sequence[Item], answer: Mapping[str, Any]) -> None:
         for each in _objects(answer["accepted"]):
             self._outside.say(printable(f"{each.get('id')} {each.get('state')}"))
         for each in _objects(answer["rejected"]):

@@ -5,47 +5,47 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporter.metrics import families
-from exporter.metrics.exposition import Board, encode_labels, render
+from exporter.metrics.exposition import RenderedRows, encode_labels, render
 from exporter.operation import UNKNOWN_NAME
-from exporter.tracking.ledger import Cell, GroupCell
+from exporter.tracking.ledger import Aggregate, GroupAggregate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exporter.tracking.memory import CellMemory, CellPlace
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.memory import AggregateKey, StoredAggregate
+    from exporter.tracking.transitions import Tracked
 
 
 class Aggregates:
     """Owned by the tracker's thread. Whatever asks for an aggregate touches it: it is rendered again."""
 
     def __init__(self) -> None:
-        self.cells = Board()
-        self.groups = Board()
-        self._cells: dict[CellPlace, Cell] = {}
-        self._groups: dict[tuple[str, str], GroupCell] = {}
-        self._labels: dict[CellPlace, str] = {}
-        self._stale: dict[CellPlace, tuple[str, Sequence[float]]] = {}
-        self._touched_cells: dict[CellPlace, None] = {}
+        self.aggregates = RenderedRows()
+        self.groups = RenderedRows()
+        self._by_key: dict[AggregateKey, Aggregate] = {}
+        self._groups: dict[tuple[str, str], GroupAggregate] = {}
+        self._labels: dict[AggregateKey, str] = {}
+        self._stale: dict[AggregateKey, tuple[str, Sequence[float]]] = {}
+        self._touched_aggregates: dict[AggregateKey, None] = {}
         self._touched_groups: dict[tuple[str, str], None] = {}
 
-    def cell_of(self, tracked: Tracked) -> Cell:
+    def aggregate_of(self, tracked: Tracked) -> Aggregate:
         """Return the aggregate that an operation belongs to."""
         name = tracked.operation.name if tracked.operation is not None else UNKNOWN_NAME
-        return self._cell((tracked.key.environment, tracked.group, name))
+        return self._aggregate((tracked.key.environment, tracked.group, name))
 
-    def _cell(self, place: CellPlace) -> Cell:
-        self._touched_cells[place] = None
-        cell = self._cells.get(place)
-        if cell is None:
-            cell = self._cells[place] = Cell(*place)
-            self._labels[place] = encode_labels(families.cell_labels(cell))
+    def _aggregate(self, place: AggregateKey) -> Aggregate:
+        self._touched_aggregates[place] = None
+        aggregate = self._by_key.get(place)
+        if aggregate is None:
+            aggregate = self._by_key[place] = Aggregate(*place)
+            self._labels[place] = encode_labels(families.aggregate_labels(aggregate))
             self._group(place[:2])
-        return cell
+        return aggregate
 
-    def _group(self, place: tuple[str, str]) -> GroupCell:
+    def _group(self, place: tuple[str, str]) -> GroupAggregate:
         if place not in self._groups:
-            self._groups[place] = GroupCell(*place)
+            self._groups[place] = GroupAggregate(*place)
             self._touched_groups[place] = None
         return self._groups[place]
 
@@ -55,26 +55,26 @@ class Aggregates:
         if self._group(place).observe(before, after):
             self._touched_groups[place] = None
 
-    def remember(self, place: CellPlace, memory: CellMemory) -> None:
+    def remember(self, place: AggregateKey, memory: StoredAggregate) -> None:
         """Take over what an earlier process knew of an aggregate."""
-        self._cell(place).remember(memory)
+        self._aggregate(place).remember(memory)
 
-    def remembered(self, place: CellPlace) -> CellMemory | None:
+    def remembered(self, place: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate."""
-        cell = self._cells.get(place)
-        return cell.memory if cell is not None else None
+        aggregate = self._by_key.get(place)
+        return aggregate.memory if aggregate is not None else None
 
-    def all_remembered(self, environment: str) -> dict[CellPlace, CellMemory]:
+    def all_remembered(self, environment: str) -> dict[AggregateKey, StoredAggregate]:
         """Return what is to be remembered of all aggregates of an environment."""
-        return {place: cell.memory for place, cell in self._cells.items() if place[0] == environment}
+        return {place: aggregate.memory for place, aggregate in self._by_key.items() if place[0] == environment}
 
     def remove_environment(self, name: str) -> None:
         """End with an environment."""
-        for place in [each for each in self._cells if each[0] == name]:
-            del self._cells[place], self._labels[place]
+        for place in [each for each in self._by_key if each[0] == name]:
+            del self._by_key[place], self._labels[place]
             self._stale.pop(place, None)
-            self._touched_cells.pop(place, None)
-            self.cells.drop(place)
+            self._touched_aggregates.pop(place, None)
+            self.aggregates.drop(place)
         for group in [each for each in self._groups if each[0] == name]:
             del self._groups[group]
             self._touched_groups.pop(group, None)
@@ -87,11 +87,11 @@ class Aggregates:
 
     def render(self) -> None:
         """Render what was touched."""
-        for place in self._touched_cells:
-            cell, labels = self._cells[place], self._labels[place]
-            self.cells.put(place, render(families.PER_NAME, labels, cell))
-            self._stale[place] = (labels, cell.stale_at.frozen())
+        for place in self._touched_aggregates:
+            aggregate, labels = self._by_key[place], self._labels[place]
+            self.aggregates.put(place, render(families.PER_NAME, labels, aggregate))
+            self._stale[place] = (labels, aggregate.stale_at.frozen())
         for group_place in self._touched_groups:
             group = self._groups[group_place]
             self.groups.put(group_place, render(families.PER_GROUP, encode_labels(families.group_labels(group)), group))
-        self._touched_cells, self._touched_groups = {}, {}
+        self._touched_aggregates, self._touched_groups = {}, {}

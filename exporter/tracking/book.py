@@ -10,32 +10,32 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from exporter.metrics.exposition import Board, View, render_operation
+from exporter.metrics.exposition import RenderedRows, View, render_operation
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
-from exporter.tracking.exposure import Admission, Shelf
-from exporter.tracking.ledger import Ordered, ended_now, grow, share
+from exporter.tracking.exposure import CardinalityLimit, TopN
+from exporter.tracking.ledger import Ordered, contribution, ended_now, grow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from exporter.config import Environment
+    from exporter.config import EnvironmentSettings
     from exporter.metrics.own import Activity
     from exporter.tracking.exposure import Rank
-    from exporter.tracking.journal import Journal
-    from exporter.tracking.memory import CellMemory, CellPlace
-    from exporter.tracking.record import Moment, Tracked
+    from exporter.tracking.group_commit import GroupCommit
+    from exporter.tracking.memory import AggregateKey, StoredAggregate
+    from exporter.tracking.transitions import Moment, Tracked
 
 
 class _EnvironmentBook:
     """What the book keeps for one environment."""
 
-    def __init__(self, settings: Environment, groups: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(self, settings: EnvironmentSettings, groups: Sequence[str], names: Sequence[str]) -> None:
         self.settings = settings
-        self.shelf = Shelf(settings.per_operation_limit)
-        self.groups = Admission(exposure.GROUPS_MOST, groups)
-        self.names = Admission(exposure.NAMES_MOST, names)
+        self.top_n = TopN(settings.per_operation_limit)
+        self.groups = CardinalityLimit(exposure.GROUPS_MOST, groups)
+        self.names = CardinalityLimit(exposure.NAMES_MOST, names)
         self.tracked = 0
         self.lost = 0
         self.missing = 0  # those of which Knock said 404 since their last record
@@ -43,16 +43,16 @@ class _EnvironmentBook:
 
 
 class Book:
-    """All tracked operations. Owned by the tracker's thread; `journal` is told what is to be remembered."""
+    """All tracked operations. Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
 
-    def __init__(self, labels: Sequence[str], activity: Activity, journal: Journal) -> None:
+    def __init__(self, labels: Sequence[str], activity: Activity, group_commit: GroupCommit) -> None:
         self._labels = labels
         self._activity = activity
-        self._journal = journal
+        self._group_commit = group_commit
         self._environments: dict[str, _EnvironmentBook] = {}
         self._operations: dict[OperationKey, Tracked] = {}
         self._aggregates = Aggregates()
-        self._board = Board()
+        self._rendered = RenderedRows()
         self._touched: dict[OperationKey, None] = {}
         self._hidings: list[tuple[float, OperationKey]] = []
         self.changed = True
@@ -71,7 +71,7 @@ class Book:
 
     def exposes(self, key: OperationKey) -> bool:
         """Whether a tracked operation has series of its own."""
-        return self._environments[key.environment].shelf.shows(key.id)
+        return self._environments[key.environment].top_n.shows(key.id)
 
     @property
     def touched(self) -> Collection[OperationKey]:
@@ -86,11 +86,15 @@ class Book:
     # Environments.
 
     def add_environment(
-        self, settings: Environment, groups: Sequence[str], names: Sequence[str], cells: Mapping[CellPlace, CellMemory]
+        self,
+        settings: EnvironmentSettings,
+        groups: Sequence[str],
+        names: Sequence[str],
+        aggregates: Mapping[AggregateKey, StoredAggregate],
     ) -> None:
         """Begin with an environment: the label values that it let in before, and what its aggregates remember."""
         self._environments[settings.name] = _EnvironmentBook(settings, groups, names)
-        for place, memory in cells.items():
+        for place, memory in aggregates.items():
             self._aggregates.remember(place, memory)
         self.changed = True
 
@@ -103,15 +107,15 @@ class Book:
         del self._environments[name]
         self.changed = True
 
-    def change_environment(self, settings: Environment, now: Moment) -> None:
+    def change_environment(self, settings: EnvironmentSettings, now: Moment) -> None:
         """Show the operations of an environment as its settings now say."""
         kept = self._environments[settings.name]
         before, kept.settings = kept.settings, settings
         if (before.per_operation, before.per_operation_limit) == (settings.per_operation, settings.per_operation_limit):
             return
-        kept.shelf = Shelf(settings.per_operation_limit)
+        kept.top_n = TopN(settings.per_operation_limit)
         shown = [each for each in self.of(settings.name) if not self._is_hidden(each, now)]
-        kept.shelf.fill(exposure.rank(each) for each in shown)
+        kept.top_n.fill(exposure.rank(each) for each in shown)
         self._touch_all(settings.name)
 
     def use_labels(self, labels: Sequence[str]) -> None:
@@ -130,11 +134,11 @@ class Book:
         kept = self._environments[environment]
         return kept.groups.admitted, kept.names.admitted
 
-    def remembered(self, place: CellPlace) -> CellMemory | None:
+    def remembered(self, place: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name."""
         return self._aggregates.remembered(place)
 
-    def all_remembered(self, environment: str) -> dict[CellPlace, CellMemory]:
+    def all_remembered(self, environment: str) -> dict[AggregateKey, StoredAggregate]:
         """Return what is to be remembered of all aggregates of an environment."""
         return self._aggregates.all_remembered(environment)
 
@@ -148,13 +152,13 @@ class Book:
 
     def _admit(self, environment: str, label: str, value: str) -> str:
         kept = self._environments[environment]
-        admission = kept.groups if label == "group" else kept.names
-        known = len(admission.admitted)
-        admitted = admission.admit(value)
+        cardinality_limit = kept.groups if label == "group" else kept.names
+        known = len(cardinality_limit.admitted)
+        admitted = cardinality_limit.admit(value)
         if admitted != value:
             self._activity.folded.labels(environment, label).inc()
-        if len(admission.admitted) != known:
-            self._journal.dirty.environments[environment] = None
+        if len(cardinality_limit.admitted) != known:
+            self._group_commit.dirty.environments[environment] = None
         return admitted
 
     def only_missing(self, environment: str) -> bool:
@@ -162,7 +166,7 @@ class Book:
         kept = self._environments[environment]
         return kept.missing == kept.tracked > 0
 
-    def record(self, after: Tracked, now: Moment) -> Tracked:
+    def update(self, after: Tracked, now: Moment) -> Tracked:
         """Take in an operation, new or changed, and return it with its marks raised and its name admitted."""
         before = self._operations.get(after.key)
         after = self._admitted(before, after)
@@ -170,9 +174,9 @@ class Book:
             after = self._count(before, after)
         self._operations[after.key] = after
         if before is not None:
-            self._aggregates.cell_of(before).remove(share(before))
+            self._aggregates.aggregate_of(before).remove(contribution(before))
             self._tally(before, -1)
-        self._aggregates.cell_of(after).add(share(after))
+        self._aggregates.aggregate_of(after).add(contribution(after))
         self._tally(after, 1)
         self._touched[after.key] = None
         self._show(after, now)
@@ -182,10 +186,10 @@ class Book:
     def remove(self, key: OperationKey, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         before = self._operations.pop(key)
-        cell = self._aggregates.cell_of(before)
-        cell.remove(share(before))
+        aggregate = self._aggregates.aggregate_of(before)
+        aggregate.remove(contribution(before))
         if reason is not None:
-            cell.retired[reason] += 1
+            aggregate.retired[reason] += 1
         self._tally(before, -1)
         self._touched |= dict.fromkeys([key, *self._placed(before, None)])
         self.changed = True
@@ -209,13 +213,13 @@ class Book:
         if after.operation is None:
             return after
         marks, growth = grow(before.marks, after.operation, from_birth=bool(after.from_birth))
-        cell = self._aggregates.cell_of(after)
-        cell.count(growth)
+        aggregate = self._aggregates.aggregate_of(after)
+        aggregate.count(growth)
         if ended_now(before, after):
-            cell.count_end(after)
+            aggregate.count_end(after)
         if after.final and not before.final:
-            cell.note_final(after)
-            self._journal.dirty.cells[cell.environment, cell.group, cell.name] = None
+            aggregate.note_final(after)
+            self._group_commit.dirty.aggregates[aggregate.environment, aggregate.group, aggregate.name] = None
         self._aggregates.observe(before, after)
         return replace(after, marks=marks)
 
@@ -233,7 +237,7 @@ class Book:
 
     def _placed(self, tracked: Tracked, rank: Rank | None) -> Iterator[OperationKey]:
         kept, environment = self._environments[tracked.key.environment], tracked.key.environment
-        return (OperationKey(environment, each) for each in kept.shelf.place(tracked.key.id, rank))
+        return (OperationKey(environment, each) for each in kept.top_n.place(tracked.key.id, rank))
 
     def _is_hidden(self, tracked: Tracked, now: Moment) -> bool:
         mode = self._environments[tracked.key.environment].settings.per_operation
@@ -263,22 +267,22 @@ class Book:
         self._aggregates.render()
         self._publish_gauges()
         self.changed = False
-        boards = self._board, self._aggregates.cells, self._aggregates.groups
-        operations, cells, groups = (board.publish() for board in boards)
-        size = sum(board.size for board in boards)
-        return View(operations, cells, groups, self._aggregates.stale, size, self.generation)
+        all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
+        operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
+        size = sum(rendered.size for rendered in all_rendered)
+        return View(operations, aggregates, groups, self._aggregates.stale, size, self.generation)
 
     def _render_operation(self, key: OperationKey) -> None:
         tracked = self._operations.get(key)
         if tracked is None or not self.exposes(key):
-            self._board.drop(key)
+            self._rendered.drop(key)
         else:
-            self._board.put(key, render_operation(tracked, self._labels))
+            self._rendered.put(key, render_operation(tracked, self._labels))
 
     def _publish_gauges(self) -> None:
         for name, kept in self._environments.items():
             self._activity.operations.labels(name).set(kept.tracked)
-            self._activity.not_exposed.labels(name).set(kept.tracked - kept.lost - kept.shelf.shown)
+            self._activity.not_exposed.labels(name).set(kept.tracked - kept.lost - kept.top_n.shown)
             longest = kept.intervals.most
             if longest is None:
                 self._activity.poll_interval.remove(name)

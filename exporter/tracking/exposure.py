@@ -11,7 +11,7 @@ from exporter.operation import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.transitions import Tracked
 
 GROUPS_MOST, NAMES_MOST, LABEL_BYTES_MOST = 100, 50, 128
 OTHER = "other"
@@ -43,7 +43,7 @@ def hidden_at(tracked: Tracked, mode: str) -> float | None:
     return None
 
 
-class Shelf:
+class TopN:
     """The first `limit` operations of an environment, by rank."""
 
     def __init__(self, limit: int) -> None:
@@ -92,7 +92,7 @@ class Shelf:
         return [self._order[self.limit].id] if displaces else []
 
 
-class Admission:
+class CardinalityLimit:
     """The values of one label that are let in: the first `most`, each short and printable; the rest becomes `other`."""
 
     def __init__(self, most: int, admitted: Iterable[str] = ()) -> None:

@@ -20,7 +20,7 @@ _NONE = -1
 _POINT, _POLL = Struct("<dqq"), Struct("<df")
 
 
-class Point(NamedTuple):
+class HistoryPoint(NamedTuple):
     """The counts of rows at one time (Unix seconds); None: Knock did not say."""
 
     at: float
@@ -28,19 +28,19 @@ class Point(NamedTuple):
     errors: int | None
 
 
-class Trouble(NamedTuple):
+class PollFailure(NamedTuple):
     """Why a poll brought no record: a `reason` of the failure metrics, and its text."""
 
     reason: str
     text: str
 
 
-class Poll(NamedTuple):
+class PastPoll(NamedTuple):
     """One poll: when it was answered (Unix seconds), how many seconds it took, and what went wrong (None: nothing)."""
 
     at: float
     seconds: float
-    trouble: Trouble | None
+    trouble: PollFailure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +49,24 @@ class History:
 
     packed_points: bytes = b""
     packed_polls: bytes = b""
-    troubles: tuple[Trouble | None, ...] = ()  # one for each poll
+    troubles: tuple[PollFailure | None, ...] = ()  # one for each poll
     spacing: float = 0.0
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> tuple[HistoryPoint, ...]:
         """The points, the oldest first."""
         return tuple(
-            Point(at, _known(processed), _known(errors))
+            HistoryPoint(at, _known(processed), _known(errors))
             for at, processed, errors in _POINT.iter_unpack(self.packed_points)
         )
 
     @property
-    def polls(self) -> tuple[Poll, ...]:
+    def polls(self) -> tuple[PastPoll, ...]:
         """The last polls, the oldest first; failed ones are kept longer."""
         times = _POLL.iter_unpack(self.packed_polls)
-        return tuple(Poll(at, seconds, trouble) for (at, seconds), trouble in zip(times, self.troubles, strict=True))
+        return tuple(
+            PastPoll(at, seconds, trouble) for (at, seconds), trouble in zip(times, self.troubles, strict=True)
+        )
 
     @property
     def rate(self) -> float | None:
@@ -80,7 +82,7 @@ class History:
 NO_HISTORY = History()
 
 
-def polled(history: History, at: float, seconds: float, trouble: Trouble | None) -> History:
+def polled(history: History, at: float, seconds: float, trouble: PollFailure | None) -> History:
     """Note a poll."""
     times = [*_POLL.iter_unpack(history.packed_polls), (at, seconds)]
     troubles = [*history.troubles, _same(trouble) if trouble else None]
@@ -120,7 +122,7 @@ def _goes_on(packed: bytes, new: bytes, spacing: float) -> bool:
     return _POINT.unpack(last)[0] - _POINT.unpack(before)[0] < spacing or before[8:] == last[8:] == new[8:]
 
 
-def _rate(first: Point, last: Point) -> float | None:
+def _rate(first: HistoryPoint, last: HistoryPoint) -> float | None:
     seconds = last.at - first.at
     if seconds <= 0 or first.processed is None or last.processed is None:
         return None
@@ -136,6 +138,6 @@ def _packable(count: int | None) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _same(trouble: Trouble) -> Trouble:
+def _same(trouble: PollFailure) -> PollFailure:
     """Return an equal trouble that others hold already: in an outage all operations have the same one."""
     return trouble

@@ -1,7 +1,7 @@
 """Counters that never count twice, and sums that are kept, not recomputed.
 
-A `Cell` holds one (environment, group, name), a `GroupCell` one (environment, group). An operation
-adds its `Share` to its aggregate and takes it away when it changes, so an answer costs the same
+An `Aggregate` holds one (environment, group, name), a `GroupAggregate` one (environment, group). An operation
+adds its `Contribution` to its aggregate and takes it away when it changes, so an answer costs the same
 whether 10 or 50,000 operations are tracked.
 """
 
@@ -14,14 +14,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import Status
-from exporter.tracking.memory import CellMemory
-from exporter.tracking.record import LOST, PENDING, Marks
+from exporter.tracking.memory import StoredAggregate
+from exporter.tracking.transitions import LOST, PENDING, Marks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporter.operation import Operation
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.transitions import Tracked
 
 STATES = (PENDING, *(str(status) for status in Status), LOST)
 RETIREMENTS = ("retention", "limit")
@@ -113,7 +113,7 @@ class Histogram:
         return list(accumulate(self._counts))
 
 
-class Share(NamedTuple):
+class Contribution(NamedTuple):
     """What one operation adds to the gauges of its aggregate; None where it adds nothing."""
 
     state: str
@@ -128,12 +128,12 @@ class Share(NamedTuple):
     stale_at: float | None
 
 
-def share(tracked: Tracked) -> Share:
+def contribution(tracked: Tracked) -> Contribution:
     """Return what an operation adds to its aggregate; a lost one is counted and adds nothing else."""
     record = None if tracked.lost else tracked.operation
     active = tracked.active
     processing = active and record is not None and record.status is Status.PROCESSING and tracked.last_change
-    return Share(
+    return Contribution(
         state=tracked.state,
         completed_with_errors=record is not None and record.status is Status.COMPLETED and tracked.has_errors,
         active=active,
@@ -148,7 +148,7 @@ def share(tracked: Tracked) -> Share:
 
 
 @dataclass(slots=True)
-class Cell:
+class Aggregate:
     """The sums and counters of one (environment, group, name). Owned by the tracker's thread."""
 
     environment: str
@@ -176,45 +176,45 @@ class Cell:
     last_failed_seen: float | None = None
     last_completed_with_errors_seen: float | None = None
 
-    def add(self, share: Share) -> None:
+    def add(self, contribution: Contribution) -> None:
         """Add an operation's share."""
-        self._sum(share, 1)
-        for ordered, value in self._ordered(share):
+        self._sum(contribution, 1)
+        for ordered, value in self._ordered(contribution):
             ordered.add(value)
 
-    def remove(self, share: Share) -> None:
+    def remove(self, contribution: Contribution) -> None:
         """Take away a share that was added."""
-        self._sum(share, -1)
-        for ordered, value in self._ordered(share):
+        self._sum(contribution, -1)
+        for ordered, value in self._ordered(contribution):
             ordered.remove(value)
 
-    def _sum(self, share: Share, sign: int) -> None:
-        self.tracked[share.state] += sign
-        self.completed_with_errors += sign * share.completed_with_errors
-        self.all_processed += sign * share.processed
-        self.all_estimated += sign * share.estimated
-        self.all_errors += sign * share.errors
-        if share.active:
-            self.active_processed += sign * share.processed
-            self.active_estimated += sign * share.estimated
+    def _sum(self, contribution: Contribution, sign: int) -> None:
+        self.tracked[contribution.state] += sign
+        self.completed_with_errors += sign * contribution.completed_with_errors
+        self.all_processed += sign * contribution.processed
+        self.all_estimated += sign * contribution.estimated
+        self.all_errors += sign * contribution.errors
+        if contribution.active:
+            self.active_processed += sign * contribution.processed
+            self.active_estimated += sign * contribution.estimated
 
-    def _ordered(self, share: Share) -> list[tuple[Ordered, float]]:
+    def _ordered(self, contribution: Contribution) -> list[tuple[Ordered, float]]:
         pairs = (
-            (self.inserted, share.inserted),
-            (self.last_success, share.last_success),
-            (self.processing_change, share.processing_change),
-            (self.stale_at, share.stale_at),
+            (self.inserted, contribution.inserted),
+            (self.last_success, contribution.last_success),
+            (self.processing_change, contribution.processing_change),
+            (self.stale_at, contribution.stale_at),
         )
         return [(ordered, value) for ordered, value in pairs if value is not None]
 
     @property
-    def memory(self) -> CellMemory:
+    def memory(self) -> StoredAggregate:
         """What outlives a restart."""
-        return CellMemory(
+        return StoredAggregate(
             self.last_completed, self.last_failed, self.last_failed_seen, self.last_completed_with_errors_seen
         )
 
-    def remember(self, memory: CellMemory) -> None:
+    def remember(self, memory: StoredAggregate) -> None:
         """Take over what an earlier process knew."""
         self.last_completed, self.last_failed = memory.last_completed, memory.last_failed
         self.last_failed_seen = memory.last_failed_seen
@@ -245,7 +245,7 @@ class Cell:
 
 
 @dataclass(slots=True)
-class GroupCell:
+class GroupAggregate:
     """The histograms of one (environment, group). Owned by the tracker's thread."""
 
     environment: str

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporter.operation import OperationKey
-    from exporter.tracking.record import Moment, Tracked
-    from exporter.tracking.roster import Namings
+    from exporter.tracking.memberships import Memberships
     from exporter.tracking.tombstones import Tombstone
+    from exporter.tracking.transitions import Moment, Tracked
 
-CellPlace = tuple[str, str, str]  # environment, group, name
+AggregateKey = tuple[str, str, str]  # environment, group, name
 
 
-class Kept(NamedTuple):
+class StoredOperation(NamedTuple):
     """An operation, and who names it."""
 
     tracked: Tracked
-    namings: Namings
+    memberships: Memberships
 
 
-class CellMemory(NamedTuple):
+class StoredAggregate(NamedTuple):
     """What an aggregate by name remembers, in Unix seconds."""
 
     last_completed: float | None = None
@@ -57,9 +57,9 @@ class EnvironmentMemory:
 class Memory:
     """All that was kept, as it is read at the start; who takes it over owns the tombstones."""
 
-    operations: Mapping[OperationKey, Kept] = field(default_factory=dict)
+    operations: Mapping[OperationKey, StoredOperation] = field(default_factory=dict)
     tombstones: Tombstones = field(default_factory=Tombstones)
-    cells: Mapping[CellPlace, CellMemory] = field(default_factory=dict)
+    aggregates: Mapping[AggregateKey, StoredAggregate] = field(default_factory=dict)
     environments: Mapping[str, EnvironmentMemory] = field(default_factory=dict)
 
 
@@ -73,8 +73,8 @@ class Changes:
 
     number: int
     at: Moment
-    operations: Mapping[OperationKey, Kept | None] = field(default_factory=dict)
+    operations: Mapping[OperationKey, StoredOperation | None] = field(default_factory=dict)
     tombstones: Mapping[OperationKey, Tombstone | None] = field(default_factory=dict)
-    cells: Mapping[CellPlace, CellMemory | None] = field(default_factory=dict)
+    aggregates: Mapping[AggregateKey, StoredAggregate | None] = field(default_factory=dict)
     environments: Mapping[str, EnvironmentMemory | None] = field(default_factory=dict)
     whole: bool = False

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from exporter.errors import KnockError
     from exporter.keys import Secret
     from exporter.metrics.exposition import View
+    from exporter.tracking.memberships import SourceKey, SourceKind
     from exporter.tracking.memory import Changes
-    from exporter.tracking.roster import Source, SourceKind
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PollRequest:
     """One request to Knock; `sent_at` is monotonic, `probe` marks the only one let through an open circuit breaker."""
 
     environment: str
@@ -35,10 +35,10 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class PollResponse:
     """What became of a request, and how many seconds it took."""
 
-    request: Request
+    request: PollRequest
     outcome: Operation | KnockError
     seconds: float
 
@@ -56,7 +56,7 @@ class Listed:
     """A source was read: these are all the operations that it names now."""
 
     environment: str
-    source: Source
+    source: SourceKey
     operations: tuple[ListedOperation, ...]
 
 
@@ -73,7 +73,7 @@ class Unread:
     """A source could not be read: what it named last stays."""
 
     environment: str
-    source: Source
+    source: SourceKey
     problem: str
 
 
@@ -85,7 +85,7 @@ class Created(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class Registration:
     """An operation that a program registers, with the record of its birth where the program has it."""
 
     operation: ListedOperation
@@ -101,7 +101,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegistrationResult:
     """The answer to a registration, in the order of its operations.
 
     `durable`: it survives the end of this process. `saved` is False where state is kept but could not be written.
@@ -120,17 +120,17 @@ class Register:
     """
 
     environment: str
-    operations: tuple[Handed, ...]
+    operations: tuple[Registration, ...]
     again: bool
-    reply: Callable[[Registered], None]
+    reply: Callable[[RegistrationResult], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class ReleaseResult:
     """The answer to a release: `known` False where there is no such operation, `listed_by` who still lists it."""
 
     known: bool
-    listed_by: tuple[Source, ...] = ()
+    listed_by: tuple[SourceKey, ...] = ()
     durable: bool = False
     saved: bool = True
 
@@ -141,7 +141,7 @@ class Release:
 
     environment: str
     id: str
-    reply: Callable[[Released], None]
+    reply: Callable[[ReleaseResult], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,18 @@ class Close:
 
 
 Message = (
-    Answered | KeyRead | Listed | Reread | Unread | Register | Release | Reconfigure | Exchange | Saved | Stop | Close
+    PollResponse
+    | KeyRead
+    | Listed
+    | Reread
+    | Unread
+    | Register
+    | Release
+    | Reconfigure
+    | Exchange
+    | Saved
+    | Stop
+    | Close
 )
 
 
@@ -193,13 +204,13 @@ Message = (
 class Outside:
     """What the tracker asks of others; nothing of it may block.
 
-    `fetch` sends a request (an `Answered` comes back) and returns 0; or, not having sent it, the seconds
+    `fetch` sends a request (a `PollResponse` comes back) and returns 0; or, not having sent it, the seconds
     after which there may be room for its answer, which was large last time. `read_key` reads a key source again (a
     `KeyRead` comes back), `use_key` gives an environment's client its new key, `publish` shows a view, `chance` is a
     random number in [0, 1). `save` commits changes of state (a `Saved` comes back); None: nothing is kept.
     """
 
-    fetch: Callable[[Request], float]
+    fetch: Callable[[PollRequest], float]
     read_key: Callable[[str], None]
     use_key: Callable[[str, Secret], None]
     publish: Callable[[View], None]

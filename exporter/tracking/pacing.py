@@ -79,7 +79,7 @@ def missing_interval(attempt: int, polling: Polling) -> float:
     return doubling(MISSING_FIRST, attempt, MISSING_MOST)
 
 
-class Pacer:
+class RateLimiter:
     """Spaces the requests of an upstream evenly, and slows down when Knock says 429."""
 
     def __init__(self, limit: float) -> None:
@@ -120,7 +120,7 @@ class Pacer:
         share, self.limit = self.rate / self.limit, limit
         self.rate = self._bounded(share * limit)
 
-    def inherit(self, other: Pacer) -> None:
+    def inherit(self, other: RateLimiter) -> None:
         """Go on where another rate limiter is: Knock's limit does not start again with a new key."""
         self.rate = self.limit if other.rate >= other.limit else self._bounded(other.rate)
         self.next_start, self._last_start = other.next_start, other._last_start
@@ -130,7 +130,7 @@ class Pacer:
         return min(self.limit, max(rate, HALVE_SHARE_LEAST * self.limit, HALVE_LEAST))
 
 
-class Gate:
+class CircuitBreaker:
     """Whether an upstream may send: not while its key is refused.
 
     The first refusal makes the owner read the key again; then one request at a time probes: at once, after 30 s, and
@@ -191,7 +191,7 @@ class Gate:
         self._probe_at, self._wait = math.inf, 0.0
 
 
-class Entry(NamedTuple):
+class DuePoll(NamedTuple):
     """One planned request; orders by its time."""
 
     due: float
@@ -201,7 +201,7 @@ class Entry(NamedTuple):
     interval: float
 
 
-class Agenda:
+class DueQueue:
     """The planned requests of one environment: by class, and inside a class by how often they are meant to be asked.
 
     "Most overdue by its own interval" changes its order with time, so no single heap can hold it. Entries are kept in
@@ -210,10 +210,10 @@ class Agenda:
     """
 
     def __init__(self) -> None:
-        self._plans: dict[str, Entry] = {}
-        self._heaps: dict[PollClass, dict[int, list[Entry]]] = {each: {} for each in PollClass}
+        self._plans: dict[str, DuePoll] = {}
+        self._heaps: dict[PollClass, dict[int, list[DuePoll]]] = {each: {} for each in PollClass}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: DuePoll) -> None:
         """Plan a request, in place of the one that was planned about the same operation."""
         before = self._plans.get(entry.id)
         self._plans[entry.id] = entry
@@ -249,7 +249,7 @@ class Agenda:
         )
         return max(heads, default=None)
 
-    def pop(self, poll_class: PollClass, bucket: int) -> Entry:
+    def pop(self, poll_class: PollClass, bucket: int) -> DuePoll:
         """Take the first in line out of a bucket that `most_overdue` named."""
         entry = heappop(self._heaps[poll_class][bucket])
         del self._plans[entry.id]
@@ -257,11 +257,11 @@ class Agenda:
         return entry
 
 
-def _bucket(entry: Entry) -> int:
+def _bucket(entry: DuePoll) -> int:
     return round(4 * math.log2(max(entry.interval, 0.001)))
 
 
-class Turns:
+class WeightedRoundRobin:
     """Shares slots among the classes that have work, 5 : 4 : 1 (smooth weighted round robin)."""
 
     def __init__(self) -> None:

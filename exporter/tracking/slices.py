@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from exporter.tracking.record import Moment
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -16,31 +16,31 @@ import structlog
 
 from exporter.errors import ConnectionLost, KeyRefused, KnockError, NotFound, Postponed, RateLimited
 from exporter.operation import NIL_ID, Operation, OperationKey
-from exporter.tracking import record
+from exporter.tracking import transitions
+from exporter.tracking.accounting import ResponseAccounting
 from exporter.tracking.book import Book
-from exporter.tracking.environments import Environments
+from exporter.tracking.environments import EnvironmentRegistry
+from exporter.tracking.group_commit import CurrentState, GroupCommit
+from exporter.tracking.handlers import MessageHandlers
 from exporter.tracking.intake import Intake
-from exporter.tracking.journal import Journal, Recall
-from exporter.tracking.judge import Judge
 from exporter.tracking.memory import Memory
 from exporter.tracking.messages import (
-    Answered,
     Close,
     Exchange,
     KeyRead,
     Listed,
+    PollRequest,
+    PollResponse,
     Reconfigure,
     Register,
     Release,
-    Request,
     Reread,
     Saved,
     Stop,
     Unread,
 )
-from exporter.tracking.picture import Gallery, Situation
-from exporter.tracking.reception import Reception
-from exporter.tracking.record import Circumstances, Moment
+from exporter.tracking.snapshot import EnvironmentStatus, SnapshotBuilder
+from exporter.tracking.transitions import Circumstances, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from exporter.keys import Secret
     from exporter.metrics.exposition import View
     from exporter.metrics.own import Activity
-    from exporter.tracking.lane import Asker, Choice, Lane
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
+    from exporter.tracking.upstream import EnvironmentPoller, NextPoll, Upstream
 
 PUBLISH_SECONDS = 0.1
 RELOAD_SECONDS = 1.0  # in which a reload is taken in before a view may show a part of it
@@ -82,25 +82,25 @@ class Tracker:
         self.stepped_at = now.mono
         self._outside = outside
         self._activity = activity
-        self._journal = Journal(outside.save, self._show)
-        self._book = Book(config.labels, activity, self._journal)
-        self._intake = Intake(self._book, self._journal, activity, memory.tombstones)
-        self._environments = Environments(memory, self._book, self._intake, self._journal, activity)
-        self._reception = Reception(self._intake, self._environments, self._journal, activity, outside.chance)
-        self._judge = Judge(self._environments, activity, outside)
-        self._recall = Recall(
+        self._group_commit = GroupCommit(outside.save, self._show)
+        self._book = Book(config.labels, activity, self._group_commit)
+        self._intake = Intake(self._book, self._group_commit, activity, memory.tombstones)
+        self._environments = EnvironmentRegistry(memory, self._book, self._intake, self._group_commit, activity)
+        self._handlers = MessageHandlers(self._intake, self._environments, self._group_commit, activity, outside.chance)
+        self._accounting = ResponseAccounting(self._environments, activity, outside)
+        self._current = CurrentState(
             self._environments.everything,
-            self._environments.recall_operation,
+            self._environments.stored_operation,
             self._intake.tombstones.get,
-            self._environments.recall_cell,
-            self._environments.recall,
+            self._environments.stored_aggregate,
+            self._environments.stored_environment,
         )
         self._environments.configure(config, keys, now)
         self._stopping = False
         self._reloads: list[Callable[[], None]] = []  # the replies to those whose lists are not taken in yet
         self._replies: list[Callable[[], None]] = []  # those that wait for the next view
-        self._gallery = Gallery()
-        self._situations: tuple[Situation, ...] = ()
+        self._snapshot_builder = SnapshotBuilder()
+        self._statuses: tuple[EnvironmentStatus, ...] = ()
         self._next_publish = -math.inf
         self._view_waits_until = -math.inf
         self._next_round = now.mono + ROUND_SECONDS
@@ -115,12 +115,12 @@ class Tracker:
     def handle(self, message: Message, now: Moment) -> None:
         """Take one message in."""
         match message:
-            case Answered():
-                self._take_answer(message, now)
+            case PollResponse():
+                self._take_response(message, now)
             case KeyRead():
                 self._take_key(message, now)
             case Listed() | Reread() | Unread() | Register() | Release():
-                self._reception.take(message, now)
+                self._handlers.take(message, now)
             case Reconfigure():
                 self._reconfigure(message, now)
             case Exchange():
@@ -129,7 +129,7 @@ class Tracker:
                 self._take_saved(message, now)
             case Stop():
                 self._stopping = True
-                self._journal.when_saved(lambda _ok: None)  # tells whether the last commit must be a whole one
+                self._group_commit.when_saved(lambda _ok: None)  # tells whether the last commit must be a whole one
             case Close():
                 self._stopping = self.ended = True
 
@@ -147,7 +147,7 @@ class Tracker:
         self._book.generation += 1
         self._book.changed = True
         self._next_publish = now.mono
-        self._journal.hurry()
+        self._group_commit.hurry()
 
     def _reply_when_shown(self) -> Job:
         """Answer when all that the configuration lists is shown: this comes after its lists."""
@@ -170,79 +170,81 @@ class Tracker:
             self._activity.state_written.set(now.wall)
         else:
             self._activity.state_failures.inc()
-        self._journal.saved(message, now)
+        self._group_commit.saved(message, now)
 
-    def _take_answer(self, answer: Answered, now: Moment) -> None:
-        asker = self._environments.askers.get(answer.request.environment)
-        if asker is None or not asker.sent(answer.request):
+    def _take_response(self, answer: PollResponse, now: Moment) -> None:
+        poller = self._environments.pollers.get(answer.request.environment)
+        if poller is None or not poller.sent(answer.request):
             return  # the environment was taken out of the configuration meanwhile
-        if asker.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
-            self._repeat(asker, answer, now)
+        if poller.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
+            self._repeat(poller, answer, now)
             return
-        self._judge.judge(asker, answer, now)
+        self._accounting.account(poller, answer, now)
         if not answer.request.checks_key:
-            self._take_outcome(asker, answer, now)
+            self._take_outcome(poller, answer, now)
 
-    def _repeat(self, asker: Asker, answer: Answered, now: Moment) -> None:
+    def _repeat(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
         """Ask again at once, in a slot of its own: that a kept connection had ended says nothing of Knock."""
-        self._judge.judge_lost(asker, answer, now)
+        self._accounting.account_lost(poller, answer, now)
         if answer.request.checks_key:
-            asker.check_key_again()
-        elif (before := self._book.get(OperationKey(asker.name, answer.request.id))) is not None:
-            asker.plan(before)
+            poller.check_key_again()
+        elif (before := self._book.get(OperationKey(poller.name, answer.request.id))) is not None:
+            poller.plan(before)
         else:
-            asker.drop(answer.request.id)
+            poller.drop(answer.request.id)
 
-    def _take_outcome(self, asker: Asker, answer: Answered, now: Moment) -> None:
-        before = self._book.get(OperationKey(asker.name, answer.request.id))
+    def _take_outcome(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
+        before = self._book.get(OperationKey(poller.name, answer.request.id))
         outcome = answer.outcome
         if before is None or before.final:
             return
         if isinstance(outcome, Postponed):
             if before.due is not None:
-                asker.plan(replace(before, due=now.mono + POSTPONED_SECONDS))
+                poller.plan(replace(before, due=now.mono + POSTPONED_SECONDS))
             return
-        self._gallery.polled(before.key, answer.seconds, outcome, now.wall)
-        if not asker.asked_here(answer.request):
-            asker.plan(before)  # another Knock said that
+        self._snapshot_builder.polled(before.key, answer.seconds, outcome, now.wall)
+        if not poller.requested_here(answer.request):
+            poller.plan(before)  # another Knock said that
             return
-        if isinstance(outcome, NotFound) and answer.request.key_epoch != asker.key_epoch:
-            asker.plan(before)  # under another key, which proves nothing
+        if isinstance(outcome, NotFound) and answer.request.key_epoch != poller.key_epoch:
+            poller.plan(before)  # under another key, which proves nothing
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
             self._book.touch(before.key)
-            asker.plan(before)  # the upstream's trouble, not the operation's: it stays due
+            poller.plan(before)  # the upstream's trouble, not the operation's: it stays due
             return
         at = Circumstances(
-            now, self._outside.chance(), asker.settings.polling, self._environments.epoch(asker), asker.trusted
+            now, self._outside.chance(), poller.settings.polling, self._environments.epoch(poller), poller.trusted
         )
         if isinstance(outcome, Operation):
-            after = self._intake.record(record.answered(before, outcome, at), now)
+            after = self._intake.update(transitions.succeeded(before, outcome, at), now)
         else:
-            after = self._intake.record(record.failed(before, outcome, at), now)
-            self._tell_missing(asker, after, outcome)
-        asker.plan(after)
+            after = self._intake.update(transitions.failed(before, outcome, at), now)
+            self._log_missing(poller, after, outcome)
+        poller.plan(after)
 
-    def _tell_missing(self, asker: Asker, after: record.Tracked, outcome: KnockError) -> None:
+    def _log_missing(self, poller: EnvironmentPoller, after: transitions.Tracked, outcome: KnockError) -> None:
         if after.lost:
-            log.warning("operation is lost: Knock knows it no more", environment=asker.name, operation_id=after.key.id)
-        hint = isinstance(outcome, NotFound) and not asker.trusted and not asker.hinted
-        if hint and self._book.only_missing(asker.name):
-            asker.hinted = True
+            log.warning(
+                "operation is lost: Knock no longer knows it", environment=poller.name, operation_id=after.key.id
+            )
+        hint = isinstance(outcome, NotFound) and not poller.trusted and not poller.hinted
+        if hint and self._book.only_missing(poller.name):
+            poller.hinted = True
             log.warning(
                 "Knock knows none of these operations: key of another environment, or wrong branch?",
-                environment=asker.name,
+                environment=poller.name,
             )
 
     def _take_key(self, message: KeyRead, now: Moment) -> None:
-        asker = self._environments.askers.get(message.environment)
-        if asker is None:
+        poller = self._environments.pollers.get(message.environment)
+        if poller is None:
             return
-        self._environments.lane(asker).gate.key_was_read(now.mono)
-        if message.key is not None and message.key != asker.key:
-            log.info("using the changed API key", environment=asker.name)
-            self._outside.use_key(asker.name, message.key)
-            self._environments.use_key(asker, message.key, now)
+        self._environments.upstream(poller).circuit_breaker.key_was_read(now.mono)
+        if message.key is not None and message.key != poller.key:
+            log.info("using the changed API key", environment=poller.name)
+            self._outside.use_key(poller.name, message.key)
+            self._environments.use_key(poller, message.key, now)
 
     # What goes out.
 
@@ -252,100 +254,102 @@ class Tracker:
         self._activity.tracker_stepped.set(now.wall)
         # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
         self._intake.slices.step(now, urgent_only=now.mono >= self._next_publish)
-        self._keep_house(now)
-        lanes = self._environments.lanes
-        starts = [math.inf if self._stopping else self._start_due(lane, now) for lane in lanes]
-        idle = not any(asker.in_flight for asker in self._environments.askers.values())
-        if self._stopping and idle and not self._journal.holds:
+        self._run_periodic(now)
+        upstreams = self._environments.upstreams
+        starts = [math.inf if self._stopping else self._start_due(upstream, now) for upstream in upstreams]
+        idle = not any(poller.in_flight for poller in self._environments.pollers.values())
+        if self._stopping and idle and not self._group_commit.holds:
             self.ended = True
         if self.ended:
             self._intake.slices.finish_urgent(now)
             self._set_gauges()
-            self._journal.close(now, self._recall, self._render(now))
+            self._group_commit.close(now, self._current, self._render(now))
             return now.mono
         if self._intake.slices.waiting:
             starts.append(now.mono)
         return min(self._publish(now), self._intake.next_step(self._next_round), self._book.next_hiding(), *starts)
 
-    def _keep_house(self, now: Moment) -> None:
+    def _run_periodic(self, now: Moment) -> None:
         self._book.hide_due(now)
         if now.mono >= min(self._next_round, self._intake.next_step(self._next_round)):
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
             self._environments.forget_old(now)
-            self._book.changed |= self._situations != self._look_around(now)
+            self._book.changed |= self._statuses != self._all_statuses(now)
 
-    def _start_due(self, lane: Lane, now: Moment) -> float:
-        while (at := lane.next_start()) <= now.mono:
-            choice = lane.choose(now.mono)
+    def _start_due(self, upstream: Upstream, now: Moment) -> float:
+        while (at := upstream.next_start()) <= now.mono:
+            choice = upstream.choose(now.mono)
             if choice is None:
                 return math.inf
-            self._start(lane, choice, now)
+            self._start(upstream, choice, now)
         return at
 
-    def _start(self, lane: Lane, choice: Choice, now: Moment) -> None:
-        asker, entry = choice
-        probe = not lane.gate.is_open
+    def _start(self, upstream: Upstream, choice: NextPoll, now: Moment) -> None:
+        poller, entry = choice
+        probe = not upstream.circuit_breaker.is_open
         operation_id = entry.id if entry is not None else NIL_ID
-        wait = self._outside.fetch(Request(asker.name, operation_id, asker.key_epoch, now.mono, probe))
+        wait = self._outside.fetch(PollRequest(poller.name, operation_id, poller.key_epoch, now.mono, probe))
         if entry is not None and wait:
-            asker.put_off(entry, now.mono + wait)
+            poller.put_off(entry, now.mono + wait)
             return
         if entry is not None:
-            self._environments.counters[asker.name].delay[entry.poll_class].observe(now.mono - entry.due)
+            self._environments.counters[poller.name].delay[entry.poll_class].observe(now.mono - entry.due)
         if probe:
-            lane.gate.probe_started()
-        lane.pacer.start(now.mono)
-        asker.begin(operation_id, now.mono)
+            upstream.circuit_breaker.probe_started()
+        upstream.rate_limiter.start(now.mono)
+        poller.begin(operation_id, now.mono)
 
     def _publish(self, now: Moment) -> float:
         """Show what changed, at once or when it is committed; return when there is more to do."""
         if now.mono >= self._next_publish:
             self._next_publish = now.mono + PUBLISH_SECONDS
             self._set_gauges()
-            if self._has_news(now) and self._journal.shows_at_once(now.mono):
-                self._journal.show(self._render(now))
-        self._journal.step(now, self._recall, lambda: self._render(now) if self._has_news(now) else None)
+            if self._has_news(now) and self._group_commit.shows_at_once(now.mono):
+                self._group_commit.show(self._render(now))
+        self._group_commit.step(now, self._current, lambda: self._render(now) if self._has_news(now) else None)
         changed = self._has_news(now)
-        waits = self._next_publish if changed and self._journal.shows_at_once(now.mono) else math.inf
-        return min(waits, self._journal.next_step(now.mono, changed=changed))
+        waits = self._next_publish if changed and self._group_commit.shows_at_once(now.mono) else math.inf
+        return min(waits, self._group_commit.next_step(now.mono, changed=changed))
 
     def _has_news(self, now: Moment) -> bool:
         """Whether there is something to show that may be shown."""
         return self._book.changed and now.mono >= self._view_waits_until
 
     def _render(self, now: Moment) -> View:
-        self._situations = self._look_around(now)
-        picture = self._gallery.publish(self._book.touched, self._intake.kept, self._book.exposes, self._situations)
-        return replace(self._book.publish(), picture=picture)
+        self._statuses = self._all_statuses(now)
+        snapshot = self._snapshot_builder.publish(
+            self._book.touched, self._intake.stored, self._book.exposes, self._statuses
+        )
+        return replace(self._book.publish(), snapshot=snapshot)
 
-    def _look_around(self, now: Moment) -> tuple[Situation, ...]:
-        askers = self._environments.askers
-        return tuple(self._situation(askers[name], now) for name in sorted(askers))
+    def _all_statuses(self, now: Moment) -> tuple[EnvironmentStatus, ...]:
+        pollers = self._environments.pollers
+        return tuple(self._status(pollers[name], now) for name in sorted(pollers))
 
-    def _situation(self, asker: Asker, now: Moment) -> Situation:
-        lane = self._environments.lane(asker)
-        return Situation(
-            asker.name,
-            asker.settings.base_url,
-            asker.settings.branch,
-            asker.health.up,
-            lane.gate.suspended,
-            lane.pacer.limit,
-            lane.pacer.rate,
-            asker.standing.used(now.mono),
-            asker.in_flight,
-            asker.standing.last_answer,
-            asker.standing.last_error,
-            self._intake.sources(asker),
+    def _status(self, poller: EnvironmentPoller, now: Moment) -> EnvironmentStatus:
+        upstream = self._environments.upstream(poller)
+        return EnvironmentStatus(
+            poller.name,
+            poller.settings.base_url,
+            poller.settings.branch,
+            poller.health.up,
+            upstream.circuit_breaker.suspended,
+            upstream.rate_limiter.limit,
+            upstream.rate_limiter.rate,
+            poller.status_builder.used(now.mono),
+            poller.in_flight,
+            poller.status_builder.last_response,
+            poller.status_builder.last_error,
+            self._intake.sources(poller),
         )
 
     def _set_gauges(self) -> None:
-        for name, asker in self._environments.askers.items():
-            lane = self._environments.lane(asker)
-            self._activity.in_flight.labels(name).set(asker.in_flight)
-            self._activity.rate_limit.labels(name).set(lane.pacer.rate)
-            self._activity.suspended.labels(name).set(lane.gate.suspended)
+        for name, poller in self._environments.pollers.items():
+            upstream = self._environments.upstream(poller)
+            self._activity.in_flight.labels(name).set(poller.in_flight)
+            self._activity.rate_limit.labels(name).set(upstream.rate_limiter.rate)
+            self._activity.suspended.labels(name).set(upstream.circuit_breaker.suspended)
 
 
 def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.config.values import Unfit, check_operation_id, quoted
+from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.operation import OperationKey
-from exporter.web import answers
+from exporter.web import shapes
 from exporter.web.listing import Filter, place, read_filter, select
 from exporter.web.openapi import describe
-from exporter.web.registration import PATH, PATHS, Registration
+from exporter.web.registration import PATH, PATHS, RegistrationEndpoints
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from exporter.tracking.picture import Picture
-    from exporter.tracking.record import Moment
-    from exporter.web.app import House
+    from exporter.tracking.snapshot import Snapshot
+    from exporter.tracking.transitions import Moment
+    from exporter.web.app import AppContext
+    from exporter.web.bounded import Worker
     from exporter.web.listing import Place
-    from exporter.web.work import Worker
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -43,10 +43,10 @@ _PAGING = ("limit", "cursor")
 _NOT_KEPT = {"Cache-Control": "no-store"}
 
 
-def api_routes(house: House, worker: Worker) -> list[Route]:
+def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     """Return the routes of the API, those of registrations with them."""
-    reading = _Reading(house, worker)
-    registration = Registration(house.desk) if house.desk is not None else None
+    reading = _QueryReader(app_context, worker)
+    registration = RegistrationEndpoints(app_context.service) if app_context.service is not None else None
     return [
         _route(PATHS, GET=reading.operations),
         _route(PATH, GET=reading.operations_of, POST=registration.register if registration else None),
@@ -65,14 +65,14 @@ def _route(path: str, **handlers: Endpoint | None) -> Route:
         try:
             return await known[request.method](request)
         except Refusal as refusal:
-            return refusal.answer()
+            return refusal.response()
 
     return Route(path, endpoint, methods=list(known))
 
 
-class _Reading:
-    def __init__(self, house: House, worker: Worker) -> None:
-        self._house = house
+class _QueryReader:
+    def __init__(self, app_context: AppContext, worker: Worker) -> None:
+        self._app_context = app_context
         self._worker = worker
 
     async def operations(self, request: Request) -> Response:
@@ -89,33 +89,33 @@ class _Reading:
         _parameters(request, ())
         try:
             operation_id = check_operation_id(request.path_params["id"])
-        except Unfit as error:
+        except InvalidValue as error:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"id: {error}") from None
-        entry = self._house.view().picture.get(OperationKey(environment, operation_id))
+        entry = self._app_context.view().snapshot.get(OperationKey(environment, operation_id))
         if entry is None:
             raise Refusal(HTTPStatus.NOT_FOUND, f"{operation_id} is not followed in {quoted(environment)}")
-        return _json(answers.detail(entry, self._house.now))
+        return _json(shapes.detail(entry, self._app_context.now))
 
     async def environments(self, request: Request) -> Response:
         """Tell how the environments stand."""
         _parameters(request, ())
-        picture, now = self._house.view().picture, self._house.now
-        return await self._worker.do(lambda: _json(answers.environments(picture, now)))
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        return await self._worker.run_bounded(lambda: _json(shapes.environments(snapshot, now)))
 
     async def description(self, _request: Request) -> Response:
         """Describe the API."""
-        return await self._worker.do(lambda: _json(describe(LIMIT, LIMIT_MOST)))
+        return await self._worker.run_bounded(lambda: _json(describe(LIMIT, LIMIT_MOST)))
 
     async def _list(self, request: Request, settled: dict[str, str]) -> Response:
         given = _parameters(request, tuple(each for each in (*_FILTERS, *_PAGING) if each not in settled))
         wanted = read_filter(given | settled)
         limit, after = _limit(given.get("limit")), _after(given.get("cursor"))
-        picture, now = self._house.view().picture, self._house.now
-        return await self._worker.do(partial(_listed, picture, now, wanted, limit, after))
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        return await self._worker.run_bounded(partial(_listed, snapshot, now, wanted, limit, after))
 
     def _environment(self, request: Request) -> str:
         name: str = request.path_params["environment"]
-        if all(each.name != name for each in self._house.config().environments):
+        if all(each.name != name for each in self._app_context.config().environments):
             raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(name)}")
         return name
 
@@ -124,13 +124,13 @@ def _json(document: Any) -> Response:
     return JSONResponse(document, headers=_NOT_KEPT)
 
 
-def _listed(picture: Picture, now: Moment, wanted: Filter, limit: int, after: Place | None) -> Response:
-    found = select(picture, wanted, now)
+def _listed(snapshot: Snapshot, now: Moment, wanted: Filter, limit: int, after: Place | None) -> Response:
+    found = select(snapshot, wanted, now)
     rest = found if after is None else found[bisect_right(found, after, key=place) :]
     shown = rest[:limit]
     following = _cursor(place(shown[-1])) if len(rest) > limit else None
-    operations = [answers.summary(each, now) for each in shown]
-    return _json(answers.Operations(operations=operations, next=following, total=len(found)))
+    operations = [shapes.summary(each, now) for each in shown]
+    return _json(shapes.Operations(operations=operations, next=following, total=len(found)))
 
 
 def _parameters(request: Request, known: tuple[str, ...]) -> dict[str, str]:

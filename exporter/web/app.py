@@ -15,9 +15,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from exporter.config import Config
-from exporter.tracking.record import Moment
+from exporter.tracking.transitions import Moment
 from exporter.web.api import api_routes
-from exporter.web.guard import Guard
+from exporter.web.auth_middleware import AuthMiddleware
+from exporter.web.bounded import Worker
 from exporter.web.lifecycle import reload_route
 from exporter.web.pages import not_found, page_routes
 from exporter.web.passwords import Passwords
@@ -26,7 +27,6 @@ from exporter.web.registration import PATHS
 from exporter.web.replies import Refusal
 from exporter.web.scrapes import Scrapes
 from exporter.web.web_config import WebConfig
-from exporter.web.work import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from exporter.metrics.exposition import View
     from exporter.metrics.own import Activity
     from exporter.web.lifecycle import Reload
-    from exporter.web.registration import Desk
+    from exporter.web.registration import RegistrationService
 
 HEALTHY, READY, RELOAD = "/-/healthy", "/-/ready", "/-/reload"
 API = "api/"
@@ -45,12 +45,12 @@ _ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)  # at the beginning of an
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class AppContext:
     """What the pages show of the rest, and what they pass on to it; none of it blocks.
 
     `unhealthy` and `unready` return what is wrong, or None. `monotonic` judges staleness, `wall` tells Unix seconds.
     `config` is the active configuration, `external_url` where people reach the port (no slash at its end; None: not
-    known). `desk` takes registrations (None: there are no such calls), `reload` has the configuration read again
+    known). `service` takes registrations (None: there are no such calls), `reload` has the configuration read again
     (None: off).
     """
 
@@ -63,7 +63,7 @@ class House:
     config: Callable[[], Config] = lambda: Config(())
     telemetry_path: str = "/metrics"
     external_url: str | None = None
-    desk: Desk | None = None
+    service: RegistrationService | None = None
     reload: Reload | None = None
 
     @property
@@ -78,53 +78,53 @@ class House:
 
 
 def make_app(
-    house: House, lock: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
+    app_context: AppContext, lock: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
 ) -> ASGIApp:
     """Build the application: its routes, behind the authentication; `lock` returns the active web configuration."""
-    refused = Refusals(house.activity.http_refused, house.monotonic)
-    worker = Worker(house.activity.http_refused.labels("busy").inc)
+    refused = Refusals(app_context.activity.http_refused, app_context.monotonic)
+    worker = Worker(app_context.activity.http_refused.labels("busy").inc)
     routes = [
-        Route(house.telemetry_path, Scrapes(house).answer),
-        *_health_routes(house),
-        reload_route(RELOAD, house.reload),
-        *api_routes(house, worker),
-        *page_routes(house, worker),
+        Route(app_context.telemetry_path, Scrapes(app_context).response),
+        *_health_routes(app_context),
+        reload_route(RELOAD, app_context.reload),
+        *api_routes(app_context, worker),
+        *page_routes(app_context, worker),
     ]
 
     def exempt(method: str, path: str) -> bool:
         asks_for_token = method in ("POST", "DELETE") and path.startswith(f"{PATHS}/")
         return asks_for_token or (health_without_password and path in (HEALTHY, READY))
 
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _teller(house)})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _responder(app_context)})
     app.router.redirect_slashes = False  # it would lead past the prefix
-    return Paths(Guard(app, lock, Passwords(), exempt, refused.note), house.prefix)
+    return Paths(AuthMiddleware(app, lock, Passwords(), exempt, refused.note), app_context.prefix)
 
 
-def _teller(house: House) -> ExceptionHandler:
+def _responder(app_context: AppContext) -> ExceptionHandler:
     """Make what tells of a path that is not there, or not to be asked so: a program or a person."""
 
-    async def told(request: Request, error: Exception) -> Response:
+    async def respond(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
         if f"{request.scope['path']}/".lstrip("/").startswith(API):
-            return Refusal(status, status.description or status.phrase, headers).answer()
-        return not_found(house, status, headers)
+            return Refusal(status, status.description or status.phrase, headers).response()
+        return not_found(app_context, status, headers)
 
-    return told
+    return respond
 
 
-def make_health_app(house: House) -> ASGIApp:
+def make_health_app(app_context: AppContext) -> ASGIApp:
     """Build the application that tells health, and nothing else."""
-    return Paths(Starlette(routes=_health_routes(house)), "")
+    return Paths(Starlette(routes=_health_routes(app_context)), "")
 
 
-def _health_routes(house: House) -> list[Route]:
+def _health_routes(app_context: AppContext) -> list[Route]:
     async def healthy(_request: Request) -> Response:
-        return _verdict(house.unhealthy(), "healthy")
+        return _verdict(app_context.unhealthy(), "healthy")
 
     async def ready(_request: Request) -> Response:
-        return _verdict(house.unready(), "ready")
+        return _verdict(app_context.unready(), "ready")
 
     return [Route(HEALTHY, healthy), Route(READY, ready)]
 

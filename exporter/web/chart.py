@@ -12,7 +12,7 @@ from exporter.wording import short
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exporter.tracking.history import Point
+    from exporter.tracking.history import HistoryPoint
 
 WIDTH, HEIGHT = 720, 348
 LEFT, RIGHT = 64, 692
@@ -29,7 +29,7 @@ class Tick(NamedTuple):
     label: str
 
 
-class Place(NamedTuple):
+class ChartPoint(NamedTuple):
     """A point on the paper."""
 
     x: float
@@ -56,7 +56,7 @@ class Plot:
 
     panel: Panel
     lines: tuple[str, ...]
-    dots: tuple[Place, ...]
+    dots: tuple[ChartPoint, ...]
     ticks: tuple[Tick, ...]
     estimate: float | None = None
 
@@ -70,7 +70,7 @@ class Chart:
     times: tuple[Tick, ...]
 
 
-def draw(points: Sequence[Point], estimated: int | None = None) -> Chart | None:
+def draw(points: Sequence[HistoryPoint], estimated: int | None = None) -> Chart | None:
     """Draw the chart; None where there are less than two points in time."""
     moments = [each.at for each in points]
     if not moments or max(moments) <= min(moments):
@@ -117,14 +117,16 @@ def _nice(least: float) -> int:
     return int(next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= least))
 
 
-def _stretches(across: Sequence[float], counts: Sequence[int | None], y: Callable[[float], float]) -> list[list[Place]]:
+def _stretches(
+    across: Sequence[float], counts: Sequence[int | None], y: Callable[[float], float]
+) -> list[list[ChartPoint]]:
     """Split a line where a count is not known."""
-    found: list[list[Place]] = [[]]
+    found: list[list[ChartPoint]] = [[]]
     for x, count in zip(across, counts, strict=True):
         if count is None:
             found.append([])
         else:
-            found[-1].append(Place(x, y(count)))
+            found[-1].append(ChartPoint(x, y(count)))
     return [each for each in found if each]
 
 

@@ -32,7 +32,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """How many connections there may be, in all and from one address, and how many seconds each may take for what."""
 
     connections: int = 256
@@ -40,16 +40,20 @@ class Limits:
     handshake: float = 5.0
     head: float = 10.0  # from its first byte, or from the connection's start
     request: float = 15.0  # head and body
-    answer: float = 60.0
+    response: float = 60.0
     stall: float = 20.0  # an answer of which nothing at all is taken
     idle: float = 75.0
     young: float = 1.0  # so long a connection without a request is not taken for one that will never send any
     head_bytes: int = 16 * 1024
 
-    def within(self, descriptors: int) -> Limits:
+    def within(self, descriptors: int) -> ConnectionLimits:
         """Return these limits for a process that may open so many files."""
         most = max(1, min(self.connections, descriptors // DESCRIPTORS_SHARE))
-        return Limits(connections=most, per_address=min(self.per_address, most)) if most < self.connections else self
+        return (
+            ConnectionLimits(connections=most, per_address=min(self.per_address, most))
+            if most < self.connections
+            else self
+        )
 
     def of(self, phase: Phase) -> float:
         """Return how long a phase may take, counted from `Connection.since`."""
@@ -57,7 +61,7 @@ class Limits:
             Phase.HANDSHAKE: self.handshake,
             Phase.HEAD: self.head,
             Phase.BODY: self.request,
-            Phase.ANSWER: self.answer,
+            Phase.ANSWER: self.response,
             Phase.IDLE: self.idle,
         }[phase]
 
@@ -123,7 +127,7 @@ def party(host: str) -> str:
     return str(address.ipv4_mapped or ipaddress.IPv6Network((address.packed, 64), strict=False))
 
 
-def overdue(connection: Connection, now: float, limits: Limits) -> bool:
+def overdue(connection: Connection, now: float, limits: ConnectionLimits) -> bool:
     """Tell whether a connection has had its time."""
     stalled = connection.stalled_since is not None and now - connection.stalled_since >= limits.stall
     return stalled or now - connection.since >= limits.of(connection.phase)

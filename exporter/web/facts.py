@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from exporter.config.values import show_url
 from exporter.operation import Status
-from exporter.tracking.roster import SourceKind
+from exporter.tracking.memberships import SourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.tracking.picture import Entry
-    from exporter.tracking.record import Moment
-    from exporter.tracking.roster import Source
+    from exporter.tracking.memberships import SourceKey
+    from exporter.tracking.snapshot import Entry
+    from exporter.tracking.transitions import Moment
 
 
 def rate(entry: Entry, now: Moment) -> float | None:
@@ -63,6 +63,6 @@ def delays(entries: Iterable[Entry], now: Moment) -> list[float]:
     return [now.mono - due for each in entries if (due := each.tracked.due) is not None and due <= now.mono]
 
 
-def name_of(source: Source) -> str:
+def name_of(source: SourceKey) -> str:
     """Return a source's name as it may be shown: user, password and query of a URL may be secrets."""
     return show_url(source.name) if source.kind is SourceKind.HTTP else source.name

@@ -28,7 +28,7 @@ def reload_route(path: str, reload: Reload | None, seconds: float = RELOAD_SECON
 
     async def endpoint(_request: Request) -> Response:
         if reload is None:
-            return _told(HTTPStatus.FORBIDDEN, "Lifecycle API is not enabled (--web.enable-lifecycle).")
+            return _response(HTTPStatus.FORBIDDEN, "Lifecycle API is not enabled (--web.enable-lifecycle).")
         verdict: tuple[str | None, bool] | None = await reply_of(
             lambda reply: reload(lambda problem, conflict: reply((problem, conflict))), seconds
         )
@@ -39,12 +39,12 @@ def reload_route(path: str, reload: Reload | None, seconds: float = RELOAD_SECON
 
 def _verdict(verdict: tuple[str | None, bool] | None) -> Response:
     if verdict is None:
-        return _told(HTTPStatus.SERVICE_UNAVAILABLE, "The reload is not done yet; the log will tell how it ends.")
+        return _response(HTTPStatus.SERVICE_UNAVAILABLE, "The reload is not done yet; the log will tell how it ends.")
     problem, conflict = verdict
     if problem is None:
-        return _told(HTTPStatus.OK, "The configuration was reloaded.")
-    return _told(HTTPStatus.CONFLICT if conflict else HTTPStatus.INTERNAL_SERVER_ERROR, redact(problem))
+        return _response(HTTPStatus.OK, "The configuration was reloaded.")
+    return _response(HTTPStatus.CONFLICT if conflict else HTTPStatus.INTERNAL_SERVER_ERROR, redact(problem))
 
 
-def _told(status: HTTPStatus, text: str) -> Response:
+def _response(status: HTTPStatus, text: str) -> Response:
     return PlainTextResponse(f"{text}\n", status)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking.exposure import rank
-from exporter.tracking.record import LOST, PENDING
+from exporter.tracking.transitions import LOST, PENDING
 from exporter.web import facts
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exporter.tracking.picture import Entry, Picture
-    from exporter.tracking.record import Moment
+    from exporter.tracking.snapshot import Entry, Snapshot
+    from exporter.tracking.transitions import Moment
 
 STATES = (PENDING, *(str(each) for each in Status), LOST)
 CHOICES_MOST = 200  # of groups or names that a page offers; others can still be asked for
@@ -26,7 +26,7 @@ SEARCH_LONGEST = 36
 Place = tuple[int, float, str, str]  # orders operations: level, newest first, id, environment
 
 
-class Choice(NamedTuple):
+class FilterOption(NamedTuple):
     """A value that a filter can take, and how many operations have it."""
 
     value: str
@@ -37,10 +37,10 @@ class Choice(NamedTuple):
 class Choices:
     """What there is to choose from; the most frequent first where there are too many to show."""
 
-    environments: tuple[Choice, ...]
-    groups: tuple[Choice, ...]
-    names: tuple[Choice, ...]
-    states: tuple[Choice, ...]
+    environments: tuple[FilterOption, ...]
+    groups: tuple[FilterOption, ...]
+    names: tuple[FilterOption, ...]
+    states: tuple[FilterOption, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,9 @@ def place(entry: Entry) -> Place:
     return level, newest_first, operation_id, entry.tracked.key.environment
 
 
-def select(picture: Picture, wanted: Filter, now: Moment) -> list[Entry]:
+def select(snapshot: Snapshot, wanted: Filter, now: Moment) -> list[Entry]:
     """Return the operations that are asked for, in order."""
-    found = list(picture)
+    found = list(snapshot)
     if wanted.environment is not None:
         found = [each for each in found if each.tracked.key.environment == wanted.environment]
     if wanted.id is not None:
@@ -107,18 +107,18 @@ def select(picture: Picture, wanted: Filter, now: Moment) -> list[Entry]:
     return sorted(found, key=place)
 
 
-def choices(picture: Picture) -> Choices:
+def choices(snapshot: Snapshot) -> Choices:
     """Return what there is to choose from."""
     environments, groups, names, states = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    for entry in picture:
+    for entry in snapshot:
         environments[entry.tracked.key.environment] += 1
         groups[entry.tracked.group] += 1
         names[name_of(entry)] += 1
         states[entry.tracked.state] += 1
-    environments.update({each.name: 0 for each in picture.environments})
-    in_order = tuple(Choice(state, states[state]) for state in STATES if states[state])
+    environments.update({each.name: 0 for each in snapshot.environments})
+    in_order = tuple(FilterOption(state, states[state]) for state in STATES if states[state])
     return Choices(_offered(environments), _offered(groups), _offered(names), in_order)
 
 
-def _offered(counts: Counter[str]) -> tuple[Choice, ...]:
-    return tuple(sorted(Choice(*each) for each in counts.most_common(CHOICES_MOST)))
+def _offered(counts: Counter[str]) -> tuple[FilterOption, ...]:
+    return tuple(sorted(FilterOption(*each) for each in counts.most_common(CHOICES_MOST)))

@@ -10,9 +10,9 @@ from typing_extensions import TypedDict
 
 from exporter import __version__
 from exporter.registrations import LABEL_PREFIX, MAX_IDS
-from exporter.web.answers import Detail, Environments, Operations
 from exporter.web.listing import SEARCH_LONGEST, STATUSES
 from exporter.web.registration import PATH, PATHS
+from exporter.web.shapes import Detail, Environments, Operations
 
 _ID = {"type": "string", "format": "uuid"}
 _SHAPES = "#/components/schemas/"
@@ -120,7 +120,7 @@ def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _answers(shape: type, *problems: int) -> dict[str, Any]:
+def _responses(shape: type, *problems: int) -> dict[str, Any]:
     good = {"description": "As asked", "content": {"application/json": {"schema": _shape(shape)}}}
     bad = {"description": "A problem", "content": {"application/problem+json": {"schema": _shape(Problem)}}}
     return {"200": good} | {str(each): bad for each in sorted(problems)}
@@ -136,7 +136,7 @@ def _read(name: str, text: str, shape: type, parameters: list[dict[str, Any]], *
         "summary": text,
         "security": [{}, {"password": []}],
         "parameters": parameters,
-        "responses": _answers(shape, 400, 401, 503, *problems),
+        "responses": _responses(shape, 400, 401, 503, *problems),
     }
 
 
@@ -169,7 +169,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         "security": [{"token": []}],
         "parameters": [*parameters, *options],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}, "text/plain": _LINES}},
-        "responses": _answers(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+        "responses": _responses(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     }
 
 
@@ -179,5 +179,5 @@ def _release(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         "summary": "Drop an operation",
         "security": [{"token": []}],
         "parameters": parameters,
-        "responses": _answers(Released, 400, 401, 403, 404, 409, 429, 503),
+        "responses": _responses(Released, 400, 401, 403, 404, 409, 429, 503),
     }

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from exporter.tracking.picture import Entry, Situation
-    from exporter.tracking.record import Moment
-    from exporter.web.app import House
-    from exporter.web.work import Worker
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus
+    from exporter.tracking.transitions import Moment
+    from exporter.web.app import AppContext
+    from exporter.web.bounded import Worker
 
 PAGE_ROWS = 100
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -44,14 +44,14 @@ TITLE_LONGEST = 60
 _NOT_KEPT = {"Cache-Control": "no-store"}
 
 
-def page_routes(house: House, worker: Worker) -> list[Route]:
+def page_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     """Return the routes of the pages."""
-    pages = _Pages(house)
+    pages = _Pages(app_context)
 
     def made(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                return await worker.do(partial(make, request))
+                return await worker.run_bounded(partial(make, request))
             except Refusal as refusal:
                 return pages.trouble(refusal.status, str(refusal), refusal.headers)
 
@@ -65,9 +65,9 @@ def page_routes(house: House, worker: Worker) -> list[Route]:
     ]
 
 
-def not_found(house: House, status: HTTPStatus, headers: Mapping[str, str] | None) -> Response:
+def not_found(app_context: AppContext, status: HTTPStatus, headers: Mapping[str, str] | None) -> Response:
     """Tell a person that there is no such page, or that it cannot be asked so."""
-    return _Pages(house).trouble(status, f"{status.description or status.phrase}.", headers)
+    return _Pages(app_context).trouble(status, f"{status.description or status.phrase}.", headers)
 
 
 @cache
@@ -113,8 +113,8 @@ def _templates() -> Environment:
 
 
 class _Pages:
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, app_context: AppContext) -> None:
+        self._app_context = app_context
 
     # The pages.
 
@@ -122,19 +122,19 @@ class _Pages:
         """Show environments and operations."""
         query = dict(request.query_params)
         wanted, number = read_filter(query), _page_number(query.get("page") or "1")
-        picture, now = self._house.view().picture, self._house.now
-        of_any_status = select(picture, replace(wanted, status=None), now)
-        found = of_any_status if wanted.status is None else select(picture, wanted, now)
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        of_any_status = select(snapshot, replace(wanted, status=None), now)
+        found = of_any_status if wanted.status is None else select(snapshot, wanted, now)
         pages = max(1, math.ceil(len(found) / PAGE_ROWS))
         page = min(number, pages)
         first = (page - 1) * PAGE_ROWS
-        environments = rows.environment_rows(picture, now)
+        environments = rows.environment_rows(snapshot, now)
         return self._page(
             "overview.html",
             title=rows.headline(environments),
             now=now,
             wanted=wanted,
-            choices=choices(picture),
+            choices=choices(snapshot),
             statuses=STATUSES,
             environments=environments,
             tally=rows.tally(of_any_status, now),
@@ -142,20 +142,20 @@ class _Pages:
             rows=[self._row(each, now) for each in found[first : first + PAGE_ROWS]],
             first=first,
             found=len(found),
-            total=len(picture),
+            total=len(snapshot),
             page=page,
             pages=pages,
-            link=partial(_link, self._house.prefix, wanted),
+            link=partial(_link, self._app_context.prefix, wanted),
         )
 
     def operation(self, request: Request) -> Response:
         """Show one operation."""
         key = OperationKey(request.path_params["environment"], request.path_params["id"].lower())
-        picture, now = self._house.view().picture, self._house.now
-        entry = picture.get(key) if is_operation_id(key.id) else None
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        entry = snapshot.get(key) if is_operation_id(key.id) else None
         if entry is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "This exporter does not follow such an operation (any more).")
-        situation = next((each for each in picture.environments if each.name == key.environment), None)
+        environment_status = next((each for each in snapshot.environments if each.name == key.environment), None)
         row, record, points = self._row(entry, now), entry.tracked.operation, entry.history.points
         return self._page(
             "operation.html",
@@ -164,23 +164,25 @@ class _Pages:
             row=row,
             tracked=entry.tracked,
             record=record,
-            namings=entry.namings,
+            memberships=entry.memberships,
             polls=entry.history.polls[::-1],
             points=points,
             chart=chart.draw(points, record.rows_estimated if record else None),
             box=chart,
-            metrics=operation_text(entry.tracked, self._house.config().labels).decode() if entry.exposed else None,
-            curl=_curl(situation, key.id),
+            metrics=operation_text(entry.tracked, self._app_context.config().labels).decode()
+            if entry.exposed
+            else None,
+            curl=_curl(environment_status, key.id),
         )
 
     def configuration(self, _request: Request) -> Response:
         """Show the active configuration."""
-        text = effective_yaml(without_queries(self._house.config()))
-        return self._page("config.html", title="Configuration", now=self._house.now, text=text)
+        text = effective_yaml(without_queries(self._app_context.config()))
+        return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
 
     def trouble(self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None) -> Response:
         """Tell what is wrong with a request."""
-        body = self._render("trouble.html", title=status.phrase, now=self._house.now, text=text, status=status)
+        body = self._render("trouble.html", title=status.phrase, now=self._app_context.now, text=text, status=status)
         return HTMLResponse(body, status, {**_NOT_KEPT, **(headers or {})})
 
     # What they share.
@@ -193,8 +195,8 @@ class _Pages:
             _templates()
             .get_template(template)
             .render(
-                prefix=self._house.prefix,
-                telemetry_path=self._house.telemetry_path,
+                prefix=self._app_context.prefix,
+                telemetry_path=self._app_context.telemetry_path,
                 version=__version__,
                 static=_versions(),
                 project=PROJECT,
@@ -203,7 +205,7 @@ class _Pages:
         )
 
     def _row(self, entry: Entry, now: Moment) -> rows.Row:
-        return rows.row(entry, self._house.prefix, now)
+        return rows.row(entry, self._app_context.prefix, now)
 
 
 def _page_number(text: str) -> int:
@@ -217,10 +219,10 @@ def _link(prefix: str, wanted: Filter, **changes: str | int | None) -> str:
     return f"{prefix}/?{urlencode(query)}" if query else f"{prefix}/"
 
 
-def _curl(situation: Situation | None, operation_id: str) -> str | None:
+def _curl(environment_status: EnvironmentStatus | None, operation_id: str) -> str | None:
     """Write how to ask Knock for it in a shell, with the key in a variable; None: nobody knows where to ask."""
-    if situation is None:
+    if environment_status is None:
         return None
-    branch = f" -H {shlex.quote(f'X-Knock-Branch: {situation.branch}')}" if situation.branch else ""
-    url = shlex.quote(f"{situation.base_url}/v1/bulk_operations/{operation_id}")
+    branch = f" -H {shlex.quote(f'X-Knock-Branch: {environment_status.branch}')}" if environment_status.branch else ""
+    url = shlex.quote(f"{environment_status.base_url}/v1/bulk_operations/{operation_id}")
     return f'curl -H "Authorization: Bearer $KNOCK_API_KEY"{branch} {url}'

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn import Server
 
-    from exporter.web.connections import Connection, Limits
+    from exporter.web.connections import Connection, ConnectionLimits
 
 PLAIN_REFUSED = b"Client sent an HTTP request to an HTTPS server.\n"  # as Go's server
 _TOO_LARGE = b"The head of the request is too large.\n"
@@ -35,7 +35,7 @@ class Protocol(H11Protocol):
         self,
         connection: Connection,
         ended: Callable[[Connection], None],
-        limits: Limits,
+        limits: ConnectionLimits,
         server: Server,
         tls: Callable[[], ssl.SSLContext | None],
     ) -> None:
@@ -91,13 +91,13 @@ class Protocol(H11Protocol):
             if not answering and number == self._requests:
                 self._connection.enter(Phase.BODY, head_since)
             message = await receive()
-            self._answer(number)
+            self._begin_response(number)
             return message
 
         async def send_noting(message: Message) -> None:
             nonlocal answering
             answering = True
-            self._answer(number)
+            self._begin_response(number)
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._finish(number)
@@ -122,7 +122,7 @@ class Protocol(H11Protocol):
         connection.enter(Phase.ANSWER, now)
         return since
 
-    def _answer(self, number: int) -> None:
+    def _begin_response(self, number: int) -> None:
         if number == self._requests and self._connection.phase is Phase.BODY:
             self._connection.enter(Phase.ANSWER, self.loop.time())
 

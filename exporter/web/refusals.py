@@ -31,4 +31,4 @@ class Refusals:
         # Without the user: people type passwords there.
         if reason == "password" and (self._logged_at is None or now - self._logged_at >= LOG_SECONDS):
             self._logged_at = now
-            log.warning("wrong user or password (told once a minute)", address=address)
+            log.warning("wrong user or password (logged once a minute)", address=address)

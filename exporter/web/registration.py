@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from exporter.config.values import Unfit, check_operation_id, quoted
-from exporter.registrations import MAX_BODY_BYTES, Batch, Unreadable, read_batch, read_query
-from exporter.tracking.messages import Register, Registered, Release, Released
-from exporter.tracking.roster import SourceKind
+from exporter.config.values import InvalidValue, check_operation_id, quoted
+from exporter.registrations import MAX_BODY_BYTES, Batch, UnreadableRequest, read_batch, read_query
+from exporter.tracking.memberships import SourceKind
+from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
 from exporter.web.facts import name_of
 from exporter.web.replies import Refusal, reply_of
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from exporter.config import Config
     from exporter.metrics.own import Activity
-    from exporter.registrations import Rejected, Said
+    from exporter.registrations import RegistrationItem, RejectedItem
     from exporter.tokens import Grant, Tokens
-    from exporter.tracking.roster import Source
+    from exporter.tracking.memberships import SourceKey
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -58,7 +58,7 @@ _LISTED_BY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class RegistrationService:
     """Where programs register: looks at what is active, and the way into the tracker's inbox; none of it blocks."""
 
     deliver: Callable[[Register | Release], None]
@@ -85,11 +85,11 @@ class _Bucket:
         return True
 
 
-class Registration:
+class RegistrationEndpoints:
     """The calls of the registration API. Lives in the event loop's thread."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, service: RegistrationService) -> None:
+        self._service = service
         self._buckets: dict[bytes, _Bucket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
 
@@ -105,16 +105,16 @@ class Registration:
 
     def _admit(self, request: Request) -> str:
         """Return the environment that the request may register for. Raises Refusal."""
-        tokens, environment = self._desk.tokens(), str(request.path_params["environment"])
+        tokens, environment = self._service.tokens(), str(request.path_params["environment"])
         if not tokens:
             raise Refusal(
                 HTTPStatus.NOT_FOUND, "registration is off: the configuration has no tokens (registration.tokens)"
             )
         self._check_open()
-        known = any(each.name == environment for each in self._desk.config().environments)
+        known = any(each.name == environment for each in self._service.config().environments)
         grant = _grant(request, tokens)
         if known and (grant is None or not grant.allows(environment)):
-            self._desk.activity.refuse(environment, "unauthorized")
+            self._service.activity.refuse(environment, "unauthorized")
         if grant is None:
             raise _unauthorized(request)
         self._check_rate(grant)
@@ -125,11 +125,11 @@ class Registration:
         return environment
 
     def _check_open(self) -> None:
-        if self._desk.ending():
+        if self._service.ending():
             raise _try_again("the exporter is ending", 1)
 
     def _check_rate(self, grant: Grant) -> None:
-        now = self._desk.monotonic()
+        now = self._service.monotonic()
         if not self._buckets.setdefault(grant.token, _Bucket(now)).take(now):
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS, f"more than {RATE} requests a second with one token", {"Retry-After": "1"}
@@ -143,7 +143,7 @@ class Registration:
         body = await self._body(request)
         batch = await self._read(request, body, text=text)
         if batch.rejected:
-            self._desk.activity.refuse(environment, "invalid", len(batch.rejected))
+            self._service.activity.refuse(environment, "invalid", len(batch.rejected))
         rejected = [_rejected(each) for each in batch.rejected]
         if not batch.named:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "nothing could be accepted", accepted=[], rejected=rejected)
@@ -161,30 +161,30 @@ class Registration:
             return await _body(request)
         except Refusal as refusal:
             if refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                self._desk.activity.http_refused.labels("too_large").inc()
+                self._service.activity.http_refused.labels("too_large").inc()
             raise
 
     async def _read(self, request: Request, body: bytes, *, text: bool) -> Batch:
-        declared = self._desk.config().labels
+        declared = self._service.config().labels
         try:
             defaults = read_query(request.query_params.multi_items(), declared)
             read = partial(read_batch, body, defaults, declared, text=text)
             if len(body) <= LARGE_BODY:
                 return read()
             return await asyncio.get_running_loop().run_in_executor(self._reader, read)
-        except Unreadable as error:
+        except UnreadableRequest as error:
             raise Refusal(error.status, str(error)) from None
 
-    async def _hand_over(self, environment: str, named: tuple[Said, ...]) -> Registered:
+    async def _hand_over(self, environment: str, named: tuple[RegistrationItem, ...]) -> RegistrationResult:
         parts = [
-            self._asked(partial(Register, environment, operations, again))
+            self._requested(partial(Register, environment, operations, again))
             for again in (False, True)
-            if (operations := tuple(each.handed() for each in named if bool(each.again) is again))
+            if (operations := tuple(each.registration() for each in named if bool(each.again) is again))
         ]
         answers = await asyncio.gather(*parts)
         _check_saved(saved=all(each.saved for each in answers))
         taken = tuple(each for answer in answers for each in answer.taken)
-        return Registered(taken, durable=all(each.durable for each in answers))
+        return RegistrationResult(taken, durable=all(each.durable for each in answers))
 
     # DELETE.
 
@@ -192,9 +192,9 @@ class Registration:
         environment = self._admit(request)
         try:
             operation_id = check_operation_id(request.path_params["id"])
-        except Unfit as error:
+        except InvalidValue as error:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"id: {error}") from None
-        released: Released = await self._asked(partial(Release, environment, operation_id))
+        released: ReleaseResult = await self._requested(partial(Release, environment, operation_id))
         if not released.known:
             raise Refusal(HTTPStatus.NOT_FOUND, f"no operation {operation_id} is known in {quoted(environment)}")
         if released.listed_by:
@@ -203,9 +203,11 @@ class Registration:
         _check_saved(saved=released.saved)
         return JSONResponse({"id": operation_id, "released": True, "durable": released.durable})
 
-    async def _asked(self, message: Callable[[Callable[[Any], None]], Register | Release]) -> Any:
-        seconds = self._desk.reply_seconds
-        answer: Registered | Released | None = await reply_of(lambda reply: self._desk.deliver(message(reply)), seconds)
+    async def _requested(self, message: Callable[[Callable[[Any], None]], Register | Release]) -> Any:
+        seconds = self._service.reply_seconds
+        answer: RegistrationResult | ReleaseResult | None = await reply_of(
+            lambda reply: self._service.deliver(message(reply)), seconds
+        )
         if answer is None:
             raise _try_again(f"no answer in {seconds:g} s; it may have been done (asking again does no harm)", 1)
         return answer
@@ -275,11 +277,11 @@ def _too_large() -> Refusal:
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
 
 
-def _rejected(each: Rejected) -> dict[str, Any]:
+def _rejected(each: RejectedItem) -> dict[str, Any]:
     known = {"item": each.item} if each.id is None else {"item": each.item, "id": each.id}
     return known | {"reason": each.reason}
 
 
-def _lister(source: Source) -> str:
+def _lister(source: SourceKey) -> str:
     name = name_of(source)
     return f"{_LISTED_BY[source.kind]}: {name}" if name else _LISTED_BY[source.kind]

@@ -27,7 +27,7 @@ class Refusal(Exception):
         self.status, self.headers = status, headers
         self._detail, self._more = detail, more
 
-    def answer(self) -> JSONResponse:
+    def response(self) -> JSONResponse:
         """Return it as problem details."""
         known = {"type": "about:blank", "title": self.status.phrase, "status": self.status, "detail": self._detail}
         return _ProblemResponse(known | self._more, self.status, self.headers)

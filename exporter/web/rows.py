@@ -9,16 +9,16 @@ from urllib.parse import quote
 
 from exporter import wording
 from exporter.operation import UNKNOWN_NAME, Status
-from exporter.tracking.record import PENDING
+from exporter.tracking.transitions import PENDING
 from exporter.web import facts
-from exporter.web.listing import STATES, WORDS, Choice, name_of
+from exporter.web.listing import STATES, WORDS, FilterOption, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from exporter.operation import OperationKey
-    from exporter.tracking.picture import Entry, Picture, Situation
-    from exporter.tracking.record import Moment
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
+    from exporter.tracking.transitions import Moment
 
 CHOICE_LONGEST = 1000  # of a value that a form offers: it becomes a part of the URL
 
@@ -94,7 +94,7 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
 class EnvironmentRow:
     """An environment and its operations: `waiting` polls are due, the longest for `longest` seconds."""
 
-    situation: Situation
+    environment_status: EnvironmentStatus
     operations: int
     unfinished: int
     failed: int
@@ -102,18 +102,18 @@ class EnvironmentRow:
     longest: float
 
 
-def environment_rows(picture: Picture, now: Moment) -> tuple[EnvironmentRow, ...]:
+def environment_rows(snapshot: Snapshot, now: Moment) -> tuple[EnvironmentRow, ...]:
     """Say how the environments stand."""
     own: dict[str, list[Entry]] = defaultdict(list)
-    for entry in picture:
+    for entry in snapshot:
         own[entry.tracked.key.environment].append(entry)
-    return tuple(_environment_row(each, own[each.name], now) for each in picture.environments)
+    return tuple(_environment_row(each, own[each.name], now) for each in snapshot.environments)
 
 
-def _environment_row(situation: Situation, own: Sequence[Entry], now: Moment) -> EnvironmentRow:
+def _environment_row(environment_status: EnvironmentStatus, own: Sequence[Entry], now: Moment) -> EnvironmentRow:
     late = facts.delays(own, now)
     return EnvironmentRow(
-        situation,
+        environment_status,
         len(own),
         sum(each.tracked.active for each in own),
         sum(each.tracked.state == Status.FAILED for each in own),
@@ -124,21 +124,21 @@ def _environment_row(situation: Situation, own: Sequence[Entry], now: Moment) ->
 
 def headline(found: Sequence[EnvironmentRow]) -> str:
     """Say how everything stands, for the title of a window."""
-    troubled = sum(each.situation.up is False for each in found)
+    troubled = sum(each.environment_status.up is False for each in found)
     words = [f"{sum(each.failed for each in found):,} failed", f"{sum(each.unfinished for each in found):,} unfinished"]
     return ", ".join([f"{troubled} of {len(found)} environments in trouble"] * bool(troubled) + words)
 
 
-def tally(entries: Iterable[Entry], now: Moment) -> tuple[Choice, ...]:
+def tally(entries: Iterable[Entry], now: Moment) -> tuple[FilterOption, ...]:
     """Count operations by what the filter `status` can ask for; what there is none of is left out."""
     counts = Counter[str]()
     for entry in entries:
         counts[entry.tracked.state] += 1
         counts.update(word for word, holds in WORDS.items() if holds(entry, now))
-    return tuple(Choice(word, counts[word]) for word in (*STATES, *WORDS) if counts[word])
+    return tuple(FilterOption(word, counts[word]) for word in (*STATES, *WORDS) if counts[word])
 
 
-def offered(found: Iterable[Choice]) -> tuple[Choice, ...]:
+def offered(found: Iterable[FilterOption]) -> tuple[FilterOption, ...]:
     """Return the values that a form can send: browsers change line breaks and drop other control characters."""
     return tuple(each for each in found if len(each.value) <= CHOICE_LONGEST and not _controls(each.value))
 

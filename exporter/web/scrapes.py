@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 
 from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
 from exporter.web.connections import connection_of
-from exporter.web.places import Places
+from exporter.web.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from exporter.metrics.exposition import Format, View
-    from exporter.web.app import House
+    from exporter.web.app import AppContext
 
 SLICE_BYTES = 64 * 1024
 BATCH_BYTES = 256 * 1024
@@ -44,7 +44,7 @@ GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fa
 _Made = TypeVar("_Made")
 
 
-class Kept(NamedTuple):
+class CompressedPart(NamedTuple):
     """The compressed beginning of an answer, in pieces; size and CRC32 are those of what was compressed."""
 
     pieces: list[bytes]
@@ -59,7 +59,7 @@ class Ending(NamedTuple):
     plain: bytes
 
 
-def begin(pieces: Iterable[bytes]) -> Kept:
+def begin(pieces: Iterable[bytes]) -> CompressedPart:
     """Compress the beginning of a gzip member, so that any `end` can follow."""
     squeezer = _squeezer()
     squeezed, size, crc = [], 0, 0
@@ -68,7 +68,7 @@ def begin(pieces: Iterable[bytes]) -> Kept:
         crc = zlib.crc32(piece, crc)
         squeezed.append(squeezer.compress(piece))
     squeezed.append(squeezer.flush(zlib.Z_FULL_FLUSH))
-    return Kept([each for each in squeezed if each], size, crc)
+    return CompressedPart([each for each in squeezed if each], size, crc)
 
 
 def end(plain: bytes) -> Ending:
@@ -77,7 +77,7 @@ def end(plain: bytes) -> Ending:
     return Ending(squeezer.compress(plain) + squeezer.flush(), plain)
 
 
-def join(kept: Kept, ending: Ending) -> list[bytes]:
+def join(kept: CompressedPart, ending: Ending) -> list[bytes]:
     """Make one gzip member (RFC 1952): curl, browsers and httpx read only the first of several."""
     crc, size = zlib.crc32(ending.plain, kept.crc), kept.plain_size + len(ending.plain)
     return [GZIP_HEADER, *kept.pieces, ending.squeezed, struct.pack("<II", crc, size & 0xFFFFFFFF)]
@@ -90,19 +90,19 @@ def _squeezer() -> zlib._Compress:
 class Scrapes:
     """Answers to scrapes: Knock's part is compressed once per view and format, however many ask for it."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
-        self._plain_places, self._gzip_places = Places(PLAIN_PLACES), Places(GZIP_PLACES)
+    def __init__(self, app_context: AppContext) -> None:
+        self._app_context = app_context
+        self._plain_places, self._gzip_places = Slots(PLAIN_PLACES), Slots(GZIP_PLACES)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
-        self._kept: dict[Format, tuple[View, asyncio.Future[Kept]]] = {}
+        self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
         self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
         self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
 
-    async def answer(self, request: Request) -> ASGIApp:
+    async def response(self, request: Request) -> ASGIApp:
         """Answer `GET /metrics`: 503 if there is no place for the answer in time."""
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            started = self._house.monotonic()
+            started = self._app_context.monotonic()
             places = self._gzip_places if _wants_gzip(request) else self._plain_places
             async with places.place(connection_of(scope)) as given:
                 made = await self._made(request, started) if given else self._busy()
@@ -111,7 +111,7 @@ class Scrapes:
         return respond
 
     def _busy(self) -> Response:
-        self._house.activity.http_refused.labels("busy").inc()
+        self._app_context.activity.http_refused.labels("busy").inc()
         text = "Too many scrapes at a time.\n"
         return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
 
@@ -129,11 +129,11 @@ class Scrapes:
             view, fresh = await self._newest(form, _plain)
             plain_size = length = knock_size(view, form) + len(fresh)
             body = self._joined(view, form, fresh)
-        self._house.activity.scrape_duration.observe(self._house.monotonic() - started)
-        self._house.activity.exposition_size.set(plain_size)
+        self._app_context.activity.scrape_duration.observe(self._app_context.monotonic() - started)
+        self._app_context.activity.exposition_size.set(plain_size)
         return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
 
-    async def _knock_zipped(self, view: View, form: Format) -> Kept:
+    async def _knock_zipped(self, view: View, form: Format) -> CompressedPart:
         kept_view, kept = self._kept.get(form, (None, None))
         if kept is None or kept_view is not view or _failed(kept):
             kept = self._in_worker(lambda: begin(knock_part(view, form)))
@@ -163,10 +163,10 @@ class Scrapes:
     def _fresh(self, form: Format) -> tuple[View, bytes]:
         """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
         while True:
-            view = self._house.view()
-            own = self._house.activity.fresh.encode(view.generation, form)
+            view = self._app_context.view()
+            own = self._app_context.activity.fresh.encode(view.generation, form)
             if own is not None:
-                return view, stale_part(view, form, self._house.monotonic()) + own
+                return view, stale_part(view, form, self._app_context.monotonic()) + own
             time.sleep(RETRY_SECONDS)
 
     async def _joined(self, view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview]:
@@ -187,7 +187,7 @@ def _plain(fresh: bytes) -> bytes:
     return fresh
 
 
-def _failed(future: asyncio.Future[Kept]) -> bool:
+def _failed(future: asyncio.Future[CompressedPart]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
 
 

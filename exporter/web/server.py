@@ -16,8 +16,8 @@ import structlog
 import uvicorn
 
 from exporter.errors import StartError
-from exporter.web.connections import Limits
-from exporter.web.door import Door
+from exporter.web.connections import ConnectionLimits
+from exporter.web.listener import Listener
 from exporter.web.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -48,22 +48,22 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(f"cannot listen on {name}:{port}: {why} (--web.listen-address names another)") from None
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """uvicorn's server with a listener of ours in place of its own."""
 
-    def __init__(self, config: uvicorn.Config, make_door: Callable[[uvicorn.Server], Door]) -> None:
+    def __init__(self, config: uvicorn.Config, make_listener: Callable[[uvicorn.Server], Listener]) -> None:
         super().__init__(config)
-        self._make_door = make_door
+        self._make_listener = make_listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets or [])
-        self._door = self._make_door(self)
-        self._door.open()
+        self._listener = self._make_listener(self)
+        self._listener.open()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._door.close()
+        self._listener.close()
         await super().shutdown(sockets)
-        self._door.clear()
+        self._listener.clear()
 
 
 class WebServer:
@@ -79,10 +79,10 @@ class WebServer:
         sockets: Sequence[socket.socket],
         on_crash: Callable[[str], None],
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
-        self._limits = limits or Limits().within(_descriptors())
-        self._server = _Server(self._config(app), self._make_door)
+        self._limits = limits or ConnectionLimits().within(_descriptors())
+        self._server = _UvicornServer(self._config(app), self._make_listener)
         self._sockets = list(sockets)
         self._tls = tls
         self._on_crash = on_crash
@@ -106,12 +106,12 @@ class WebServer:
             h11_max_incomplete_event_size=self._limits.head_bytes,
         )
 
-    def _make_door(self, server: uvicorn.Server) -> Door:
+    def _make_listener(self, server: uvicorn.Server) -> Listener:
         def serve(connection: Connection) -> Protocol:
-            return Protocol(connection, door.forget, self._limits, server, self._tls)
+            return Protocol(connection, listener.forget, self._limits, server, self._tls)
 
-        door = Door(self._sockets, serve, self._crashed, self._tls, self._limits)
-        return door
+        listener = Listener(self._sockets, serve, self._crashed, self._tls, self._limits)
+        return listener
 
     def _crashed(self, error: BaseException) -> None:
         log.error("web server crashed", exc_info=error)
@@ -130,7 +130,7 @@ class WebServer:
         if not self._stopping:
             self._on_crash("web server ended")
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Stop listening, and give answers under way their time; does not wait."""
         self._stopping = self._server.should_exit = True
 
@@ -139,7 +139,7 @@ class WebServer:
         uvicorn_log = logging.getLogger("uvicorn.error")
         level = uvicorn_log.level
         uvicorn_log.setLevel("CRITICAL")  # else a traceback for each answer that is cut off
-        self.ask_to_stop()
+        self.request_stop()
         self._thread.join(seconds)
         if not self._thread.is_alive():
             uvicorn_log.setLevel(level)

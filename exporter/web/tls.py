@@ -146,7 +146,7 @@ class _Encrypted(Exception):
     """The key asks for a password."""
 
 
-def _ask_nobody() -> NoReturn:
+def _no_prompt() -> NoReturn:
     # Without it OpenSSL would ask on the terminal, and wait there.
     raise _Encrypted
 
@@ -156,14 +156,14 @@ def _load_certificate(context: ssl.SSLContext, settings: TlsSettings, pems: Pems
     _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings.cert, pems.cert)
     try:
         with _as_file(pems.cert) as cert, _as_file(pems.key) as key:
-            context.load_cert_chain(cert, key, _ask_nobody)
+            context.load_cert_chain(cert, key, _no_prompt)
     except _Encrypted:
         raise StartError(f"{settings.key}: is encrypted (give a key that needs no password)") from None
     except ssl.SSLError as error:
-        raise StartError(_told(error.reason or "", settings)) from None
+        raise StartError(_described(error.reason or "", settings)) from None
 
 
-def _told(reason: str, settings: TlsSettings) -> str:
+def _described(reason: str, settings: TlsSettings) -> str:
     if reason.startswith(("EE_", "CA_")):  # too short a key, or signed by MD5 or SHA-1
         return f"{settings.cert}: is too weak for OpenSSL: {reason.lower().replace('_', ' ')} (get another one)"
     if reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:

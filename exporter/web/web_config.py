@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.config import plain
-from exporter.config.values import Unfit
+from exporter.config.values import InvalidValue
 from exporter.config.wording import suggestion
 from exporter.config.yaml_source import Found, NoDocument, read_document
 from exporter.web import web_values as values
@@ -53,7 +53,7 @@ def load(path: Path) -> WebConfig:
         document = read_document(path)
     except NoDocument:
         return WebConfig()  # comments at most: a configuration without anything, as in the toolkit
-    reading = _Reading()
+    reading = _ConfigReader()
     config = _config(reading, document.data, path.parent)
     found = [one for one in reading.found if one.loc not in document.unusable] + document.found
     if found:
@@ -65,7 +65,7 @@ def _unknown(key: str, takers: Takers) -> str:
     return "unknown key" + suggestion(key, takers)
 
 
-class _Reading:
+class _ConfigReader:
     """Takes plain values apart and notes what is wrong with them. A key without a value counts as not written."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class _Reading:
         """Take a single value; None where it is not good."""
         try:
             return taker(value)
-        except Unfit as error:
+        except InvalidValue as error:
             self.note(loc, str(error))
             return None
 
@@ -121,13 +121,13 @@ _TLS: Takers = {
 }
 
 
-def _config(reading: _Reading, data: Any, folder: Path) -> WebConfig:
+def _config(reading: _ConfigReader, data: Any, folder: Path) -> WebConfig:
     top = reading.level((), data, dict.fromkeys((SECTION, _HTTP, _USERS), values.take_any))
     tls = _tls(reading, top.get(SECTION), folder)
     return WebConfig(tls, _users(reading, top.get(_USERS)), _headers(reading, top.get(_HTTP)))
 
 
-def _users(reading: _Reading, value: Any) -> dict[str, bytes]:
+def _users(reading: _ConfigReader, value: Any) -> dict[str, bytes]:
     users = {}
     for name, each in reading.mapping((_USERS,), value).items():
         if ":" in name:
@@ -138,7 +138,7 @@ def _users(reading: _Reading, value: Any) -> dict[str, bytes]:
     return {name: each for name, each in users.items() if each is not None}
 
 
-def _headers(reading: _Reading, value: Any) -> tuple[tuple[str, str], ...]:
+def _headers(reading: _ConfigReader, value: Any) -> tuple[tuple[str, str], ...]:
     taken = reading.level((_HTTP,), value, {"http2": values.take_http2, "headers": values.take_any})
     headers, loc = [], (_HTTP, "headers")
     for name, each in reading.mapping(loc, taken.get("headers")).items():
@@ -149,7 +149,7 @@ def _headers(reading: _Reading, value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
-def _tls(reading: _Reading, value: Any, folder: Path) -> TlsSettings | None:
+def _tls(reading: _ConfigReader, value: Any, folder: Path) -> TlsSettings | None:
     loc, before = (SECTION,), len(reading.found)
     taken = reading.level(loc, value, _TLS)
     given = {key for key, each in plain.mapping(value).items() if each not in (None, "", [])}

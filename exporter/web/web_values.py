@@ -9,7 +9,7 @@ import re
 import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exporter.config.values import Unfit, check_path, quoted
+from exporter.config.values import InvalidValue, check_path, quoted
 from exporter.config.wording import suggestion
 from exporter.keys import Secret
 from exporter.web.tls import CIPHERS, CLIENT_AUTH, CURVES, TLS13_CIPHERS, VERSIONS, cipher_known
@@ -42,23 +42,23 @@ def take_any(value: Any) -> Any:
 def take_mapping(value: Any) -> dict[str, Any]:
     """Take a mapping. Raises InvalidValue."""
     if not isinstance(value, dict):
-        raise Unfit("expected a mapping of keys to values")
+        raise InvalidValue("expected a mapping of keys to values")
     return value
 
 
 def take_list(value: Any) -> list[Any]:
     """Take a list. Raises InvalidValue."""
     if not isinstance(value, list):
-        raise Unfit("expected a list")
+        raise InvalidValue("expected a list")
     return value
 
 
 def take_text(value: Any) -> str:
     """Take a text. Raises InvalidValue."""
     if value is None:
-        raise Unfit("has no value (give one, or remove the line)")
+        raise InvalidValue("has no value (give one, or remove the line)")
     if not isinstance(value, str):
-        raise Unfit("expected text" if isinstance(value, (dict, list)) else "expected text (put it in quotes)")
+        raise InvalidValue("expected text" if isinstance(value, (dict, list)) else "expected text (put it in quotes)")
     return value
 
 
@@ -75,20 +75,20 @@ def take_secret(value: Any) -> Secret:
 def take_boolean(value: Any) -> bool:
     """Take true or false. Raises InvalidValue."""
     if not isinstance(value, bool):
-        raise Unfit("expected true or false (without quotes)")
+        raise InvalidValue("expected true or false (without quotes)")
     return value
 
 
 def take_http2(value: Any) -> bool:
     """Take false: HTTP/2 is not spoken here. Raises InvalidValue."""
     if take_boolean(value):
-        raise Unfit("is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
+        raise InvalidValue("is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
     return False
 
 
 def _known(text: str, known: Mapping[str, _Taken]) -> _Taken:
     if text not in known:
-        raise Unfit(f"{quoted(text)} is not known{suggestion(text, known)}")
+        raise InvalidValue(f"{quoted(text)} is not known{suggestion(text, known)}")
     return known[text]
 
 
@@ -96,7 +96,7 @@ def take_version(value: Any) -> ssl.TLSVersion:
     """Take a version of TLS. Raises InvalidValue."""
     text = take_text(value)
     if text in {"TLS10", "TLS11"}:
-        raise Unfit("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
+        raise InvalidValue("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
     return _known(text, VERSIONS)
 
 
@@ -104,7 +104,7 @@ def take_client_auth(value: Any) -> ssl.VerifyMode:
     """Take how clients are to prove who they are; "" stands for not at all. Raises InvalidValue."""
     text = take_text(value)
     if text in _UNVERIFIED:
-        raise Unfit(
+        raise InvalidValue(
             f"{text} is not supported: Python does not ask for certificates that it cannot verify "
             "(expected RequireAndVerifyClientCert or VerifyClientCertIfGiven, with client_ca_file)"
         )
@@ -118,9 +118,9 @@ def take_cipher(value: Any) -> str:
         return ""
     if text not in CIPHERS:
         known = suggestion(text, [*CIPHERS, *sorted(TLS13_CIPHERS)])
-        raise Unfit(f"{quoted(text)} is not known, or not secure{known}")
+        raise InvalidValue(f"{quoted(text)} is not known, or not secure{known}")
     if not cipher_known(CIPHERS[text]):
-        raise Unfit(f"the OpenSSL of this Python does not do {text} (remove it)")
+        raise InvalidValue(f"the OpenSSL of this Python does not do {text} (remove it)")
     return CIPHERS[text]
 
 
@@ -133,9 +133,9 @@ def take_user(value: Any) -> bytes:
     """Take a bcrypt hash. Raises InvalidValue, without what was found: it may be a password."""
     match = _HASH.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise Unfit(f"is not a bcrypt hash ({_MAKE_HASH})")
+        raise InvalidValue(f"is not a bcrypt hash ({_MAKE_HASH})")
     if not COST_LEAST <= int(match[1]) <= COST_MOST:
-        raise Unfit(f"has a cost out of range (expected {COST_LEAST} to {COST_MOST}; {_MAKE_HASH})")
+        raise InvalidValue(f"has a cost out of range (expected {COST_LEAST} to {COST_MOST}; {_MAKE_HASH})")
     return match[0].encode()
 
 
@@ -143,8 +143,8 @@ def take_header(name: str, value: Any) -> str:
     """Take the value of a header, "" where there is none. Raises InvalidValue."""
     text = str(value) if type(value) is int else take_text("" if value is None else value)
     if HEADERS[name] and text not in HEADERS[name]:
-        raise Unfit(f"{quoted(text)} is not allowed (expected {' or '.join(HEADERS[name])})")
+        raise InvalidValue(f"{quoted(text)} is not allowed (expected {' or '.join(HEADERS[name])})")
     line = re.sub("[\\r\\n]", " ", text).strip(" \t")  # as Go sends it
     if _CONTROL.search(line):
-        raise Unfit("holds control characters (remove them)")
+        raise InvalidValue("holds control characters (remove them)")
     return line

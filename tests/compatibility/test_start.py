@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from desk import HEADERS, TOKENS
 from golden_text import compare, normalised
 from model import Model
-from shown import house
+from registration_service import HEADERS, TOKENS
+from shown import app_context
 from state_file import StateFile
 
 from exporter.cli import main
@@ -27,9 +27,9 @@ from exporter.metrics.exposition import Format
 from exporter.operation import NIL_ID, Operation, parse_operation
 from exporter.store.lock import Patience
 from exporter.store.transfer import take_in
-from exporter.tracking.record import Moment
+from exporter.tracking.transitions import Moment
 from exporter.web.app import make_app
-from exporter.web.registration import Desk
+from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from programs import Starter
 
     from exporter.knock.simulator import Simulator
-    from exporter.tracking.messages import Register, Release, Request
-    from exporter.web.app import House
+    from exporter.tracking.messages import PollRequest, Register, Release
+    from exporter.web.app import AppContext
 
 HERE = Path(__file__).parent
 VERSIONS = sorted(each.parent.name for each in HERE.glob("*/settings.yaml"))
@@ -128,7 +128,7 @@ class Restart:
         assert not list(self._state.parent.glob("*.corrupt-*"))
 
 
-def unreachable(_request: Request, _now: Moment) -> KnockError:
+def unreachable(_request: PollRequest, _now: Moment) -> KnockError:
     return Unreachable(Reason.CONNECT, "refused")
 
 
@@ -139,7 +139,7 @@ def restart(version: str, state: Path) -> Iterator[Restart]:
     made.close()
 
 
-def answers(shown: House, *requests: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
+def answers(shown: AppContext, *requests: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
     """Send requests one after the other, each a method, a path and what else httpx takes; return what comes back."""
 
     async def send() -> dict[str, Any]:
@@ -153,14 +153,14 @@ def answers(shown: House, *requests: tuple[str, str, dict[str, Any]]) -> dict[st
     return asyncio.run(send())
 
 
-def desk_of(model: Model) -> Desk:
+def desk_of(model: Model) -> RegistrationService:
     """Return the way to a tracker, which answers at once."""
 
     def deliver(message: Register | Release) -> None:
         model.tell(message)
         model.run(1)
 
-    return Desk(
+    return RegistrationService(
         deliver,
         config=lambda: model.config,
         tokens=lambda: TOKENS,
@@ -207,7 +207,7 @@ def test_the_api_answers_as_it_did(restart: Restart) -> None:
     model.run(SHOWN_SECONDS)
     paths = ["environments", "operations?limit=1000"]
     paths += ["/".join(("operations", *place(each))) for each in restart.known if each["kind"] == "operation"]
-    given = answers(house(model), *(("GET", f"/api/v1/{path}", {}) for path in paths))
+    given = answers(app_context(model), *(("GET", f"/api/v1/{path}", {}) for path in paths))
     compare(json.dumps(given, indent=1, ensure_ascii=False), restart.folder / "api.json")
 
 
@@ -218,7 +218,7 @@ def test_what_was_registered_listed_or_dropped_is_known(restart: Restart) -> Non
         ids = [each["id"] for each in restart.known if each["environment"] == environment]
         requests.append(("POST", path, {"headers": HEADERS, "content": "\n".join(ids)}))
         requests += [("DELETE", f"{path}/{each}", {"headers": HEADERS}) for each in ids]
-    given = answers(house(model, desk=desk_of(model)), *requests)
+    given = answers(app_context(model, service=desk_of(model)), *requests)
     compare(json.dumps(given, indent=1, ensure_ascii=False), restart.folder / "registrations.json")
 
 
@@ -233,11 +233,11 @@ def test_what_has_ended_is_not_asked_again_and_growth_is_counted_once(restart: R
 
     asked: set[tuple[str, str]] = set()
 
-    def knock(request: Request, now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
         record = records.get((request.environment, request.id))
         return parse_operation(record, request.id) if record else unreachable(request, now)
 
-    def latency(request: Request) -> float:
+    def latency(request: PollRequest) -> float:
         before = len(asked)
         asked.add((request.environment, request.id))
         return 0.05 if len(asked) > before else float("inf")  # one answer each is enough
@@ -257,7 +257,7 @@ def test_retention_goes_on(restart: Restart) -> None:
         for at, each in details(restart.version).items()
         if each["status"] not in FINAL or any(source["kind"] == "config" for source in each["sources"])
     }
-    (listed,) = answers(house(model), ("GET", "/api/v1/operations?limit=1000", {})).values()
+    (listed,) = answers(app_context(model), ("GET", "/api/v1/operations?limit=1000", {})).values()
     assert set(map(place, listed["operations"])) == kept
 
 

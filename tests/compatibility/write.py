@@ -26,14 +26,14 @@ import exporter
 from exporter.config import ListedOperation, load
 from exporter.errors import KnockError, NotFound, Reason, Unreachable
 from exporter.operation import NIL_ID, Operation, Status
-from exporter.tracking.messages import Created, Handed, Listed
-from exporter.tracking.record import Moment
-from exporter.tracking.roster import Source, SourceKind
+from exporter.tracking.memberships import SourceKey, SourceKind
+from exporter.tracking.messages import Created, Listed, Registration
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.tracking.messages import Request
+    from exporter.tracking.messages import PollRequest
 
 FOLDER = Path(__file__).parent / exporter.__version__
 FILE = "/etc/knock-exporter/ids/nightly.json"
@@ -80,7 +80,7 @@ per_operation: all
 """
 
 
-def knock(request: Request, now: Moment) -> Operation | KnockError:
+def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
     """Answer as Knock would: each id has a story, told by the seconds since the start."""
     since, name = now.wall - WALL, request.id
     grown = running(name, rows_processed=int(since // 5), successes=int(since // 5), rows_estimated=2000)
@@ -128,7 +128,9 @@ def born(grown: Operation, age: float) -> Operation:
 def begin(disk: StateFile, now: Moment, *environments: str) -> Model:
     config = load(FOLDER / "settings.yaml", {"KNOCK_API_KEY": "sk_test_compatibility"}, environments)
     model = Model(config, knock, mono=now.mono, wall_offset=now.wall - now.mono, disk=disk)
-    model.tell(Listed("production", Source(SourceKind.HTTP, URL), (ListedOperation(ODD), ListedOperation(ODD_ENDED))))
+    model.tell(
+        Listed("production", SourceKey(SourceKind.HTTP, URL), (ListedOperation(ODD), ListedOperation(ODD_ENDED)))
+    )
     return model
 
 
@@ -142,13 +144,15 @@ def run_first(path: Path) -> None:
     disk = StateFile(path, now)
     model = begin(disk, now)
     list_file(model, UNLISTED)
-    model.register(Handed(ListedOperation(CONFLICTING, "tenants", (("team", "crm"),))))
+    model.register(Registration(ListedOperation(CONFLICTING, "tenants", (("team", "crm"),))))
     model.register(RUNNING, SHRUNK, BLANK, FLAKY, MISSED, LOST, EXPIRING, RETIRED, RELEASED, FINISHING, REMOVED)
     model.register(STAGED_FAILED, environment="staging")
     model.register(ARCHIVED, ARCHIVED_DONE, ARCHIVED_RELEASED, environment="archive")
     model.run(60)
     created = Created("users.identify", WALL + 60)
-    model.register(Handed(ListedOperation(BORN, HOSTILE), created), Handed(ListedOperation(GROWN_UP), created))
+    model.register(
+        Registration(ListedOperation(BORN, HOSTILE), created), Registration(ListedOperation(GROWN_UP), created)
+    )
     model.release(RELEASED)
     model.release(ARCHIVED_RELEASED, environment="archive")
     list_file(model)
@@ -164,7 +168,9 @@ def run_second(path: Path) -> StateFile:
     list_file(model)
     model.run(2)
     created = Created("users.identify", WALL + SECOND_BEGINS + 1)
-    model.register(LATE, UNREADABLE, Handed(ListedOperation(CREATED, "nightly-sync", (("ticket", "A-2"),)), created))
+    model.register(
+        LATE, UNREADABLE, Registration(ListedOperation(CREATED, "nightly-sync", (("ticket", "A-2"),)), created)
+    )
     model.release(REMOVED)
     model.run(SECOND_ENDS - SECOND_BEGINS - 2)
     end(model)

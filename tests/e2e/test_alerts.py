@@ -32,9 +32,9 @@ ENVIRONMENTS = (
 FAULTS: dict[str, faults.AnyFault] = {
     "large": faults.Oversized(mebibytes=17),
     "limited": faults.RateLimit(retry_after=1.0),
-    "refused": faults.Refusal(status=401),
-    "unreachable": faults.Refusal(status=502, body="html"),
-    "stale": faults.Refusal(status=502, body="html"),
+    "refused": faults.StatusFault(status=401),
+    "unreachable": faults.StatusFault(status=502, body="html"),
+    "stale": faults.StatusFault(status=502, body="html"),
 }
 
 
@@ -118,7 +118,7 @@ def start_hanging(url: str, starter: Starter) -> Exporter:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def app_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("alerts")
     with contextlib.ExitStack() as ends:
         starters = {}
@@ -141,38 +141,38 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield House(knocks, ids, main, second, hanging, stack, folder / "main")
 
 
-def test_a_failure_is_told_with_its_labels_and_text_and_its_end(house: House) -> None:
-    single = house.stack.fires("KnockOperationFailed")
+def test_a_failure_is_told_with_its_labels_and_text_and_its_end(app_context: House) -> None:
+    single = app_context.stack.fires("KnockOperationFailed")
     assert single["labels"] == {
         "alertname": "KnockOperationFailed",
         "knock_environment": "failing",
         "group": "migration",
         "name": "users.identify",
-        "operation_id": house.ids["failing"],
+        "operation_id": app_context.ids["failing"],
         "severity": "warning",
         "service": "knock-exporter",
     }
-    whole = house.stack.fires("KnockOperationsFailed")
+    whole = app_context.stack.fires("KnockOperationsFailed")
     assert whole["annotations"]["summary"] == "users.identify operations failed in group migration (failing)"
     assert whole["annotations"]["description"] == (
         "Operations have failed lately: 1 of users.identify in group migration of failing stand as failed now."
     )
-    assert house.ids["failing"] in single["annotations"]["description"]
+    assert app_context.ids["failing"] in single["annotations"]["description"]
     assert "after" in single["annotations"]["description"]
     for alert in (single, whole):
         assert alert["annotations"]["runbook_url"].endswith(f"{alert['labels']['alertname']}.md")
         assert "var-environment=failing&var-group=migration" in alert["annotations"]["dashboard_url"]
-    house.stack.resolves("KnockOperationsFailed")
-    house.stack.resolves("KnockOperationFailed")
+    app_context.stack.resolves("KnockOperationsFailed")
+    app_context.stack.resolves("KnockOperationFailed")
 
 
-def take_the_key(house: House) -> None:
-    house.stack.fires("KnockKeyRefused", 60, knock_environment="refused")
-    house.knocks["refused"].faults.clear()
+def take_the_key(app_context: House) -> None:
+    app_context.stack.fires("KnockKeyRefused", 60, knock_environment="refused")
+    app_context.knocks["refused"].faults.clear()
 
 
-def test_a_refused_key_is_told(house: House) -> None:
-    take_the_key(house)  # it is tried again the later the longer it was refused: the other tests use that time
+def test_a_refused_key_is_told(app_context: House) -> None:
+    take_the_key(app_context)  # it is tried again the later the longer it was refused: the other tests use that time
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_a_refused_key_is_told(house: House) -> None:
         ("KnockEnvironmentWatchedTwice", "twice"),
     ],
 )
-def test_what_goes_wrong_with_operations_is_told(house: House, alert: str, environment: str) -> None:
-    told = house.stack.fires(alert, knock_environment=environment)
+def test_what_goes_wrong_with_operations_is_told(app_context: House, alert: str, environment: str) -> None:
+    told = app_context.stack.fires(alert, knock_environment=environment)
     assert environment in told["annotations"]["summary"]
     assert "<<" not in str(told["annotations"])
     assert "error" not in told["annotations"]["description"].replace("had errors", "").replace("with errors", "")
@@ -200,69 +200,69 @@ def test_what_goes_wrong_with_operations_is_told(house: House, alert: str, envir
 @pytest.mark.parametrize(
     ("reason", "alert"), [("limit", "KnockOperationsRefused"), ("unauthorized", "KnockRegistrationsRefused")]
 )
-def test_refused_registrations_are_told(house: House, reason: str, alert: str) -> None:
+def test_refused_registrations_are_told(app_context: House, reason: str, alert: str) -> None:
     if reason == "limit":
-        assert house.second.register({"id": MISSING}, "many").status_code == 503
+        assert app_context.second.register({"id": MISSING}, "many").status_code == 503
     else:
-        assert house.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
-    house.stack.fires(alert)
+        assert app_context.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
+    app_context.stack.fires(alert)
 
 
-def test_a_broken_configuration_is_told_and_that_it_is_mended(house: House) -> None:
-    file = house.folder / "config.yaml"
+def test_a_broken_configuration_is_told_and_that_it_is_mended(app_context: House) -> None:
+    file = app_context.folder / "config.yaml"
     good = file.read_text()
     file.write_text("environments: 7")
-    assert WEB.post(f"{house.main.url}/-/reload", timeout=30).status_code >= 400
-    house.stack.fires("KnockConfigReloadFailed")
+    assert WEB.post(f"{app_context.main.url}/-/reload", timeout=30).status_code >= 400
+    app_context.stack.fires("KnockConfigReloadFailed")
     file.write_text(good)
-    WEB.post(f"{house.main.url}/-/reload", timeout=30)
-    house.stack.resolves("KnockConfigReloadFailed")
+    WEB.post(f"{app_context.main.url}/-/reload", timeout=30)
+    app_context.stack.resolves("KnockConfigReloadFailed")
 
 
-def test_an_environment_that_is_left_out_is_told(house: House) -> None:
-    file = house.folder / "config.yaml"
+def test_an_environment_that_is_left_out_is_told(app_context: House) -> None:
+    file = app_context.folder / "config.yaml"
     whole = yaml.safe_load(file.read_text())
     whole["environments"] = [each for each in whole["environments"] if each["name"] != "files"]
     file.write_text(yaml.safe_dump(whole))
-    assert WEB.post(f"{house.main.url}/-/reload", timeout=30).ok
-    house.stack.fires("KnockEnvironmentNotWatched", knock_environment="files")
+    assert WEB.post(f"{app_context.main.url}/-/reload", timeout=30).ok
+    app_context.stack.fires("KnockEnvironmentNotWatched", knock_environment="files")
 
 
-def test_an_exporter_whose_tracker_hangs_is_told(house: House) -> None:
-    house.stack.fires("KnockExporterStuck", instance=house.hanging.url.removeprefix("http://"))
+def test_an_exporter_whose_tracker_hangs_is_told(app_context: House) -> None:
+    app_context.stack.fires("KnockExporterStuck", instance=app_context.hanging.url.removeprefix("http://"))
 
 
-def test_state_that_cannot_be_written_is_told(house: House) -> None:
-    with contextlib.closing(sqlite3.connect(house.folder / "state.db", isolation_level=None)) as database:
+def test_state_that_cannot_be_written_is_told(app_context: House) -> None:
+    with contextlib.closing(sqlite3.connect(app_context.folder / "state.db", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        house.stack.fires("KnockStateNotWritten", 90)
+        app_context.stack.fires("KnockStateNotWritten", 90)
         database.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize(
     ("alert", "environment"),
     [
-        ("KnockAnswersTooLarge", "large"),
+        ("KnockResponsesTooLarge", "large"),
         ("KnockRateLimited", "limited"),
         ("KnockUnreachable", "unreachable"),
     ],
 )
-def test_what_goes_wrong_with_knock_is_told(house: House, alert: str, environment: str) -> None:
-    house.stack.fires(alert, 60, knock_environment=environment)
+def test_what_goes_wrong_with_knock_is_told(app_context: House, alert: str, environment: str) -> None:
+    app_context.stack.fires(alert, 60, knock_environment=environment)
 
 
-def test_that_a_refused_key_is_good_again_is_told(house: House) -> None:
-    if not house.stack.told.alerts("KnockKeyRefused"):
-        take_the_key(house)
-    house.stack.resolves("KnockKeyRefused", knock_environment="refused")
+def test_that_a_refused_key_is_good_again_is_told(app_context: House) -> None:
+    if not app_context.stack.told.alerts("KnockKeyRefused"):
+        take_the_key(app_context)
+    app_context.stack.resolves("KnockKeyRefused", knock_environment="refused")
 
 
-def test_old_numbers_are_told(house: House) -> None:
-    house.stack.fires("KnockOperationsStale", 90, knock_environment="stale")
+def test_old_numbers_are_told(app_context: House) -> None:
+    app_context.stack.fires("KnockOperationsStale", 90, knock_environment="stale")
 
 
-def test_lost_operations_are_told(house: House) -> None:
-    house.stack.fires("KnockOperationsLost", 150, knock_environment="losing")
+def test_lost_operations_are_told(app_context: House) -> None:
+    app_context.stack.fires("KnockOperationsLost", 150, knock_environment="losing")
 
 
 def test_every_alert_has_its_cause_here() -> None:
@@ -270,8 +270,8 @@ def test_every_alert_has_its_cause_here() -> None:
     assert all(f'"{alert}"' in here for alert in rules.alerts())
 
 
-def test_an_exporter_that_is_gone_is_told_and_silences_the_rest(house: House) -> None:
-    house.main.kill()
-    house.stack.fires("KnockExporterDown", knock_environment="failing")
-    until(lambda: house.stack.inhibited("KnockEnvironmentNotWatched"), "inhibited", 30)
-    assert not house.stack.told.alerts("KnockEnvironmentNotWatched", knock_environment="failing")
+def test_an_exporter_that_is_gone_is_told_and_silences_the_rest(app_context: House) -> None:
+    app_context.main.kill()
+    app_context.stack.fires("KnockExporterDown", knock_environment="failing")
+    until(lambda: app_context.stack.inhibited("KnockEnvironmentNotWatched"), "inhibited", 30)
+    assert not app_context.stack.told.alerts("KnockEnvironmentNotWatched", knock_environment="failing")

@@ -65,8 +65,8 @@ def all_are(exporter: Exporter, ids: list[str], up: float) -> Callable[[], bool]
 def faults_of(ids: list[str]) -> list[faults.AnyFault]:
     """Return all that spoil one operation's answers each; what stops the whole upstream is not among them."""
     kinds: list[tuple[type[Any], dict[str, Any]]] = [
-        *[(faults.Refusal, {"status": status}) for status in (400, 404, 408, 409, 418, 422, 500, 503, 599)],
-        *[(faults.Refusal, {"status": status, "body": "html"}) for status in (200, 403, 404, 502, 504)],
+        *[(faults.StatusFault, {"status": status}) for status in (400, 404, 408, 409, 418, 422, 500, 503, 599)],
+        *[(faults.StatusFault, {"status": status, "body": "html"}) for status in (200, 403, 404, 502, 504)],
         (faults.Redirect, {"location": "http://127.0.0.1:9/elsewhere"}),
         (faults.Redirect, {"location": "/v1/bulk_operations/other", "status": 308}),
         (faults.Garbage, {}),

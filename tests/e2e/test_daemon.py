@@ -30,11 +30,11 @@ from exporter.heartbeats import Heartbeats
 from exporter.knock.simulator import Simulator, World, faults
 from exporter.logs import FLUSH_SECONDS
 from exporter.operation import OperationKey
-from exporter.port import Flags
+from exporter.servers import Flags
+from exporter.tracking.memberships import CONFIG
 from exporter.tracking.memory import Changes
 from exporter.tracking.messages import Exchange, Listed
-from exporter.tracking.record import Moment
-from exporter.tracking.roster import CONFIG
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

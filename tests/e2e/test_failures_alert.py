@@ -21,8 +21,8 @@ from exporter.operation import NIL_ID, Operation, Status
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 pytestmark = pytest.mark.e2e
 
@@ -52,7 +52,7 @@ class Cell:
             f"{self.mode}-{'late' if self.late else 'in time'}-{restart}-{kept}-{'first' if self.first else 'second'}"
         )
 
-    def knock(self, request: Request, now: Moment) -> Operation | KnockError:
+    def knock(self, request: PollRequest, now: Moment) -> Operation | KnockError:
         """Answer: the other one failed before all this; the broken one at its minute, or days ago."""
         if request.id == NIL_ID:
             return NotFound("404", code=404, accepted_key=True)

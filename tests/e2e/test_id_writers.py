@@ -135,7 +135,7 @@ def test_a_list_whose_writer_is_killed_midway_never_counts(
         if number in LOOKED_AT:
             before = file_failures(exporter)
             until(lambda: still_small() and file_failures(exporter) >= before + 3, "judged", FILE_SECONDS)  # noqa: B023
-    assert len(exporter.said("list of operations is broken, keeping what it named last")) <= 3 * len(LOOKED_AT)
+    assert len(exporter.said("list of operations is broken, keeping its last list")) <= 3 * len(LOOKED_AT)
 
     before, slow = file_failures(exporter), [writers.begin(form, FILE_SECONDS) for form in FORMS]
     until(lambda: still_small() and all(each.process.poll() is not None for each in slow), "written", 60.0)

@@ -57,7 +57,7 @@ def states(knock: Simulator) -> dict[str, str]:
         "missing": "123e4567-e89b-12d3-a456-426614174000",
     }
     made["odd"] = knock.world.put({"id": "123e4567-e89b-12d3-a456-426614174001", "status": "paused", "name": 'a"\\\nb'})
-    knock.faults.set(faults.Refusal(status=500, id=made["never answered"]))
+    knock.faults.set(faults.StatusFault(status=500, id=made["never answered"]))
     return made
 
 

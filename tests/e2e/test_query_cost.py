@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.errors import KnockError
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +53,7 @@ def fleet(operations: int) -> Model:
     known = ids(operations)
     kinds = {each: place // GROUPS % 5 for place, each in enumerate(known)}
 
-    def knock(request: Request, now: Moment) -> Operation | KnockError:
+    def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
         if request.id == NIL_ID:
             return NotFound("404", code=404, accepted_key=True)
         number, kind, age = int(request.id[:8], 16), kinds[request.id], now.wall - WALL

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from programs import tool
 
 from exporter.errors import StartError
-from exporter.web.lock import Lock
+from exporter.web.web_config_watcher import WebConfigWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -107,7 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def we_accept(path: Path) -> bool:
     try:
-        Lock(path)
+        WebConfigWatcher(path)
     except StartError:
         return False
     return True

@@ -648,7 +648,7 @@ class Machine(RuleBasedStateMachine):
                     continue
                 newest = each.time("inserted_at")
                 level = 0 if each.active else 1 if each.status == "failed" else 2
-                ranked.append((level, -(each.handed.wall if newest is None else newest), key))
+                ranked.append((level, -(each.registration.wall if newest is None else newest), key))
             if wanted.per_operation != "none":
                 exposed |= {
                     key: self.reference.memory.operations[key]
@@ -730,7 +730,7 @@ class Machine(RuleBasedStateMachine):
             if not each.active:
                 continue
             changed = each.change.wall if each.change and each.status == "processing" else None
-            since = (each.time("inserted_at"), (each.success or each.handed).wall, changed)
+            since = (each.time("inserted_at"), (each.success or each.registration).wall, changed)
             for found, value in zip(oldest.values(), since, strict=True):
                 cell = key[0], each.group, each.name
                 if value is not None:

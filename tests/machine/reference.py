@@ -78,7 +78,7 @@ class Followed:
 
     group: str
     labels: tuple[tuple[str, str], ...]
-    handed: At
+    registration: At
     interval: float  # planned for its state
     due: Due
     said: dict[str, Any] | None = None  # by Knock, or by its create answer
@@ -119,7 +119,7 @@ class Followed:
 
     @property
     def stale_at(self) -> float:
-        return (self.success or self.handed).age + 3 * self.interval + 30
+        return (self.success or self.registration).age + 3 * self.interval + 30
 
     def time(self, name: str) -> float | None:
         text = self.said.get(name) if self.said else None
@@ -278,8 +278,8 @@ class Reference:
     def _note_limits(self) -> None:
         lowest: dict[Any, int] = {}
         for each in self.environments.values():
-            lane = each.wanted.base_url, each.key
-            lowest[lane] = min(lowest.get(lane, 1000), each.wanted.rate_limit)
+            upstream = each.wanted.base_url, each.key
+            lowest[upstream] = min(lowest.get(upstream, 1000), each.wanted.rate_limit)
         self._limits = [*self._limits[-20:], (self.time.true, lowest)]
 
     def _put_to_sleep(self, name: str) -> None:
@@ -310,7 +310,7 @@ class Reference:
                     self._repace(key_, each, wanted)
 
     def _repace(self, key: Key, each: Followed, wanted: WantedEnvironment) -> None:
-        last = each.success or each.handed
+        last = each.success or each.registration
         interval = self._interval(each, each.status, (each.change or last).age, wanted)
         at = last.age + interval
         due = Due(min(each.due.earliest, at), min(each.due.latest, at))
@@ -320,25 +320,25 @@ class Reference:
         wanted = environment.wanted
         environment.moved = environment.keys
         self.memory.environments[wanted.name] = Remembered(wanted.base_url, wanted.branch, self.now.wall)
-        self._ask_missing_again(wanted.name)
+        self._retry_missing(wanted.name)
 
     def _use_key(self, environment: Environment, key: str) -> None:
         environment.key = key
         environment.keys += 1
         environment.trusted = False
-        self._ask_missing_again(environment.wanted.name)
+        self._retry_missing(environment.wanted.name)
 
     def key_read(self, environment: str, key: str) -> None:
         self._use_key(self.environments[environment], key)
         self._quiet_until = {}  # what was learnt of an upstream goes with it
         self._note_limits()
 
-    def _ask_missing_again(self, name: str) -> None:
+    def _retry_missing(self, name: str) -> None:
         for key, each in self._of(name):
             if each.missing_since is not None:
-                self._ask_again(key)
+                self._retry(key)
 
-    def _ask_again(self, key: Key) -> None:
+    def _retry(self, key: Key) -> None:
         each = self.memory.operations[key]
         self.memory.operations[key] = replace(
             each, lost=False, missing=0, missing_since=None, live=True, due=_due(self.now.age, 0)
@@ -418,7 +418,7 @@ class Reference:
         each = self.memory.operations[key]
         if created is not None and each.said is None and each.birth is None and each.up is None:
             name, inserted_at = created
-            said, due = {"inserted_at": inserted_at}, _due(each.handed.age, each.interval)
+            said, due = {"inserted_at": inserted_at}, _due(each.registration.age, each.interval)
             self.memory.operations[key] = replace(each, said=said, status="queued", name=name, live=True, due=due)
         return self.memory.operations[key].state
 
@@ -427,7 +427,7 @@ class Reference:
         if each is not None:
             self._rename(key)
             if each.lost and again:
-                self._ask_again(key)
+                self._retry(key)
             return self.memory.operations[key].state
         if self.memory.tombstones.get(key) and not again:
             self.waiting.pop(key, None)
@@ -514,10 +514,10 @@ class Reference:
         environment = self.environments[asked.environment]
         assert asked.key == environment.key, "asked with a key that was replaced"
         assert (asked.base_url, asked.branch) == (environment.wanted.base_url, environment.wanted.branch)
-        lane = asked.base_url, asked.key
-        most = max(limits.get(lane, 0) for at, limits in self._recent_limits())
+        upstream = asked.base_url, asked.key
+        most = max(limits.get(upstream, 0) for at, limits in self._recent_limits())
         assert in_second <= most, f"{in_second} requests in a second, {most} are allowed"
-        assert self.time.true >= self._quiet_until.get(lane, 0.0) - 0.001, "asked before Knock's Retry-After"
+        assert self.time.true >= self._quiet_until.get(upstream, 0.0) - 0.001, "asked before Knock's Retry-After"
         self._flights[asked] = environment.life, environment.keys
         if asked.checks_key:
             return
@@ -589,8 +589,8 @@ class Reference:
                 environment.failures[outcome.reason] += 1
         if isinstance(outcome, Trouble) and outcome.reason == "rate_limited" and same_key:
             wait = 0.8 if outcome.retry_after is None else outcome.retry_after
-            lane = asked.base_url, asked.key
-            self._quiet_until[lane] = max(self._quiet_until.get(lane, 0.0), self.time.true + wait)
+            upstream = asked.base_url, asked.key
+            self._quiet_until[upstream] = max(self._quiet_until.get(upstream, 0.0), self.time.true + wait)
         environment.trusted |= same_key and not isinstance(outcome, Trouble)
 
     def _failed(self, environment: Environment, each: Followed, trouble: Trouble) -> Followed:
@@ -605,14 +605,14 @@ class Reference:
         each = replace(each, missing_since=since)
         if environment.trusted and now - since >= wanted.not_found_after:
             return replace(each, lost=True)
-        proves = each.success is not None or now - each.handed.age >= 300
+        proves = each.success is not None or now - each.registration.age >= 300
         missing = each.missing + 1 if proves else 0
         interval = _doubling(60, missing, 3600) if missing else wanted.queued
         return replace(each, missing=missing, due=_due(now, interval))
 
     def _interval(self, each: Followed, status: str, changed: float, wanted: WantedEnvironment) -> float:
         base = wanted.processing if status == "processing" else wanted.queued
-        if self.now.age - each.handed.age >= wanted.max_age:
+        if self.now.age - each.registration.age >= wanted.max_age:
             return max(3600, base)
         return min(max(0.05 * (self.now.age - changed), base), wanted.slowest)
 

@@ -21,7 +21,7 @@ from virtual_knock import INVALID, Asked, Trouble
 
 from exporter.config import Config, ListedOperation, load
 from exporter.errors import (
-    BadAnswer,
+    BadResponse,
     ConnectionLost,
     KeyRefused,
     KnockError,
@@ -41,29 +41,29 @@ from exporter.operation import Invalid, parse_time
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import Tokens, TokenWatch
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.memory import Changes, Memory
 from exporter.tracking.messages import (
-    Answered,
     Close,
     Created,
-    Handed,
     KeyRead,
     Listed,
     Message,
     Outside,
+    PollRequest,
+    PollResponse,
     Reconfigure,
     Register,
-    Registered,
-    Request,
+    Registration,
+    RegistrationResult,
     Saved,
     Stop,
     Unread,
 )
-from exporter.tracking.record import Moment
-from exporter.tracking.roster import Source, SourceKind
 from exporter.tracking.tracker import Tracker
-from exporter.web.app import House, make_app
-from exporter.web.registration import Desk
+from exporter.tracking.transitions import Moment
+from exporter.web.app import AppContext, make_app
+from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,7 +98,7 @@ def _error(trouble: Trouble) -> KnockError:
         "unauthorized": lambda: KeyRefused(name, code=code),
         "not_found": lambda: NotFound(name, code=code, accepted_key=True),
         "rate_limited": lambda: RateLimited(name, retry_after=retry_after),
-        "bad_response": lambda: BadAnswer("status", name, code=code),
+        "bad_response": lambda: BadResponse("status", name, code=code),
         "too_large": lambda: TooLarge(name, code=code),
     }
     make = errors.get(name) or errors.get(reason)
@@ -174,7 +174,7 @@ class Exporter:
         self.holds_answers = False
         self._knock, self._watcher, self._chance = knock, watcher, chance
         self._numbers = itertools.count()
-        self._answers: list[tuple[float, int, Asked, Request]] = []
+        self._answers: list[tuple[float, int, Asked, PollRequest]] = []
         self._events: list[tuple[float, int, str, Any]] = []
         self._ending = False
         self._stuck_since: float | None = None  # a commit is
@@ -197,7 +197,7 @@ class Exporter:
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(self._app()), base_url="http://exporter")
 
     def _app(self) -> Any:
-        desk = Desk(
+        service = RegistrationService(
             deliver=self.deliver,
             config=lambda: self._config,
             tokens=lambda: self._tokens,
@@ -205,7 +205,7 @@ class Exporter:
             activity=self._activity,
             monotonic=lambda: self.now.mono,
         )
-        house = House(
+        house = AppContext(
             view=lambda: self._view,
             activity=self._activity,
             unhealthy=lambda: None,
@@ -213,7 +213,7 @@ class Exporter:
             monotonic=lambda: self.now.mono,
             wall=lambda: self.now.wall,
             config=lambda: self._config,
-            desk=desk,
+            service=service,
         )
         return make_app(house)
 
@@ -233,7 +233,7 @@ class Exporter:
 
     # What the tracker asks of others.
 
-    def _fetch(self, request: Request) -> float:
+    def _fetch(self, request: PollRequest) -> float:
         asked = Asked(
             self.time.true,
             request.environment,
@@ -314,7 +314,7 @@ class Exporter:
             return False
         return True
 
-    def _answer(self, asked: Asked, request: Request) -> None:
+    def _answer(self, asked: Asked, request: PollRequest) -> None:
         outcome = self._knock.answer(asked)
         operation = None
         if not isinstance(outcome, Trouble):
@@ -325,7 +325,7 @@ class Exporter:
         self._watcher.answered(asked, outcome)
         brought = _error(outcome) if isinstance(outcome, Trouble) else operation
         assert brought is not None
-        self._tracker.handle(Answered(request, brought, self.time.true - asked.at), self.now)
+        self._tracker.handle(PollResponse(request, brought, self.time.true - asked.at), self.now)
 
     def _event(self, kind: str, what: Any) -> None:
         if kind == "commit" and self.hangs:
@@ -354,10 +354,10 @@ class Exporter:
     def list_all(self, environment: str, kind: str, name: str, listed: Iterable[tuple[str, str, Any]]) -> None:
         """Have a source name these: ids, groups, labels."""
         operations = tuple(ListedOperation(*each) for each in listed)
-        self.deliver(Listed(environment, Source(SourceKind(kind), name), operations))
+        self.deliver(Listed(environment, SourceKey(SourceKind(kind), name), operations))
 
     def unread(self, environment: str, kind: str, name: str) -> None:
-        self.deliver(Unread(environment, Source(SourceKind(kind), name), "broken"))
+        self.deliver(Unread(environment, SourceKey(SourceKind(kind), name), "broken"))
 
     def reconfigure(self) -> list[bool]:
         """Read the configuration again; the list that is returned has an item once that is shown."""
@@ -370,7 +370,7 @@ class Exporter:
         """Register as with the API; the list that is returned gets the states by id, and whether they are on disk."""
         answers: list[tuple[dict[str, Any], bool]] = []
 
-        def reply(answer: Registered) -> None:
+        def reply(answer: RegistrationResult) -> None:
             answers.append(({each.id: each.state for each in answer.taken}, answer.durable and answer.saved))
 
         self.deliver(Register(environment, tuple(_handed(items)), again=False, reply=reply))
@@ -419,8 +419,8 @@ class Exporter:
             self._disk.close()
 
 
-def _handed(items: list[dict[str, Any]]) -> Iterator[Handed]:
+def _handed(items: list[dict[str, Any]]) -> Iterator[Registration]:
     for each in items:
         born = "inserted_at" in each
         created = Created(each["name"], parse_time(each["inserted_at"])) if born else None
-        yield Handed(ListedOperation(each["id"], each["group"]), created)
+        yield Registration(ListedOperation(each["id"], each["group"]), created)

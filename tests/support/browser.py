@@ -219,7 +219,7 @@ def tabbed(page: Page, most: int = 500) -> list[str]:
     return stops
 
 
-def picture(page: Page, file: Path) -> Path:
+def snapshot(page: Page, file: Path) -> Path:
     """Take a picture of the whole page, to be looked at."""
     page.screenshot(path=file, full_page=True)
     return file

@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.config import Config, Environment, ListedOperation, Polling
+from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
 from exporter.keys import KeySource, Secret
 from exporter.metrics.exposition import Format, View, knock_part, stale_part
 from exporter.metrics.own import Activity
 from exporter.operation import NIL_ID, Operation, Status
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.memory import Changes, Memory
 from exporter.tracking.messages import (
-    Answered,
-    Handed,
     KeyRead,
     Listed,
     Message,
     Outside,
+    PollRequest,
+    PollResponse,
     Register,
-    Registered,
+    Registration,
+    RegistrationResult,
     Release,
-    Released,
-    Request,
+    ReleaseResult,
     Saved,
 )
-from exporter.tracking.record import Moment
-from exporter.tracking.roster import Source, SourceKind
 from exporter.tracking.tombstones import Tombstones
 from exporter.tracking.tracker import Tracker
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -54,10 +54,10 @@ def ids(count: int, seed: int = 0) -> list[str]:
     return [str(uuid.UUID(int=chance.getrandbits(128), version=4)) for _ in range(count)]
 
 
-def environment(name: str = "production", operations: Iterable[str] = (), **settings: object) -> Environment:
+def environment(name: str = "production", operations: Iterable[str] = (), **settings: object) -> EnvironmentSettings:
     """Build an environment that lists these ids."""
     listed = tuple(ListedOperation(each) for each in operations)
-    made = Environment(name=name, key=KeySource(inline=KEY), operations=listed)
+    made = EnvironmentSettings(name=name, key=KeySource(inline=KEY), operations=listed)
     return replace(made, **settings)  # type: ignore[arg-type] # the tests name fields that exist
 
 
@@ -98,7 +98,7 @@ class Disk:
         self.memory = Memory(
             _changed(dict(memory.operations), changes.operations),
             _changed(Tombstones(memory.tombstones), changes.tombstones),
-            _changed(dict(memory.cells), changes.cells),
+            _changed(dict(memory.aggregates), changes.aggregates),
             _changed(dict(memory.environments), changes.environments),
         )
         self.written.append(changes)
@@ -118,9 +118,9 @@ class Model:
     """A tracker, a Knock that is a function, and a clock that only this moves."""
 
     config: Config
-    knock: Callable[[Request, Moment], Operation | KnockError]
-    latency: Callable[[Request], float] = lambda _request: 0.05
-    waits_for_room: Callable[[Request], float] = lambda _request: 0.0
+    knock: Callable[[PollRequest, Moment], Operation | KnockError]
+    latency: Callable[[PollRequest], float] = lambda _request: 0.05
+    waits_for_room: Callable[[PollRequest], float] = lambda _request: 0.0
     chance: Callable[[], float] = lambda: 1.0
     keys: dict[str, Secret] = field(default_factory=dict)
     mono: float = 1000.0
@@ -128,12 +128,12 @@ class Model:
     disk: Disk | None = None
 
     def __post_init__(self) -> None:
-        self.sent: list[Request] = []
+        self.sent: list[PollRequest] = []
         self.reread: list[tuple[float, str]] = []
         self.used_keys: list[tuple[str, Secret]] = []
         self.views: list[View] = []
         self.activity = Activity(process=False)
-        self._answers: list[tuple[float, int, Answered]] = []
+        self._answers: list[tuple[float, int, PollResponse]] = []
         self._numbers = itertools.count()
         keys = {each.name: self.keys.get(each.name, KEY) for each in self.config.environments}
         outside = Outside(
@@ -151,11 +151,11 @@ class Model:
     def now(self) -> Moment:
         return Moment(self.mono, self.mono + self.wall_offset)
 
-    def _fetch(self, request: Request) -> float:
+    def _fetch(self, request: PollRequest) -> float:
         if wait := self.waits_for_room(request):
             return wait
         seconds = self.latency(request)
-        answer = Answered(request, self.knock(request, self.now), seconds)
+        answer = PollResponse(request, self.knock(request, self.now), seconds)
         heapq.heappush(self._answers, (self.mono + seconds, next(self._numbers), answer))
         self.sent.append(request)
         return 0.0
@@ -185,24 +185,26 @@ class Model:
         self.tracker.handle(message, self.now)
 
     def register(
-        self, *operations: Handed | str, environment: str = "production", again: bool = False
-    ) -> list[Registered]:
+        self, *operations: Registration | str, environment: str = "production", again: bool = False
+    ) -> list[RegistrationResult]:
         """Register operations; the answer comes into the list that is returned, once there is one."""
-        answers: list[Registered] = []
-        handed = tuple(Handed(ListedOperation(each)) if isinstance(each, str) else each for each in operations)
-        self.tell(Register(environment, handed, again, answers.append))
+        answers: list[RegistrationResult] = []
+        registration = tuple(
+            Registration(ListedOperation(each)) if isinstance(each, str) else each for each in operations
+        )
+        self.tell(Register(environment, registration, again, answers.append))
         return answers
 
-    def release(self, operation_id: str, environment: str = "production") -> list[Released]:
+    def release(self, operation_id: str, environment: str = "production") -> list[ReleaseResult]:
         """Drop an operation; the answer comes into the list."""
-        answers: list[Released] = []
+        answers: list[ReleaseResult] = []
         self.tell(Release(environment, operation_id, answers.append))
         return answers
 
     def list_file(self, path: str, *operations: ListedOperation | str, environment: str = "production") -> None:
         """Have a file list these operations, and no others."""
         listed = tuple(ListedOperation(each) if isinstance(each, str) else each for each in operations)
-        self.tell(Listed(environment, Source(SourceKind.FILES, path), listed))
+        self.tell(Listed(environment, SourceKey(SourceKind.FILES, path), listed))
 
     def key_was_read(self, name: str = "production") -> None:
         """Tell that the key source was read, and holds the same."""

@@ -20,10 +20,10 @@ from exporter.config import Polling
 from exporter.config.settings import GROUP
 from exporter.operation import FINAL, OperationKey, parse_operation
 from exporter.store.opening import open_store
-from exporter.tracking import record
-from exporter.tracking.memory import Changes, EnvironmentMemory, Kept
-from exporter.tracking.record import Circumstances, Moment
-from exporter.tracking.roster import API, Naming
+from exporter.tracking import transitions
+from exporter.tracking.memberships import API, Membership
+from exporter.tracking.memory import Changes, EnvironmentMemory, StoredOperation
+from exporter.tracking.transitions import Circumstances, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from programs import Exporter, Starter
 
     from exporter.knock.simulator import Simulator
-    from exporter.tracking.roster import Labels
+    from exporter.tracking.memberships import Labels
 
 HOSTILE_NAMES = (
     "<script>alert(1)</script>",
@@ -238,11 +238,11 @@ def _remember(start: Starter, places: Mapping[str, Place], now: Moment) -> None:
         store.close()
 
 
-def _kept(environment: str, shown: Shown, now: Moment) -> Kept:
+def _kept(environment: str, shown: Shown, now: Moment) -> StoredOperation:
     polling = Polling()
-    tracked = record.handed_over(OperationKey(environment, shown.id), shown.group, shown.labels, now, polling)
+    tracked = transitions.newly_tracked(OperationKey(environment, shown.id), shown.group, shown.labels, now, polling)
     if shown.ended:
         answer = parse_operation(shown.document, shown.id)
         at = Circumstances(now, 0.5, polling, now.wall - 2 * HOUR, trusted=True)
-        tracked = record.answered(tracked, answer, at)
-    return Kept(tracked, (Naming(API, shown.group, shown.labels),))
+        tracked = transitions.succeeded(tracked, answer, at)
+    return StoredOperation(tracked, (Membership(API, shown.group, shown.labels),))

@@ -13,14 +13,14 @@ from exporter.config import Config, ListedOperation
 from exporter.config.settings import HttpSource
 from exporter.errors import NotFound, Reason, Unreachable
 from exporter.operation import Operation, Status
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Unread
-from exporter.tracking.roster import Source, SourceKind
-from exporter.web.app import House, make_app
+from exporter.web.app import AppContext, make_app
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 RUNNING, QUEUED, CLEAN, FLAWED, FAILED, ODD, GONE, DOWN, PASSED, BLANK = LISTED = ids(10)
 OTHER = ids(11)[10]
@@ -29,7 +29,7 @@ SECRET_URL = "https://lists.example/ids?token=hunter2"
 ROWS = 1000
 
 
-def answer(request: Request, now: Moment) -> Operation | KnockError:
+def answer(request: PollRequest, now: Moment) -> Operation | KnockError:
     """Answer as Knock would, each id in its own way."""
     counts = {"rows_estimated": ROWS, "inserted_at": WALL - 60, "started_at": WALL - 30}
     done = {"rows_processed": ROWS, "successes": ROWS, "errors": 0, "completed_at": WALL}
@@ -65,15 +65,15 @@ def everything(**settings: Any) -> Model:
     first = replace(environment(branch="b", operations_http=(HttpSource(SECRET_URL),), **settings), operations=listed)
     model = Model(Config((first, environment("staging", [OTHER])), labels=("team",)), answer)
     model.list_file("/ids.txt", ListedOperation(RUNNING, "nightly", (("team", "growth"),)))
-    model.tell(Unread("production", Source(SourceKind.HTTP, SECRET_URL), "HTTP 500"))
+    model.tell(Unread("production", SourceKey(SourceKind.HTTP, SECRET_URL), "HTTP 500"))
     model.run(60)
     return model
 
 
-def house(model: Model, **settings: Any) -> House:
+def app_context(model: Model, **settings: Any) -> AppContext:
     """Return the house of a tracker."""
     looks: dict[str, Any] = {"unhealthy": lambda: None, "unready": lambda: None} | settings
-    return House(
+    return AppContext(
         view=lambda: model.views[-1],
         activity=model.activity,
         monotonic=lambda: model.mono,
@@ -83,7 +83,7 @@ def house(model: Model, **settings: Any) -> House:
     )
 
 
-def ask(shown: House, path: str, method: str = "GET", **request: Any) -> httpx.Response:
+def ask(shown: AppContext, path: str, method: str = "GET", **request: Any) -> httpx.Response:
     """Send one request in process."""
 
     async def asked() -> httpx.Response:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from exporter.tracking.memory import Memory
     from exporter.tracking.messages import Saved
-    from exporter.tracking.record import Moment
+    from exporter.tracking.transitions import Moment
 
 
 class StateFile(Disk):

@@ -19,7 +19,7 @@ from exporter.operation import Invalid, decode
 
 if TYPE_CHECKING:
     from exporter.keys import Secret
-    from exporter.knock.simulator.limits import Limits
+    from exporter.knock.simulator.limits import EndpointLimits
     from exporter.knock.simulator.replies import Reply
     from exporter.knock.simulator.world import World
 
@@ -49,7 +49,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SimulatedResponse:
     """What to send: after `latency` seconds the reply, in the way that `fault` spoils it; no reply: nothing."""
 
     reply: Reply | None
@@ -89,27 +89,27 @@ class _Refused(Exception):
 class Api:
     """Answers requests out of a world; not for two threads at once."""
 
-    def __init__(self, world: World, limits: Limits, faults: kinds.Faults, key: Secret | None) -> None:
+    def __init__(self, world: World, limits: EndpointLimits, faults: kinds.Faults, key: Secret | None) -> None:
         self._world = world
         self._limits = limits
         self._faults = faults
         self._bearer = f"bearer {key.reveal()}" if key else None
 
-    def answer(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> SimulatedResponse:
         """Decide what a request gets."""
         try:
             if is_own(request.path):
-                return Answer(self._own(request))
+                return SimulatedResponse(self._own(request))
             latency, fault = self._faults.pick(request.method, request.operation_id)
             if isinstance(fault, kinds.Silent):
-                return Answer(None, latency, fault)
+                return SimulatedResponse(None, latency, fault)
             if isinstance(fault, kinds.Answering):
-                return Answer(self._faulty(fault), latency)
+                return SimulatedResponse(self._faulty(fault), latency)
             # pick adds latencies up and never returns one as the other fault.
             spoiled = fault if isinstance(fault, kinds.Sending) else None
-            return Answer(self._knock(request), latency, spoiled)
+            return SimulatedResponse(self._knock(request), latency, spoiled)
         except _Refused as refused:
-            return Answer(refused.reply)
+            return SimulatedResponse(refused.reply)
 
     def _faulty(self, fault: kinds.Answering) -> Reply:
         return fault.reply(self._world.clock.wall()) if isinstance(fault, kinds.RateLimit) else fault.reply()

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from exporter.knock.simulator import faults as kinds
 
 if TYPE_CHECKING:
-    from exporter.knock.simulator.api import Answer
+    from exporter.knock.simulator.api import SimulatedResponse
     from exporter.knock.simulator.replies import Reply
 
 _PIECE = b" " * 65_536
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: close() sends RST
 
 
-def deliver(connection: socket.socket, answer: Answer, request_id: str) -> bool:
+def deliver(connection: socket.socket, answer: SimulatedResponse, request_id: str) -> bool:
     """Send an answer; tell whether the connection can serve another request. Raises ConnectionError where it broke."""
     if answer.latency:
         pause(connection, answer.latency)

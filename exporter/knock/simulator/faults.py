@@ -52,7 +52,7 @@ class Latency(Fault):
     seconds: Seconds
 
 
-class Refusal(Fault):
+class StatusFault(Fault):
     """Answers with a status, in Knock's JSON or as an HTML page; `code` replaces Knock's usual error code."""
 
     kind: Literal["status"] = "status"
@@ -155,7 +155,7 @@ class Hang(Fault):
     kind: Literal["hang"] = "hang"
 
 
-Answering = Refusal | RateLimit | Redirect | Garbage
+Answering = StatusFault | RateLimit | Redirect | Garbage
 Sending = Truncated | Oversized | TrickleHeaders | TrickleBody
 Silent = Drop | Reset | Hang
 AnyFault = Latency | Answering | Sending | Silent

@@ -20,7 +20,7 @@ class Limit:
     seconds: float
 
 
-class Limits:
+class EndpointLimits:
     """Which requests are past the limit of their endpoint.
 
     A tier's second is a simulated one, so limits grow with `speed`. `rate_limits` False takes all requests; a number is

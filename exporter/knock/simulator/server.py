@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 from exporter.errors import StartError
 from exporter.keys import Secret
 from exporter.knock.simulator import replies
-from exporter.knock.simulator.api import Answer, Api, Request, is_own
+from exporter.knock.simulator.api import Api, Request, SimulatedResponse, is_own
 from exporter.knock.simulator.delivery import deliver
 from exporter.knock.simulator.faults import Faults
-from exporter.knock.simulator.limits import Limits
+from exporter.knock.simulator.limits import EndpointLimits
 from exporter.knock.simulator.log import LoggedRequest, RequestLog
 from exporter.knock.simulator.world import World
 
@@ -50,10 +50,10 @@ class Simulator:
         self.faults = Faults(self.world.chance("faults"))
         self.log = RequestLog()
         key = Secret(api_key) if api_key else None
-        self._api = Api(self.world, Limits(rate_limits, self.world.speed), self.faults, key)
+        self._api = Api(self.world, EndpointLimits(rate_limits, self.world.speed), self.faults, key)
         self._request_ids = self.world.chance("requests")
         self._deciding = threading.Lock()  # limits, counted faults and chance are shared by all connections
-        self._server: _Server | None = None
+        self._server: _SimulatorServer | None = None
 
     @property
     def url(self) -> str:
@@ -64,7 +64,7 @@ class Simulator:
     def start(self) -> Self:
         """Listen, and serve from threads of its own; raises StartError where the address cannot be had."""
         try:
-            self._server = _Server(self)
+            self._server = _SimulatorServer(self)
         except OSError as error:
             raise StartError(f"cannot listen on {self.host}:{self.port}: {error.strerror}") from None
         self.port = self._server.server_address[1]
@@ -87,10 +87,10 @@ class Simulator:
     ) -> None:
         self.stop()
 
-    def answer(self, request: Request) -> tuple[Answer, str]:
+    def respond(self, request: Request) -> tuple[SimulatedResponse, str]:
         """Decide what a request gets, log it, and give the answer its request id."""
         with self._deciding:
-            answer = self._api.answer(request)
+            answer = self._api.respond(request)
             request_id = f"{self._request_ids.getrandbits(80):020x}"
             if not is_own(request.path):
                 status = answer.reply.status if answer.reply else None
@@ -98,7 +98,7 @@ class Simulator:
         return answer, request_id
 
 
-class _Server(ThreadingHTTPServer):
+class _SimulatorServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
@@ -138,7 +138,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: _Server
+    server: _SimulatorServer
 
     def handle(self) -> None:
         # Clients leave whenever they like, and faults and stop() break connections on purpose.
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path, _, _ = self.path.partition("?")
         request = Request(self.command, path, self.arrived, self.headers.get("Authorization"), body)
-        answer, request_id = self.server.simulator.answer(request)
+        answer, request_id = self.server.simulator.respond(request)
         self.close_connection |= not deliver(self.connection, answer, request_id)
 
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 the names that the base class looks for

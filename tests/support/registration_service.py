@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.config import Config, Environment
+from exporter.config import Config, EnvironmentSettings
 from exporter.keys import KeySource, Secret
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
 from exporter.tokens import Token, Tokens
-from exporter.tracking.messages import Register, Registered, Release, Released, Taken
-from exporter.web.app import House, make_app
-from exporter.web.registration import Desk
+from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult, Taken
+from exporter.web.app import AppContext, make_app
+from exporter.web.registration import RegistrationService
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TOKEN, STAGING_TOKEN = "token-of-all-environments", "token-of-staging"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 TOKENS = Tokens((Token.of(Secret(TOKEN), None), Token.of(Secret(STAGING_TOKEN), frozenset({"staging"}))))
 CONFIG = Config(
-    tuple(Environment(name, KeySource(inline=Secret("sk_test_desk"))) for name in ("production", "staging")),
+    tuple(EnvironmentSettings(name, KeySource(inline=Secret("sk_test_desk"))) for name in ("production", "staging")),
     labels=("team", "tier"),
 )
 
@@ -46,14 +46,14 @@ def served(app: ASGIApp, on_crash: Callable[[str], None] = pytest.fail) -> Itera
 
 
 @dataclass
-class FakeDesk:
+class FakeService:
     """Stands for the tracker: notes what is delivered, and answers as told; `state` is that of every operation."""
 
     state: Callable[[str], str | None] = lambda _id: "pending"
     durable: bool = True
     saved: bool = True
     silent: bool = False
-    released: Released = field(default_factory=lambda: Released(known=True, durable=True))
+    released: ReleaseResult = field(default_factory=lambda: ReleaseResult(known=True, durable=True))
     tokens: Tokens = TOKENS
     config: Config = CONFIG
     ending: bool = False
@@ -64,7 +64,7 @@ class FakeDesk:
         self.activity = Activity(process=False)
         self.activity.add_environment("production")
         self.delivered: list[Register | Release] = []
-        self.handed: dict[str, Any] = {}
+        self.registration: dict[str, Any] = {}
 
     @property
     def registers(self) -> list[Register]:
@@ -73,14 +73,14 @@ class FakeDesk:
     def deliver(self, message: Register | Release) -> None:
         self.delivered.append(message)
         if isinstance(message, Register):
-            self.handed |= {each.operation.id: each for each in message.operations}
+            self.registration |= {each.operation.id: each for each in message.operations}
         if self.silent:
             return
         if isinstance(message, Release):
             message.reply(self.released)
         else:
             taken = tuple(Taken(each.operation.id, self.state(each.operation.id)) for each in message.operations)
-            message.reply(Registered(taken, self.durable, self.saved))
+            message.reply(RegistrationResult(taken, self.durable, self.saved))
 
     def refused(self, environment: str, reason: str) -> float:
         value = self.activity.registry.get_sample_value(
@@ -88,8 +88,8 @@ class FakeDesk:
         )
         return value or 0.0
 
-    def house(self, **settings: Any) -> House:
-        desk = Desk(
+    def app_context(self, **settings: Any) -> AppContext:
+        service = RegistrationService(
             deliver=self.deliver,
             config=lambda: self.config,
             tokens=lambda: self.tokens,
@@ -98,8 +98,8 @@ class FakeDesk:
             monotonic=lambda: self.now,
             reply_seconds=self.reply_seconds,
         )
-        house = House(View, self.activity, lambda: None, lambda: None, lambda: self.now, desk=desk)
-        return replace(house, **settings)
+        app_context = AppContext(View, self.activity, lambda: None, lambda: None, lambda: self.now, service=service)
+        return replace(app_context, **settings)
 
     def app(self, **settings: Any) -> ASGIApp:
-        return make_app(self.house(**settings))
+        return make_app(self.app_context(**settings))

@@ -17,8 +17,8 @@ from exporter.web.listing import STATES, name_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.tracking.picture import Entry, LastError, Picture, Situation, SourceState
-    from exporter.tracking.record import Moment
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus, LastError, Snapshot, SourceState
+    from exporter.tracking.transitions import Moment
 
 Labels = dict[str, str]
 
@@ -84,7 +84,7 @@ class Point(TypedDict):
     error_count: int | None
 
 
-class Naming(TypedDict):
+class OperationSource(TypedDict):
     """Who names an operation, and the group that it says."""
 
     kind: str
@@ -96,10 +96,10 @@ class Detail(Summary):
     """An operation in full; `has_series`: it has metrics of its own."""
 
     record: Record | None
-    handed_over_at: str
+    tracked_since: str
     last_change_at: str | None
     has_series: bool
-    sources: list[Naming]
+    sources: list[OperationSource]
     polls: list[Poll]
     points: list[Point]
 
@@ -139,12 +139,12 @@ class Environment(TypedDict):
     up: bool | None
     suspended: bool
     rate_limit_per_second: float
-    rate_in_force_per_second: float
+    rate_current_per_second: float
     rate_used_per_second: float
     in_flight: int
     waiting: int
     delay_seconds: float
-    last_answer_at: str | None
+    last_response_at: str | None
     last_error: Trouble | None
     operations: dict[str, int]
     sources: list[Source]
@@ -188,12 +188,12 @@ def detail(entry: Entry, now: Moment) -> Detail:
     return Detail(
         **summary(entry, now),
         record=_record(entry),
-        handed_over_at=_at(it.handed_over.wall),
+        tracked_since=_at(it.handed_over.wall),
         last_change_at=_time(it.last_change.wall if it.last_change else None),
         has_series=entry.exposed,
         sources=[
-            Naming(kind=str(each.source.kind), name=facts.name_of(each.source), group=each.group)
-            for each in entry.namings
+            OperationSource(kind=str(each.source.kind), name=facts.name_of(each.source), group=each.group)
+            for each in entry.memberships
         ],
         polls=[
             Poll(
@@ -234,15 +234,15 @@ def _record(entry: Entry) -> Record | None:
     )
 
 
-def environments(picture: Picture, now: Moment) -> Environments:
+def environments(snapshot: Snapshot, now: Moment) -> Environments:
     """Tell how all environments stand."""
-    own: dict[str, list[Entry]] = {each.name: [] for each in picture.environments}
-    for entry in picture:
+    own: dict[str, list[Entry]] = {each.name: [] for each in snapshot.environments}
+    for entry in snapshot:
         own.setdefault(entry.tracked.key.environment, []).append(entry)
-    return Environments(environments=[_environment(each, own[each.name], now) for each in picture.environments])
+    return Environments(environments=[_environment(each, own[each.name], now) for each in snapshot.environments])
 
 
-def _environment(it: Situation, entries: list[Entry], now: Moment) -> Environment:
+def _environment(it: EnvironmentStatus, entries: list[Entry], now: Moment) -> Environment:
     late, counts = facts.delays(entries, now), Counter(each.tracked.state for each in entries)
     return Environment(
         name=it.name,
@@ -251,12 +251,12 @@ def _environment(it: Situation, entries: list[Entry], now: Moment) -> Environmen
         up=it.up,
         suspended=it.suspended,
         rate_limit_per_second=it.limit,
-        rate_in_force_per_second=it.pace,
+        rate_current_per_second=it.pace,
         rate_used_per_second=it.used,
         in_flight=it.in_flight,
         waiting=len(late),
         delay_seconds=max(late, default=0.0),
-        last_answer_at=_time(it.last_answer),
+        last_response_at=_time(it.last_response),
         last_error=_trouble(it.last_error) if it.last_error else None,
         operations={state: counts[state] for state in STATES},
         sources=_sources(it.sources),

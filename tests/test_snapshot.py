@@ -12,29 +12,29 @@ from exporter.config import Config
 from exporter.config.settings import HttpSource
 from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited, Reason, Unreachable
 from exporter.operation import Operation, OperationKey, Status
-from exporter.tracking.history import Trouble
+from exporter.tracking.history import PollFailure
+from exporter.tracking.memberships import API, CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reconfigure, Reread, Unread
-from exporter.tracking.picture import NOTHING_SHOWN, Picture, Situation
-from exporter.tracking.roster import API, CONFIG, Source, SourceKind
+from exporter.tracking.snapshot import NOTHING_SHOWN, EnvironmentStatus, Snapshot
 
 if TYPE_CHECKING:
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Moment
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
 
 A, B, C = ids(3)
-FILE, URL = Source(SourceKind.FILES, "/ids.txt"), Source(SourceKind.HTTP, "https://lists.example/ids")
+FILE, URL = SourceKey(SourceKind.FILES, "/ids.txt"), SourceKey(SourceKind.HTTP, "https://lists.example/ids")
 DOWN = Unreachable(Reason.CONNECT, "no connection")
 
 
-def growing(request: Request, now: Moment) -> Operation:
+def growing(request: PollRequest, now: Moment) -> Operation:
     return running(request.id, rows_processed=int(now.mono), rows_estimated=10**6, errors=1)
 
 
-def shown(model: Model) -> Picture:
-    return model.views[-1].picture
+def shown(model: Model) -> Snapshot:
+    return model.views[-1].snapshot
 
 
-def situation(model: Model) -> Situation:
+def environment_status(model: Model) -> EnvironmentStatus:
     (found,) = shown(model).environments
     return found
 
@@ -50,14 +50,14 @@ def test_before_the_first_view_nothing_is_shown() -> None:
 def test_every_operation_is_in_the_picture_also_those_without_series() -> None:
     model = Model(Config((environment(operations=[A, B], per_operation="none"),)), growing)
     model.run(10)
-    picture = shown(model)
-    assert {each.tracked.key.id for each in picture} == {A, B}
-    assert len(picture) == 2
-    found = picture.get(key(A))
+    snapshot = shown(model)
+    assert {each.tracked.key.id for each in snapshot} == {A, B}
+    assert len(snapshot) == 2
+    found = snapshot.get(key(A))
     assert found is not None
     assert found.tracked.operation is not None
-    assert [each.source for each in found.namings] == [CONFIG]
-    assert picture.get(key(C)) is None
+    assert [each.source for each in found.memberships] == [CONFIG]
+    assert snapshot.get(key(C)) is None
 
 
 def test_a_picture_never_changes_and_the_next_one_does() -> None:
@@ -82,7 +82,7 @@ def test_polls_and_points_come_with_the_operation() -> None:
     assert found is not None
     assert [each.processed for each in found.history.points] == [5, 9]
     polls = found.history.polls
-    assert [each.trouble for each in polls[:3]] == [None, Trouble("connect", "no connection"), None]
+    assert [each.trouble for each in polls[:3]] == [None, PollFailure("connect", "no connection"), None]
     assert [round(each.seconds, 2) for each in polls[:3]] == [0.05] * 3
     assert WALL < polls[0].at < polls[1].at
 
@@ -93,11 +93,11 @@ def test_the_trouble_of_a_whole_lane_is_seen_at_the_operation_too(error: KnockEr
     model.run(3)
     found = shown(model).get(key(A))
     assert found is not None
-    assert found.history.polls[0].trouble == Trouble(error.reason, str(error))
+    assert found.history.polls[0].trouble == PollFailure(error.reason, str(error))
 
 
 def test_the_line_goes_when_it_ended_well_and_stays_when_it_failed() -> None:
-    def ending(request: Request, now: Moment) -> Operation:
+    def ending(request: PollRequest, now: Moment) -> Operation:
         if now.mono < 1010:
             return growing(request, now)
         status = Status.FAILED if request.id == B else Status.COMPLETED
@@ -119,7 +119,7 @@ def test_who_names_an_operation_is_shown_as_it_changes() -> None:
     model.run(1)
     found = shown(model).get(key(A))
     assert found is not None
-    assert [each.source for each in found.namings] == [CONFIG, FILE]
+    assert [each.source for each in found.memberships] == [CONFIG, FILE]
 
 
 # Environments.
@@ -128,7 +128,7 @@ def test_who_names_an_operation_is_shown_as_it_changes() -> None:
 def test_a_quiet_environment_is_shown_and_says_what_is_known() -> None:
     model = Model(Config((environment(branch="b"),)), growing)
     model.run(0.2)
-    known = situation(model)
+    known = environment_status(model)
     assert (known.name, known.branch, known.suspended, known.limit, known.pace) == ("production", "b", False, 20, 20)
     assert (known.last_error, known.sources) == (None, ())
 
@@ -137,30 +137,30 @@ def test_the_good_answer_to_a_check_of_the_key_is_no_error() -> None:
     model = Model(Config((environment(),)), lambda *_: NotFound("no such operation", code=404, accepted_key=True))
     model.run(5)
     assert model.checks()
-    assert situation(model).up is True
-    assert situation(model).last_error is None
+    assert environment_status(model).up is True
+    assert environment_status(model).last_error is None
 
 
 def test_traffic_is_that_of_the_last_ten_seconds() -> None:
     model = Model(Config((environment(operations=ids(1000), rate_limit=10.0),)), growing)
     model.run(30)
-    assert 9.0 <= situation(model).used <= 10.0
-    assert situation(model).up is True
-    assert situation(model).last_answer == pytest.approx(WALL + 30, abs=1)
+    assert 9.0 <= environment_status(model).used <= 10.0
+    assert environment_status(model).up is True
+    assert environment_status(model).last_response == pytest.approx(WALL + 30, abs=1)
 
 
 def test_when_it_stops_the_page_says_so_within_seconds_though_nothing_else_changes() -> None:
     model = Model(Config((environment(operations=[A]),)), lambda *_: DOWN)
     model.run(100)
-    known = situation(model)
+    known = environment_status(model)
     assert known.up is False
     assert known.last_error is not None
-    assert known.last_error.trouble == Trouble("connect", "no connection")
+    assert known.last_error.trouble == PollFailure("connect", "no connection")
     model = Model(Config((environment(operations=[A]),)), lambda *_: KeyRefused("refused"))
     model.run(5)
     model.run(60)
-    assert situation(model).up is False
-    assert situation(model).used <= 0.1
+    assert environment_status(model).up is False
+    assert environment_status(model).used <= 0.1
 
 
 def test_an_environment_at_rest_publishes_no_views() -> None:
@@ -178,17 +178,17 @@ def test_sources_tell_how_many_they_name_when_they_were_read_and_what_is_wrong()
     model.tell(Listed("production", URL, ()))
     model.register(C)
     model.tell(Unread("production", FILE, "line 3: is not a valid UUID"))
-    model.tell(Unread("production", Source(SourceKind.FILES, "/new.txt"), "is empty"))
+    model.tell(Unread("production", SourceKey(SourceKind.FILES, "/new.txt"), "is empty"))
     model.run(2)
-    told = {each.source: (each.operations, each.read_at, each.problem) for each in situation(model).sources}
-    assert list(told) == [CONFIG, FILE, Source(SourceKind.FILES, "/new.txt"), URL, API]
+    told = {each.source: (each.operations, each.read_at, each.problem) for each in environment_status(model).sources}
+    assert list(told) == [CONFIG, FILE, SourceKey(SourceKind.FILES, "/new.txt"), URL, API]
     assert told[CONFIG] == (1, WALL, None)
     assert told[FILE] == (2, WALL, "line 3: is not a valid UUID")
-    assert told[Source(SourceKind.FILES, "/new.txt")] == (0, None, "is empty")
+    assert told[SourceKey(SourceKind.FILES, "/new.txt")] == (0, None, "is empty")
     assert told[URL] == (0, WALL, None)
     assert told[API] == (1, WALL, None)
     model.tell(Reread("production", SourceKind.FILES))
     model.tell(Listed("production", FILE, ()))
     model.tell(Reconfigure(Config((environment(operations=[A]),)), {"production": KEY}, lambda: None, lambda: None))
     model.run(2)
-    assert [each.source for each in situation(model).sources] == [CONFIG, API], "what is gone is forgotten"
+    assert [each.source for each in environment_status(model).sources] == [CONFIG, API], "what is gone is forgotten"

@@ -25,7 +25,7 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._count = 0
 
-    async def do(self, work: Callable[[], _Made]) -> _Made:
+    async def run_bounded(self, work: Callable[[], _Made]) -> _Made:
         """Return what `work` makes. Raises Refusal (503) when too many wait, and what `work` raises."""
         if self._count > WAITING_MOST:
             self._busy()

@@ -16,11 +16,11 @@ from exporter.tracking.messages import Exchange
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from exporter.config import Environment
+    from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.knock.client import Client
     from exporter.net.memory_budget import MemoryBudget
-    from exporter.tracking.messages import Answered, Request
+    from exporter.tracking.messages import PollRequest, PollResponse
 
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 _digest = partial(files.digest, most=files.PEM_BYTES_MOST)
 
 
-class Outlet(NamedTuple):
+class EnvironmentClient(NamedTuple):
     """A client and the threads that use it; `traits` are the settings that both were made with, and the CA file."""
 
     traits: tuple[object, ...]
@@ -42,81 +42,83 @@ class Outlet(NamedTuple):
         self.client.close()
 
 
-def _traits(each: Environment) -> tuple[object, ...]:
+def _traits(each: EnvironmentSettings) -> tuple[object, ...]:
     connection = (each.base_url, each.branch, each.ca_file, each.proxy, each.proxy_from_environment)
     return (*connection, each.timeout, each.max_in_flight, each.ca_file and _digest(each.ca_file))
 
 
-def _close(outlets: Mapping[str, Outlet], kept: Mapping[str, Outlet]) -> None:
-    for name, outlet in outlets.items():
-        if outlet is not kept.get(name):
-            outlet.close()
+def _close(clients: Mapping[str, EnvironmentClient], kept: Mapping[str, EnvironmentClient]) -> None:
+    for name, client_of_environment in clients.items():
+        if client_of_environment is not kept.get(name):
+            client_of_environment.close()
 
 
-class Outlets:
+class EnvironmentClients:
     """One for each environment, by name. `deliver` is the tracker's inbox.
 
     Large answers of all are reserved in one `budget`.
     """
 
-    def __init__(self, deliver: Callable[[Answered | Exchange], None], budget: MemoryBudget) -> None:
+    def __init__(self, deliver: Callable[[PollResponse | Exchange], None], budget: MemoryBudget) -> None:
         self._deliver = deliver
         self._budget = budget
-        self._outlets: Mapping[str, Outlet] = {}  # of the tracker's thread
-        self._prepared = self._outlets  # what those will be once all that was prepared is in place
+        self._clients: Mapping[str, EnvironmentClient] = {}  # of the tracker's thread
+        self._prepared = self._clients  # what those will be once all that was prepared is in place
 
-    def fetch(self, request: Request) -> float:
+    def fetch(self, request: PollRequest) -> float:
         """Send a request and return 0, or the seconds after which there may be room for its answer; never blocks."""
         wait = 0.0 if request.checks_key else self._budget.reserve(request.environment, request.id)
         if not wait:
-            self._outlets[request.environment].pool.submit(request)
+            self._clients[request.environment].pool.submit(request)
         return wait
 
     def use_key(self, environment: str, key: Secret) -> None:
         """Send an environment's requests with this key from now on."""
-        self._outlets[environment].client.use_key(key)
+        self._clients[environment].client.use_key(key)
 
-    def prepare(self, environments: Iterable[Environment], keys: Mapping[str, Secret]) -> Callable[[], None]:
+    def prepare(self, environments: Iterable[EnvironmentSettings], keys: Mapping[str, Secret]) -> Callable[[], None]:
         """Make what other settings or CA files need, and return what puts it in place; that never blocks.
 
         Raises StartError for settings that cannot be used on this machine; nothing has changed then.
         """
-        fresh: dict[str, Outlet] = {}
+        fresh: dict[str, EnvironmentClient] = {}
         try:
             for each in environments:
-                fresh[each.name] = self._outlet(each, keys[each.name])
+                fresh[each.name] = self._made_client(each, keys[each.name])
         except BaseException:
             _close(fresh, self._prepared)
             raise
         self._prepared = fresh
 
         def switch() -> None:
-            for name, outlet in fresh.items():
-                outlet.client.use_key(keys[name])
+            for name, client_of_environment in fresh.items():
+                client_of_environment.client.use_key(keys[name])
             self._put_in_place(fresh)
 
         return switch
 
-    def look(self, environments: Iterable[Environment], key_of: Callable[[str], Secret], wall: float) -> None:
+    def check_for_changes(
+        self, environments: Iterable[EnvironmentSettings], key_of: Callable[[str], Secret], wall: float
+    ) -> None:
         """Use the CA files that have changed; one that is broken leaves the old authorities trusted."""
         for each in environments:
             if not self._prepared[each.name].ca_file.changed(wall):
                 continue
             try:
-                outlet = self._outlet(each, key_of(each.name))
+                client_of_environment = self._made_client(each, key_of(each.name))
             except StartError as error:
                 log.warning("ca_file cannot be used, keeping the old one", environment=each.name, error=str(error))
                 continue
-            if outlet is not self._prepared[each.name]:
-                self._prepared = fresh = {**self._prepared, each.name: outlet}
+            if client_of_environment is not self._prepared[each.name]:
+                self._prepared = fresh = {**self._prepared, each.name: client_of_environment}
                 self._deliver(Exchange(partial(self._put_in_place, fresh)))
                 log.info("using the changed ca_file", environment=each.name)
 
-    def _put_in_place(self, fresh: Mapping[str, Outlet]) -> None:
-        old, self._outlets = self._outlets, fresh
+    def _put_in_place(self, fresh: Mapping[str, EnvironmentClient]) -> None:
+        old, self._clients = self._clients, fresh
         _close(old, fresh)
 
-    def _outlet(self, environment: Environment, key: Secret) -> Outlet:
+    def _made_client(self, environment: EnvironmentSettings, key: Secret) -> EnvironmentClient:
         ca_file = files.Watch([environment.ca_file] if environment.ca_file else [], _digest)
         traits = _traits(environment)
         present = self._prepared.get(environment.name)
@@ -124,4 +126,4 @@ class Outlets:
             return present
         client = connect(environment, key, self._budget)
         pool = FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
-        return Outlet(traits, ca_file, client, pool)
+        return EnvironmentClient(traits, ca_file, client, pool)

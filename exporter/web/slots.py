@@ -20,64 +20,64 @@ LOOK_SECONDS = 0.1
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Slot:
     connection: Connection
     since: float
-    turn: asyncio.Future[bool]
+    decided: asyncio.Future[bool]
 
     def settle(self, *, given: bool) -> None:
-        if not self.turn.done():
-            self.turn.set_result(given)
+        if not self.decided.done():
+            self.decided.set_result(given)
 
 
-class Places:
+class Slots:
     """Gives out places in one event loop: to the trusted first, and never taking one from a trusted connection."""
 
     def __init__(self, count: int, held: float = HELD_SECONDS, patience: float = PATIENCE_SECONDS) -> None:
         self._count, self._held, self._patience = count, held, patience
-        self._turns = 0
-        self._taken: set[_Place] = set()
-        self._line: list[_Place] = []
+        self._granted = 0
+        self._taken: set[_Slot] = set()
+        self._line: list[_Slot] = []
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def place(self, connection: Connection) -> AsyncIterator[bool]:
         """Wait for a place and hold it; False: there was none in time, or the connection was lost."""
         loop = asyncio.get_running_loop()
-        wanted = _Place(connection, loop.time(), loop.create_future())
+        wanted = _Slot(connection, loop.time(), loop.create_future())
         self._line.append(wanted)
         connection.on_lost = lambda: wanted.settle(given=False)
         try:
-            self._look()
-            yield await wanted.turn
+            self._assign()
+            yield await wanted.decided
         finally:
             self._leave(wanted)
 
-    def _leave(self, place: _Place) -> None:
+    def _leave(self, place: _Slot) -> None:
         place.connection.on_lost = nothing
         if place in self._line:
             self._line.remove(place)
         if place in self._taken:
             self._taken.remove(place)
             place.connection.proven |= place.connection.held(asyncio.get_running_loop().time()) < self._held
-        self._look()
+        self._assign()
 
-    def _look(self) -> None:
+    def _assign(self) -> None:
         now = asyncio.get_running_loop().time()
         for each in self._line:
             if now - each.since >= self._patience:
                 each.settle(given=False)
-        self._line = [each for each in self._line if not each.turn.done()]
+        self._line = [each for each in self._line if not each.decided.done()]
         while self._line and (len(self._taken) < self._count or self._make_room(now)):
             self._seat(self._next())
-        self._look_again()
+        self._assign_later()
 
-    def _seat(self, place: _Place) -> None:
+    def _seat(self, place: _Slot) -> None:
         self._line.remove(place)
         self._taken.add(place)
         place.settle(given=True)
 
-    def _next(self) -> _Place:
+    def _next(self) -> _Slot:
         """Choose who comes next: a trusted one, of the address that has fewest places, the newest.
 
         The newest, because who asks again and again, on many connections at once, has always one that waits longer.
@@ -87,9 +87,9 @@ class Places:
         taken = Counter(each.connection.address for each in self._taken)
         fewest = min(taken[each.connection.address] for each in line)
         line = [each for each in line if taken[each.connection.address] == fewest]
-        self._turns += 1
+        self._granted += 1
         proven = [each for each in line if each.connection.proven]
-        return (proven if proven and self._turns % 2 else line)[-1]
+        return (proven if proven and self._granted % 2 else line)[-1]
 
     def _make_room(self, now: float) -> bool:
         """Drop the answer that is held up most by its reader, if that is much."""
@@ -101,8 +101,8 @@ class Places:
         self._taken.discard(slowest)
         return True
 
-    def _look_again(self) -> None:
+    def _assign_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         # Readers that stall tell nothing.
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look) if self._line else None
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._assign) if self._line else None

@@ -37,10 +37,10 @@ class _InForce(NamedTuple):
     context: ssl.SSLContext | None
 
 
-class Lock:
+class WebConfigWatcher:
     """Holds what is active; without a path the port is open, and speaks plain HTTP. Raises StartError.
 
-    `look` belongs to one thread, `config` and `context` may be read from any. `wall` tells Unix seconds.
+    `reload_if_changed` belongs to one thread, `config` and `context` may be read from any. `wall` tells Unix seconds.
     """
 
     def __init__(self, path: Path | None, wall: Callable[[], float] = time.time) -> None:
@@ -66,7 +66,7 @@ class Lock:
         """The context for the next connection; None: plain HTTP."""
         return self._in_force.context
 
-    def look(self, *, whole: bool = False) -> str | None:
+    def reload_if_changed(self, *, whole: bool = False) -> str | None:
         """Read everything, and apply it if it is new, whole and good; return what is wrong with it, if anything.
 
         A content is whole once none of its files was written to for SETTLED_SECONDS, or two looks in a row saw the
@@ -107,7 +107,7 @@ class Lock:
     def _note(self, problem: str | None) -> None:
         before, self._problem = self._problem, problem
         if problem is not None and problem != before:
-            log.warning("web configuration not taken, the old one stays active", error=problem)
+            log.warning("web configuration not loaded, the old one stays active", error=problem)
         if problem is None and before is not None:
             log.info("web configuration is good again", path=str(self._path))
 

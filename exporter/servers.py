@@ -9,14 +9,14 @@ import structlog
 
 from exporter import __version__
 from exporter.web.app import make_app, make_health_app
-from exporter.web.lock import Lock
 from exporter.web.server import WebServer, bind
+from exporter.web.web_config_watcher import WebConfigWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from exporter.web.app import House
+    from exporter.web.app import AppContext
 
 log = structlog.get_logger()
 
@@ -38,27 +38,29 @@ class Flags:
     health_without_password: bool = False
 
 
-class Port:
+class Servers:
     """Listens from the start, and serves once it is opened. Raises StartError for what cannot be had as asked."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
-        self._lock = Lock(flags.web_config_file)
+        self._web_config = WebConfigWatcher(flags.web_config_file)
         self._sockets = [bind(*address) for address in flags.listen_addresses]
         self._health_sockets = [bind(*flags.health_listen_address)] if flags.health_listen_address else []
         self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
         self._servers: list[WebServer] = []
 
-    def look(self, *, whole: bool = False) -> str | None:
+    def reload_if_changed(self, *, whole: bool = False) -> str | None:
         """Take changed passwords or certificates; return what is wrong with them, if anything. `whole` as in Lock."""
-        return self._lock.look(whole=whole)
+        return self._web_config.reload_if_changed(whole=whole)
 
-    def open(self, house: House, on_crash: Callable[[str], None]) -> None:
+    def open(self, app_context: AppContext, on_crash: Callable[[str], None]) -> None:
         """Serve; `on_crash` is told when a server ends by itself."""
-        app = make_app(house, lambda: self._lock.config, health_without_password=self._flags.health_without_password)
-        self._servers = [WebServer(app, self._sockets, on_crash, lambda: self._lock.context)]
+        app = make_app(
+            app_context, lambda: self._web_config.config, health_without_password=self._flags.health_without_password
+        )
+        self._servers = [WebServer(app, self._sockets, on_crash, lambda: self._web_config.context)]
         if self._health_sockets:
-            self._servers.append(WebServer(make_health_app(house), self._health_sockets, on_crash))
+            self._servers.append(WebServer(make_health_app(app_context), self._health_sockets, on_crash))
         for server in self._servers:
             server.start()
         for socket in self._sockets:
@@ -68,14 +70,14 @@ class Port:
 
     @property
     def _tls(self) -> bool:
-        return self._lock.context is not None
+        return self._web_config.context is not None
 
-    def close(self, left: Callable[[], float]) -> None:
-        """Stop to listen, and give answers under way their time, at most the seconds that are `left`."""
+    def close(self, remaining: Callable[[], float]) -> None:
+        """Stop to listen, and give answers under way their time, at most the seconds that are `remaining`."""
         for server in self._servers:
-            server.ask_to_stop()  # all at once: together they have the time of one
+            server.request_stop()  # all at once: together they have the time of one
         for server in self._servers:
-            server.stop(left())
+            server.stop(remaining())
 
 
 def _shown(host: str, port: int) -> str:

@@ -6,27 +6,27 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from exporter.tracking.history import Trouble
-from exporter.tracking.picture import LastError, SourceState
-from exporter.tracking.roster import API, Naming, SourceKind, precedence
+from exporter.tracking.history import PollFailure
+from exporter.tracking.memberships import API, Membership, SourceKind, precedence
+from exporter.tracking.snapshot import LastError, SourceState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from exporter.errors import KnockError
-    from exporter.tracking.roster import Source
+    from exporter.tracking.memberships import SourceKey
 
 TRAFFIC_SECONDS = 10
 
 
-class Standing:
+class StatusBuilder:
     """Of one environment; owned by the tracker's thread."""
 
     def __init__(self) -> None:
-        self.last_answer: float | None = None  # Unix seconds
+        self.last_response: float | None = None  # Unix seconds
         self.last_error: LastError | None = None
         self._sent: deque[tuple[int, int]] = deque(maxlen=TRAFFIC_SECONDS + 1)  # second (monotonic), requests in it
-        self._sources: dict[Source, SourceState] = {}
+        self._sources: dict[SourceKey, SourceState] = {}
 
     def sent(self, mono: float) -> None:
         """Note a request."""
@@ -43,9 +43,9 @@ class Standing:
 
     def failed(self, error: KnockError, wall: float) -> None:
         """Note a request that brought no record."""
-        self.last_error = LastError(wall, Trouble(error.reason, str(error)))
+        self.last_error = LastError(wall, PollFailure(error.reason, str(error)))
 
-    def read(self, source: Source, wall: float) -> None:
+    def read(self, source: SourceKey, wall: float) -> None:
         """Note that a source was read."""
         self._sources[source] = SourceState(source, read_at=wall)
 
@@ -55,22 +55,22 @@ class Standing:
             if source.kind is kind:
                 self._sources[source] = replace(state, read_at=wall, problem=None)
 
-    def unread(self, source: Source, problem: str) -> None:
+    def unread(self, source: SourceKey, problem: str) -> None:
         """Note that a source could not be read."""
         self._sources[source] = replace(self._sources.get(source, SourceState(source)), problem=problem)
 
-    def sources(self, counts: Mapping[Source, int], urls: Collection[str]) -> tuple[SourceState, ...]:
+    def sources(self, counts: Mapping[SourceKey, int], urls: Collection[str]) -> tuple[SourceState, ...]:
         """Return the sources as they stand: `counts` tells how many operations each names, `urls` which are asked for.
 
         Those that are gone are forgotten.
         """
         known = {source: SourceState(source) for source in counts} | self._sources
         self._sources = {source: each for source, each in known.items() if _is_there(each, counts, urls)}
-        ordered = sorted(self._sources.values(), key=lambda each: precedence(Naming(each.source)))
+        ordered = sorted(self._sources.values(), key=lambda each: precedence(Membership(each.source)))
         return tuple(replace(each, operations=counts.get(each.source, 0)) for each in ordered)
 
 
-def _is_there(state: SourceState, counts: Mapping[Source, int], urls: Collection[str]) -> bool:
+def _is_there(state: SourceState, counts: Mapping[SourceKey, int], urls: Collection[str]) -> bool:
     if state.source.kind is SourceKind.HTTP:
         return state.source.name in urls
     return state.source in counts or state.problem is not None or state.source == API

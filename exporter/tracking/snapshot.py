@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.errors import KnockError
-from exporter.tracking.history import NO_HISTORY, History, Trouble, plotted, polled, without_points
+from exporter.tracking.history import NO_HISTORY, History, PollFailure, plotted, polled, without_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from exporter.operation import Operation, OperationKey
-    from exporter.tracking.memory import Kept
-    from exporter.tracking.record import Tracked
-    from exporter.tracking.roster import Namings, Source
+    from exporter.tracking.memberships import Memberships, SourceKey
+    from exporter.tracking.memory import StoredOperation
+    from exporter.tracking.transitions import Tracked
 
 BUCKETS = 256
 
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """One operation: what is known of it, who names it, what its polls brought, whether it has own series."""
 
     tracked: Tracked
-    namings: Namings
+    memberships: Memberships
     history: History = NO_HISTORY
     exposed: bool = True
 
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 class SourceState:
     """A source of ids: how many it names, when it was read last (Unix seconds), and what is wrong with it now."""
 
-    source: Source
+    source: SourceKey
     operations: int = 0
     read_at: float | None = None
     problem: str | None = None
@@ -43,15 +43,15 @@ class LastError:
     """The last request of an environment that brought no record, and when (Unix seconds)."""
 
     at: float
-    trouble: Trouble
+    trouble: PollFailure
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class EnvironmentStatus:
     """How an environment stands.
 
     `up` as `knock_up` tells it (None: nothing is known yet), `suspended` while the key is refused. `limit` and `pace`
-    are the requests a second that are configured and current, `used` those of the last ten seconds. `last_answer` is
+    are the requests a second that are configured and current, `used` those of the last ten seconds. `last_response` is
     Unix seconds.
     """
 
@@ -64,17 +64,17 @@ class Situation:
     pace: float
     used: float
     in_flight: int
-    last_answer: float | None = None
+    last_response: float | None = None
     last_error: LastError | None = None
     sources: tuple[SourceState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Snapshot:
     """All operations, and the environments in the order of their names."""
 
     buckets: tuple[Mapping[OperationKey, Entry], ...] = ()
-    environments: tuple[Situation, ...] = ()
+    environments: tuple[EnvironmentStatus, ...] = ()
 
     def get(self, key: OperationKey) -> Entry | None:
         """Return an operation, if it is tracked."""
@@ -87,10 +87,10 @@ class Picture:
         return sum(map(len, self.buckets))
 
 
-NOTHING_SHOWN = Picture()
+NOTHING_SHOWN = Snapshot()
 
 
-class Gallery:
+class SnapshotBuilder:
     """The operations as they were shown last; only touched buckets are copied for the next snapshot.
 
     Owned by the tracker's thread.
@@ -104,24 +104,24 @@ class Gallery:
         """Note what a poll of a tracked operation brought; shown when the operation is touched."""
         before = self._histories.get(key, NO_HISTORY)
         if isinstance(outcome, KnockError):
-            self._histories[key] = polled(before, wall, seconds, Trouble(outcome.reason, str(outcome)))
+            self._histories[key] = polled(before, wall, seconds, PollFailure(outcome.reason, str(outcome)))
         else:
             self._histories[key] = plotted(polled(before, wall, seconds, None), wall, outcome)
 
     def publish(
         self,
         touched: Iterable[OperationKey],
-        look: Callable[[OperationKey], Kept | None],
+        lookup: Callable[[OperationKey], StoredOperation | None],
         exposes: Callable[[OperationKey], bool],
-        environments: tuple[Situation, ...],
-    ) -> Picture:
-        """Take the touched operations in as `look` finds them (None: dropped), and return all, frozen."""
+        environments: tuple[EnvironmentStatus, ...],
+    ) -> Snapshot:
+        """Take the touched operations in as `lookup` finds them (None: dropped), and return all, frozen."""
         copies: dict[int, dict[OperationKey, Entry]] = {}
         for key in touched:
             number = _bucket(key)
             if number not in copies:
                 copies[number] = dict(self._buckets[number])
-            kept = look(key)
+            kept = lookup(key)
             if kept is None:
                 copies[number].pop(key, None)
                 self._histories.pop(key, None)
@@ -129,9 +129,9 @@ class Gallery:
                 copies[number][key] = self._entry(kept, exposed=exposes(key))
         for number, bucket in copies.items():
             self._buckets[number] = bucket
-        return Picture(tuple(self._buckets), environments)
+        return Snapshot(tuple(self._buckets), environments)
 
-    def _entry(self, kept: Kept, *, exposed: bool) -> Entry:
+    def _entry(self, kept: StoredOperation, *, exposed: bool) -> Entry:
         key = kept.tracked.key
         history = self._histories.get(key, NO_HISTORY)
         if kept.tracked.clean and history.packed_points:

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 from structlog.testing import capture_logs
 
 from exporter.errors import StartError
-from exporter.web.lock import Lock
 from exporter.web.web_config import WebConfig
+from exporter.web.web_config_watcher import WebConfigWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +62,9 @@ class House:
         self.write(b"".join(each.bytes() for each in made.cert_chain_pems), "cert.pem", at)
         self.write(made.private_key_pem.bytes(), "key.pem", at)
 
-    def lock(self, text: str) -> Lock:
+    def lock(self, text: str) -> WebConfigWatcher:
         self.write(text)
-        return Lock(self.path, lambda: self.wall)
+        return WebConfigWatcher(self.path, lambda: self.wall)
 
     def refusal(self, text: str) -> str:
         with pytest.raises(StartError) as caught:
@@ -87,7 +87,7 @@ def client(made: trustme.LeafCert | None = None, version: ssl.TLSVersion | None 
     return context
 
 
-def spoken(lock: Lock, context: ssl.SSLContext) -> tuple[str, str]:
+def spoken(lock: WebConfigWatcher, context: ssl.SSLContext) -> tuple[str, str]:
     """Greet the server of a lock; return version and cipher suite."""
     assert lock.context is not None
     near, far = socket.socketpair()
@@ -119,8 +119,8 @@ def _serve(context: ssl.SSLContext, end: socket.socket) -> None:
 
 
 def test_without_a_file_it_is_open() -> None:
-    lock = Lock(None)
-    assert (lock.config, lock.context, lock.look()) == (WebConfig(), None, None)
+    lock = WebConfigWatcher(None)
+    assert (lock.config, lock.context, lock.reload_if_changed()) == (WebConfig(), None, None)
 
 
 def test_users_need_no_tls(web_folder: House) -> None:
@@ -256,7 +256,7 @@ def test_nothing_new_changes_nothing(web_folder: House) -> None:
     before = (lock.config, lock.context)
     web_folder.write(f"# another comment\n{CLIENTS}{USERS}")
     with capture_logs() as logs:
-        assert lock.look() is None
+        assert lock.reload_if_changed() is None
     assert logs == []
     assert lock.config is before[0]
     assert lock.context is before[1]
@@ -268,7 +268,7 @@ def test_a_new_certificate_is_shown_to_who_comes_next(web_folder: House) -> None
     other = trustme.CA()
     web_folder.certify(other.issue_cert("localhost"))
     with capture_logs() as logs:
-        assert lock.look() is None
+        assert lock.reload_if_changed() is None
     assert lock.context is not before
     with pytest.raises(ssl.SSLError):
         spoken(lock, client())
@@ -282,7 +282,7 @@ def test_a_new_certificate_is_shown_to_who_comes_next(web_folder: House) -> None
 def test_new_authorities_count_for_who_comes_next(web_folder: House) -> None:
     lock, other = web_folder.lock(CLIENTS), trustme.CA()
     web_folder.write(other.cert_pem.bytes(), "ca.pem")
-    lock.look()
+    lock.reload_if_changed()
     spoken(lock, client(other.issue_cert("prometheus")))
     with pytest.raises(OSError):  # noqa: PT011
         spoken(lock, client(CLIENT))
@@ -292,7 +292,7 @@ def test_users_and_tls_come_and_go_without_a_restart(web_folder: House) -> None:
     lock = web_folder.lock("")
     for text in (TLS, TLS + USERS, USERS, ""):
         web_folder.write(text)
-        assert lock.look() is None
+        assert lock.reload_if_changed() is None
         assert (lock.context is not None, bool(lock.config.users)) == (TLS in text, USERS in text)
 
 
@@ -313,9 +313,9 @@ def test_what_is_broken_is_told_once_and_not_taken(web_folder: House, broken: Ca
     before = (lock.config, lock.context)
     broken(web_folder)
     with capture_logs() as logs:
-        problem = lock.look()
-        assert lock.look() == problem
-    assert [each["event"] for each in logs] == ["web configuration not taken, the old one stays active"]
+        problem = lock.reload_if_changed()
+        assert lock.reload_if_changed() == problem
+    assert [each["event"] for each in logs] == ["web configuration not loaded, the old one stays active"]
     assert logs[0]["error"] == problem
     assert "web.yaml" in str(problem)
     assert (lock.config, lock.context) == before
@@ -323,7 +323,7 @@ def test_what_is_broken_is_told_once_and_not_taken(web_folder: House, broken: Ca
     web_folder.certify(SERVER)
     web_folder.write(TLS + USERS)
     with capture_logs() as logs:
-        assert lock.look() is None
+        assert lock.reload_if_changed() is None
     assert [each["event"] for each in logs] == ["web configuration is good again"]
     assert (lock.config, lock.context) == before
 
@@ -332,9 +332,9 @@ def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(web_folder: 
     lock = web_folder.lock(USERS)
     web_folder.write(TLS.replace("cert.pem", "late.pem") + USERS)
     for _ in range(3):
-        assert "late.pem: No such file" in str(lock.look())
+        assert "late.pem: No such file" in str(lock.reload_if_changed())
     web_folder.path.with_name("cert.pem").rename(web_folder.path.with_name("late.pem"))
-    assert lock.look() is None
+    assert lock.reload_if_changed() is None
     spoken(lock, client())
 
 
@@ -343,30 +343,30 @@ def test_another_problem_is_told_as_well(web_folder: House) -> None:
     with capture_logs() as logs:
         for text in ("a: 1", "a: 1", "b: 1", "a: 1", TLS + USERS):
             web_folder.write(text)
-            lock.look()
+            lock.reload_if_changed()
     assert [each["log_level"] for each in logs] == ["warning", "warning", "warning", "info"]
 
 
 def test_half_a_file_does_not_unlock(web_folder: House) -> None:
     lock = web_folder.lock(TLS + USERS)
     web_folder.write(TLS, at=web_folder.wall - 0.5)  # the users are still to come
-    assert lock.look() is None
+    assert lock.reload_if_changed() is None
     assert lock.config.users
     web_folder.write(TLS + USERS, at=web_folder.wall)
-    lock.look()
+    lock.reload_if_changed()
     web_folder.write(TLS, at=web_folder.wall)
-    lock.look()
+    lock.reload_if_changed()
     assert lock.config.users
-    lock.look()  # nothing more has come: it is meant so
+    lock.reload_if_changed()  # nothing more has come: it is meant so
     assert not lock.config.users
 
 
 def test_who_asks_for_a_reload_says_that_the_files_are_whole(web_folder: House) -> None:
     lock = web_folder.lock(TLS + USERS)
     web_folder.write(TLS, at=web_folder.wall - 0.5)
-    assert lock.look() is None
+    assert lock.reload_if_changed() is None
     assert lock.config.users, "written just now: perhaps not to its end"
-    assert lock.look(whole=True) is None
+    assert lock.reload_if_changed(whole=True) is None
     assert not lock.config.users
 
 
@@ -375,9 +375,9 @@ def test_half_a_rotation_is_waited_for(web_folder: House) -> None:
     before = lock.context
     web_folder.write(other.cert_chain_pems[0].bytes(), "cert.pem", at=web_folder.wall)
     with capture_logs() as logs:
-        assert lock.look() is None
+        assert lock.reload_if_changed() is None
         web_folder.certify(other, at=web_folder.wall)
         web_folder.wall += 2
-        assert lock.look() is None
+        assert lock.reload_if_changed() is None
     assert [each["event"] for each in logs] == ["new web configuration active"]
     assert lock.context is not before

@@ -32,45 +32,45 @@ class SourceKind(StrEnum):
 _RANKS = {kind: rank for rank, kind in enumerate(SourceKind)}
 
 
-class Source(NamedTuple):
+class SourceKey(NamedTuple):
     """One list of ids: the configuration, a file (`name`: its path), an http list (its URL), or the registrations."""
 
     kind: SourceKind
     name: str = ""
 
 
-CONFIG, API = Source(SourceKind.CONFIG), Source(SourceKind.API)
+CONFIG, API = SourceKey(SourceKind.CONFIG), SourceKey(SourceKind.API)
 
 
-class Naming(NamedTuple):
+class Membership(NamedTuple):
     """That a source names an operation, and what it says of it; the group `default` says nothing."""
 
-    source: Source
+    source: SourceKey
     group: str = GROUP
     labels: Labels = ()
 
 
-Namings = tuple[Naming, ...]  # of one operation, in the order of precedence
+Memberships = tuple[Membership, ...]  # of one operation, in the order of precedence
 
 
-def group_of(namings: Namings) -> str:
+def group_of(memberships: Memberships) -> str:
     """Return the group that an operation belongs to."""
-    return next((each.group for each in namings if each.group != GROUP), GROUP)
+    return next((each.group for each in memberships if each.group != GROUP), GROUP)
 
 
-def labels_of(namings: Namings) -> Labels:
+def labels_of(memberships: Memberships) -> Labels:
     """Return the labels of an operation, each from the first source that sets it, sorted by name."""
     labels: dict[str, str] = {}
-    for naming in namings:
-        for name, value in naming.labels:
+    for membership in memberships:
+        for name, value in membership.labels:
             labels.setdefault(name, value)
     return tuple(sorted(labels.items()))
 
 
-def contradict(namings: Namings) -> bool:
+def contradict(memberships: Memberships) -> bool:
     """Whether sources say different things about an operation."""
-    groups = {each.group for each in namings if each.group != GROUP}
-    labels = {pair for each in namings for pair in each.labels}
+    groups = {each.group for each in memberships if each.group != GROUP}
+    labels = {pair for each in memberships for pair in each.labels}
     return len(groups) > 1 or len(labels) > len({name for name, _ in labels})
 
 
@@ -80,9 +80,9 @@ class Conflicts:
     def __init__(self) -> None:
         self._known: set[OperationKey] = set()
 
-    def newly(self, key: OperationKey, namings: Namings) -> bool:
+    def newly(self, key: OperationKey, memberships: Memberships) -> bool:
         """Look at an operation as it is named now; return whether it is one of them that was none before."""
-        if not contradict(namings):
+        if not contradict(memberships):
             self._known.discard(key)
             return False
         before = len(self._known)
@@ -90,57 +90,57 @@ class Conflicts:
         return len(self._known) > before
 
 
-class Roster:
+class MembershipIndex:
     """Who names which operation of one environment. Owned by the tracker's thread."""
 
     def __init__(self) -> None:
-        self._namings: dict[str, Namings] = {}
-        self._lists: dict[Source, set[str]] = {}
+        self._memberships: dict[str, Memberships] = {}
+        self._lists: dict[SourceKey, set[str]] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._namings)
+        return iter(self._memberships)
 
-    def namings(self, operation_id: str) -> Namings:
+    def memberships(self, operation_id: str) -> Memberships:
         """Return who names an operation; empty: nobody any more."""
-        return self._namings.get(operation_id, ())
+        return self._memberships.get(operation_id, ())
 
-    def counts(self) -> dict[Source, int]:
+    def counts(self) -> dict[SourceKey, int]:
         """Return how many operations each source names; one that names none is left out."""
         return {source: len(listed) for source, listed in self._lists.items()}
 
-    def sources(self, kind: SourceKind) -> list[Source]:
+    def sources(self, kind: SourceKind) -> list[SourceKey]:
         """Return the lists of a kind that name anything."""
         return [source for source in self._lists if source.kind is kind]
 
-    def restore(self, operation_id: str, namings: Namings) -> None:
+    def restore(self, operation_id: str, memberships: Memberships) -> None:
         """Take over what is known of an operation from before."""
-        if namings:
-            self._namings[operation_id] = namings
-        for naming in namings:
-            self._lists.setdefault(naming.source, set()).add(operation_id)
+        if memberships:
+            self._memberships[operation_id] = memberships
+        for membership in memberships:
+            self._lists.setdefault(membership.source, set()).add(operation_id)
 
-    def left_out(self, source: Source, listed: Container[str]) -> list[str]:
+    def left_out(self, source: SourceKey, listed: Container[str]) -> list[str]:
         """Return what a source names that its new list does not."""
         return [each for each in self._lists.get(source, ()) if each not in listed]
 
-    def name(self, source: Source, operation: ListedOperation) -> bool:
+    def name(self, source: SourceKey, operation: ListedOperation) -> bool:
         """Note that a source names an operation; return whether that is new, or says something new."""
-        before = self._namings.get(operation.id, ())
-        naming = Naming(source, operation.group, operation.labels)
-        if naming in before:
+        before = self._memberships.get(operation.id, ())
+        membership = Membership(source, operation.group, operation.labels)
+        if membership in before:
             return False
         others = [each for each in before if each.source != source]
-        self._namings[operation.id] = tuple(sorted([*others, naming], key=precedence))
+        self._memberships[operation.id] = tuple(sorted([*others, membership], key=precedence))
         self._lists.setdefault(source, set()).add(operation.id)
         return True
 
-    def drop(self, source: Source, operation_id: str) -> None:
+    def drop(self, source: SourceKey, operation_id: str) -> None:
         """Note that a source names an operation no more."""
-        left = tuple(each for each in self._namings.get(operation_id, ()) if each.source != source)
+        left = tuple(each for each in self._memberships.get(operation_id, ()) if each.source != source)
         if left:
-            self._namings[operation_id] = left
+            self._memberships[operation_id] = left
         else:
-            self._namings.pop(operation_id, None)
+            self._memberships.pop(operation_id, None)
         listed = self._lists.get(source)
         if listed is not None:
             listed.discard(operation_id)
@@ -149,10 +149,10 @@ class Roster:
 
     def forget(self, operation_id: str) -> None:
         """Note that no source is to name an operation any more."""
-        for naming in self._namings.get(operation_id, ()):
-            self.drop(naming.source, operation_id)
+        for membership in self._memberships.get(operation_id, ()):
+            self.drop(membership.source, operation_id)
 
 
-def precedence(naming: Naming) -> tuple[int, str]:
+def precedence(membership: Membership) -> tuple[int, str]:
     """Return what orders who names an operation: what comes first is believed first."""
-    return _RANKS[naming.source.kind], naming.source.name
+    return _RANKS[membership.source.kind], membership.source.name

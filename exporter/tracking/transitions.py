@@ -120,7 +120,7 @@ class Tracked:
         return since.mono + pacing.STALE_INTERVALS * self.healthy_interval + pacing.STALE_SLACK
 
 
-def handed_over(
+def newly_tracked(
     key: OperationKey, group: str, labels: tuple[tuple[str, str], ...], now: Moment, polling: Polling
 ) -> Tracked:
     """Begin with an id of which nothing is known yet: asked as soon as there is a slot."""
@@ -140,7 +140,7 @@ def created(before: Tracked, record: Operation, chance: float) -> Tracked:
     )
 
 
-def answered(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
+def succeeded(before: Tracked, record: Operation, at: Circumstances) -> Tracked:
     """Take in a record from Knock."""
     now = at.now
     odd = before.odd_polls + 1 if record.status is Status.UNKNOWN else 0
@@ -216,7 +216,7 @@ def _after(interval: float, at: Circumstances) -> float:
     return at.now.mono + pacing.spread(interval, at.chance)
 
 
-def asked_again(before: Tracked, now: Moment, polling: Polling) -> Tracked:
+def renewed(before: Tracked, now: Moment, polling: Polling) -> Tracked:
     """Give an operation that Knock did not know another chance: key, branch or URL have changed, or somebody asks."""
     poll_class = PollClass.NEW if before.operation is None else PollClass.LIVE
     return replace(

@@ -8,11 +8,11 @@ import pytest
 from model import WALL, ids, running
 
 from exporter.config import Polling
-from exporter.errors import BadAnswer, NotFound, Reason, TooLarge, Unreachable
+from exporter.errors import BadResponse, NotFound, Reason, TooLarge, Unreachable
 from exporter.operation import Operation, OperationKey, Status
-from exporter.tracking import record
+from exporter.tracking import transitions
 from exporter.tracking.pacing import PollClass
-from exporter.tracking.record import Circumstances, Moment, Tracked
+from exporter.tracking.transitions import Circumstances, Moment, Tracked
 
 (A,) = ids(1)
 KEY = OperationKey("production", A)
@@ -31,12 +31,12 @@ def at(seconds: float, chance: float = 1.0, *, trusted: bool = True) -> Circumst
     return Circumstances(moment(seconds), chance, POLLING, EPOCH, trusted)
 
 
-NEW = record.handed_over(KEY, "default", (), moment(0), POLLING)
-PROCESSING = record.answered(NEW, running(A), at(1))
+NEW = transitions.newly_tracked(KEY, "default", (), moment(0), POLLING)
+PROCESSING = transitions.succeeded(NEW, running(A), at(1))
 
 
 def missed(seconds: float, before: Tracked = NEW, *, trusted: bool = True) -> Tracked:
-    return record.failed(before, MISSING, at(seconds, trusted=trusted))
+    return transitions.failed(before, MISSING, at(seconds, trusted=trusted))
 
 
 # Handed over.
@@ -63,11 +63,11 @@ def test_a_record_is_taken_in() -> None:
 
 
 def test_chance_spreads_the_next_poll() -> None:
-    assert record.answered(NEW, running(A), at(1, chance=0.0)).due == 1005
+    assert transitions.succeeded(NEW, running(A), at(1, chance=0.0)).due == 1005
 
 
 def test_the_same_record_again_is_no_change() -> None:
-    again = record.answered(PROCESSING, running(A, updated_at=WALL + 9), at(201))
+    again = transitions.succeeded(PROCESSING, running(A, updated_at=WALL + 9), at(201))
     assert (again.last_success, again.last_change) == (moment(201), moment(1))
     assert again.interval == 10, "a twentieth of 200 s"
 
@@ -85,30 +85,30 @@ def test_the_same_record_again_is_no_change() -> None:
     ],
 )
 def test_status_and_counts_are_changes(fields: dict[str, object]) -> None:
-    assert record.answered(PROCESSING, running(A, **fields), at(201)).last_change == moment(201)
+    assert transitions.succeeded(PROCESSING, running(A, **fields), at(201)).last_change == moment(201)
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED])
 def test_a_final_record_is_never_asked_again(status: Status) -> None:
-    after = record.answered(PROCESSING, running(A, status=status), at(9))
+    after = transitions.succeeded(PROCESSING, running(A, status=status), at(9))
     assert (after.due, after.final, after.active, after.up) == (None, True, False, True)
     assert after.final_seen == WALL + 9
     assert after.seen_unfinished
 
 
 def test_a_record_found_final_was_not_seen_unfinished() -> None:
-    assert not record.answered(NEW, running(A, status=Status.COMPLETED), at(1)).seen_unfinished
+    assert not transitions.succeeded(NEW, running(A, status=Status.COMPLETED), at(1)).seen_unfinished
 
 
 @pytest.mark.parametrize(("fields", "errors"), [({"errors": 1}, True), ({"error_items": 1}, True), ({}, False)])
 def test_counted_or_listed_items_are_errors(fields: dict[str, object], errors: object) -> None:
-    assert record.answered(NEW, running(A, **fields), at(1)).has_errors is errors
+    assert transitions.succeeded(NEW, running(A, **fields), at(1)).has_errors is errors
 
 
 def test_a_start_time_once_seen_is_remembered() -> None:
-    started = record.answered(PROCESSING, running(A, started_at=WALL), at(2))
+    started = transitions.succeeded(PROCESSING, running(A, started_at=WALL), at(2))
     assert (PROCESSING.seen_started, started.seen_started) == (False, True)
-    assert record.answered(started, running(A), at(3)).seen_started
+    assert transitions.succeeded(started, running(A), at(3)).seen_started
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_a_start_time_once_seen_is_remembered() -> None:
     [(EPOCH + 60.5, True), (EPOCH + 60, False), (EPOCH, False), (EPOCH - DAY, False), (None, False)],
 )
 def test_from_birth_is_what_was_made_a_minute_after_the_epoch(inserted: float | None, born: object) -> None:
-    assert record.answered(NEW, running(A, inserted_at=inserted), at(100)).from_birth is born
+    assert transitions.succeeded(NEW, running(A, inserted_at=inserted), at(100)).from_birth is born
 
 
 def test_birth_is_judged_by_the_first_record_only() -> None:
-    after = record.answered(PROCESSING, running(A, inserted_at=EPOCH + 99), at(100))
+    after = transitions.succeeded(PROCESSING, running(A, inserted_at=EPOCH + 99), at(100))
     assert not after.from_birth
 
 
@@ -128,7 +128,7 @@ def test_birth_is_judged_by_the_first_record_only() -> None:
 
 
 def odd(seconds: float, before: Tracked, **fields: object) -> Tracked:
-    return record.answered(before, running(A, status=Status.UNKNOWN, **fields), at(seconds))
+    return transitions.succeeded(before, running(A, status=Status.UNKNOWN, **fields), at(seconds))
 
 
 def test_an_undocumented_status_is_unfinished_and_asked_like_a_retry() -> None:
@@ -136,7 +136,7 @@ def test_an_undocumented_status_is_unfinished_and_asked_like_a_retry() -> None:
     second = odd(20, first)
     assert (first.state, first.active, first.poll_class) == ("unknown", True, PollClass.RETRY)
     assert (first.interval, second.interval) == (10, 20)
-    assert record.answered(second, running(A), at(50)).interval == 5
+    assert transitions.succeeded(second, running(A), at(50)).interval == 5
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_an_end_that_goes_away_does_not_count() -> None:
 
 
 def test_a_documented_status_between_does_not_count_either() -> None:
-    between = record.answered(odd(10, NEW, completed_at=WALL), running(A), at(20))
+    between = transitions.succeeded(odd(10, NEW, completed_at=WALL), running(A), at(20))
     assert odd(30, between, completed_at=WALL).state == "unknown"
 
 
@@ -170,7 +170,7 @@ def test_a_documented_status_between_does_not_count_either() -> None:
 
 
 def test_a_failure_keeps_the_last_values_and_takes_up_away() -> None:
-    after = record.failed(PROCESSING, TIMEOUT, at(9))
+    after = transitions.failed(PROCESSING, TIMEOUT, at(9))
     assert after.up is False
     assert (after.operation, after.last_success) == (PROCESSING.operation, moment(1))
     assert (after.poll_class, after.interval, after.due) == (PollClass.RETRY, 10, 1019)
@@ -181,23 +181,23 @@ def test_failures_in_a_row_double_and_an_answer_ends_the_row() -> None:
     after = PROCESSING
     intervals = []
     for number in range(8):
-        after = record.failed(after, BadAnswer("status", "?"), at(10.0 * number))
+        after = transitions.failed(after, BadResponse("status", "?"), at(10.0 * number))
         intervals.append(after.interval)
     assert intervals == [10, 20, 40, 80, 160, 300, 300, 300]
-    healed = record.answered(after, running(A), at(100))
+    healed = transitions.succeeded(after, running(A), at(100))
     assert (healed.failures, healed.up) == (0, True)
-    assert record.failed(healed, TIMEOUT, at(110)).interval == 10
+    assert transitions.failed(healed, TIMEOUT, at(110)).interval == 10
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_too_large_a_body_waits_a_minute_at_least(chance: float) -> None:
-    after = record.failed(NEW, TooLarge("body over 16 MiB"), at(0, chance))
+    after = transitions.failed(NEW, TooLarge("body over 16 MiB"), at(0, chance))
     assert after.due is not None
     assert after.due - 1000 >= 60
 
 
 def test_never_answered_and_failed_is_still_pending() -> None:
-    after = record.failed(NEW, TIMEOUT, at(1))
+    after = transitions.failed(NEW, TIMEOUT, at(1))
     assert (after.state, after.up, after.active) == ("pending", False, True)
 
 
@@ -232,18 +232,18 @@ def test_without_trust_nothing_is_given_up() -> None:
 
 
 def test_a_record_ends_the_404s() -> None:
-    found = record.answered(missed(10), running(A), at(20))
+    found = transitions.succeeded(missed(10), running(A), at(20))
     assert (found.missing, found.missing_since) == (0, None)
     assert not missed(20 + DAY - 1, missed(30, found)).lost
 
 
 def test_a_lost_operation_asked_again_begins_anew() -> None:
     lost = missed(2 * DAY, missed(10, PROCESSING))
-    again = record.asked_again(lost, moment(3 * DAY), POLLING)
+    again = transitions.renewed(lost, moment(3 * DAY), POLLING)
     assert (again.lost, again.state, again.due) == (False, "processing", 1000 + 3 * DAY)
     assert again.poll_class is PollClass.LIVE
     assert not missed(3 * DAY + 60, again).lost
-    never = record.asked_again(missed(2 * DAY, missed(10)), moment(3 * DAY), POLLING)
+    never = transitions.renewed(missed(2 * DAY, missed(10)), moment(3 * DAY), POLLING)
     assert (never.state, never.poll_class) == ("pending", PollClass.NEW)
 
 
@@ -253,13 +253,13 @@ def test_a_lost_operation_asked_again_begins_anew() -> None:
 def test_stale_is_three_intervals_and_half_a_minute_after_the_last_success() -> None:
     assert NEW.stale_at == 1000 + 3 * 15 + 30
     assert PROCESSING.stale_at == 1001 + 3 * 5 + 30
-    assert record.failed(PROCESSING, TIMEOUT, at(9)).stale_at == PROCESSING.stale_at
+    assert transitions.failed(PROCESSING, TIMEOUT, at(9)).stale_at == PROCESSING.stale_at
     slow = replace(PROCESSING, healthy_interval=3600.0)
     assert slow.stale_at == 1001 + 3 * 3600 + 30
 
 
 def test_a_step_leaves_the_value_before_as_it_was() -> None:
     before = replace(PROCESSING)
-    record.answered(PROCESSING, Operation(A, Status.FAILED), at(5))
+    transitions.succeeded(PROCESSING, Operation(A, Status.FAILED), at(5))
     missed(5, PROCESSING)
     assert before == PROCESSING

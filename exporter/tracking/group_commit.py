@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from exporter.metrics.exposition import View
     from exporter.operation import OperationKey
-    from exporter.tracking.memory import CellMemory, CellPlace, EnvironmentMemory, Kept, Memory
+    from exporter.tracking.memory import AggregateKey, EnvironmentMemory, Memory, StoredAggregate, StoredOperation
     from exporter.tracking.messages import Saved
-    from exporter.tracking.record import Moment
     from exporter.tracking.tombstones import Tombstone
+    from exporter.tracking.transitions import Moment
 
 VIEW_SECONDS = 0.1  # between views: each has the whole answer to a scrape joined and compressed again
 GROUP_SECONDS = 0.25  # between commits, unless somebody waits for one
@@ -33,14 +33,14 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class CurrentState:
     """Looks up how things stand when they are written: None for what is gone."""
 
     everything: Callable[[], Memory]
 
-    operation: Callable[[OperationKey], Kept | None]
+    operation: Callable[[OperationKey], StoredOperation | None]
     tombstone: Callable[[OperationKey], Tombstone | None]
-    cell: Callable[[CellPlace], CellMemory | None]
+    aggregate: Callable[[AggregateKey], StoredAggregate | None]
     environment: Callable[[str], EnvironmentMemory | None]
 
 
@@ -50,20 +50,20 @@ class _Dirty:
 
     operations: dict[OperationKey, None] = field(default_factory=dict)
     tombstones: dict[OperationKey, None] = field(default_factory=dict)
-    cells: dict[CellPlace, None] = field(default_factory=dict)
+    aggregates: dict[AggregateKey, None] = field(default_factory=dict)
     environments: dict[str, None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.operations or self.tombstones or self.cells or self.environments)
+        return bool(self.operations or self.tombstones or self.aggregates or self.environments)
 
     def add(self, changes: Changes) -> None:
         self.operations |= dict.fromkeys(changes.operations)
         self.tombstones |= dict.fromkeys(changes.tombstones)
-        self.cells |= dict.fromkeys(changes.cells)
+        self.aggregates |= dict.fromkeys(changes.aggregates)
         self.environments |= dict.fromkeys(changes.environments)
 
 
-class Journal:
+class GroupCommit:
     """Owned by the tracker's thread; `save` begins a commit, of which a `Saved` tells. Without it nothing is kept."""
 
     def __init__(self, save: Callable[[Changes], None] | None, show: Callable[[View], None]) -> None:
@@ -91,12 +91,12 @@ class Journal:
         """Whether somebody waits for a commit."""
         return bool(self._waiting or self._answers)
 
-    def when_saved(self, tell: Callable[[bool], None]) -> None:
+    def when_saved(self, callback: Callable[[bool], None]) -> None:
         """Call back once all that was noted so far is committed (True), or could not be (False)."""
         if self._save is None:
-            tell(True)  # noqa: FBT003 - the answer to "was it saved": there is nothing to save to
+            callback(True)  # noqa: FBT003 - the answer to "was it saved": there is nothing to save to
         else:
-            self._waiting.append(tell)
+            self._waiting.append(callback)
 
     def hurry(self) -> None:
         """Begin the next commit, and render the view that it holds, as soon as can be."""
@@ -118,7 +118,7 @@ class Journal:
             return self._next_at
         return max(self._next_at, self._view_at) if changed else self._checkpoint_at
 
-    def step(self, now: Moment, recall: Recall, render: Callable[[], View | None]) -> None:
+    def step(self, now: Moment, current: CurrentState, render: Callable[[], View | None]) -> None:
         """Begin a commit if it is time; `render` makes the view that is shown after it (None: as before)."""
         if self._held is not None and self.shows_at_once(now.mono):
             self.show(self._held)
@@ -138,16 +138,16 @@ class Journal:
                 self.show(view)
             return
         self._held = view
-        self._begin(now, recall)
+        self._begin(now, current)
 
     def show(self, view: View) -> None:
         """Show a view at once, in place of one that waits."""
         self._held = None
         self._show(view)
 
-    def _begin(self, now: Moment, recall: Recall) -> None:
+    def _begin(self, now: Moment, current: CurrentState) -> None:
         self._number += 1
-        changes = self._everything(now, recall) if self._lost else self._changes(now, recall)
+        changes = self._everything(now, current) if self._lost else self._changes(now, current)
         self.dirty, self._lost = _Dirty(), False
         self._under_way = changes
         self._answers, self._waiting = self._waiting, []
@@ -155,19 +155,21 @@ class Journal:
         if self._save is not None:
             self._save(changes)
 
-    def _changes(self, now: Moment, recall: Recall) -> Changes:
+    def _changes(self, now: Moment, current: CurrentState) -> Changes:
         return Changes(
             self._number,
             now,
-            {key: recall.operation(key) for key in self.dirty.operations},
-            {key: recall.tombstone(key) for key in self.dirty.tombstones},
-            {place: recall.cell(place) for place in self.dirty.cells},
-            {name: recall.environment(name) for name in self.dirty.environments},
+            {key: current.operation(key) for key in self.dirty.operations},
+            {key: current.tombstone(key) for key in self.dirty.tombstones},
+            {place: current.aggregate(place) for place in self.dirty.aggregates},
+            {name: current.environment(name) for name in self.dirty.environments},
         )
 
-    def _everything(self, now: Moment, recall: Recall) -> Changes:
-        all_ = recall.everything()
-        return Changes(self._number, now, all_.operations, all_.tombstones, all_.cells, all_.environments, whole=True)
+    def _everything(self, now: Moment, current: CurrentState) -> Changes:
+        all_ = current.everything()
+        return Changes(
+            self._number, now, all_.operations, all_.tombstones, all_.aggregates, all_.environments, whole=True
+        )
 
     def saved(self, message: Saved, now: Moment) -> None:
         """Take in how a commit went; what could not be written is tried again with the next."""
@@ -182,16 +184,16 @@ class Journal:
         if self._held is not None:
             self.show(self._held)
         answers, self._answers = self._answers, []
-        for tell in answers:
-            tell(message.ok)
+        for callback in answers:
+            callback(message.ok)
 
-    def close(self, now: Moment, recall: Recall, view: View) -> None:
+    def close(self, now: Moment, current: CurrentState, view: View) -> None:
         """Hand over the last changes and show the last view; who still waits is told that nothing is certain."""
         answers, self._answers = [*self._answers, *self._waiting], []
         self._waiting = []
         if self._save is not None:
             self._under_way = None
-            self._begin(now, recall)
+            self._begin(now, current)
         self.show(view)
-        for tell in answers:
-            tell(False)  # noqa: FBT003 - the answer to "was it saved"
+        for callback in answers:
+            callback(False)  # noqa: FBT003 - the answer to "was it saved"

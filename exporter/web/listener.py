@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.web.connections import Connection, Limits, Phase, expendable, expendable_of_all, nothing, overdue, party
+from exporter.web.connections import (
+    Connection,
+    ConnectionLimits,
+    Phase,
+    expendable,
+    expendable_of_all,
+    nothing,
+    overdue,
+    party,
+)
 from exporter.web.protocol import PLAIN_REFUSED
 
 if TYPE_CHECKING:
@@ -36,7 +45,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 log = structlog.get_logger()
 
 
-class Door:
+class Listener:
     """Lets connections in while it is open, in the event loop in which it is made.
 
     `serve` makes the protocol of a connection; `tls` returns the context for the next connection (None: plain). Both
@@ -49,7 +58,7 @@ class Door:
         serve: Callable[[Connection], asyncio.Protocol],
         crashed: Callable[[BaseException], None],
         tls: Callable[[], ssl.SSLContext | None],
-        limits: Limits,
+        limits: ConnectionLimits,
     ) -> None:
         self._sockets = sockets
         self._serve = serve
@@ -134,7 +143,7 @@ class Door:
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         context = self._tls()
         if context is not None and not await self._speaks_tls(accepted):
-            _tell_plain(accepted)
+            _refuse_plain(accepted)
             return
         transport, _protocol = await self._loop.connect_accepted_socket(
             lambda: self._serve(connection),
@@ -207,7 +216,7 @@ class Door:
                     each.drop()
 
 
-def _tell_plain(accepted: socket.socket) -> None:
+def _refuse_plain(accepted: socket.socket) -> None:
     """Answer a request that does not speak TLS; what cannot be sent at once is not sent."""
     with suppress(OSError):
         accepted.recv(65536)  # what is left unread would take the answer away again

@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.tracking.pacing import Agenda, Entry, Gate, Pacer, PollClass, Turns
-from exporter.tracking.standing import Standing
+from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
+from exporter.tracking.status import StatusBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporter.config import Environment
+    from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
-    from exporter.tracking.messages import Request
-    from exporter.tracking.record import Tracked
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Tracked
 
 MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
-BAD_ANSWERS_BEFORE_LOG = 5
+BAD_RESPONSES_BEFORE_LOG = 5
 
 
 class Health:
@@ -49,7 +49,7 @@ class Health:
         return self._misses == 1
 
 
-class Asker:
+class EnvironmentPoller:
     """The asking of one environment: its planned requests, and what its answers prove.
 
     `trusted`: a record came since key, branch or URL changed, so a 404 means that the operation is gone, not that the
@@ -57,21 +57,21 @@ class Asker:
     `epochs` counts those of all pollers, so that an answer to a former poller of this name is known for what it is.
     """
 
-    def __init__(self, settings: Environment, key: Secret, epochs: Iterator[int]) -> None:
+    def __init__(self, settings: EnvironmentSettings, key: Secret, epochs: Iterator[int]) -> None:
         self.settings = settings
         self.key = key
         self._epochs = epochs
         self.key_epoch = self._first_epoch = self._moved_epoch = next(epochs)
-        self.agenda = Agenda()
+        self.due_queue = DueQueue()
         self.health = Health()
-        self.standing = Standing()
+        self.status_builder = StatusBuilder()
         self.in_flight = 0
         self._asked: set[str] = set()  # the operations that a request is under way for
         self._repeated: set[str] = set()  # those whose last request was lost with its connection
         self.last_sent = -math.inf
         self.trusted = False
         self.hinted = False
-        self.told_postponed = False
+        self.logged_postponed = False
         self._added = 0
 
     @property
@@ -79,7 +79,7 @@ class Asker:
         """The environment's name."""
         return self.settings.name
 
-    def sent(self, request: Request) -> bool:
+    def sent(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""
         return request.key_epoch >= self._first_epoch
 
@@ -87,7 +87,7 @@ class Asker:
         """Note that the environment has another address or branch, asked with the key epoch of now."""
         self._moved_epoch = self.key_epoch
 
-    def asked_here(self, request: Request) -> bool:
+    def requested_here(self, request: PollRequest) -> bool:
         """Whether a request went to where the environment is now."""
         return request.key_epoch >= self._moved_epoch
 
@@ -115,16 +115,16 @@ class Asker:
             self.drop(tracked.key.id)
         elif tracked.key.id not in self._asked:
             self._added += 1
-            self.agenda.add(Entry(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
+            self.due_queue.add(DuePoll(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
 
-    def put_off(self, entry: Entry, due: float) -> None:
+    def put_off(self, entry: DuePoll, due: float) -> None:
         """Plan again, for later, what could not be sent."""
         self._added += 1
-        self.agenda.add(entry._replace(due=due, number=self._added))
+        self.due_queue.add(entry._replace(due=due, number=self._added))
 
     def drop(self, operation_id: str) -> None:
         """Plan nothing about an operation any more."""
-        self.agenda.discard(operation_id)
+        self.due_queue.discard(operation_id)
         self._repeated.discard(operation_id)
 
     def begin(self, operation_id: str, now: float) -> None:
@@ -132,7 +132,7 @@ class Asker:
         self.in_flight += 1
         self.last_sent = now
         self._asked.add(operation_id)
-        self.standing.sent(now)
+        self.status_builder.sent(now)
 
     def end(self, operation_id: str, *, lost: bool) -> bool:
         """Note the answer to a request, or that it was lost with its connection; return whether it is repeated.
@@ -151,85 +151,85 @@ class Asker:
 
     def next_due(self) -> float:
         """Return when there is something to ask (inf: not before an answer comes in)."""
-        return min(self.agenda.next_due(), self.key_check_at) if self.free else math.inf
+        return min(self.due_queue.next_due(), self.key_check_at) if self.free else math.inf
 
 
-class Choice(NamedTuple):
+class NextPoll(NamedTuple):
     """What an upstream asks next; without an entry it is a check of the key."""
 
-    asker: Asker
-    entry: Entry | None
+    poller: EnvironmentPoller
+    entry: DuePoll | None
 
 
-class Lane:
+class Upstream:
     """What the environments of one (base URL, key) share."""
 
     def __init__(self) -> None:
-        self.askers: list[Asker] = []
-        self.gate = Gate()
-        self.pacer = Pacer(1.0)
-        self._turns = Turns()
+        self.pollers: list[EnvironmentPoller] = []
+        self.circuit_breaker = CircuitBreaker()
+        self.rate_limiter = RateLimiter(1.0)
+        self._round_robin = WeightedRoundRobin()
         self._bad: tuple[str, int] = ("", 0)
 
-    def join(self, asker: Asker) -> None:
+    def join(self, poller: EnvironmentPoller) -> None:
         """Take an environment in; the lowest limit of all holds."""
-        if self.askers:
-            self.askers.append(asker)
+        if self.pollers:
+            self.pollers.append(poller)
             self.use_lowest_limit()
         else:
-            self.askers.append(asker)
-            self.pacer = Pacer(asker.settings.rate_limit)
+            self.pollers.append(poller)
+            self.rate_limiter = RateLimiter(poller.settings.rate_limit)
 
-    def leave(self, asker: Asker, now: float) -> None:
+    def leave(self, poller: EnvironmentPoller, now: float) -> None:
         """Let an environment go; if a probe or a key is awaited through it, the others do not wait for that."""
-        self.askers.remove(asker)
-        self.gate.probe_lost(now)
-        if self.askers:
+        self.pollers.remove(poller)
+        self.circuit_breaker.probe_lost(now)
+        if self.pollers:
             self.use_lowest_limit()
 
     def use_lowest_limit(self) -> None:
         """Take the lowest limit that its environments set."""
-        self.pacer.use_limit(min(each.settings.rate_limit for each in self.askers))
+        self.rate_limiter.use_limit(min(each.settings.rate_limit for each in self.pollers))
 
     def next_start(self) -> float:
         """Return when the next request can start (inf: not before an answer comes in)."""
-        if not any(asker.free for asker in self.askers):
+        if not any(poller.free for poller in self.pollers):
             return math.inf
-        earliest = max(self.pacer.next_start, self.gate.probe_at)
-        if not self.gate.is_open:
+        earliest = max(self.rate_limiter.next_start, self.circuit_breaker.probe_at)
+        if not self.circuit_breaker.is_open:
             return earliest
-        return max(earliest, min(asker.next_due() for asker in self.askers))
+        return max(earliest, min(poller.next_due() for poller in self.pollers))
 
-    def choose(self, now: float) -> Choice | None:
+    def choose(self, now: float) -> NextPoll | None:
         """Take what is to be asked now, by turns of the classes and then the most overdue; None: nothing."""
-        free = [asker for asker in self.askers if asker.free]
-        if not self.gate.is_open:
+        free = [poller for poller in self.pollers if poller.free]
+        if not self.circuit_breaker.is_open:
             # In turn: a key that one environment's branch refuses may be good for the others.
-            free = sorted(free, key=lambda asker: asker.last_sent)[:1]
+            free = sorted(free, key=lambda poller: poller.last_sent)[:1]
         firsts = {}
         for poll_class in PollClass:
             heads = [
                 (*head, number)
-                for number, asker in enumerate(free)
-                if (head := asker.agenda.most_overdue(poll_class, now)) is not None
+                for number, poller in enumerate(free)
+                if (head := poller.due_queue.most_overdue(poll_class, now)) is not None
             ]
             if heads:
                 firsts[poll_class] = max(heads)
         if firsts:
-            chosen = self._turns.choose(list(firsts))
+            chosen = self._round_robin.choose(list(firsts))
             _, bucket, number = firsts[chosen]
-            return Choice(free[number], free[number].agenda.pop(chosen, bucket))
-        return next((Choice(asker, None) for asker in free if self._checks_key(asker, now)), None)
+            return NextPoll(free[number], free[number].due_queue.pop(chosen, bucket))
+        return next((NextPoll(poller, None) for poller in free if self._checks_key(poller, now)), None)
 
-    def _checks_key(self, asker: Asker, now: float) -> bool:
-        return not self.gate.is_open or asker.key_check_at <= now
+    def _checks_key(self, poller: EnvironmentPoller, now: float) -> bool:
+        return not self.circuit_breaker.is_open or poller.key_check_at <= now
 
-    def good_answer(self) -> None:
+    def good_response(self) -> None:
         """Note an answer as Knock documents it."""
         self._bad = ("", 0)
 
-    def bad_answer(self, field: str) -> bool:
+    def bad_response(self, field: str) -> bool:
         """Note an answer that is bad in a field; return whether it is time to say so in the log."""
         streak = self._bad[1] + 1 if self._bad[0] == field else 1
         self._bad = (field, streak)
-        return streak == BAD_ANSWERS_BEFORE_LOG
+        return streak == BAD_RESPONSES_BEFORE_LOG

@@ -6,27 +6,27 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.roster import CONFIG
+from exporter.tracking.memberships import CONFIG
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exporter.operation import OperationKey
-    from exporter.tracking.record import Tracked
-    from exporter.tracking.roster import Namings
+    from exporter.tracking.memberships import Memberships
+    from exporter.tracking.transitions import Tracked
 
 NEVER = float("inf")
 PRUNE_LEAST = 1000
 
 
-def leaves_at(tracked: Tracked, namings: Namings, retention: float) -> float:
+def leaves_at(tracked: Tracked, memberships: Memberships, retention: float) -> float:
     """Return when the time of an operation is over (monotonic): NEVER while it is followed, or the configuration's.
 
     `retention` seconds run from its end, or from when it was first seen at its end if that is later. One that ended
     cleanly and that nobody names any more leaves sooner.
     """
-    if any(each.source == CONFIG for each in namings):
+    if any(each.source == CONFIG for each in memberships):
         return NEVER
     if tracked.lost:
         return (tracked.missing_since or 0.0) + KEPT_SECONDS
@@ -35,10 +35,10 @@ def leaves_at(tracked: Tracked, namings: Namings, retention: float) -> float:
     # An end that lies ahead by Knock's clock counts from there, but no clock keeps an operation for ever.
     ahead = (tracked.operation.finished_at or 0.0) - (tracked.final_seen or 0.0)
     until = tracked.final_at + retention + min(max(ahead, 0.0), retention)
-    return until if namings or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
+    return until if memberships or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
 
 
-class Departures:
+class ExpirySweep:
     """Who leaves next. Times are looked at again when they come, so an entry may be too early, never too late."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Departures:
             self._noted_clean[ended.key] = ended.final_at
             heappush(self._clean, (ended.final_at, ended.key))
 
-    def begin_anew(self, ended: Iterable[tuple[Tracked, float]]) -> None:
+    def restart(self, ended: Iterable[tuple[Tracked, float]]) -> None:
         """Plan all departures again: the settings have changed."""
         self._leaving, self._clean = [], []
         self._noted, self._noted_clean = {}, {}

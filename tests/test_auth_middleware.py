@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.metrics.own import HTTP_REFUSALS, Activity
+from exporter.web.auth_middleware import AuthMiddleware
 from exporter.web.connections import EXTENSION, Connection
-from exporter.web.guard import Guard
 from exporter.web.passwords import Busy, Passwords
 from exporter.web.refusals import Refusals
 from exporter.web.web_config import WebConfig
@@ -63,14 +63,16 @@ class Door:
         self.config = config
         self.refused: list[tuple[str, str]] = []
         passwords = Passwords(lambda password, hashed: hashed == b"hash of " + password)
-        self.guard = Guard(self.app, lambda: self.config, passwords, lambda _method, path: path == "/open", self.note)
+        self.auth_middleware = AuthMiddleware(
+            self.app, lambda: self.config, passwords, lambda _method, path: path == "/open", self.note
+        )
 
     def note(self, reason: str, address: str) -> None:
         self.refused.append((reason, address))
 
     def ask(self, headers: Any = None, method: str = "GET", path: str = "/") -> httpx.Response:
         async def asked() -> httpx.Response:
-            transport = httpx.ASGITransport(self.guard)
+            transport = httpx.ASGITransport(self.auth_middleware)
             async with httpx.AsyncClient(transport=transport, base_url="http://exporter:10187") as client:
                 return await client.request(method, path, headers=headers)
 
@@ -78,13 +80,13 @@ class Door:
 
 
 def test_what_is_refused_is_noted() -> None:
-    door = Door()
-    door.ask()  # as a browser does before it knows that a password is wanted
-    door.ask({"Authorization": ANN})
-    assert door.refused == []
-    door.ask({"Authorization": basic(b"ann", b"wrong")})
-    door.ask({"Origin": "http://elsewhere"}, "POST")
-    assert door.refused == [("password", "127.0.0.1"), ("site", "127.0.0.1")]
+    listener = Door()
+    listener.ask()  # as a browser does before it knows that a password is wanted
+    listener.ask({"Authorization": ANN})
+    assert listener.refused == []
+    listener.ask({"Authorization": basic(b"ann", b"wrong")})
+    listener.ask({"Origin": "http://elsewhere"}, "POST")
+    assert listener.refused == [("password", "127.0.0.1"), ("site", "127.0.0.1")]
 
 
 def test_wrong_passwords_are_counted_and_told_once_a_minute() -> None:
@@ -133,15 +135,15 @@ def test_the_right_password_opens() -> None:
     ],
 )
 def test_nothing_else_does(authorization: str | None) -> None:
-    door = Door()
-    reply = door.ask({"Authorization": authorization} if authorization is not None else {})
+    listener = Door()
+    reply = listener.ask({"Authorization": authorization} if authorization is not None else {})
     assert reply.status_code == 401
     assert reply.headers["WWW-Authenticate"] == 'Basic realm="knock-exporter", charset="UTF-8"'
     assert reply.headers["Cache-Control"] == "no-store"
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.json()["title"] == "Unauthorized"
     assert HEADERS.items() <= dict(reply.headers).items()
-    assert door.app.scopes == []
+    assert listener.app.scopes == []
 
 
 def test_two_credentials_are_none() -> None:
@@ -153,14 +155,14 @@ def test_what_is_exempt_needs_none() -> None:
 
 
 def test_other_users_count_at_once() -> None:
-    door = Door()
-    assert door.ask({"Authorization": ANN}).status_code == 200
-    door.config = WebConfig(users={"ann": b"hash of new"})
-    assert door.ask({"Authorization": ANN}).status_code == 401
+    listener = Door()
+    assert listener.ask({"Authorization": ANN}).status_code == 200
+    listener.config = WebConfig(users={"ann": b"hash of new"})
+    assert listener.ask({"Authorization": ANN}).status_code == 401
 
 
 def test_who_is_verified_is_trusted() -> None:
-    door = Door()
+    listener = Door()
 
     async def trusted(authorization: str) -> bool:
         connection = Connection()
@@ -179,7 +181,7 @@ def test_who_is_verified_is_trusted() -> None:
         async def send(_message: Any) -> None:
             pass
 
-        await door.guard(scope, receive, send)
+        await listener.auth_middleware(scope, receive, send)
         return connection.trusted
 
     assert asyncio.run(trusted(ANN))
@@ -192,9 +194,11 @@ class Full(Passwords):
 
 
 def test_who_finds_no_place_is_told_when_to_come_again() -> None:
-    door = Door()
-    door.guard = Guard(door.app, lambda: LOCKED, Full(), lambda _method, _path: False, door.note)
-    reply = door.ask({"Authorization": ANN})
+    listener = Door()
+    listener.auth_middleware = AuthMiddleware(
+        listener.app, lambda: LOCKED, Full(), lambda _method, _path: False, listener.note
+    )
+    reply = listener.ask({"Authorization": ANN})
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
 
 
@@ -252,17 +256,17 @@ def test_frames_of_the_same_origin_can_be_allowed() -> None:
     ],
 )
 def test_no_other_site_changes_anything(headers: Any, status: int) -> None:
-    door = Door(WebConfig())
+    listener = Door(WebConfig())
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         for path in ("/", "/open"):
-            reply = door.ask(headers, method, path)
+            reply = listener.ask(headers, method, path)
             assert reply.status_code == status
             assert HEADERS.items() <= dict(reply.headers).items()
     for method in ("GET", "HEAD", "OPTIONS"):
-        assert door.ask(headers, method).status_code == 200
-    assert len(door.app.scopes) == (11 if status == 200 else 3)
+        assert listener.ask(headers, method).status_code == 200
+    assert len(listener.app.scopes) == (11 if status == 200 else 3)
 
 
 def test_nothing_but_http_is_served() -> None:
     with pytest.raises(LookupError):
-        asyncio.run(Door().guard({"type": "websocket"}, None, None))  # type: ignore[arg-type]
+        asyncio.run(Door().auth_middleware({"type": "websocket"}, None, None))  # type: ignore[arg-type]

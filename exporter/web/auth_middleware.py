@@ -42,7 +42,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class AuthMiddleware:
     """Lets pass what may reach the application.
 
     `lock` returns the active web configuration. `exempt` tells by method and path what needs no password,
@@ -73,7 +73,7 @@ class Guard:
             self._check_site(scope)
             await self._admit(scope, config)
         except Refusal as refusal:
-            await refusal.answer()(scope, receive, headed)
+            await refusal.response()(scope, receive, headed)
         else:
             await self._app(scope, receive, headed)
 
