@@ -18,7 +18,7 @@ import requests
 from common import Result, ids, median_seconds
 from requests.adapters import HTTPAdapter
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

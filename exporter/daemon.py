@@ -21,9 +21,9 @@ from exporter.housekeeping import Housekeeping, KeyChecks
 from exporter.keys import KeyWatch, doubt
 from exporter.knock.connect import read_key
 from exporter.knock.environment_clients import EnvironmentClients
+from exporter.knock.memory_budget import MemoryBudget, give_memory_back
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
-from exporter.net.memory_budget import MemoryBudget, give_memory_back
 from exporter.reloading import NeedsRestart, Reloading
 from exporter.servers import Servers
 from exporter.sources import Sources

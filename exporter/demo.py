@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
 from exporter.daemon import Daemon
 from exporter.keys import KeySource, Secret
-from exporter.knock.simulator import Order, Simulator, World
 from exporter.servers import Flags
+from exporter.simulator import Order, Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from hypothesis import settings
 from programs import Starter
 from timing import InTime
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,9 +35,9 @@ from exporter.errors import (
 )
 from exporter.keys import Secret
 from exporter.knock.client import MAX_RETRY_AFTER, Client, retry_after
-from exporter.net.deadline import MAX_BODY_BYTES
-from exporter.net.failures import MAX_VALUES
-from exporter.net.memory_budget import LARGE_BYTES, OWNER_BYTES, MemoryBudget
+from exporter.knock.deadline import MAX_BODY_BYTES
+from exporter.knock.failures import MAX_VALUES
+from exporter.knock.memory_budget import LARGE_BYTES, OWNER_BYTES, MemoryBudget
 from exporter.operation import Status
 
 if TYPE_CHECKING:

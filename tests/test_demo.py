@@ -12,7 +12,7 @@ from collections import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import demo
-from exporter.knock.simulator import World
+from exporter.simulator import World
 
 
 def test_the_story_is_in_order_and_has_all_that_it_promises() -> None:

@@ -18,7 +18,7 @@ from exporter.config import EnvironmentSettings
 from exporter.errors import KnockError, Reason, StartError
 from exporter.keys import KeySource, Secret
 from exporter.knock.environment_clients import EnvironmentClients
-from exporter.net.memory_budget import MemoryBudget
+from exporter.knock.memory_budget import MemoryBudget
 from exporter.operation import Operation
 from exporter.tracking.messages import Exchange, PollRequest, PollResponse
 

@@ -16,7 +16,7 @@ from exporter.cli import main
 from exporter.config.yaml_source import BYTES_MOST
 from exporter.errors import ConfigError
 from exporter.keys import InvalidKey, KeySource
-from exporter.net.transport import trust
+from exporter.knock.transport import trust
 from exporter.reloading import ConfigFile, NeedsRestart
 
 if TYPE_CHECKING:

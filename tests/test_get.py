@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter.cli import main
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

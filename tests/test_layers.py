@@ -11,7 +11,7 @@ PACKAGE = Package(Path(__file__).parent.parent / "exporter")
 LAYERS = (
     ("errors", "files", "startup"),
     ("operation", "keys", "wording"),
-    ("net",),
+    ("knock.deadline", "knock.failures", "knock.memory_budget", "knock.transport"),
     ("config",),
     ("tracking.pacing", "tracking.memberships", "tokens"),
     ("tracking.transitions",),
@@ -29,13 +29,13 @@ LAYERS = (
     ("tracking.environments",),
     ("tracking.accounting", "tracking.handlers"),
     ("tracking.tracker",),
-    ("knock", "web", "sources", "store", "housekeeping", "heartbeats", "logs", "terminal"),
+    ("knock", "simulator", "web", "sources", "store", "housekeeping", "heartbeats", "logs", "terminal"),
     ("lookup", "servers", "reloading"),
     ("daemon",),
     ("demo",),
     ("cli",),
 )
-ROOTS = {"__init__", "__main__", "tracking", "metrics", "knock", "net", "web", "terminal"}
+ROOTS = {"__init__", "__main__", "tracking", "metrics", "knock", "web", "terminal"}
 EDGES = next(modules for modules in LAYERS if "web" in modules)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.net.memory_budget import (
+from exporter.knock.memory_budget import (
     LARGE_BYTES,
     OWNER_BYTES,
     PATIENCE_SECONDS,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from knockapi.types import BulkOperation
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
 
 KEY = "sk_test_recipes"
 BLOCKS = recipe("python")

@@ -10,8 +10,8 @@ import pytest
 import rules
 import yaml
 
-from exporter.net.deadline import MAX_BODY_BYTES
-from exporter.net.failures import MAX_VALUES
+from exporter.knock.deadline import MAX_BODY_BYTES
+from exporter.knock.failures import MAX_VALUES
 
 ALERTS = rules.alerts()
 SECTIONS = ["Meaning", "Impact", "How to check", "What to do"]

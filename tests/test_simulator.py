@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter.errors import StartError
-from exporter.knock.simulator import Clock, Simulator, World, faults
+from exporter.simulator import Clock, Simulator, World, faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

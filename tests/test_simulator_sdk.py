@@ -9,7 +9,7 @@ import knockapi
 import pytest
 from knockapi import Knock
 
-from exporter.knock.simulator import Clock, Simulator, World
+from exporter.simulator import Clock, Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

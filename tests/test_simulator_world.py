@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from exporter.knock.simulator import LIFELIKE, Clock, Faults, Shares, World, faults
-from exporter.knock.simulator.limits import EndpointLimits
-from exporter.knock.simulator.plan import Order
-from exporter.knock.simulator.world import MAX_OPERATIONS
 from exporter.operation import Status, parse_operation
+from exporter.simulator import LIFELIKE, Clock, Faults, Shares, World, faults
+from exporter.simulator.limits import EndpointLimits
+from exporter.simulator.plan import Order
+from exporter.simulator.world import MAX_OPERATIONS
 
 SPEEDS = st.floats(min_value=0.01, max_value=1e4)
 

@@ -23,8 +23,8 @@ from exporter.config.settings import HttpSource
 from exporter.config.values import show_url
 from exporter.errors import Postponed
 from exporter.keys import KeySource, Secret
-from exporter.net.deadline import MAX_BODY_BYTES
-from exporter.net.memory_budget import MemoryBudget
+from exporter.knock.deadline import MAX_BODY_BYTES
+from exporter.knock.memory_budget import MemoryBudget
 from exporter.sources import Sources
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from timing import InTime
 
-    from exporter.net.memory_budget import Reservation
+    from exporter.knock.memory_budget import Reservation
 
 A = "123e4567-e89b-12d3-a456-426614174000"
 B = "b19d032a-fc3b-4a54-9f54-369484527201"

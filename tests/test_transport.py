@@ -20,9 +20,9 @@ from urllib3.exceptions import EmptyPoolError
 from exporter.errors import KnockError, Reason, StartError
 from exporter.keys import Secret
 from exporter.knock.client import Client
-from exporter.net.deadline import Deadline, DeadlineSocket, NameTimeout, Resolver, ResponseTooLarge, connect
-from exporter.net.failures import failure
-from exporter.net.transport import BUNDLES, Transport, trust
+from exporter.knock.deadline import Deadline, DeadlineSocket, NameTimeout, Resolver, ResponseTooLarge, connect
+from exporter.knock.failures import failure
+from exporter.knock.transport import BUNDLES, Transport, trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -447,7 +447,7 @@ def test_a_resolver_that_hangs_holds_nobody(in_time: InTime) -> None:
 
 def test_a_resolver_that_hangs_does_not_hold_the_exit() -> None:
     program = (
-        "import time; from exporter.net.deadline import Resolver\n"
+        "import time; from exporter.knock.deadline import Resolver\n"
         "try: Resolver(lambda *a, **k: time.sleep(60)).find('host', 1, 0.05)\n"
         "except TimeoutError: print('ended')"
     )

@@ -117,7 +117,7 @@ def _is_fixture(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 def observe() -> list[Live]:
     """Run an exporter without a store and one with it, both on one simulated Knock; return what each found."""
-    from exporter.knock.simulator import Simulator, World  # noqa: PLC0415 - needed for no other figure
+    from exporter.simulator import Simulator, World  # noqa: PLC0415 - needed for no other figure
 
     with Simulator(world=World(seed=1), rate_limits=False) as knock, ThreadPoolExecutor() as pool:
         running = knock.world.create(rows=10**9, queue_seconds=0, rows_per_second=1e5)

@@ -161,7 +161,7 @@ def check_web_config(file: Path) -> None:
 @flag("api-key", default=None, help="The only key that is accepted; without it, any that begins with sk_.")
 def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None, api_key: str | None) -> None:
     """Simulate Knock: bulk operations that queue, run and fail, over HTTP."""
-    from exporter.knock.simulator import LIFELIKE, Simulator, World  # noqa: PLC0415 - only this command needs them
+    from exporter.simulator import LIFELIKE, Simulator, World  # noqa: PLC0415 - only this command needs them
 
     world = World(seed, speed, shares=LIFELIKE)
     ends: SimpleQueue[int] = SimpleQueue()

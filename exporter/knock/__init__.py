@@ -1,1 +1,1 @@
-"""Knock, the outside: the client that asks it, and a simulator of it."""
+"""Knock, the outside: the client that asks it, and the layers below: connections, deadlines, memory, errors."""

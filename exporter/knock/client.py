@@ -22,11 +22,11 @@ from requests.utils import get_environ_proxies, select_proxy
 from exporter import __version__
 from exporter.errors import BadResponse, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
 from exporter.keys import MASK
+from exporter.knock.deadline import Deadline
+from exporter.knock.failures import about, failure, read_body
+from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.reading import read_operation
-from exporter.net.deadline import Deadline
-from exporter.net.failures import about, failure, read_body
-from exporter.net.memory_budget import MemoryBudget
-from exporter.net.transport import Transport, trust
+from exporter.knock.transport import Transport, trust
 from exporter.operation import Invalid, decode, parse_operation
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
     from exporter.keys import Secret
-    from exporter.net.deadline import Lookup
-    from exporter.net.memory_budget import Reservation
+    from exporter.knock.deadline import Lookup
+    from exporter.knock.memory_budget import Reservation
     from exporter.operation import Operation
 
     _Read = TypeVar("_Read")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
-    from exporter.net.memory_budget import MemoryBudget
+    from exporter.knock.memory_budget import MemoryBudget
 
 
 def read_key(environment: EnvironmentSettings, environ: Mapping[str, str]) -> Secret:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.knock.client import Client
-    from exporter.net.memory_budget import MemoryBudget
+    from exporter.knock.memory_budget import MemoryBudget
     from exporter.tracking.messages import PollRequest, PollResponse
 
 

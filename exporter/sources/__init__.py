@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exporter.config import Config
-    from exporter.net.memory_budget import MemoryBudget
+    from exporter.knock.memory_budget import MemoryBudget
     from exporter.sources.polling import Start
     from exporter.tracking.memberships import SourceKey
     from exporter.tracking.messages import Listed, Unread

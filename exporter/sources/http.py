@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from exporter import __version__
 from exporter.errors import KnockError, Postponed
 from exporter.keys import MASK, InvalidKey
-from exporter.net.deadline import Deadline
-from exporter.net.failures import failure, read_body
-from exporter.net.memory_budget import MemoryBudget
-from exporter.net.transport import Transport, trust
+from exporter.knock.deadline import Deadline
+from exporter.knock.failures import failure, read_body
+from exporter.knock.memory_budget import MemoryBudget
+from exporter.knock.transport import Transport, trust
 from exporter.sources.listing import BrokenList
 from exporter.sources.lists import Form, parse
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from exporter.config import ListedOperation
     from exporter.config.settings import HttpSource
-    from exporter.net.deadline import Lookup
-    from exporter.net.memory_budget import Reservation
+    from exporter.knock.deadline import Lookup
+    from exporter.knock.memory_budget import Reservation
 
 TIMEOUT = 10.0  # seconds, for the whole exchange
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)

@@ -14,7 +14,7 @@ import structlog
 
 from exporter.config.values import show_url
 from exporter.errors import Postponed
-from exporter.net.memory_budget import MemoryBudget
+from exporter.knock.memory_budget import MemoryBudget
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.tracking.memberships import SourceKey, SourceKind
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Config, ListedOperation
     from exporter.config.settings import HttpSource
-    from exporter.net.memory_budget import Reservation
+    from exporter.knock.memory_budget import Reservation
     from exporter.tracking.transitions import Moment
 
     Outcome = tuple[ListedOperation, ...] | BrokenList | Postponed

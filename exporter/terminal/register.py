@@ -14,10 +14,10 @@ from urllib.parse import quote, urlencode
 from exporter import __version__
 from exporter.errors import BadResponse, ConnectionLost, KnockError, Reason, StartError, redact
 from exporter.keys import MASK, InvalidKey, KeySource
-from exporter.net.deadline import Deadline
-from exporter.net.failures import failure, read_body
-from exporter.net.memory_budget import MemoryBudget
-from exporter.net.transport import Transport, trust
+from exporter.knock.deadline import Deadline
+from exporter.knock.failures import failure, read_body
+from exporter.knock.memory_budget import MemoryBudget
+from exporter.knock.transport import Transport, trust
 from exporter.registrations import LABEL_PREFIX, MAX_BODY_BYTES, MAX_IDS
 
 if TYPE_CHECKING:

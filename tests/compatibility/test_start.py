@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from click.testing import Result
     from programs import Starter
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
     from exporter.tracking.messages import PollRequest, Register, Release
     from exporter.web.app import AppContext
 

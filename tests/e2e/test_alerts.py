@@ -14,7 +14,7 @@ import stack as stacks
 import yaml
 from programs import WEB, Exporter, Starter, free_port, until
 
-from exporter.knock.simulator import Simulator, World, faults
+from exporter.simulator import Simulator, World, faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 from programs import KEY, WEB, Exporter, Starter, until
 
-from exporter.net.deadline import MAX_BODY_BYTES
+from exporter.knock.deadline import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import pytest
 from chaos import http, serving
 from programs import until
 
-from exporter.knock.simulator import faults
+from exporter.simulator import faults
 
 if TYPE_CHECKING:
     import socket
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chaos import Handler, Server
     from programs import Exporter, Starter
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
 
 pytestmark = pytest.mark.e2e
 

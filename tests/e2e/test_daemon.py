@@ -27,10 +27,10 @@ from structlog.testing import capture_logs
 from exporter import config
 from exporter.daemon import Daemon
 from exporter.heartbeats import Heartbeats
-from exporter.knock.simulator import Simulator, World, faults
 from exporter.logs import FLUSH_SECONDS
 from exporter.operation import OperationKey
 from exporter.servers import Flags
+from exporter.simulator import Simulator, World, faults
 from exporter.tracking.memberships import CONFIG
 from exporter.tracking.memory import Changes
 from exporter.tracking.messages import Exchange, Listed

@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:

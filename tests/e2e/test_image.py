@@ -18,7 +18,7 @@ from charts import of_kind, rendered
 from programs import KEY, WEB, do_without, until
 
 from exporter import __version__
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from programs import Exporter
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
 
 pytestmark = pytest.mark.e2e
 

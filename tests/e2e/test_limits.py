@@ -11,7 +11,7 @@ from programs import until
 if TYPE_CHECKING:
     from programs import Starter
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 

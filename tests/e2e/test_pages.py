@@ -11,7 +11,7 @@ from browser import NARROW, Reader, axe, focused, overhang
 from pages import HOSTILE_NAMES, Place, all_looks, fleet, hostile, serve
 from programs import Starter, until
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from charts import of_kind, rendered
 from kubernetes_kinds import is_described
 from programs import KEY, TOOLS, Starter, do_without, run, tool, until
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from programs import Exporter, until
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from programs import WEB, Hands, Program, Relay, Starter, run, tool, until
 
-from exporter.knock.simulator import Simulator, World, faults
+from exporter.simulator import Simulator, World, faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import stack as stacks
 from programs import WEB, Starter, free_port, run, tool, until
 
 from exporter.config import PerOperation
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

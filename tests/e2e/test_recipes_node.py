@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
 
     Run = Callable[..., "Program"]
 

@@ -23,7 +23,7 @@ import yaml
 from chaos import answering, http, serving
 from programs import KEY, WEB, Starter, until
 
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

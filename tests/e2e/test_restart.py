@@ -23,7 +23,7 @@ import yaml
 from chaos import http, serving
 from programs import KEY, TOKEN, WEB, Exporter, Starter, do_without, free_port, until
 
-from exporter.knock.simulator import Simulator, replies
+from exporter.simulator import Simulator, replies
 
 if TYPE_CHECKING:
     import socket

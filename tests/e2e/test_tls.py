@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from programs import KEY, TOKEN, WEB, Program, Starter, tool, until
 
 from exporter.cli import main
-from exporter.knock.simulator import Simulator, World
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from exporter.knock.simulator import Order, World
-from exporter.knock.simulator.world import Clock
+from exporter.simulator import Order, World
+from exporter.simulator.world import Clock
 
 BEGIN = 1_800_000_000.0  # Unix seconds
 ORDERS = {

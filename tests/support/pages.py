@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from programs import Exporter, Starter
 
-    from exporter.knock.simulator import Simulator
+    from exporter.simulator import Simulator
     from exporter.tracking.memberships import Labels
 
 HOSTILE_NAMES = (

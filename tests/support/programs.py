@@ -22,7 +22,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from timing import BUSY_SECONDS
 
-from exporter.knock.simulator import Clock
+from exporter.simulator import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from exporter.knock.simulator import replies
+from exporter.simulator import replies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from exporter.knock.simulator.replies import Reply
+    from exporter.simulator.replies import Reply
 
 _HEADER = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"  # a line break would start another header
 

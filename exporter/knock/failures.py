@@ -20,15 +20,15 @@ from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, Read
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from exporter.errors import BadResponse, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
-from exporter.net.deadline import MAX_BODY_BYTES, NameTimeout, ResponseTooLarge, StaleConnection
-from exporter.net.memory_budget import LARGE_BYTES
+from exporter.knock.deadline import MAX_BODY_BYTES, NameTimeout, ResponseTooLarge, StaleConnection
+from exporter.knock.memory_budget import LARGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from urllib3.response import BaseHTTPResponse
 
-    from exporter.net.memory_budget import Reservation
+    from exporter.knock.memory_budget import Reservation
 
 MAX_VALUES = 2_000_000  # decoding more would take too much memory, and hold all threads for too long
 _BEFORE_VALUES = (b",", b"[", b"{")

@@ -7,11 +7,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from exporter.knock.simulator import faults as kinds
+from exporter.simulator import faults as kinds
 
 if TYPE_CHECKING:
-    from exporter.knock.simulator.api import SimulatedResponse
-    from exporter.knock.simulator.replies import Reply
+    from exporter.simulator.api import SimulatedResponse
+    from exporter.simulator.replies import Reply
 
 _PIECE = b" " * 65_536
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: close() sends RST

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from exporter.knock.simulator.plan import NO_TROUBLE, Birth, Order, Plan, Shares, make_plan, name_rows, record
+from exporter.simulator.plan import NO_TROUBLE, Birth, Order, Plan, Shares, make_plan, name_rows, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
 from exporter import files
-from exporter.net.deadline import DeadlineSocket, DeadlineSSLSocket, RemainingTime, Resolver, StaleConnection, connect
+from exporter.knock.deadline import DeadlineSocket, DeadlineSSLSocket, RemainingTime, Resolver, StaleConnection, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
     from urllib3.response import BaseHTTPResponse
 
-    from exporter.net.deadline import Deadline, Lookup
+    from exporter.knock.deadline import Deadline, Lookup
 
 
 IDLE_MOST = 30.0  # seconds; balancers forget a connection after a minute or more, some without a word

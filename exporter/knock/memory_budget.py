@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from exporter.net.deadline import MAX_BODY_BYTES
+from exporter.knock.deadline import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from exporter.errors import StartError
 from exporter.keys import Secret
-from exporter.knock.simulator import replies
-from exporter.knock.simulator.api import Api, Request, SimulatedResponse, is_own
-from exporter.knock.simulator.delivery import deliver
-from exporter.knock.simulator.faults import Faults
-from exporter.knock.simulator.limits import EndpointLimits
-from exporter.knock.simulator.log import LoggedRequest, RequestLog
-from exporter.knock.simulator.world import World
+from exporter.simulator import replies
+from exporter.simulator.api import Api, Request, SimulatedResponse, is_own
+from exporter.simulator.delivery import deliver
+from exporter.simulator.faults import Faults
+from exporter.simulator.limits import EndpointLimits
+from exporter.simulator.log import LoggedRequest, RequestLog
+from exporter.simulator.world import World
 
 if TYPE_CHECKING:
     from types import TracebackType

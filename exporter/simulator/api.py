@@ -12,16 +12,16 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from exporter.knock.simulator import faults as kinds
-from exporter.knock.simulator import replies
-from exporter.knock.simulator.plan import Order
 from exporter.operation import Invalid, decode
+from exporter.simulator import faults as kinds
+from exporter.simulator import replies
+from exporter.simulator.plan import Order
 
 if TYPE_CHECKING:
     from exporter.keys import Secret
-    from exporter.knock.simulator.limits import EndpointLimits
-    from exporter.knock.simulator.replies import Reply
-    from exporter.knock.simulator.world import World
+    from exporter.simulator.limits import EndpointLimits
+    from exporter.simulator.replies import Reply
+    from exporter.simulator.world import World
 
 MAX_ITEMS = 1000
 _BULK = "/v1/bulk_operations/"
