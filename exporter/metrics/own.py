@@ -62,7 +62,7 @@ class LateGauge(Gauge):
             yield metric
 
 
-class Row(Generic[_Kind]):
+class OwnFamily(Generic[_Kind]):
     """One family: an attribute of `Activity` that holds the family of this kind, made with each object.
 
     `at_first` are the values of the label besides the environment's whose series stand from the start, at 0; () where
@@ -85,12 +85,12 @@ class Row(Generic[_Kind]):
         self._options = {} if buckets is None else {"buckets": buckets}
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Row[_Kind]: ...
+    def __get__(self, instance: None, owner: type) -> OwnFamily[_Kind]: ...
 
     @overload
     def __get__(self, instance: object, owner: type) -> _Kind: ...
 
-    def __get__(self, instance: object | None, owner: type) -> Row[_Kind] | _Kind:
+    def __get__(self, instance: object | None, owner: type) -> OwnFamily[_Kind] | _Kind:
         """Tell type checkers what an object has under this name: `__init__` puts its own family there."""
         return self
 
@@ -115,73 +115,75 @@ class PollCounters(NamedTuple):
 class Activity:
     """Every family about the exporter itself, as attributes; `registry` holds them."""
 
-    up = Row(
+    up = OwnFamily(
         Gauge,
         "knock_up",
         "Whether Knock's last answer accepted the key (1), or it was refused or no answer came for 30 s (0).",
         _E,
     )
-    last_response = Row(Gauge, "knock_last_answer_timestamp_seconds", "When Knock last answered, in Unix seconds.", _E)
-    build_info = Row(
+    last_response = OwnFamily(
+        Gauge, "knock_last_answer_timestamp_seconds", "When Knock last answered, in Unix seconds.", _E
+    )
+    build_info = OwnFamily(
         Gauge,
         "knock_exporter_build_info",
         "Version of the exporter and of its Python; always 1.",
         *("version", "revision", "pythonversion"),
     )
-    reload_successful = Row(
+    reload_successful = OwnFamily(
         LateGauge,
         "knock_exporter_config_last_reload_successful",
         "Whether the last attempt to load the configuration succeeded.",
     )
-    reload_time = Row(
+    reload_time = OwnFamily(
         LateGauge,
         "knock_exporter_config_last_reload_success_timestamp_seconds",
         "When the active configuration was loaded, in Unix seconds.",
     )
-    operations = Row(Gauge, "knock_exporter_operations", "Operations tracked.", _E)
-    operations_limit = Row(Gauge, "knock_exporter_operations_limit", "How many operations are tracked at most.")
-    refused = Row(
+    operations = OwnFamily(Gauge, "knock_exporter_operations", "Operations tracked.", _E)
+    operations_limit = OwnFamily(Gauge, "knock_exporter_operations_limit", "How many operations are tracked at most.")
+    refused = OwnFamily(
         Counter,
         "knock_exporter_operations_refused",
         "Operation ids handed over and not taken.",
         *(_E, "reason"),
         at_first=REFUSALS,
     )
-    conflicts = Row(
+    conflicts = OwnFamily(
         Counter,
         "knock_exporter_source_conflicts",
         "Operations that sources name with different groups or labels.",
         _E,
         at_first=(),
     )
-    not_exposed = Row(
+    not_exposed = OwnFamily(
         Gauge,
         "knock_exporter_operations_not_exposed",
         "Tracked operations without series of their own, by per_operation and per_operation_limit.",
         _E,
     )
-    folded = Row(
+    folded = OwnFamily(
         Counter,
         "knock_exporter_label_values_folded",
         "Label values replaced by `other`: too many different ones, too long, or not printable.",
         *(_E, "label"),
         at_first=FOLDED_LABELS,
     )
-    poll_interval = Row(
+    poll_interval = OwnFamily(
         Gauge,
         "knock_exporter_poll_interval_seconds",
         "Longest interval planned between polls of an unfinished operation.",
         _E,
     )
-    polls = Row(Counter, "knock_exporter_polls", "Attempts to read an operation from Knock.", _E, at_first=())
-    poll_failures = Row(
+    polls = OwnFamily(Counter, "knock_exporter_polls", "Attempts to read an operation from Knock.", _E, at_first=())
+    poll_failures = OwnFamily(
         Counter,
         "knock_exporter_poll_failures",
         "Attempts to read an operation from Knock that brought none.",
         *(_E, "reason"),
         at_first=Reason,
     )
-    poll_delay = Row(
+    poll_delay = OwnFamily(
         Histogram,
         "knock_exporter_poll_delay_seconds",
         "How long after it was due a poll was sent.",
@@ -189,13 +191,13 @@ class Activity:
         at_first=PollClass,
         buckets=POLL_DELAY_BUCKETS,
     )
-    requests = Row(
+    requests = OwnFamily(
         Counter,
         "knock_exporter_api_requests",
         "Requests to Knock by HTTP status code; none: no answer. Key checks included.",
         *(_E, "code"),
     )
-    request_duration = Row(
+    request_duration = OwnFamily(
         Histogram,
         "knock_exporter_api_request_duration_seconds",
         "How long requests to Knock took, body included.",
@@ -203,58 +205,60 @@ class Activity:
         at_first=(),
         buckets=API_BUCKETS,
     )
-    in_flight = Row(Gauge, "knock_exporter_api_requests_in_flight", "Requests to Knock under way.", _E, at_first=())
-    rate_limit = Row(
+    in_flight = OwnFamily(
+        Gauge, "knock_exporter_api_requests_in_flight", "Requests to Knock under way.", _E, at_first=()
+    )
+    rate_limit = OwnFamily(
         Gauge,
         "knock_exporter_api_rate_limit_requests_per_second",
         "Requests a second that are allowed now; lower than configured after a 429.",
         _E,
     )
-    suspended = Row(
+    suspended = OwnFamily(
         Gauge,
         "knock_exporter_api_suspended",
         "Whether asking is suspended because Knock refuses the key.",
         _E,
         at_first=(),
     )
-    source_success = Row(
+    source_success = OwnFamily(
         Gauge,
         "knock_exporter_source_last_success_timestamp_seconds",
         "When a source of operation ids was last read, in Unix seconds.",
         *(_E, "source"),
     )
-    source_failures = Row(
+    source_failures = OwnFamily(
         Counter,
         "knock_exporter_source_failures",
         "Failures to read a source of operation ids.",
         *(_E, "source"),
         at_first=SourceKind,
     )
-    http_refused = Row(
+    http_refused = OwnFamily(
         Counter,
         "knock_exporter_http_refused",
         "Requests to the exporter that were refused.",
         "reason",
         at_first=HTTP_REFUSALS,
     )
-    state_written = Row(
+    state_written = OwnFamily(
         LateGauge,
         "knock_exporter_state_last_write_timestamp_seconds",
         "When state was last written, in Unix seconds; absent without storage.",
     )
-    state_failures = Row(Counter, "knock_exporter_state_write_failures", "Failures to write state.")
-    tracker_stepped = Row(
+    state_failures = OwnFamily(Counter, "knock_exporter_state_write_failures", "Failures to write state.")
+    tracker_stepped = OwnFamily(
         LateGauge,
         "knock_exporter_tracker_last_step_timestamp_seconds",
         "When the tracker last stepped, in Unix seconds.",
     )
-    scrape_duration = Row(
+    scrape_duration = OwnFamily(
         Histogram,
         "knock_exporter_scrape_duration_seconds",
         "How long it took to write an answer to a scrape, before it was sent.",
         buckets=SCRAPE_BUCKETS,
     )
-    exposition_size = Row(
+    exposition_size = OwnFamily(
         LateGauge, "knock_exporter_exposition_size_bytes", "Size of the last answer to a scrape, uncompressed."
     )
 
@@ -263,9 +267,9 @@ class Activity:
         self.registry = CollectorRegistry()
         self.fresh = Fresh(self.registry)
         self._refusals: dict[str, dict[str, Counter]] = {}
-        self._by_environment: list[tuple[Row[Any], Any]] = []
+        self._by_environment: list[tuple[OwnFamily[Any], Any]] = []
         for attribute, row in vars(Activity).items():
-            if isinstance(row, Row):
+            if isinstance(row, OwnFamily):
                 family = self.__dict__[attribute] = row.make(self.registry)
                 if _E in row.labels:
                     self._by_environment.append((row, family))
