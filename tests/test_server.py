@@ -27,9 +27,10 @@ from exporter.web.connections import (
 )
 from exporter.web.lifecycle import reload_route
 from exporter.web.server import WebServer, bind
+from exporter.web.tls import ServerContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import trustme
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -295,8 +296,8 @@ def test_the_connection_goes_through_its_phases() -> None:
 # TLS.
 
 
-def context_of(authority: trustme.CA, *, name: str = "localhost", clients: bool = False) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def context_of(authority: trustme.CA, *, name: str = "localhost", clients: bool = False) -> ServerContext:
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
     if clients:
         authority.configure_trust(context)
@@ -304,11 +305,13 @@ def context_of(authority: trustme.CA, *, name: str = "localhost", clients: bool 
     return context
 
 
-def over_tls(authority: trustme.CA, address: Address, name: str = "localhost", *, known: bool = False) -> ssl.SSLSocket:
+def over_tls(
+    authority: trustme.CA, address: Address, name: str = "localhost", *, known: bool = False, names: Sequence[str] = ()
+) -> ssl.SSLSocket:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     if known:
-        authority.issue_cert("prometheus").configure_cert(context)
+        authority.issue_cert(*(names or ["prometheus"])).configure_cert(context)
     return context.wrap_socket(socket.create_connection(address, timeout=SECONDS), server_hostname=name)
 
 
@@ -338,6 +341,36 @@ def test_a_verified_client_certificate_is_trusted(authority: trustme.CA, known: 
         with closing(over_tls(authority, address, known=known)) as connection:
             assert served(connection)
         assert app.seen[0].trusted is known
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed"),
+    [
+        (["prometheus"], True),
+        (["a.example", "scraper@example.org"], True),
+        (["192.0.2.1", "::1"], True),
+        (["prometheus.example", "xprometheus", "2001:db8::2"], False),
+    ],
+)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_only_certificates_with_an_allowed_name_are_let_in(
+    authority: trustme.CA,
+    names: list[str],
+    allowed: bool,  # noqa: FBT001 - pytest's
+    version: ssl.TLSVersion,
+) -> None:
+    app, context = App(), context_of(authority, clients=True)
+    context.maximum_version = version
+    context.client_allowed_sans = frozenset({"prometheus", "scraper@example.org", "::1"})
+    with serving(tls=lambda: context, app=app) as address:
+        try:
+            with closing(over_tls(authority, address, known=True, names=names)) as connection:
+                assert served(connection) is allowed
+        except OSError:  # closed in the middle
+            assert not allowed
+        assert bool(app.seen) is allowed
+        with closing(over_tls(authority, address)) as connection:
+            assert served(connection), "one without a certificate is asked for by client_auth_type alone"
 
 
 @pytest.mark.parametrize("text", [b"", b"\x16", b"\x16\x03\x01\x00\x05"])

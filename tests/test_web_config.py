@@ -32,6 +32,10 @@ EXPECTED = {
     "no_client_certificates": WebConfig(TlsSettings(CERT, KEY)),
     "client_certificates": WebConfig(TlsSettings(CERT, KEY, CA, ssl.CERT_REQUIRED)),
     "client_certificates_if_given": WebConfig(TlsSettings(CERT, KEY, CA, ssl.CERT_OPTIONAL)),
+    "client_names": WebConfig(
+        TlsSettings(CERT, KEY, CA, ssl.CERT_REQUIRED, client_allowed_sans=frozenset({"prometheus", "::1"}))
+    ),
+    "client_names_blank": WebConfig(TlsSettings(CERT, KEY)),
     "tls13_suites_alone": WebConfig(TlsSettings(CERT, KEY, min_version=ssl.TLSVersion.TLSv1_3)),
     "everything": WebConfig(
         TlsSettings(

@@ -10,9 +10,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import structlog
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter.web.connections import EXTENSION, Phase
+from exporter.web.tls import ServerContext
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
     from exporter.web.connections import Connection, ConnectionLimits
 
 PLAIN_REFUSED = b"Client sent an HTTP request to an HTTPS server.\n"  # as Go's server
+_NOT_ALLOWED = "client certificate has none of the names in client_allowed_sans"
 _TOO_LARGE = b"The head of the request is too large.\n"
+
+
+log = structlog.get_logger()
 
 
 class Protocol(H11Protocol):
@@ -54,8 +60,13 @@ class Protocol(H11Protocol):
         # So that each stall of the reader is told, and each end of one; with 0, TLS takes an empty buffer for full.
         transport.set_write_buffer_limits(high=1, low=0)
         self._connection.phase = Phase.HEAD  # since it was accepted: who is slow at TLS gets no more time
-        # Empty unless it was verified.
-        self._connection.trusted = bool(transport.get_extra_info("peercert"))
+        certificate = transport.get_extra_info("peercert")  # empty unless it was verified
+        context = transport.get_extra_info("sslcontext")
+        if isinstance(context, ServerContext) and not context.allows(certificate):
+            log.debug("connection not let in", address=self._connection.address, error=_NOT_ALLOWED)
+            transport.abort()
+            return
+        self._connection.trusted = bool(certificate)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""

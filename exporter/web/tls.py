@@ -12,14 +12,15 @@ import ssl
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, NoReturn
+from ipaddress import ip_address
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from exporter import files
 from exporter.errors import StartError
 from exporter.files import PEM_BYTES_MOST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from exporter.keys import Secret
@@ -77,13 +78,15 @@ class PemSource:
 class TlsSettings:
     """How to speak TLS.
 
-    `ciphers` (for TLS 1.2, by OpenSSL's names) and `curve` leave the choice to OpenSSL where they are empty.
+    `ciphers` (for TLS 1.2, by OpenSSL's names) and `curve` leave the choice to OpenSSL where they are empty. A client
+    certificate has one of `client_allowed_sans` among its subject alternative names; none: any will do.
     """
 
     cert: PemSource
     key: PemSource
     client_ca: PemSource | None = None
     verify: ssl.VerifyMode = ssl.CERT_NONE
+    client_allowed_sans: frozenset[str] = frozenset()
     min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
     max_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
     ciphers: tuple[str, ...] = ()
@@ -120,9 +123,30 @@ def cipher_known(name: str) -> bool:
     return True
 
 
-def make_context(settings: TlsSettings, pems: Pems) -> ssl.SSLContext:
+class ServerContext(ssl.SSLContext):
+    """A context that also knows which names of client certificates it lets in; none: any."""
+
+    client_allowed_sans: frozenset[str] = frozenset()
+
+    def allows(self, certificate: Mapping[str, Any]) -> bool:
+        """Whether a verified certificate (of `getpeercert`; {}: none was given) has a name that is let in."""
+        if not certificate or not self.client_allowed_sans:
+            return True
+        return any(_as_written(*each) in self.client_allowed_sans for each in certificate.get("subjectAltName", ()))
+
+
+def _as_written(kind: str, name: str) -> str:
+    """Return a name as Go writes it, which is how configurations have it: OpenSSL spells IPv6 addresses out."""
+    try:
+        return str(ip_address(name.strip())) if kind == "IP Address" else name
+    except ValueError:
+        return name
+
+
+def make_context(settings: TlsSettings, pems: Pems) -> ServerContext:
     """Make the server's context. Raises StartError that names the key and file, and shows nothing of their content."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.client_allowed_sans = settings.client_allowed_sans
     context.minimum_version, context.maximum_version = settings.min_version, settings.max_version
     context.set_alpn_protocols(["http/1.1"])
     if settings.ciphers:

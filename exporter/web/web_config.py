@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _USERS, _HTTP = "basic_auth_users", "http_server_config"
 _UNSUPPORTED = {
     "rate_limit": "is not supported (remove it: this server has limits of its own)",
-    "client_allowed_sans": "is not supported yet "
-    "(remove it, and give the clients that may come in an authority of their own)",
 }
 _Taken = TypeVar("_Taken")
 
@@ -113,6 +111,7 @@ _TLS: Takers = {
     "key_file": values.take_path,
     "client_ca_file": values.take_path,
     "client_auth_type": values.take_client_auth,
+    "client_allowed_sans": values.take_list,
     "min_version": values.take_version,
     "max_version": values.take_version,
     "cipher_suites": values.take_list,
@@ -154,6 +153,7 @@ def _tls(reading: _ConfigReader, value: Any, folder: Path) -> TlsSettings | None
     taken = reading.level(loc, value, _TLS)
     given = {key for key, each in plain.mapping(value).items() if each not in (None, "", [])}
     ciphers = reading.items((*loc, "cipher_suites"), taken.get("cipher_suites", []), values.take_cipher)
+    sans = reading.items((*loc, "client_allowed_sans"), taken.get("client_allowed_sans", []), values.take_san)
     curves = reading.items((*loc, "curve_preferences"), taken.get("curve_preferences", []), values.take_curve)
     # Suites of TLS 1.3 alone leave nothing to speak TLS 1.2 with, in Go as here.
     least = ssl.TLSVersion.TLSv1_3 if ciphers and not any(ciphers) else ssl.TLSVersion.TLSv1_2
@@ -167,6 +167,7 @@ def _tls(reading: _ConfigReader, value: Any, folder: Path) -> TlsSettings | None
         key=_pem("key", taken, folder),
         client_ca=_pem("client_ca", taken, folder) if given & {"client_ca", "client_ca_file"} else None,
         verify=taken.get("client_auth_type", ssl.CERT_NONE),
+        client_allowed_sans=frozenset(sans),
         min_version=taken["min_version"],
         max_version=taken.get("max_version", ssl.TLSVersion.TLSv1_3),
         ciphers=tuple(filter(None, ciphers)),
@@ -195,7 +196,7 @@ def _client_contradictions(given: set[str], taken: dict[str, Any]) -> Iterator[t
         return  # it is not known what was meant
     verify, authorities = taken.get("client_auth_type", ssl.CERT_NONE), given & {"client_ca", "client_ca_file"}
     if verify == ssl.CERT_NONE:
-        for key in sorted(authorities):
+        for key in sorted(authorities | (given & {"client_allowed_sans"})):
             yield key, "nobody is asked for a certificate (set client_auth_type: RequireAndVerifyClientCert as well)"
     elif not authorities:
         yield "client_auth_type", "would let in whom any public authority knows (set client_ca_file as well)"

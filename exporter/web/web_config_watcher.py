@@ -32,7 +32,7 @@ class _Content(NamedTuple):
     pems: Pems | None = None
 
 
-class _InForce(NamedTuple):
+class _Active(NamedTuple):
     config: WebConfig
     context: ssl.SSLContext | None
 
@@ -50,7 +50,7 @@ class WebConfigWatcher:
         self._problem: str | None = None
         try:
             self._content = _read(path) if path is not None else _Content(WebConfig())
-            self._in_force = _made(self._content)
+            self._active = _made(self._content)
         except ConfigError as error:
             raise StartError(str(error)) from None
         except StartError as error:
@@ -59,12 +59,12 @@ class WebConfigWatcher:
     @property
     def config(self) -> WebConfig:
         """The active web configuration."""
-        return self._in_force.config
+        return self._active.config
 
     @property
     def context(self) -> ssl.SSLContext | None:
         """The context for the next connection; None: plain HTTP."""
-        return self._in_force.context
+        return self._active.context
 
     def reload_if_changed(self, *, whole: bool = False) -> str | None:
         """Read everything, and apply it if it is new, whole and good; return what is wrong with it, if anything.
@@ -91,7 +91,7 @@ class WebConfigWatcher:
             self._candidate = found
         else:
             self._candidate = found
-            self._in_force = _made(found)
+            self._active = _made(found)
             self._content, self._problem = found, None
             tls, users = found.config.tls is not None, len(found.config.users)
             log.info("new web configuration active", path=str(self._path), tls=tls, users=users)
@@ -117,6 +117,6 @@ def _read(path: Path) -> _Content:
     return _Content(config, read_pems(config.tls) if config.tls is not None else None)
 
 
-def _made(content: _Content) -> _InForce:
+def _made(content: _Content) -> _Active:
     config, pems = content
-    return _InForce(config, make_context(config.tls, pems) if config.tls is not None and pems is not None else None)
+    return _Active(config, make_context(config.tls, pems) if config.tls is not None and pems is not None else None)

@@ -62,6 +62,13 @@ def take_text(value: Any) -> str:
     return value
 
 
+def take_san(value: Any) -> str:
+    """Take a subject alternative name: of a host, an e-mail address, an IP address or a URI. Raises InvalidValue."""
+    if not (text := take_text(value)):
+        raise InvalidValue("is empty (give a name as it is in the certificate, or remove the line)")
+    return text
+
+
 def take_path(value: Any) -> str:
     """Take a path of a file; "" stands for none. Raises InvalidValue."""
     return check_path(text) if (text := take_text(value)) else ""
