@@ -334,6 +334,14 @@ def test_a_kept_plain_connection_is_not_served_once_tls_is_switched_on(authority
         assert closed(kept)
 
 
+def test_a_kept_plain_connection_is_closed_once_tls_is_switched_on(authority: trustme.CA) -> None:
+    contexts: list[ssl.SSLContext | None] = [None]
+    with serving(tls=lambda: contexts[-1]) as address, closing(connect(address)) as kept:
+        assert served(kept)
+        contexts.append(context_of(authority))
+        assert closed(kept)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_verified_client_certificate_is_trusted(authority: trustme.CA, known: bool) -> None:  # noqa: FBT001 - pytest's
     app, context = App(), context_of(authority, clients=True)

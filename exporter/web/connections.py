@@ -82,6 +82,7 @@ class Connection:
     phase: Phase = Phase.HANDSHAKE
     since: float = 0.0  # when what it is waited for began; for a body: when its head began
     trusted: bool = False
+    plain: bool = False  # without TLS
     drop: Callable[[], None] = nothing  # closes it at once, without sending what is left
     on_lost: Callable[[], None] = nothing  # called when it has ended
     held_before: float = field(default=0.0, repr=False)  # of this answer, without the present stall

@@ -210,9 +210,10 @@ class Listener:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = self._loop.time()
+            now, tls = self._loop.time(), self._tls() is not None
             for each in self._everybody():
-                if overdue(each, now, self._limits):
+                kept_plain = tls and each.plain and each.phase is Phase.IDLE  # since before TLS was switched on
+                if kept_plain or overdue(each, now, self._limits):
                     each.drop()
 
 

@@ -62,6 +62,7 @@ class Protocol(H11Protocol):
         self._connection.phase = Phase.HEAD  # since it was accepted: who is slow at TLS gets no more time
         certificate = transport.get_extra_info("peercert")  # empty unless it was verified
         context = transport.get_extra_info("sslcontext")
+        self._connection.plain = context is None
         if isinstance(context, ServerContext) and not context.allows(certificate):
             log.debug("connection not let in", address=self._connection.address, error=_NOT_ALLOWED)
             transport.abort()
