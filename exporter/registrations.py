@@ -86,12 +86,12 @@ def read_query(pairs: Iterable[tuple[str, str]], declared: Collection[str]) -> R
             raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"query: {quoted(name)} is given twice")
         found[name] = value
     try:
-        return _beside(found, declared)
+        return _defaults(found, declared)
     except InvalidValue as error:
         raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"query: {error}") from None
 
 
-def _beside(query: dict[str, str], declared: Collection[str]) -> RegistrationItem:
+def _defaults(query: dict[str, str], declared: Collection[str]) -> RegistrationItem:
     labels = {name.removeprefix(LABEL_PREFIX): query.pop(name) for name in list(query) if name.startswith(LABEL_PREFIX)}
     again = query.pop("again", None)
     if again not in (None, "true", "false"):

@@ -146,7 +146,7 @@ def test_an_unknown_command_is_told() -> None:
     assert "No such command 'fly'" in result.stderr
 
 
-def test_check_config_shows_what_is_in_force(file: Path) -> None:
+def test_check_config_shows_what_is_active(file: Path) -> None:
     file.write_text(GOOD)
     result = call("check-config", str(file))
     assert (result.exit_code, result.stderr) == (0, "")

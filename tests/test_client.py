@@ -267,7 +267,7 @@ def test_the_request_id_is_kept_if_it_is_printable(sent: str, kept: str | None) 
     assert str(error) == ("HTTP 500" if kept is None else f"HTTP 500 (request {kept})")
 
 
-def test_identity_is_no_encoding() -> None:
+def test_identity_is_not_an_encoding() -> None:
     with serving(answering(http(json.dumps(RECORD), 200, "Content-Encoding: Identity"))) as server:
         client = client_of(server.url)
         assert client.fetch(ID).id == ID

@@ -181,7 +181,7 @@ def test_environments_override_the_top_level_key_by_key(read: Loader) -> None:
     assert b.polling == Polling(processing=10.0, slowest=120.0)
 
 
-def test_polling_is_judged_by_what_is_in_force(read: Loader) -> None:
+def test_polling_is_judged_by_what_is_active(read: Loader) -> None:
     own = "polling: {slowest: 3m}"
     assert read(_one(own, "polling: {queued: 2m}")).environments[0].polling.slowest == 180.0
 
@@ -301,7 +301,7 @@ def test_durations_are_those_of_prometheus(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "value", ["", "0", "0s", "5", "5 s", "-5s", "1.5s", "5S", "s", "1s1m", "٣s", 5, 0.5, True, None, []]
 )
-def test_anything_else_is_no_duration(value: object) -> None:
+def test_anything_else_is_not_a_duration(value: object) -> None:
     with pytest.raises(InvalidValue):
         parse_duration(value)
 

@@ -73,7 +73,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     assert problem(path, 2**40 - 1) == "is larger than 1048575 MiB"
 
 
-def test_what_is_no_regular_file(tmp_path: Path, pipe: Path) -> None:
+def test_what_is_not_a_regular_file(tmp_path: Path, pipe: Path) -> None:
     assert problem(pipe) == problem("/dev/zero") == problem("/dev/null") == NOT_REGULAR
     assert problem(tmp_path) == "Is a directory"
     assert problem("a\0b") == "is not a path"

@@ -73,7 +73,7 @@ def keeper(tmp_path: Path) -> House:
     return House(tmp_path / "key")
 
 
-def test_nothing_new_is_no_message(keeper: House) -> None:
+def test_nothing_new_is_not_a_message(keeper: House) -> None:
     for _ in range(5):
         keeper.look()
     assert keeper.read == []
@@ -171,7 +171,7 @@ def stand_still(keeper: House) -> None:
         job.next_run = local_now() + timedelta(hours=1)
 
 
-def planned_anew(keeper: House) -> bool:
+def planned_again(keeper: House) -> bool:
     return all(
         job.next_run is not None and job.next_run <= local_now() + timedelta(seconds=CHECK_SECONDS)
         for job in keeper.keeping.scheduler.jobs
@@ -179,19 +179,19 @@ def planned_anew(keeper: House) -> bool:
 
 
 @pytest.mark.parametrize("jump", [-3600.0, -DRIFT_SECONDS - 1, DRIFT_SECONDS + 1, 86400.0])
-def test_a_clock_that_jumps_has_the_jobs_planned_anew(keeper: House, jump: float) -> None:
+def test_a_clock_that_jumps_has_the_jobs_planned_again(keeper: House, jump: float) -> None:
     stand_still(keeper)
     keeper.wait(1.0, wall=1.0 + jump)
-    assert planned_anew(keeper)
+    assert planned_again(keeper)
     stand_still(keeper)
     keeper.wait()
-    assert not planned_anew(keeper)  # once for each jump
+    assert not planned_again(keeper)  # once for each jump
 
 
 def test_a_clock_that_is_a_little_off_does_not(keeper: House) -> None:
     stand_still(keeper)
     keeper.wait(1.0, wall=2.0)
-    assert not planned_anew(keeper)
+    assert not planned_again(keeper)
 
 
 @pytest.fixture
@@ -203,13 +203,13 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_the_end_of_summer_time_has_the_jobs_planned_anew(berlin: None, tmp_path: Path) -> None:
+def test_the_end_of_summer_time_has_the_jobs_planned_again(berlin: None, tmp_path: Path) -> None:
     keeper = House(tmp_path / "key")
     before = datetime(2026, 10, 25, 0, 59, 59, tzinfo=UTC).timestamp()
     keeper.wait(1.0, wall=before - keeper.now.wall)
     stand_still(keeper)
     keeper.wait(1.0)
-    assert planned_anew(keeper)
+    assert planned_again(keeper)
 
 
 def test_the_thread_answers_and_ends(keeper: House) -> None:

@@ -220,7 +220,7 @@ def test_an_http_list_that_is_configured_no_more_lets_go() -> None:
     assert shown(model) == {B}
 
 
-def test_release_lets_go_at_once_and_a_new_registration_follows_anew() -> None:
+def test_release_drops_at_once_and_a_new_registration_follows_again() -> None:
     records: Knock = {A: finished(A)}
     model = model_of(records)
     model.register(A)

@@ -37,7 +37,7 @@ def test_white_space_around_a_key_is_not_part_of_it(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n", f"{OLD}\n{NEW}", f"{OLD} x", "sk_\x00", "sk_é", "sk_\r\nX: y", "sk_\x7f"])
-def test_what_is_no_key(text: str) -> None:
+def test_what_is_not_a_key(text: str) -> None:
     with pytest.raises(InvalidKey) as caught:
         parse_key(text)
     assert "sk_" not in str(caught.value)
@@ -98,7 +98,7 @@ def watched(tmp_path: Path) -> Watched:
     return found
 
 
-def test_the_same_key_is_no_news(watched: Watched) -> None:
+def test_the_same_key_is_not_news(watched: Watched) -> None:
     assert watched.reload_if_changed() is None
     watched.write(f"{OLD}\n")
     assert watched.reload_if_changed() is None
@@ -158,7 +158,7 @@ def test_a_file_from_the_future_needs_two_looks(watched: Watched) -> None:
     assert watched.reload_if_changed() == Secret(NEW)
 
 
-def test_back_to_the_old_key_before_it_settled_is_no_news(watched: Watched) -> None:
+def test_back_to_the_old_key_before_it_settled_is_not_news(watched: Watched) -> None:
     watched.write(NEW)
     assert watched.reload_if_changed() is None
     watched.write(OLD)

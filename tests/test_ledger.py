@@ -377,7 +377,7 @@ def test_a_known_name_stays() -> None:
     assert known.operation.name == "users.identify"
 
 
-def test_growth_belongs_to_the_name_in_force() -> None:
+def test_growth_belongs_to_the_current_name() -> None:
     book = book_of(A)
     for seconds, (name, rows) in enumerate(((UNKNOWN_NAME, 5), (UNKNOWN_NAME, 7), ("users.identify", 10))):
         before = book.get(KEY)

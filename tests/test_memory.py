@@ -358,7 +358,7 @@ def test_an_answer_for_an_environment_that_is_gone_is_dropped() -> None:
     assert shown(model) == {A}
 
 
-def test_all_of_a_configuration_is_in_force_at_once() -> None:
+def test_all_of_a_configuration_is_active_at_once() -> None:
     model = Model(Config((environment("production", ids(20, seed=9), per_operation_limit=5),)), knock_of({}))
     model.run(5)
     assert len(shown(model)) == 5

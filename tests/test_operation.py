@@ -269,7 +269,7 @@ def test_an_end_at_the_epoch_is_an_end() -> None:
     assert read(status="completed", **written).finished_at == 0
 
 
-def test_updated_at_alone_is_no_progress() -> None:
+def test_updated_at_alone_is_not_progress() -> None:
     before, after = read(), read(updated_at="2024-01-01T00:00:00Z")
     assert before.progress == after.progress
     assert before.progress != read(processed_rows=1).progress

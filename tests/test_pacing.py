@@ -129,7 +129,7 @@ def test_the_limit_grows_back_by_two_percent_a_second_of_sending() -> None:
     assert rate_limiter.rate == 100
 
 
-def test_a_pause_is_no_clean_sending() -> None:
+def test_a_pause_is_not_clean_sending() -> None:
     rate_limiter = RateLimiter(100.0)
     rate_limiter.start(0.0)
     rate_limiter.limited(0.1, 0.0, 0.0, 0.5)

@@ -90,7 +90,7 @@ def test_right_ones_are_remembered_and_wrong_ones_are_not() -> None:
     run(scene)
 
 
-def test_a_new_hash_is_asked_about_anew() -> None:
+def test_a_new_hash_is_asked_about_again() -> None:
     checks = Checks()
 
     async def scene() -> None:

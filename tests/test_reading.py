@@ -52,7 +52,7 @@ def test_a_lone_surrogate_among_what_failed_does_not_hide_the_status(items: Any)
     assert read(json.dumps(document)).error_items == parse_operation(document, ID).error_items
 
 
-def test_a_lone_surrogate_in_the_name_is_no_name() -> None:
+def test_a_lone_surrogate_in_the_name_is_not_a_name() -> None:
     assert outcome(lambda: read(json.dumps(RECORD | {"name": "a\ud800"}))) == ("name", "holds a lone surrogate")
 
 

@@ -227,7 +227,7 @@ def test_a_token_is_renewed_and_may_be_missing(
 # The rest.
 
 
-def test_what_is_no_record_is_left_alone(start_program: Callable[..., Program], recorder: Recorder) -> None:
+def test_what_is_not_record_is_left_alone(start_program: Callable[..., Program], recorder: Recorder) -> None:
     program = start_program()
     for body in (b"", b"<html>", b"[]", b"5", b"{}", b'{"id": 1}'):
         request = httpx.Request("POST", "https://api.knock.app/v1/users/bulk/delete")

@@ -265,7 +265,7 @@ def test_a_redirect_is_not_followed(token_file: Path) -> None:
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"accepted": [], "rejected": 5}', "{}"])
-def test_what_is_no_exporter_is_told(token_file: Path, body: str) -> None:
+def test_what_is_not_exporter_is_told(token_file: Path, body: str) -> None:
     with serving(answering(http(body))) as server:
         answer = run(server.url, token_file, A)
     assert answer.stderr == f"{server.url}: the answer is none of knock-exporter (wrong --url?)\n"
@@ -396,7 +396,7 @@ def test_a_kept_connection_that_ends_without_a_byte_passes(token_file: Path) -> 
         sender.close()
 
 
-def test_what_is_no_http_does_not_pass(token_file: Path) -> None:
+def test_what_is_not_http_does_not_pass(token_file: Path) -> None:
     assert not attempted(token_file, b"SSH-2.0-OpenSSH_9.2\r\n").passing
 
 

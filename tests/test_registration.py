@@ -529,7 +529,7 @@ def test_the_reply_comes_from_another_thread_late_or_twice() -> None:
 # Letting go.
 
 
-def test_an_operation_is_let_go(service: FakeService) -> None:
+def test_an_operation_is_dropped(service: FakeService) -> None:
     answer = call(service, "DELETE", f"{POST}/{A.upper()}", headers=HEADERS)
     assert (answer.status_code, answer.json()) == (200, {"id": A, "released": True, "durable": True})
     assert [(each.environment, each.id) for each in service.delivered if not isinstance(each, Register)] == [
@@ -537,7 +537,7 @@ def test_an_operation_is_let_go(service: FakeService) -> None:
     ]
 
 
-def test_what_is_unknown_cannot_be_let_go(service: FakeService) -> None:
+def test_what_is_unknown_cannot_be_dropped(service: FakeService) -> None:
     service.released = ReleaseResult(known=False)
     problem(call(service, "DELETE", DELETE, headers=HEADERS), 404, f'no operation {A} is known in "production"')
     answer = call(service, "DELETE", f"{POST}/abc", headers=HEADERS)
@@ -555,7 +555,7 @@ def test_what_is_unknown_cannot_be_let_go(service: FakeService) -> None:
         ),
     ],
 )
-def test_what_a_source_still_lists_cannot_be_let_go(
+def test_what_a_source_still_lists_cannot_be_dropped(
     service: FakeService, sources: tuple[SourceKey, ...], reasons: str
 ) -> None:
     service.released = ReleaseResult(known=True, listed_by=sources)

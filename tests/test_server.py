@@ -315,7 +315,7 @@ def over_tls(
     return context.wrap_socket(socket.create_connection(address, timeout=SECONDS), server_hostname=name)
 
 
-def test_each_connection_takes_the_context_in_force(authority: trustme.CA) -> None:
+def test_each_connection_takes_the_active_context(authority: trustme.CA) -> None:
     contexts = [context_of(authority)]
     with serving(tls=lambda: contexts[-1]) as address, closing(over_tls(authority, address)) as before:
         contexts.append(context_of(authority, name="renewed.example"))

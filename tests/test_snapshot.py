@@ -133,7 +133,7 @@ def test_a_quiet_environment_is_shown_and_says_what_is_known() -> None:
     assert (known.last_error, known.sources) == (None, ())
 
 
-def test_the_good_answer_to_a_check_of_the_key_is_no_error() -> None:
+def test_the_good_answer_to_a_check_of_the_key_is_not_an_error() -> None:
     model = Model(Config((environment(),)), lambda *_: NotFound("no such operation", code=404, accepted_key=True))
     model.run(5)
     assert model.checks()

@@ -137,7 +137,7 @@ def test_a_copy_that_sets_its_time_back_is_a_change(looked_at: House) -> None:
     assert looked_at.settle() == [listed(path, B)]
 
 
-def test_a_changed_file_is_listed_anew(looked_at: House) -> None:
+def test_a_changed_file_is_listed_again(looked_at: House) -> None:
     path = looked_at.write("a.txt", f"{A}\n{B}")
     assert looked_at.check_for_changes() == [listed(path, A, B)]
     looked_at.write("a.txt", f"{B}\n")
@@ -262,7 +262,7 @@ def test_a_link_to_itself(looked_at: House) -> None:
     assert looked_at.told() == [("warning", "cannot be read: Too many levels of symbolic links")]
 
 
-def test_a_link_to_nothing_is_no_file(looked_at: House) -> None:
+def test_a_link_to_nothing_is_not_a_file(looked_at: House) -> None:
     (looked_at.folder / "a.txt").symlink_to("nowhere")
     assert looked_at.settle() == []
     assert looked_at.told() == []
@@ -399,7 +399,7 @@ def test_a_file_that_stays_broken_is_not_told_again(looked_at: House) -> None:
     assert looked_at.told() == []
 
 
-def test_a_removed_pattern_lets_go_at_once(looked_at: House) -> None:
+def test_a_removed_pattern_drops_at_once(looked_at: House) -> None:
     first, second = looked_at.write("a.txt", A), looked_at.write("b.txt", B)
     looked_at.check_for_changes()
     second.unlink()

@@ -123,7 +123,7 @@ def test_the_token_is_read_each_time(tmp_path: Path) -> None:
             assert f"Authorization: Bearer {token}\r\n".encode() in server.requests[-1]
 
 
-def test_no_token_is_no_request(tmp_path: Path) -> None:
+def test_no_token_is_not_a_request(tmp_path: Path) -> None:
     file = tmp_path / "token"
     with serving(answering(http(BODY, 200, JSON))) as server, pytest.raises(BrokenList) as caught:
         get(server.url, bearer_token=KeySource(file=file))
@@ -355,7 +355,7 @@ def test_what_nobody_foresaw_is_an_error_like_others() -> None:
     assert house.answer(LIST) == [listed(*LIST)]
 
 
-def test_what_memory_does_not_do_for_is_asked_again_and_is_no_error() -> None:
+def test_what_memory_does_not_do_for_is_asked_again_and_is_not_an_error() -> None:
     house = House()
     house.step()
     assert house.answer(POSTPONED) == []
@@ -451,7 +451,7 @@ def test_a_removed_environment_is_silent_until_it_is_back() -> None:
     assert house.step() == [listed()]
 
 
-def test_what_was_removed_while_the_exporter_was_down_is_let_go() -> None:
+def test_what_was_removed_while_the_exporter_was_down_is_dropped() -> None:
     old = SourceKey(SourceKind.HTTP, "http://old.example/")
     kept = SourceKey(SourceKind.HTTP, URL)
     house = House(

@@ -269,7 +269,7 @@ def test_a_removed_lock_that_another_process_took_is_told(path: Path, clock: Clo
     first.close()
 
 
-def test_the_lock_of_a_file_that_is_gone_is_no_lock(path: Path, clock: Clock) -> None:
+def test_the_lock_of_a_file_that_is_gone_is_not_a_lock(path: Path, clock: Clock) -> None:
     lock = path.with_name("state.db.lock")
     lock.touch()
     holder = os.open(lock, os.O_RDWR)
@@ -504,7 +504,7 @@ def test_a_folder_without_permission_is_told(tmp_path: Path, clock: Clock, mode:
     folder.chmod(0o700)
 
 
-def test_a_full_disk_at_the_start_is_no_damage(path: Path, clock: Clock) -> None:
+def test_a_full_disk_at_the_start_is_not_damage(path: Path, clock: Clock) -> None:
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     with pytest.raises(StartError, match="cannot be used: database or disk is full"), database.ours(path):
@@ -697,7 +697,7 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
     assert len(memory.tombstones) == (500 if lost else 0)
 
 
-def test_what_others_may_do_to_the_file_is_no_damage(
+def test_what_others_may_do_to_the_file_is_not_damage(
     path: Path, unthreaded: Desk, opened: Opened, clock: Clock
 ) -> None:
     def touch() -> None:

@@ -202,7 +202,7 @@ def test_an_unknown_status_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", '{"a": Infinity}', "[" * 100_000, "\x00"])
-def test_what_is_no_json_is_refused(text: str) -> None:
+def test_what_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(UnreadableRow):
         parse(text)
 

@@ -285,14 +285,14 @@ def test_nothing_is_counted_that_either_side_may_have_counted(
         assert any(isinstance(side, Tombstone) for side in (before, taken))
         assert isinstance(before, Tombstone) or not any(side.tracked.final for side in followed)
         return
-    let_go = len(followed) < 2
+    dropped = len(followed) < 2
     told = [side for side in followed if side.tracked.from_birth is not None]
     for place in range(3):
         for value in (0, 5, 20):
-            bound = 0 if let_go else min((may_count(side, place, value) for side in told), default=value)
+            bound = 0 if dropped else min((may_count(side, place, value) for side in told), default=value)
             assert may_count(after, place, value) <= bound
     # Who never answered, and who dropped it, cannot vouch for an end that nobody counted.
-    if let_go or any(not side.tracked.seen_unfinished for side in told):
+    if dropped or any(not side.tracked.seen_unfinished for side in told):
         assert not after.tracked.seen_unfinished
     assert after.tracked.final or not any(side.tracked.final for side in followed), "no end is asked for again"
     assert all(membership in after.memberships for side in followed for membership in side.memberships)

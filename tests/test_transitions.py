@@ -66,7 +66,7 @@ def test_chance_spreads_the_next_poll() -> None:
     assert transitions.succeeded(NEW, running(A), at(1, chance=0.0)).due == 1005
 
 
-def test_the_same_record_again_is_no_change() -> None:
+def test_the_same_record_again_is_not_a_change() -> None:
     again = transitions.succeeded(PROCESSING, running(A, updated_at=WALL + 9), at(201))
     assert (again.last_success, again.last_change) == (moment(201), moment(1))
     assert again.interval == 10, "a twentieth of 200 s"
@@ -237,7 +237,7 @@ def test_a_record_ends_the_404s() -> None:
     assert not missed(20 + DAY - 1, missed(30, found)).lost
 
 
-def test_a_lost_operation_asked_again_begins_anew() -> None:
+def test_a_lost_operation_asked_again_starts_again() -> None:
     lost = missed(2 * DAY, missed(10, PROCESSING))
     again = transitions.renewed(lost, moment(3 * DAY), POLLING)
     assert (again.lost, again.state, again.due) == (False, "processing", 1000 + 3 * DAY)

@@ -332,7 +332,7 @@ def test_a_connection_that_idled_long_is_not_used_again(seconds: float, connecti
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("secured", [False, True])
-def test_a_kept_connection_that_ends_without_a_byte_is_no_failure(
+def test_a_kept_connection_that_ends_without_a_byte_is_not_a_failure(
     authority: trustme.CA, ca_file: Path, *, secured: bool, reset: bool
 ) -> None:
     with serving(forgetting(reset=reset), tls_of(authority.issue_cert("localhost")) if secured else None) as server:

@@ -351,7 +351,7 @@ def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:
         assert len(body) > 1_000_000
 
 
-def test_what_is_no_http_breaks_nothing(app: ASGIApp) -> None:
+def test_what_is_not_http_breaks_nothing(app: ASGIApp) -> None:
     with served(app) as address:
         for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\x00" * 70_000, b"GET /" + b"a" * 100_000):
             with closing(socket.create_connection(address)) as reader:

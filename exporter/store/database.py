@@ -137,7 +137,7 @@ def prepare(path: Path, connection: sqlite3.Connection) -> None:
     schema.migrate(connection)
 
 
-def make_beside(path: Path) -> Path:
+def make_replacement(path: Path) -> Path:
     """Make a state that holds nothing, to take the place of a file; return its name."""
     new = path.with_name(f"{path.name}.new")
     remove(new)

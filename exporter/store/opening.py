@@ -117,7 +117,7 @@ class Opening:
     def _mend(self, path: Path, problem: str) -> None:
         """Put a damaged file aside, and one with all that can be read of it in its place."""
         with database.ours(path):
-            new = database.make_beside(path)
+            new = database.make_replacement(path)
             saved = salvage(path, new)
             kept_as = database.put_aside(path, self.clock().wall)
             new.rename(path)

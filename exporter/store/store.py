@@ -79,7 +79,7 @@ class Store:
 
     def _begin_file(self, everything: Changes) -> None:
         """Put what is at the path aside, and a new file in its place."""
-        new = database.make_beside(self.path)
+        new = database.make_replacement(self.path)
         with closing(database.connect(new, "rw")) as connection, transaction(connection):
             rows.write_changes(connection, everything, self._ages)
             rows.write_checkpoint(connection, checkpoint(self._ages, everything.at))

@@ -251,7 +251,7 @@ class Intake:
             return ReleaseResult(known=True, listed_by=listed_by)
         if key not in self and (stone is None or not stone.retired):
             return ReleaseResult(known=False)
-        self._let_go(key, now, retired=False)
+        self._drop(key, now, retired=False)
         return ReleaseResult(known=True, durable=self._group_commit.durable)
 
     def __contains__(self, key: OperationKey) -> bool:
@@ -269,13 +269,13 @@ class Intake:
             self._renew(tracked, now, again=False)
             self._noted(tracked)  # it could not leave while the configuration listed it
         elif source == CONFIG or tracked.clean or tracked.lost:
-            self._let_go(key, now, retired=False)
+            self._drop(key, now, retired=False)
             if tracked.final:
                 self._ended[key] = tracked
         else:
             self._mark(key)
 
-    def _let_go(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
+    def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
         index = self._indexes[key.environment]
         index.drop(API, key.id)
         self._conflicts.newly(key, ())
@@ -313,7 +313,7 @@ class Intake:
             if tracked is None or not (tracked.final or tracked.lost):
                 continue
             if (at := self._leaves_at(tracked)) <= now.mono:
-                self._let_go(key, now, retired=True, reason="retention")
+                self._drop(key, now, retired=True, reason="retention")
             else:
                 self._expiry.note(tracked, at)
         self._expiry.prune(len(self._book), self._may_leave)
@@ -347,7 +347,7 @@ class Intake:
         if len(self._book) < self.limit:
             return True
         for key in self._expiry.take_cleanest(len(self._book) - self.limit + 1, self._may_leave):
-            self._let_go(key, now, retired=True, reason="limit")
+            self._drop(key, now, retired=True, reason="limit")
         return len(self._book) < self.limit
 
     def _may_leave(self, key: OperationKey) -> bool:

@@ -138,7 +138,7 @@ def by_itself(exporter: Exporter) -> None:
 
 
 @pytest.mark.parametrize("ask", [by_signal, by_post, by_itself])
-def test_a_changed_file_is_put_in_force(started: Scene, ask: Callable[[Exporter], None]) -> None:
+def test_a_changed_file_is_applied(started: Scene, ask: Callable[[Exporter], None]) -> None:
     exporter, url = started.exporter, started.knock.url
     first, second = endless(started.knock.world), endless(started.knock.world)
     started.reload(environment("production", url, first))

@@ -375,7 +375,7 @@ def rotated(scene: Scene, *, age: float = 0.0) -> None:
     until(lambda: scene.serial() == serial(fresh["server.crt"]), "the new certificate", TAKEN_SECONDS)
 
 
-def kept_in_force(scene: Scene, broken: dict[str, bytes], complaint: str) -> None:
+def stays_active(scene: Scene, broken: dict[str, bytes], complaint: str) -> None:
     """Put something broken in place, and see that it is told once and changes nothing."""
     before, count = scene.serial(), len(complaints(scene))
     whole = {name: (scene.place.folder / name).read_bytes() for name in broken}
@@ -402,10 +402,10 @@ def test_certificates_rotate_under_load_without_a_failed_scrape(tmp_path: Path) 
         rotate_clients(scene, load)
         server = scene.party.server()
         fresh_key, half = server["server.key"], server["server.crt"][: len(server["server.crt"]) // 2]
-        kept_in_force(scene, {"server.key": fresh_key}, "does not belong to the certificate")
-        kept_in_force(scene, {"server.crt": half}, "holds no certificates, or a broken one")
-        kept_in_force(scene, {"clients.crt": b""}, "holds no certificates, or a broken one")
-        kept_in_force(scene, {"web.yaml": b"basic_auth_users: [\n"}, "line 2")
+        stays_active(scene, {"server.key": fresh_key}, "does not belong to the certificate")
+        stays_active(scene, {"server.crt": half}, "holds no certificates, or a broken one")
+        stays_active(scene, {"clients.crt": b""}, "holds no certificates, or a broken one")
+        stays_active(scene, {"web.yaml": b"basic_auth_users: [\n"}, "line 2")
         rotated(scene, age=60)
         change_password(scene)
     figures = f"{len(load.scrapes)} scrapes, the longest {max(load.scrapes):.3f} s"

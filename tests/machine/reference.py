@@ -392,7 +392,7 @@ class Reference:
         if self.says(key):
             self._rename(key)
         elif source == CONFIG or each.clean or each.lost:
-            self._let_go(key, retired=False)
+            self._drop(key, retired=False)
             if each.final is not None:
                 self.ended[key] = each
                 self._doubt_ended()
@@ -477,10 +477,10 @@ class Reference:
             return 409
         if key not in self.memory.operations and not self.memory.tombstones.get(key):
             return 404
-        self._let_go(key, retired=False)
+        self._drop(key, retired=False)
         return 200
 
-    def _let_go(self, key: Key, *, retired: bool) -> None:
+    def _drop(self, key: Key, *, retired: bool) -> None:
         self.memory.says.get(key, {}).pop(API, None)
         self.memory.operations.pop(key, None)
         self.environments[key[0]].lost_once.discard(key[1])
@@ -490,7 +490,7 @@ class Reference:
     def retire(self, key: Key, reason: str) -> None:
         each = self.memory.operations[key]
         self.environments[key[0]].counters["retired", each.group, each.name, reason] += 1
-        self._let_go(key, retired=True)
+        self._drop(key, retired=True)
 
     def _leaves_at(self, key: Key) -> float:
         each, retention = self.memory.operations[key], self.environments[key[0]].wanted.retention
