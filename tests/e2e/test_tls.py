@@ -47,7 +47,7 @@ ROTATIONS = 5
 HEALTH = ("/-/healthy", "/-/ready")
 REGISTER = "/api/v1/operations/production"
 OUTSIDE = "https://x.example/knock"
-NOT_TAKEN = 'event="web configuration not taken'
+NOT_TAKEN = 'event="web configuration not loaded'
 
 
 def basic(password: str, user: str = USER) -> str:
