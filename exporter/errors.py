@@ -9,7 +9,7 @@
         ├── KeyRefused    the upstream is suspended until the key is good
         ├── NotFound      Knock's own 404: asked ever more rarely, lost in the end
         ├── RateLimited   the upstream waits `retry_after` and slows down
-        ├── BadAnswer     not what Knock documents: names the `field`
+        ├── BadResponse   not what Knock documents: names the `field`
         ├── TooLarge      body over the bounds: asked once a minute at most
         ├── Postponed     our memory did not do: the operation stays due
         └── Refused       any other 4xx or 5xx

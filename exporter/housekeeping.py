@@ -128,7 +128,7 @@ class KeyChecks:
         self._log(name, watch.problem)
 
     def request(self, name: str) -> None:
-        """Have one read at the next `answer`, which tells of it whether it changed or not."""
+        """Have one read at the next `read_requested`, which tells of it whether it changed or not."""
         self._waiting.add(name)
 
     def read_requested(self) -> None:

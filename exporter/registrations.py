@@ -79,7 +79,7 @@ class Batch(NamedTuple):
 
 
 def read_query(pairs: Iterable[tuple[str, str]], declared: Collection[str]) -> RegistrationItem:
-    """Read `group`, `again` and `label.NAME`, which hold for all items of a request. Raises Unreadable."""
+    """Read `group`, `again` and `label.NAME`, which hold for all items of a request. Raises UnreadableRequest."""
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
@@ -105,7 +105,7 @@ def _defaults(query: dict[str, str], declared: Collection[str]) -> RegistrationI
 
 
 def read_batch(body: bytes, defaults: RegistrationItem, declared: Collection[str], *, text: bool) -> Batch:
-    """Read a body; `text`: ids one a line, or JSON all the same. Raises Unreadable for one that has no items."""
+    """Read a body; `text`: ids one a line, or JSON all the same. Raises UnreadableRequest for one that has no items."""
     named: dict[str, RegistrationItem] = {}
     rejected: list[RejectedItem] = []
     for index, item in enumerate(_items(body, text=text)):
@@ -141,7 +141,7 @@ def _json_items(body: bytes) -> list[Any]:
 
 
 def read_lines(body: bytes) -> list[str]:
-    """Read ids one a line; what follows `#` is a comment. Raises Unreadable."""
+    """Read ids one a line; what follows `#` is a comment. Raises UnreadableRequest."""
     try:
         lines = body.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:

@@ -205,7 +205,7 @@ def test_what_metrics_shows_is_what_a_sort_would_show(
         assert shown(model) == {each.key.id for each in sorted(kept, key=rank)[:limit]}
 
 
-# Admission.
+# Which label values are let in.
 
 
 def test_the_first_stay_admitted_and_the_rest_is_other() -> None:

@@ -191,7 +191,7 @@ def test_a_new_key_goes_on_where_the_old_one_stood() -> None:
 # The gate.
 
 
-def test_a_gate_is_open_until_refused() -> None:
+def test_a_circuit_breaker_is_closed_until_refused() -> None:
     circuit_breaker = CircuitBreaker()
     assert circuit_breaker.probe_at == -math.inf
     assert circuit_breaker.refused(0.0, probe=False), "the key must be read again"
@@ -215,7 +215,7 @@ def test_refused_twice_it_probes_ever_more_rarely() -> None:
     assert waits == [30, 60, 120, 240, 480, 600, 600]
     assert circuit_breaker.suspended
     circuit_breaker.accepted(now)
-    assert (circuit_breaker.is_open, circuit_breaker.suspended, circuit_breaker.probe_at) == (True, False, -math.inf)
+    assert (circuit_breaker.is_closed, circuit_breaker.suspended, circuit_breaker.probe_at) == (True, False, -math.inf)
 
 
 def test_a_key_read_again_does_not_hurry_the_probes() -> None:
@@ -317,7 +317,7 @@ def test_the_agenda_hands_out_all_that_is_due_nearly_in_order(
     assert due_queue.next_due() == min((each.due for each in naive), default=math.inf)
 
 
-# Turns.
+# Round robin.
 
 
 def test_turns_are_five_to_four_to_one_in_each_round() -> None:

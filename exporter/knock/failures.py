@@ -48,7 +48,7 @@ def about(answer: BaseHTTPResponse) -> dict[str, Any]:
 def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) -> bytearray:
     """Read a body to its end, if its reservation can grow to that; without one it may have LARGE_BYTES.
 
-    Raises TooLarge past MAX_BODY_BYTES or MAX_VALUES, Postponed, BadAnswer or Unreachable.
+    Raises TooLarge past MAX_BODY_BYTES or MAX_VALUES, Postponed, BadResponse or Unreachable.
     """
     most = LARGE_BYTES if reservation is None else MAX_BODY_BYTES
     length = _declared_length(answer)

@@ -1,7 +1,7 @@
 """The metric families about Knock's operations: a table, a row each.
 
 A row is name, type, HELP (which names the Knock field) and a function from what it describes to its samples.
-What is not known has no sample. The exporter's own families are in activity.py; docs/metrics.md describes both.
+What is not known has no sample. The exporter's own families are in own.py; docs/metrics.md describes both.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def operation_row(kept: StoredOperation, ages: Ages) -> Row:
 
 
 def read_operation(key: OperationKey, row: Row, ages: Ages) -> StoredOperation:
-    """Make an operation of its row. Raises Unreadable."""
+    """Make an operation of its row. Raises UnreadableRow."""
     # By place, not by name: there may be 50,000 of them to read at the start.
     group, status, *record = OPERATIONS.check(row)[:13]
     labels, memberships, handed_over, handed_over_wall, due, interval, healthy_interval, poll_class, up = row[13:22]
@@ -238,7 +238,7 @@ def environment_row(it: EnvironmentMemory, ages: Ages) -> Row:
 
 
 def read_environment(row: Row, ages: Ages) -> EnvironmentMemory:
-    """Make what an environment remembers of its row. Raises Unreadable."""
+    """Make what an environment remembers of its row. Raises UnreadableRow."""
     base_url, branch, epoch, groups, names, asleep_since = ENVIRONMENTS.check(row)
     return EnvironmentMemory(
         base_url,
@@ -258,5 +258,5 @@ def _texts(field: str, text: str) -> tuple[str, ...]:
 
 
 def read_aggregate(row: Row) -> StoredAggregate:
-    """Make what an aggregate remembers of its row. Raises Unreadable."""
+    """Make what an aggregate remembers of its row. Raises UnreadableRow."""
     return StoredAggregate(*CELLS.check(row))

@@ -54,7 +54,7 @@ class Layout:
         ]
 
     def check(self, row: Row) -> Row:
-        """Return the row if each value is of its column's kind. Raises Unreadable."""
+        """Return the row if each value is of its column's kind. Raises UnreadableRow."""
         # All at once, and types that were good are good again: this is done for each row at the start.
         types = tuple(map(type, row))
         if types not in self._known_types:
@@ -81,7 +81,7 @@ class Layout:
         }
 
     def row(self, document: Mapping[str, Any]) -> Row:
-        """Return the checked row of a line of an export. Raises Unreadable."""
+        """Return the checked row of a line of an export. Raises UnreadableRow."""
         for name in document:
             if name not in self._columns:
                 raise UnreadableRow(f"{name}: unknown field")
@@ -111,7 +111,7 @@ def dump(value: Any) -> str:
 
 
 def parse(text: str | bytes) -> Any:
-    """Parse JSON. Raises Unreadable."""
+    """Parse JSON. Raises UnreadableRow."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except UnreadableRow:

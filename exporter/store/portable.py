@@ -90,7 +90,7 @@ class Import:
         return Memory(self.operations, self.tombstones, self.aggregates, self.environments)
 
     def take(self, document: dict[str, Any]) -> None:
-        """Take in one line. Raises Unreadable."""
+        """Take in one line. Raises UnreadableRow."""
         kind = document.pop("kind", None)
         reader = _READERS.get(kind) if isinstance(kind, str) else None
         if reader is None:

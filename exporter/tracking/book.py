@@ -1,6 +1,6 @@
 """The book of all operations: who is tracked, what they add up to, and how it is published.
 
-Every change of an operation goes through `record`. Only what it touched is rendered again, once, when the next view is
+Every change of an operation goes through `update`. Only what it touched is rendered again, once, when the next view is
 published.
 """
 

@@ -138,25 +138,25 @@ class CircuitBreaker:
     """
 
     def __init__(self) -> None:
-        self.is_open = True
+        self.is_closed = True
         self.suspended = False  # refused twice: the key itself is bad
-        self._opened_at = -math.inf
+        self._closed_at = -math.inf
         self._probe_at = math.inf
         self._wait = 0.0
 
     @property
     def probe_at(self) -> float:
-        """When the next request may start: now (-inf) while open, never (inf) while a probe or the key is awaited."""
-        return -math.inf if self.is_open else self._probe_at
+        """When the next request may start: now (-inf) while closed, never (inf) while a probe or the key is awaited."""
+        return -math.inf if self.is_closed else self._probe_at
 
     def is_late(self, sent_at: float, *, good: bool) -> bool:
         """Whether an answer, but for a probe's, tells of the key as it was before the circuit breaker changed."""
-        return sent_at < self._opened_at if not good else not self.is_open
+        return sent_at < self._closed_at if not good else not self.is_closed
 
     def refused(self, now: float, *, probe: bool) -> bool:
         """Note a refusal; return whether the key must be read again before the first probe."""
-        if self.is_open:
-            self.is_open, self._probe_at = False, math.inf
+        if self.is_closed:
+            self.is_closed, self._probe_at = False, math.inf
             return True
         if probe:
             self.suspended = True
@@ -169,7 +169,7 @@ class CircuitBreaker:
 
     def key_was_read(self, now: float) -> None:
         """Let the first probe go: the key was read again and is the same."""
-        if not self.is_open and not self.suspended:
+        if not self.is_closed and not self.suspended:
             self._probe_at = now
 
     def probe_started(self) -> None:
@@ -185,9 +185,9 @@ class CircuitBreaker:
         self._probe_at = now + 1.0
 
     def accepted(self, now: float) -> None:
-        """Open: the probe's answer shows that Knock takes the key."""
-        self._opened_at = now
-        self.is_open, self.suspended = True, False
+        """Close: the probe's answer shows that Knock takes the key."""
+        self._closed_at = now
+        self.is_closed, self.suspended = True, False
         self._probe_at, self._wait = math.inf, 0.0
 
 

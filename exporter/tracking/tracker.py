@@ -287,7 +287,7 @@ class Tracker:
 
     def _start(self, upstream: Upstream, choice: NextPoll, now: Moment) -> None:
         poller, entry = choice
-        probe = not upstream.circuit_breaker.is_open
+        probe = not upstream.circuit_breaker.is_closed
         operation_id = entry.id if entry is not None else NIL_ID
         wait = self._outside.fetch(PollRequest(poller.name, operation_id, poller.key_epoch, now.mono, probe))
         if entry is not None and wait:

@@ -196,14 +196,14 @@ class Upstream:
         if not any(poller.free for poller in self.pollers):
             return math.inf
         earliest = max(self.rate_limiter.next_start, self.circuit_breaker.probe_at)
-        if not self.circuit_breaker.is_open:
+        if not self.circuit_breaker.is_closed:
             return earliest
         return max(earliest, min(poller.next_due() for poller in self.pollers))
 
     def choose(self, now: float) -> NextPoll | None:
         """Take what is to be asked now, by turns of the classes and then the most overdue; None: nothing."""
         free = [poller for poller in self.pollers if poller.free]
-        if not self.circuit_breaker.is_open:
+        if not self.circuit_breaker.is_closed:
             # In turn: a key that one environment's branch refuses may be good for the others.
             free = sorted(free, key=lambda poller: poller.last_sent)[:1]
         firsts = {}
@@ -222,7 +222,7 @@ class Upstream:
         return next((NextPoll(poller, None) for poller in free if self._checks_key(poller, now)), None)
 
     def _checks_key(self, poller: EnvironmentPoller, now: float) -> bool:
-        return not self.circuit_breaker.is_open or poller.key_check_at <= now
+        return not self.circuit_breaker.is_closed or poller.key_check_at <= now
 
     def good_response(self) -> None:
         """Note an answer as Knock documents it."""

@@ -1,4 +1,4 @@
-"""The OpenAPI description: made of the shapes in `answers`, so that it cannot say another thing than the code."""
+"""The OpenAPI description: its shapes are those of `shapes`, so that they cannot say another thing than the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places for answers that cost memory: so many at a time, and slow readers keep none that others wait for."""
+"""Slots for answers that cost memory: so many at a time, and slow readers keep none that others wait for."""
 
 from __future__ import annotations
 
