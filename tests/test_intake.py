@@ -493,6 +493,20 @@ def test_at_the_limit_the_oldest_clean_ones_retire_early() -> None:
     assert tracked(model) == 4
 
 
+def test_at_the_limit_what_was_followed_again_counts_from_its_last_end() -> None:
+    model = model_of({A: finished(A), B: finished(B)}, max_operations=2)
+    model.register(A)
+    model.run(5)
+    model.release(A)
+    model.register(B)
+    model.run(5)
+    model.register(A)
+    model.run(5)
+    model.register(C)
+    model.run(5)
+    assert shown(model) == {A, C}
+
+
 def test_what_the_configuration_lists_does_not_retire_early() -> None:
     model = model_of({A: finished(A)}, operations=[A], max_operations=1)
     model.run(5)

@@ -85,7 +85,9 @@ class ExpirySweep:
         taken: dict[OperationKey, float] = {}
         while self._clean and len(taken) < count:
             at, key = heappop(self._clean)
-            self._noted_clean.pop(key, None)
+            if self._noted_clean.get(key) != at:
+                continue  # an earlier end: it was dropped since, and followed again
+            del self._noted_clean[key]
             if may_leave(key):
                 taken[key] = at
         if len(taken) < count:

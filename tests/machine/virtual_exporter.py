@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 COMMIT_SECONDS, TOLD_SECONDS, KEY_SECONDS = 0.004, 0.001, 0.02
 HELD_SECONDS = 5.0  # a commit that takes longer holds nothing up
 STEP_SECONDS = 1.0  # the tracker steps at least this often
+STEPS_MOST = 10_000  # at one moment: it has stopped waiting
 TOKEN = "token-of-the-machine"
 
 
@@ -283,13 +284,15 @@ class Exporter:
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         """Let this much time pass, or less: until something is so."""
-        end = self.now.mono + seconds
+        end, steps = self.now.mono + seconds, 0
         while not self._has_ended():
             wake = self._tracker.advance(self.now)
             if self._has_ended() or until():
                 return
             tick = end if self._stuck_since is None or self.shows_all else self.now.mono + STEP_SECONDS
             following = min(wake, tick, *(queue[0][0] for queue in self._queues() if queue), end)
+            steps = steps + 1 if following <= self.now.mono else 0
+            assert steps < STEPS_MOST, "the exporter is busy without end"
             self.time.pass_until(following)
             if not self._happen() and following >= end:
                 self._tracker.advance(self.now)
