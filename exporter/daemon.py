@@ -184,11 +184,11 @@ class Daemon:
             raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is active)")
         keys = _read_keys(config, self._environ)
         tokens = TokenWatch(config.tokens, self._environ)
-        clients = self._clients.prepare(config.environments, keys)
+        switch_clients = self._clients.prepare(config.environments, keys)
         switched, shown = threading.Event(), threading.Event()
 
         def switch() -> None:
-            clients()
+            switch_clients()
             self._config, self._tokens = config, tokens
             self._activity.reload_successful.set(1)
             self._activity.reload_time.set(time.time())

@@ -30,7 +30,7 @@ _JSON_STARTS = (b"{", b"[", b'"')
 _KINDS = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
 
 
-class UnreadableRequest(ValueError):
+class InvalidRequest(ValueError):
     """A request that names nothing that could be judged one by one; `status` is the HTTP answer to it."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -79,16 +79,16 @@ class Batch(NamedTuple):
 
 
 def read_query(pairs: Iterable[tuple[str, str]], declared: Collection[str]) -> RegistrationItem:
-    """Read `group`, `again` and `label.NAME`, which hold for all items of a request. Raises UnreadableRequest."""
+    """Read `group`, `again` and `label.NAME`, which hold for all items of a request. Raises InvalidRequest."""
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
-            raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"query: {quoted(name)} is given twice")
+            raise InvalidRequest(HTTPStatus.BAD_REQUEST, f"query: {quoted(name)} is given twice")
         found[name] = value
     try:
         return _defaults(found, declared)
     except InvalidValue as error:
-        raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"query: {error}") from None
+        raise InvalidRequest(HTTPStatus.BAD_REQUEST, f"query: {error}") from None
 
 
 def _defaults(query: dict[str, str], declared: Collection[str]) -> RegistrationItem:
@@ -105,16 +105,16 @@ def _defaults(query: dict[str, str], declared: Collection[str]) -> RegistrationI
 
 
 def read_batch(body: bytes, defaults: RegistrationItem, declared: Collection[str], *, text: bool) -> Batch:
-    """Read a body; `text`: ids one a line, or JSON all the same. Raises UnreadableRequest for one that has no items."""
+    """Read a body; `text`: ids one a line, or JSON all the same. Raises InvalidRequest for one that has no items."""
     named: dict[str, RegistrationItem] = {}
     rejected: list[RejectedItem] = []
     for index, item in enumerate(_items(body, text=text)):
         try:
-            said = _registration_item(item, declared)
+            named_now = _registration_item(item, declared)
         except InvalidValue as error:
             rejected.append(RejectedItem(index, _id_of(item), str(error)))
         else:
-            named[said.id] = said.over(named.get(said.id, RegistrationItem()))
+            named[named_now.id] = named_now.over(named.get(named_now.id, RegistrationItem()))
     return Batch(tuple(each.over(defaults) for each in named.values()), tuple(rejected))
 
 
@@ -124,9 +124,9 @@ def _items(body: bytes, *, text: bool) -> list[Any]:
     else:
         items = _json_items(body)
     if not items:
-        raise UnreadableRequest(HTTPStatus.UNPROCESSABLE_ENTITY, "the body names no operation")
+        raise InvalidRequest(HTTPStatus.UNPROCESSABLE_ENTITY, "the body names no operation")
     if len(items) > MAX_IDS:
-        raise UnreadableRequest(
+        raise InvalidRequest(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{len(items)} items in one request (at most {MAX_IDS})"
         )
     return items
@@ -136,16 +136,16 @@ def _json_items(body: bytes) -> list[Any]:
     try:
         document = decode(body)
     except Invalid as error:
-        raise UnreadableRequest(HTTPStatus.BAD_REQUEST, f"the body is {error}") from None
+        raise InvalidRequest(HTTPStatus.BAD_REQUEST, f"the body is {error}") from None
     return document if isinstance(document, list) else [document]
 
 
 def read_lines(body: bytes) -> list[str]:
-    """Read ids one a line; what follows `#` is a comment. Raises UnreadableRequest."""
+    """Read ids one a line; what follows `#` is a comment. Raises InvalidRequest."""
     try:
         lines = body.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise UnreadableRequest(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from None
+        raise InvalidRequest(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from None
     return [item for line in lines if (item := line.partition("#")[0].strip())]
 
 

@@ -82,7 +82,7 @@ class _Retry:
 class Reloading:
     """Loads the configuration again; the old one stays wherever the new one cannot be used.
 
-    `apply` applies a configuration, or raises an ExporterError and changes nothing; `failed` is told of each
+    `apply` puts a configuration to use, or raises an ExporterError and changes nothing; `failed` is told of each
     attempt that went wrong. What something other than the file itself may mend is tried again.
     """
 

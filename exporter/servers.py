@@ -50,7 +50,7 @@ class Servers:
         self._servers: list[WebServer] = []
 
     def reload_if_changed(self, *, whole: bool = False) -> str | None:
-        """Take changed passwords or certificates; return what is wrong with them, if anything. `whole` as in WebConfigWatcher."""
+        """Take changed passwords or certificates; return what is wrong, if anything. `whole` as in WebConfigWatcher."""
         return self._web_config.reload_if_changed(whole=whole)
 
     def open(self, app_context: AppContext, on_crash: Callable[[str], None]) -> None:

@@ -58,7 +58,7 @@ def _now() -> list[Panel]:
         ),
         panels.number(
             "Budget used",
-            "Requests of the current rate, in the environment where it is most. At 100% polls wait.",
+            "Requests a second as a share of the limit, in the environment where it is highest. At 100% polls wait.",
             f"max({_share()})",
             "percentunit",
             ((None, GREEN), (0.9, ORANGE)),
@@ -112,7 +112,7 @@ def _api() -> list[Panel]:
         ),
         panels.lines(
             "Budget used",
-            "Requests of the current rate then. At 100% polls wait, and intervals grow.",
+            "Requests a second as a share of the limit at that time. At 100% polls wait, and intervals grow.",
             {"{{knock_environment}}": share},
             "percentunit",
             ((None, GREEN), (0.9, ORANGE)),

@@ -1,4 +1,4 @@
-"""Writes what is generated in this folder again: rules and dashboards.
+"""Generates what this folder holds of it: rules and dashboards.
 
 With `--thresholds FILE --output FOLDER` the rules alone, by thresholds of your own.
 """

@@ -55,7 +55,7 @@ def basic(user: bytes, password: bytes) -> str:
 ANN = basic(b"ann", b"secret")
 
 
-class Door:
+class Guarded:
     """An application behind its guard."""
 
     def __init__(self, config: WebConfig = LOCKED) -> None:
@@ -80,13 +80,13 @@ class Door:
 
 
 def test_what_is_refused_is_noted() -> None:
-    listener = Door()
-    listener.ask()  # as a browser does before it knows that a password is wanted
-    listener.ask({"Authorization": ANN})
-    assert listener.refused == []
-    listener.ask({"Authorization": basic(b"ann", b"wrong")})
-    listener.ask({"Origin": "http://elsewhere"}, "POST")
-    assert listener.refused == [("password", "127.0.0.1"), ("site", "127.0.0.1")]
+    guarded = Guarded()
+    guarded.ask()  # as a browser does before it knows that a password is wanted
+    guarded.ask({"Authorization": ANN})
+    assert guarded.refused == []
+    guarded.ask({"Authorization": basic(b"ann", b"wrong")})
+    guarded.ask({"Origin": "http://elsewhere"}, "POST")
+    assert guarded.refused == [("password", "127.0.0.1"), ("site", "127.0.0.1")]
 
 
 def test_wrong_passwords_are_counted_and_told_once_a_minute() -> None:
@@ -105,12 +105,12 @@ def test_wrong_passwords_are_counted_and_told_once_a_minute() -> None:
 
 
 def test_without_users_it_is_open() -> None:
-    assert Door(WebConfig()).ask().text == "inside"
+    assert Guarded(WebConfig()).ask().text == "inside"
 
 
 def test_the_right_password_opens() -> None:
     for authorization in (ANN, ANN.replace("Basic ", "basic  "), basic("Ärztin".encode(), b"p\xc3\xa4ss:w\xf6rd")):
-        assert Door().ask({"Authorization": authorization}).text == "inside"
+        assert Guarded().ask({"Authorization": authorization}).text == "inside"
 
 
 @pytest.mark.parametrize(
@@ -135,34 +135,34 @@ def test_the_right_password_opens() -> None:
     ],
 )
 def test_nothing_else_does(authorization: str | None) -> None:
-    listener = Door()
-    reply = listener.ask({"Authorization": authorization} if authorization is not None else {})
+    guarded = Guarded()
+    reply = guarded.ask({"Authorization": authorization} if authorization is not None else {})
     assert reply.status_code == 401
     assert reply.headers["WWW-Authenticate"] == 'Basic realm="knock-exporter", charset="UTF-8"'
     assert reply.headers["Cache-Control"] == "no-store"
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.json()["title"] == "Unauthorized"
     assert HEADERS.items() <= dict(reply.headers).items()
-    assert listener.app.scopes == []
+    assert guarded.app.scopes == []
 
 
 def test_two_credentials_are_none() -> None:
-    assert Door().ask([("Authorization", ANN), ("Authorization", ANN)]).status_code == 401
+    assert Guarded().ask([("Authorization", ANN), ("Authorization", ANN)]).status_code == 401
 
 
 def test_what_is_exempt_needs_none() -> None:
-    assert Door().ask(path="/open").text == "inside"
+    assert Guarded().ask(path="/open").text == "inside"
 
 
 def test_other_users_count_at_once() -> None:
-    listener = Door()
-    assert listener.ask({"Authorization": ANN}).status_code == 200
-    listener.config = WebConfig(users={"ann": b"hash of new"})
-    assert listener.ask({"Authorization": ANN}).status_code == 401
+    guarded = Guarded()
+    assert guarded.ask({"Authorization": ANN}).status_code == 200
+    guarded.config = WebConfig(users={"ann": b"hash of new"})
+    assert guarded.ask({"Authorization": ANN}).status_code == 401
 
 
 def test_who_is_verified_is_trusted() -> None:
-    listener = Door()
+    guarded = Guarded()
 
     async def trusted(authorization: str) -> bool:
         connection = Connection()
@@ -181,7 +181,7 @@ def test_who_is_verified_is_trusted() -> None:
         async def send(_message: Any) -> None:
             pass
 
-        await listener.auth_middleware(scope, receive, send)
+        await guarded.auth_middleware(scope, receive, send)
         return connection.trusted
 
     assert asyncio.run(trusted(ANN))
@@ -194,11 +194,11 @@ class Full(Passwords):
 
 
 def test_who_finds_no_place_is_told_when_to_come_again() -> None:
-    listener = Door()
-    listener.auth_middleware = AuthMiddleware(
-        listener.app, lambda: LOCKED, Full(), lambda _method, _path: False, listener.note
+    guarded = Guarded()
+    guarded.auth_middleware = AuthMiddleware(
+        guarded.app, lambda: LOCKED, Full(), lambda _method, _path: False, guarded.note
     )
-    reply = listener.ask({"Authorization": ANN})
+    reply = guarded.ask({"Authorization": ANN})
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
 
 
@@ -206,24 +206,24 @@ def test_who_finds_no_place_is_told_when_to_come_again() -> None:
 
 
 def test_every_answer_has_the_headers() -> None:
-    reply = Door(WebConfig()).ask()
+    reply = Guarded(WebConfig()).ask()
     assert HEADERS.items() <= dict(reply.headers).items()
     assert reply.headers.get_list("X-Frame-Options") == ["DENY"]
 
 
 def test_what_is_configured_comes_in_place_of_ours() -> None:
-    reply = Door(WebConfig(headers=(("Content-Security-Policy", "é"), ("X-XSS-Protection", "0")))).ask()
+    reply = Guarded(WebConfig(headers=(("Content-Security-Policy", "é"), ("X-XSS-Protection", "0")))).ask()
     assert reply.headers.get_list("Content-Security-Policy") == ["é"]
     assert reply.headers["X-XSS-Protection"] == "0"
     assert reply.headers["X-Frame-Options"] == "DENY"
 
 
 def test_what_is_configured_as_blank_is_not_sent() -> None:
-    assert "Content-Security-Policy" not in Door(WebConfig(headers=(("Content-Security-Policy", ""),))).ask().headers
+    assert "Content-Security-Policy" not in Guarded(WebConfig(headers=(("Content-Security-Policy", ""),))).ask().headers
 
 
 def test_frames_of_the_same_origin_can_be_allowed() -> None:
-    reply = Door(WebConfig(headers=(("X-Frame-Options", "sameorigin"),))).ask()
+    reply = Guarded(WebConfig(headers=(("X-Frame-Options", "sameorigin"),))).ask()
     assert reply.headers["X-Frame-Options"] == "sameorigin"
     assert reply.headers["Content-Security-Policy"].endswith("frame-ancestors 'self'")
 
@@ -256,17 +256,17 @@ def test_frames_of_the_same_origin_can_be_allowed() -> None:
     ],
 )
 def test_no_other_site_changes_anything(headers: Any, status: int) -> None:
-    listener = Door(WebConfig())
+    guarded = Guarded(WebConfig())
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         for path in ("/", "/open"):
-            reply = listener.ask(headers, method, path)
+            reply = guarded.ask(headers, method, path)
             assert reply.status_code == status
             assert HEADERS.items() <= dict(reply.headers).items()
     for method in ("GET", "HEAD", "OPTIONS"):
-        assert listener.ask(headers, method).status_code == 200
-    assert len(listener.app.scopes) == (11 if status == 200 else 3)
+        assert guarded.ask(headers, method).status_code == 200
+    assert len(guarded.app.scopes) == (11 if status == 200 else 3)
 
 
 def test_nothing_but_http_is_served() -> None:
     with pytest.raises(LookupError):
-        asyncio.run(Door().auth_middleware({"type": "websocket"}, None, None))  # type: ignore[arg-type]
+        asyncio.run(Guarded().auth_middleware({"type": "websocket"}, None, None))  # type: ignore[arg-type]

@@ -348,7 +348,7 @@ def test_addresses_of_lists(tmp_path: Path, read: Loader) -> None:
 @pytest.mark.parametrize("more", ["https://ids.example/", "HTTPS://IDS.example"])
 def test_an_address_stands_once_however_it_is_written(read: Loader, more: str) -> None:
     addresses = f"operations_http: [{{url: 'https://ids.example'}}, {{url: '{more}'}}]"
-    assert "operations_http[1].url: the same address is a duplicate" in _complaint(read, _one(addresses))
+    assert "operations_http[1].url: the same address is listed twice" in _complaint(read, _one(addresses))
 
 
 def test_a_bearer_token_leaves_this_machine_unprotected_only_on_demand(tmp_path: Path, read: Loader) -> None:

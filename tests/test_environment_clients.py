@@ -33,7 +33,7 @@ OURS, THEIRS = trustme.CA(), trustme.CA()
 GOOD, OTHER = OURS.cert_pem.bytes(), THEIRS.cert_pem.bytes()
 
 
-class Desk:
+class Clients:
     """One environment whose Knock shows a certificate of OURS; messages are taken when this says so."""
 
     def __init__(self, path: Path, url: str) -> None:
@@ -74,17 +74,17 @@ class Desk:
 
 
 @pytest.fixture
-def clients(tmp_path: Path) -> Iterator[Desk]:
+def clients(tmp_path: Path) -> Iterator[Clients]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     OURS.issue_cert("localhost").configure_cert(context)
     with serving(answering(http(f'{{"id":"{ID}","status":"queued"}}')), context) as server:
-        made = Desk(tmp_path / "ca.pem", server.url)
+        made = Clients(tmp_path / "ca.pem", server.url)
         made.write(OTHER)
         made.reload()
         yield made
 
 
-def test_a_changed_file_is_trusted_by_itself(clients: Desk) -> None:
+def test_a_changed_file_is_trusted_by_itself(clients: Clients) -> None:
     assert not clients.trusts()
     assert not clients.check_for_changes()
     clients.write(GOOD)
@@ -98,19 +98,19 @@ def test_a_changed_file_is_trusted_by_itself(clients: Desk) -> None:
     assert not clients.trusts()
 
 
-def test_a_changed_file_is_trusted_at_a_reload(clients: Desk) -> None:
+def test_a_changed_file_is_trusted_at_a_reload(clients: Clients) -> None:
     clients.write(GOOD, age=0)
     clients.reload()
     assert clients.trusts()
     assert not clients.check_for_changes()
 
 
-def test_a_file_that_is_written_again_as_it_was_changes_nothing(clients: Desk) -> None:
+def test_a_file_that_is_written_again_as_it_was_changes_nothing(clients: Clients) -> None:
     clients.write(OTHER)
     assert not clients.check_for_changes()
 
 
-def test_half_a_file_is_waited_for(clients: Desk) -> None:
+def test_half_a_file_is_waited_for(clients: Clients) -> None:
     clients.write(GOOD[:300], age=-5)
     assert not clients.check_for_changes()
     clients.write(GOOD, age=-5)
@@ -120,7 +120,7 @@ def test_half_a_file_is_waited_for(clients: Desk) -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b"no certificate", GOOD[:300], None])
-def test_a_broken_file_is_told_once_and_leaves_the_old_one_trusted(clients: Desk, broken: bytes | None) -> None:
+def test_a_broken_file_is_told_once_and_leaves_the_old_one_trusted(clients: Clients, broken: bytes | None) -> None:
     clients.write(GOOD)
     clients.check_for_changes()
     with capture_logs() as lines:
@@ -138,7 +138,7 @@ def test_a_broken_file_is_told_once_and_leaves_the_old_one_trusted(clients: Desk
     assert not clients.trusts()
 
 
-def test_what_comes_before_the_tracker_took_the_last_is_not_lost(clients: Desk) -> None:
+def test_what_comes_before_the_tracker_took_the_last_is_not_lost(clients: Clients) -> None:
     for content in (GOOD, OTHER, GOOD):  # back to one that is closed by the time it is put in place
         clients.write(content)
         clients.wall += 5
@@ -147,7 +147,7 @@ def test_what_comes_before_the_tracker_took_the_last_is_not_lost(clients: Desk) 
     assert clients.trusts()
 
 
-def test_a_reload_that_fails_leaves_no_thread_behind(clients: Desk) -> None:
+def test_a_reload_that_fails_leaves_no_thread_behind(clients: Clients) -> None:
     before = threading.active_count()
     bad = EnvironmentSettings(
         "staging", KeySource(inline=KEY), "https://127.0.0.1", proxy=Secret("socks5://127.0.0.1:9")

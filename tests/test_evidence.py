@@ -13,7 +13,7 @@ from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import KeyRefused, KnockError, NotFound
 from exporter.operation import Operation, OperationKey, Status, parse_operation
 from exporter.tracking import transitions
-from exporter.tracking.expiry import ExpirySweep
+from exporter.tracking.expiry import ExpiryQueue
 from exporter.tracking.messages import Created, PollRequest, Reconfigure, Registration
 from exporter.tracking.transitions import Circumstances, Moment
 from exporter.web import shapes
@@ -162,7 +162,7 @@ def test_a_refusal_for_an_environment_that_was_removed_brings_no_series_back() -
 
 
 def test_lists_that_flap_leave_no_growing_plans() -> None:
-    expiry = ExpirySweep()
+    expiry = ExpiryQueue()
     ended = transitions.succeeded(
         transitions.newly_tracked(OperationKey("production", A), "default", (), Moment(0.0, WALL), Polling()),
         running(A, status=Status.COMPLETED),

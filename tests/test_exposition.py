@@ -109,7 +109,7 @@ def test_labels_come_back_as_they_were(value: str) -> None:
     assert family.samples[0].labels == {"one": value}
 
 
-# The board.
+# Rendered rows.
 
 
 def test_only_touched_chunks_are_replaced_and_published_ones_stay() -> None:
@@ -147,7 +147,7 @@ CHANGES = st.lists(
 
 
 @given(CHANGES)
-def test_the_board_holds_what_a_dict_would(changes: list[object]) -> None:
+def test_rendered_rows_hold_what_a_dict_would(changes: list[object]) -> None:
     rendered, naive, published = RenderedRows(), dict[int, bytes](), list[tuple[object, list[bytes]]]()
 
     def put(key: int, value: int | None) -> None:

@@ -55,14 +55,14 @@ def test_what_was_never_answered_ranks_by_its_hand_over() -> None:
     assert sorted([older, tracked(), newer], key=rank) == [newer, tracked(), older]
 
 
-# The shelf.
+# The top N.
 
 RANKS = st.one_of(st.none(), st.tuples(st.integers(0, 2), st.integers(0, 3)))
 MOVES = st.lists(st.tuples(st.sampled_from("abcdefgh"), RANKS), max_size=60)
 
 
 @given(st.integers(0, 5), MOVES)
-def test_the_shelf_shows_the_first_by_rank_and_tells_each_change(
+def test_the_top_n_shows_the_first_by_rank_and_tells_each_change(
     limit: int, moves: list[tuple[str, tuple[int, int] | None]]
 ) -> None:
     top_n, placed, shown = TopN(limit), dict[str, Rank](), set[str]()
@@ -156,7 +156,7 @@ def test_the_limit_shows_unfinished_then_failed_ones_and_counts_the_rest() -> No
     assert model.value("knock_exporter_operations_not_exposed", **E) == 2
 
 
-def test_room_on_the_shelf_is_taken_by_the_next() -> None:
+def test_a_free_slot_is_taken_by_the_next() -> None:
     def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
         if request.id != D:
             return ended(request, now)

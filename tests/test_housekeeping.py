@@ -35,7 +35,7 @@ class Broken(KeyWatch):
         raise RuntimeError(f"unforeseen at {wall}")
 
 
-class House:
+class Scene:
     """A housekeeping, its key file, and a clock that only this moves."""
 
     def __init__(self, file: Path, **others: KeyWatch) -> None:
@@ -69,30 +69,30 @@ def local_now() -> datetime:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path) -> House:
-    return House(tmp_path / "key")
+def keeper(tmp_path: Path) -> Scene:
+    return Scene(tmp_path / "key")
 
 
-def test_nothing_new_is_not_a_message(keeper: House) -> None:
+def test_nothing_new_is_not_a_message(keeper: Scene) -> None:
     for _ in range(5):
         keeper.look()
     assert keeper.read == []
 
 
-def test_nothing_is_looked_at_before_its_time(keeper: House) -> None:
+def test_nothing_is_looked_at_before_its_time(keeper: Scene) -> None:
     keeper.write(NEW, age=100)
     keeper.wait()
     assert keeper.read == []
 
 
-def test_a_changed_key_is_told_once(keeper: House) -> None:
+def test_a_changed_key_is_told_once(keeper: Scene) -> None:
     keeper.write(NEW, age=2)
     for _ in range(3):
         keeper.look()
     assert keeper.read == [KeyRead("production", Secret(NEW))]
 
 
-def test_a_half_written_key_is_not_told(keeper: House) -> None:
+def test_a_half_written_key_is_not_told(keeper: Scene) -> None:
     keeper.write(NEW[:-2], age=-CHECK_SECONDS)
     keeper.look()
     keeper.write(NEW, age=-CHECK_SECONDS)
@@ -102,7 +102,7 @@ def test_a_half_written_key_is_not_told(keeper: House) -> None:
     assert keeper.read == [KeyRead("production", Secret(NEW))]
 
 
-def test_asked_for_the_same_key_is_told_too(keeper: House) -> None:
+def test_asked_for_the_same_key_is_told_too(keeper: Scene) -> None:
     keeper.keys.request("production")
     keeper.wait()
     assert keeper.read == [KeyRead("production", None)]
@@ -110,7 +110,7 @@ def test_asked_for_the_same_key_is_told_too(keeper: House) -> None:
     assert len(keeper.read) == 1
 
 
-def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(keeper: House) -> None:
+def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(keeper: Scene) -> None:
     keeper.keys.request("production")
     keeper.write(NEW[:-2], age=-1)
     keeper.wait()
@@ -121,7 +121,7 @@ def test_asked_for_a_key_that_is_being_written_waits_for_the_whole(keeper: House
     assert keeper.read == [KeyRead("production", Secret(NEW))]
 
 
-def test_a_key_that_cannot_be_read_is_told_once_in_the_log(keeper: House) -> None:
+def test_a_key_that_cannot_be_read_is_told_once_in_the_log(keeper: Scene) -> None:
     keeper.file.unlink()
     with capture_logs() as lines:
         for _ in range(3):
@@ -137,7 +137,7 @@ def test_a_key_that_cannot_be_read_is_told_once_in_the_log(keeper: House) -> Non
 
 @pytest.mark.parametrize("name", ["a", "z"])  # before and after the sound one
 def test_one_that_fails_does_not_keep_others_from_their_turn(tmp_path: Path, name: str) -> None:
-    keeper = House(tmp_path / "key", **{name: Broken()})
+    keeper = Scene(tmp_path / "key", **{name: Broken()})
     keeper.write(NEW, age=2)
     with capture_logs() as lines:
         keeper.look()
@@ -149,7 +149,7 @@ def test_one_that_fails_does_not_keep_others_from_their_turn(tmp_path: Path, nam
 
 
 def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
-    keeper = House(tmp_path / "key", a=Broken())
+    keeper = Scene(tmp_path / "key", a=Broken())
     for name in ("a", "production"):
         keeper.keys.request(name)
     with capture_logs() as lines:
@@ -158,20 +158,20 @@ def test_one_that_fails_when_asked_ends_nothing(tmp_path: Path) -> None:
     assert len(lines) == 1
 
 
-def test_a_key_that_is_watched_no_more_is_not_waited_for(keeper: House) -> None:
+def test_a_key_that_is_watched_no_more_is_not_waited_for(keeper: Scene) -> None:
     keeper.keys.request("gone")
     for _ in range(2):
         keeper.wait()
     assert keeper.read == []
 
 
-def stand_still(keeper: House) -> None:
+def stand_still(keeper: Scene) -> None:
     """Have the jobs planned for a time that is far off now, as when the clock went back."""
     for job in keeper.keeping.scheduler.jobs:
         job.next_run = local_now() + timedelta(hours=1)
 
 
-def planned_again(keeper: House) -> bool:
+def planned_again(keeper: Scene) -> bool:
     return all(
         job.next_run is not None and job.next_run <= local_now() + timedelta(seconds=CHECK_SECONDS)
         for job in keeper.keeping.scheduler.jobs
@@ -179,7 +179,7 @@ def planned_again(keeper: House) -> bool:
 
 
 @pytest.mark.parametrize("jump", [-3600.0, -DRIFT_SECONDS - 1, DRIFT_SECONDS + 1, 86400.0])
-def test_a_clock_that_jumps_has_the_jobs_planned_again(keeper: House, jump: float) -> None:
+def test_a_clock_that_jumps_has_the_jobs_planned_again(keeper: Scene, jump: float) -> None:
     stand_still(keeper)
     keeper.wait(1.0, wall=1.0 + jump)
     assert planned_again(keeper)
@@ -188,7 +188,7 @@ def test_a_clock_that_jumps_has_the_jobs_planned_again(keeper: House, jump: floa
     assert not planned_again(keeper)  # once for each jump
 
 
-def test_a_clock_that_is_a_little_off_does_not(keeper: House) -> None:
+def test_a_clock_that_is_a_little_off_does_not(keeper: Scene) -> None:
     stand_still(keeper)
     keeper.wait(1.0, wall=2.0)
     assert not planned_again(keeper)
@@ -204,7 +204,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_end_of_summer_time_has_the_jobs_planned_again(berlin: None, tmp_path: Path) -> None:
-    keeper = House(tmp_path / "key")
+    keeper = Scene(tmp_path / "key")
     before = datetime(2026, 10, 25, 0, 59, 59, tzinfo=UTC).timestamp()
     keeper.wait(1.0, wall=before - keeper.now.wall)
     stand_still(keeper)
@@ -212,7 +212,7 @@ def test_the_end_of_summer_time_has_the_jobs_planned_again(berlin: None, tmp_pat
     assert planned_again(keeper)
 
 
-def test_the_thread_answers_and_ends(keeper: House) -> None:
+def test_the_thread_answers_and_ends(keeper: Scene) -> None:
     thread = threading.Thread(target=keeper.keeping.run, daemon=True)
     thread.start()
     keeper.keeping.request(lambda: keeper.keys.request("production"))

@@ -31,7 +31,7 @@ from exporter.tracking.ledger import (
     Growth,
     Histogram,
     Ordered,
-    contribution,
+    contribution_of,
     ended_now,
     grow,
 )
@@ -214,20 +214,20 @@ def test_an_end_before_the_start_is_not_observed() -> None:
 
 
 def test_an_operation_never_answered_adds_its_hand_over_only() -> None:
-    got = contribution(NEW)
+    got = contribution_of(NEW)
     assert got == ("pending", False, True, 0, 0, 0, None, WALL, None, 1075)
 
 
 def test_a_lost_operation_adds_nothing_but_itself() -> None:
     lost = replace(after(NEW, rows_processed=5, errors=2), lost=True, due=None)
-    assert contribution(lost) == ("lost", False, False, 0, 0, 0, None, None, None, None)
+    assert contribution_of(lost) == ("lost", False, False, 0, 0, 0, None, None, None, None)
 
 
 def test_a_finished_operation_adds_to_the_tracked_sums_only() -> None:
     done = after(after(NEW), 5, status=Status.COMPLETED, rows_processed=8, rows_estimated=9, errors=1)
-    assert contribution(done) == ("completed", True, False, 8, 9, 1, None, None, None, None)
+    assert contribution_of(done) == ("completed", True, False, 8, 9, 1, None, None, None, None)
     aggregate = Aggregate("production", "default", "users.identify")
-    aggregate.add(contribution(done))
+    aggregate.add(contribution_of(done))
     assert (aggregate.active_processed, aggregate.active_estimated) == (0, 0)
     assert (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors) == (8, 9, 1)
 
@@ -291,7 +291,7 @@ def assert_sums(book: Book) -> None:
     rebuilt: dict[tuple[str, str], Aggregate] = {}
     for each in book.of("production"):
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)
-        rebuilt.setdefault(place, Aggregate("production", *place)).add(contribution(each))
+        rebuilt.setdefault(place, Aggregate("production", *place)).add(contribution_of(each))
     view = book.publish()
     shown = b"".join(knock_part(view, Format.TEXT)).decode()
     sums = range(9)  # the levels and minima; the families after them remember what was
@@ -308,7 +308,7 @@ def assert_sums(book: Book) -> None:
 
 @given(st.lists(FIELDS, max_size=12), st.integers(0, 11))
 def test_what_is_taken_away_leaves_no_trace(records: list[dict[str, object]], kept: int) -> None:
-    shares = [contribution(after(NEW, number, **fields)) for number, fields in enumerate(records)]
+    shares = [contribution_of(after(NEW, number, **fields)) for number, fields in enumerate(records)]
     aggregate, alone = Aggregate("e", "g", "n"), Aggregate("e", "g", "n")
     for each in shares:
         aggregate.add(each)

@@ -188,7 +188,7 @@ def test_a_new_key_goes_on_where_the_old_one_stood() -> None:
     assert not new.limited(10.5, 9.9, 0.0, 0.5), "the same episode"
 
 
-# The gate.
+# The circuit breaker.
 
 
 def test_a_circuit_breaker_is_closed_until_refused() -> None:
@@ -238,7 +238,7 @@ def test_probes_without_a_verdict_wait_as_after_a_refusal() -> None:
     assert (circuit_breaker.probe_at, circuit_breaker.suspended) == (215.0, True)
 
 
-def test_a_probe_that_left_the_lane_is_not_waited_for() -> None:
+def test_a_probe_that_left_the_upstream_is_not_waited_for() -> None:
     circuit_breaker = CircuitBreaker()
     circuit_breaker.refused(0.0, probe=False)
     circuit_breaker.probe_started()
@@ -256,14 +256,14 @@ def test_the_waits_start_anew_after_the_key_was_taken() -> None:
     assert circuit_breaker.probe_at == 130
 
 
-# The agenda.
+# The due queue.
 
 
 def entry(number: int, due: float, interval: float, poll_class: PollClass = PollClass.LIVE) -> DuePoll:
     return DuePoll(due, number, str(number), poll_class, interval)
 
 
-def test_an_empty_agenda_has_nothing() -> None:
+def test_an_empty_due_queue_has_nothing() -> None:
     due_queue = DueQueue()
     assert due_queue.next_due() == math.inf
     assert due_queue.most_overdue(PollClass.NEW, 1e9) is None
@@ -297,7 +297,7 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES, st.floats(0, 5000))
-def test_the_agenda_hands_out_all_that_is_due_nearly_in_order(
+def test_the_due_queue_hands_out_all_that_is_due_nearly_in_order(
     planned: list[tuple[float, float, PollClass]], now: float
 ) -> None:
     due_queue = DueQueue()

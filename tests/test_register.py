@@ -49,7 +49,7 @@ def run(url: str, token_file: Path, *arguments: str, stdin: str | bytes = "", **
     return CliRunner().invoke(main, ["register", *arguments], env=environ, input=stdin)
 
 
-# From the shell to the desk.
+# From the shell to the exporter.
 
 
 def test_ids_are_handed_over(service: FakeService, url: str, token_file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The calls by which programs register operations: the application in process, at a desk without a tracker."""
+"""The calls by which programs register operations: the application in process, without a tracker."""
 
 from __future__ import annotations
 
@@ -370,7 +370,7 @@ def test_without_tokens_the_calls_are_off(service: FakeService, method: str, pat
     problem(answer, 404, "registration is off: the configuration has no tokens (registration.tokens)")
 
 
-def test_without_a_desk_there_are_no_calls(service: FakeService) -> None:
+def test_without_a_service_there_are_no_calls(service: FakeService) -> None:
     assert asyncio.run(asked(service.app(service=None), "POST", POST, headers=HEADERS)).status_code == 405
 
 

@@ -29,7 +29,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 CA = trustme.CA().cert_pem.bytes().decode()
 
 
-class Desk:
+class Reloader:
     """A configuration file that names others, what is active of it, and a clock that only this moves."""
 
     def __init__(self, folder: Path) -> None:
@@ -74,15 +74,15 @@ class Desk:
 
 
 @pytest.fixture
-def reloader(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def reloader(tmp_path: Path) -> Reloader:
+    return Reloader(tmp_path)
 
 
 B = {"name": "b", "api_key_file": "b.key"}
 LISTED = [{"url": "https://ids.example", "bearer_token_file": "list.token", "ca_file": "list.pem"}]
 
 
-def names_all(reloader: Desk) -> None:
+def names_all(reloader: Reloader) -> None:
     """Have the file name one of each kind; none of them is there."""
     reloader.configure(
         B | {"ca_file": "b.pem", "operations_http": LISTED},
@@ -91,7 +91,7 @@ def names_all(reloader: Desk) -> None:
     )
 
 
-BRINGS: list[Callable[[Desk], None]] = [
+BRINGS: list[Callable[[Reloader], None]] = [
     lambda reloader: reloader.write("b.key", KEY),
     lambda reloader: reloader.write("b.pem", CA),
     lambda reloader: reloader.write("list.token", TOKEN),
@@ -102,7 +102,7 @@ BRINGS: list[Callable[[Desk], None]] = [
 
 
 @pytest.mark.parametrize("last", range(len(BRINGS)))
-def test_what_comes_late_is_taken_at_the_next_look(reloader: Desk, last: int) -> None:
+def test_what_comes_late_is_taken_at_the_next_look(reloader: Reloader, last: int) -> None:
     names_all(reloader)
     for bring in (*BRINGS[:last], *BRINGS[last + 1 :]):
         bring(reloader)
@@ -115,7 +115,7 @@ def test_what_comes_late_is_taken_at_the_next_look(reloader: Desk, last: int) ->
     assert len(reloader.taken) == 1
 
 
-def test_what_is_mended_is_taken_at_the_next_look(reloader: Desk) -> None:
+def test_what_is_mended_is_taken_at_the_next_look(reloader: Reloader) -> None:
     reloader.write("b.key", "pk_test_0123456789")
     reloader.configure(B)
     reloader.reload_if_changed(40)
@@ -125,7 +125,7 @@ def test_what_is_mended_is_taken_at_the_next_look(reloader: Desk) -> None:
     assert reloader.taken == [["a", "b"]]
 
 
-def test_a_failed_load_is_tried_ever_more_rarely(reloader: Desk) -> None:
+def test_a_failed_load_is_tried_ever_more_rarely(reloader: Reloader) -> None:
     reloader.configure(B)
     tried = []
     for _ in range(60):
@@ -137,7 +137,7 @@ def test_a_failed_load_is_tried_ever_more_rarely(reloader: Desk) -> None:
     assert len(pauses) > 6
 
 
-def test_a_file_that_came_but_is_not_whole_is_waited_for(reloader: Desk) -> None:
+def test_a_file_that_came_but_is_not_whole_is_waited_for(reloader: Reloader) -> None:
     reloader.configure(B)
     reloader.reload_if_changed(40)
     before = reloader.failures
@@ -151,7 +151,7 @@ def test_a_file_that_came_but_is_not_whole_is_waited_for(reloader: Desk) -> None
     assert reloader.taken == [["a", "b"]]
 
 
-def test_a_problem_is_told_once_and_when_it_changes(reloader: Desk) -> None:
+def test_a_problem_is_told_once_and_when_it_changes(reloader: Reloader) -> None:
     reloader.configure(B, {"name": "c", "api_key_file": "c.key"})
     with capture_logs() as lines:
         reloader.reload_if_changed(40)
@@ -168,7 +168,7 @@ def test_a_problem_is_told_once_and_when_it_changes(reloader: Desk) -> None:
     assert all("c.key" in line["error"] for line in lines[:2])
 
 
-def test_who_asks_is_told_each_time(reloader: Desk) -> None:
+def test_who_asks_is_told_each_time(reloader: Reloader) -> None:
     reloader.configure(B)
     told: list[str | None] = []
     with capture_logs() as lines:
@@ -182,7 +182,7 @@ def test_who_asks_is_told_each_time(reloader: Desk) -> None:
     "settings",
     [{"no_such_key": 1}, {"registration": {"tokens": [{"token_file": "no.token", "environments": ["nope"]}]}}],
 )
-def test_what_the_file_itself_has_wrong_is_not_tried_again(reloader: Desk, settings: dict[str, Any]) -> None:
+def test_what_the_file_itself_has_wrong_is_not_tried_again(reloader: Reloader, settings: dict[str, Any]) -> None:
     reloader.configure(**settings)
     reloader.reload_if_changed(60)
     assert reloader.failures == 1
@@ -196,7 +196,7 @@ def test_what_the_file_itself_has_wrong_is_not_tried_again(reloader: Desk, setti
     ("refusal", "again"), [(StartError("no room"), True), (RuntimeError("odd"), True), (NeedsRestart("no"), False)]
 )
 def test_what_this_machine_refuses_is_tried_again_unless_it_takes_a_restart(
-    reloader: Desk,
+    reloader: Reloader,
     refusal: Exception,
     again: bool,  # noqa: FBT001 - pytest passes it
 ) -> None:
@@ -211,7 +211,7 @@ def test_what_this_machine_refuses_is_tried_again_unless_it_takes_a_restart(
     assert reloader.taken == ([["a"]] if again else [])
 
 
-def test_a_file_that_cannot_be_read_for_a_while_is_taken_when_it_can(reloader: Desk) -> None:
+def test_a_file_that_cannot_be_read_for_a_while_is_taken_when_it_can(reloader: Reloader) -> None:
     reloader.configure(B)
     reloader.write("b.key", KEY)
     (reloader.folder / "config.yaml").rename(reloader.folder / "elsewhere")

@@ -47,7 +47,7 @@ def test_before_the_first_view_nothing_is_shown() -> None:
     assert (len(NOTHING_SHOWN), list(NOTHING_SHOWN), NOTHING_SHOWN.get(key(A))) == (0, [], None)
 
 
-def test_every_operation_is_in_the_picture_also_those_without_series() -> None:
+def test_every_operation_is_in_the_snapshot_also_those_without_series() -> None:
     model = Model(Config((environment(operations=[A, B], per_operation="none"),)), growing)
     model.run(10)
     snapshot = shown(model)
@@ -60,7 +60,7 @@ def test_every_operation_is_in_the_picture_also_those_without_series() -> None:
     assert snapshot.get(key(C)) is None
 
 
-def test_a_picture_never_changes_and_the_next_one_does() -> None:
+def test_a_snapshot_never_changes_and_the_next_one_does() -> None:
     model = Model(Config((environment(),)), growing)
     model.register(A)
     model.run(5)
@@ -88,7 +88,7 @@ def test_polls_and_points_come_with_the_operation() -> None:
 
 
 @pytest.mark.parametrize("error", [RateLimited("slow down", retry_after=5.0), KeyRefused("no")])
-def test_the_trouble_of_a_whole_lane_is_seen_at_the_operation_too(error: KnockError) -> None:
+def test_the_trouble_of_a_whole_upstream_is_seen_at_the_operation_too(error: KnockError) -> None:
     model = Model(Config((environment(operations=[A]),)), lambda *_: error)
     model.run(3)
     found = shown(model).get(key(A))

@@ -37,7 +37,7 @@ def source(path: Path) -> SourceKey:
     return SourceKey(SourceKind.FILES, str(path))
 
 
-class House:
+class Scene:
     """A folder of lists, and clocks that only this moves."""
 
     def __init__(self, folder: Path) -> None:
@@ -81,8 +81,8 @@ IDLE = "no file lists operations there yet"
 
 
 @pytest.fixture
-def looked_at(tmp_path: Path) -> House:
-    return House(tmp_path)
+def looked_at(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
 def listed(path: Path, *ids: str, owner: str = "production") -> Listed:
@@ -92,20 +92,20 @@ def listed(path: Path, *ids: str, owner: str = "production") -> Listed:
 # When a file counts
 
 
-def test_at_the_start_an_old_file_counts_at_once(looked_at: House) -> None:
+def test_at_the_start_an_old_file_counts_at_once(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A, age=AGE_SECONDS)
     assert looked_at.check_for_changes(0) == [listed(path, A)]
     assert looked_at.settle() == []
 
 
 @pytest.mark.parametrize("age", [AGE_SECONDS - 1, 0, -3600])
-def test_at_the_start_a_fresh_file_has_to_stand_still(looked_at: House, age: float) -> None:
+def test_at_the_start_a_fresh_file_has_to_stand_still(looked_at: Scene, age: float) -> None:
     path = looked_at.write("a.txt", A, age=age)
     assert looked_at.check_for_changes(0) == []
     assert looked_at.check_for_changes() == [listed(path, A)]
 
 
-def test_later_each_file_has_to_stand_still(looked_at: House) -> None:
+def test_later_each_file_has_to_stand_still(looked_at: Scene) -> None:
     looked_at.check_for_changes()
     path = looked_at.write("a.txt", A)
     assert looked_at.check_for_changes() == []
@@ -113,7 +113,7 @@ def test_later_each_file_has_to_stand_still(looked_at: House) -> None:
     assert looked_at.check_for_changes() == [listed(path, A)]
 
 
-def test_a_file_that_is_being_written_does_not_count(looked_at: House) -> None:
+def test_a_file_that_is_being_written_does_not_count(looked_at: Scene) -> None:
     looked_at.check_for_changes()
     for end in range(1, 4):
         looked_at.write("a.txt", f"{A}\n{B}\n"[: end * 15], age=0)
@@ -123,21 +123,21 @@ def test_a_file_that_is_being_written_does_not_count(looked_at: House) -> None:
     assert looked_at.told() == []
 
 
-def test_the_same_size_and_time_in_another_file_is_a_change(looked_at: House) -> None:
+def test_the_same_size_and_time_in_another_file_is_a_change(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     os.replace(looked_at.write("new", B), path)  # noqa: PTH105  the pattern does not match `new`
     assert looked_at.settle() == [listed(path, B)]
 
 
-def test_a_copy_that_sets_its_time_back_is_a_change(looked_at: House) -> None:
+def test_a_copy_that_sets_its_time_back_is_a_change(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     looked_at.write("a.txt", B)
     assert looked_at.settle() == [listed(path, B)]
 
 
-def test_a_changed_file_is_listed_again(looked_at: House) -> None:
+def test_a_changed_file_is_listed_again(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", f"{A}\n{B}")
     assert looked_at.check_for_changes() == [listed(path, A, B)]
     looked_at.write("a.txt", f"{B}\n")
@@ -149,7 +149,7 @@ def test_a_changed_file_is_listed_again(looked_at: House) -> None:
 # Which files there are
 
 
-def test_files_come_in_the_order_of_their_paths_and_each_once(looked_at: House) -> None:
+def test_files_come_in_the_order_of_their_paths_and_each_once(looked_at: Scene) -> None:
     paths = [looked_at.write(name, A) for name in ("b.txt", "a.txt", "c.txt")]
     looked_at.reconfigure(
         environments=(
@@ -159,7 +159,7 @@ def test_files_come_in_the_order_of_their_paths_and_each_once(looked_at: House) 
     assert looked_at.check_for_changes() == [listed(each, A) for each in sorted(paths)]
 
 
-def test_environments_share_files_and_differ(looked_at: House) -> None:
+def test_environments_share_files_and_differ(looked_at: Scene) -> None:
     first, second = looked_at.write("a.txt", A), looked_at.write("b.txt", B)
     looked_at.reconfigure(environments=(environment("z", str(second), str(first)), environment("y", str(first))))
     assert looked_at.check_for_changes() == [
@@ -169,28 +169,28 @@ def test_environments_share_files_and_differ(looked_at: House) -> None:
     ]
 
 
-def test_two_stars_go_into_folders(looked_at: House) -> None:
+def test_two_stars_go_into_folders(looked_at: Scene) -> None:
     (looked_at.folder / "in" / "deep").mkdir(parents=True)
     path = looked_at.write("in/deep/a.txt", A)
     looked_at.reconfigure(environments=(environment("production", f"{looked_at.folder}/**/*.txt"),))
     assert looked_at.check_for_changes() == [listed(path, A)]
 
 
-def test_folders_and_hidden_files_are_passed_over(looked_at: House) -> None:
+def test_folders_and_hidden_files_are_passed_over(looked_at: Scene) -> None:
     (looked_at.folder / "folder.txt").mkdir()
     looked_at.write(".a.txt", A)
     assert looked_at.settle() == []
     assert looked_at.told() == []
 
 
-def test_forms_go_by_the_name(looked_at: House) -> None:
+def test_forms_go_by_the_name(looked_at: Scene) -> None:
     text = f'[{{"targets": ["{A}"], "labels": {{"group": "g"}}}}]'
     paths = [looked_at.write(name, text) for name in ("a.json", "b.yaml", "c.yml")]
     operations = (ListedOperation(A, "g"),)
     assert looked_at.check_for_changes() == [Listed("production", source(path), operations) for path in paths]
 
 
-def test_a_pattern_without_files_is_told_once(looked_at: House) -> None:
+def test_a_pattern_without_files_is_told_once(looked_at: Scene) -> None:
     looked_at.settle()
     assert looked_at.logs == [
         {"event": IDLE, "log_level": "info", "environment": "production", "pattern": f"{looked_at.folder}/*.*"}
@@ -202,7 +202,7 @@ def test_a_pattern_without_files_is_told_once(looked_at: House) -> None:
     assert [each["event"] for each in looked_at.logs].count(IDLE) == 2
 
 
-def test_a_mounted_config_map_that_is_switched(looked_at: House) -> None:
+def test_a_mounted_config_map_that_is_switched(looked_at: Scene) -> None:
     for number, text in enumerate((A, B)):
         (looked_at.folder / f"..{number}").mkdir()
         looked_at.write(f"..{number}/a.txt", text)
@@ -217,7 +217,7 @@ def test_a_mounted_config_map_that_is_switched(looked_at: House) -> None:
 # Broken files
 
 
-def test_a_broken_file_is_told_once_and_keeps_what_it_named(looked_at: House) -> None:
+def test_a_broken_file_is_told_once_and_keeps_what_it_named(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     looked_at.write("a.txt", f"{B}\nx")
@@ -244,31 +244,31 @@ def test_a_broken_file_is_told_once_and_keeps_what_it_named(looked_at: House) ->
     assert [each["event"] for each in looked_at.logs] == ["list of operations is good again"]
 
 
-def test_a_broken_file_does_not_hold_up_the_others(looked_at: House) -> None:
+def test_a_broken_file_does_not_hold_up_the_others(looked_at: Scene) -> None:
     looked_at.write("a.txt", "x")
     path = looked_at.write("b.txt", B)
     assert looked_at.check_for_changes() == [UNREAD, listed(path, B)]
 
 
-def test_a_named_pipe_does_not_block(looked_at: House) -> None:
+def test_a_named_pipe_does_not_block(looked_at: Scene) -> None:
     os.mkfifo(looked_at.folder / "a.txt")
     assert looked_at.settle() == [UNREAD]
     assert looked_at.told() == [("warning", "is not a regular file")]
 
 
-def test_a_link_to_itself(looked_at: House) -> None:
+def test_a_link_to_itself(looked_at: Scene) -> None:
     (looked_at.folder / "a.txt").symlink_to("a.txt")
     assert looked_at.settle() == [UNREAD]
     assert looked_at.told() == [("warning", "cannot be read: Too many levels of symbolic links")]
 
 
-def test_a_link_to_nothing_is_not_a_file(looked_at: House) -> None:
+def test_a_link_to_nothing_is_not_a_file(looked_at: Scene) -> None:
     (looked_at.folder / "a.txt").symlink_to("nowhere")
     assert looked_at.settle() == []
     assert looked_at.told() == []
 
 
-def test_a_file_that_cannot_be_read_is_tried_at_each_look(looked_at: House) -> None:
+def test_a_file_that_cannot_be_read_is_tried_at_each_look(looked_at: Scene) -> None:
     path = looked_at.folder / "a.txt"
     path.symlink_to("/proc/self/mem")  # a regular file whose beginning nobody can read, not even root
     assert looked_at.settle() == [UNREAD]
@@ -279,13 +279,13 @@ def test_a_file_that_cannot_be_read_is_tried_at_each_look(looked_at: House) -> N
     assert looked_at.settle() == [listed(path, A)]
 
 
-def test_a_file_past_the_bound(looked_at: House) -> None:
+def test_a_file_past_the_bound(looked_at: Scene) -> None:
     looked_at.write("a.txt", b"#" * (MAX_BYTES + 1))
     assert looked_at.check_for_changes() == [UNREAD]
     assert looked_at.told() == [("warning", "cannot be read: is larger than 16 MiB")]
 
 
-def test_a_name_that_no_state_could_hold(looked_at: House) -> None:
+def test_a_name_that_no_state_could_hold(looked_at: Scene) -> None:
     with open(os.fsencode(looked_at.folder) + b"/\xff.txt", "w", encoding="utf-8") as file:  # noqa: PTH123  no Path takes bytes
         file.write(A)
     assert looked_at.settle() == [UNREAD]
@@ -295,7 +295,7 @@ def test_a_name_that_no_state_could_hold(looked_at: House) -> None:
 # Files that vanish
 
 
-def test_a_vanished_file_keeps_its_ids_for_ten_minutes(looked_at: House) -> None:
+def test_a_vanished_file_keeps_its_ids_for_ten_minutes(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     path.unlink()
@@ -306,7 +306,7 @@ def test_a_vanished_file_keeps_its_ids_for_ten_minutes(looked_at: House) -> None
     assert looked_at.told() == [("info", None), ("info", None)]
 
 
-def test_the_wall_clock_does_not_count(looked_at: House) -> None:
+def test_the_wall_clock_does_not_count(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     path.unlink()
@@ -315,7 +315,7 @@ def test_the_wall_clock_does_not_count(looked_at: House) -> None:
     assert looked_at.check_for_changes() == []
 
 
-def test_a_file_that_comes_back_lost_nothing(looked_at: House) -> None:
+def test_a_file_that_comes_back_lost_nothing(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     aside = path.rename(looked_at.folder / "aside")
@@ -329,7 +329,7 @@ def test_a_file_that_comes_back_lost_nothing(looked_at: House) -> None:
     assert looked_at.settle() == [listed(path, A)]
 
 
-def test_a_file_that_comes_back_broken_keeps_its_ids(looked_at: House) -> None:
+def test_a_file_that_comes_back_broken_keeps_its_ids(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     path.unlink()
@@ -339,7 +339,7 @@ def test_a_file_that_comes_back_broken_keeps_its_ids(looked_at: House) -> None:
     assert looked_at.check_for_changes(2 * GRACE_SECONDS) == []
 
 
-def test_a_file_that_named_nothing_goes_without_a_word(looked_at: House) -> None:
+def test_a_file_that_named_nothing_goes_without_a_word(looked_at: Scene) -> None:
     for text in ("# none", "x"):
         path = looked_at.write("a.txt", text)
         looked_at.settle()
@@ -350,7 +350,7 @@ def test_a_file_that_named_nothing_goes_without_a_word(looked_at: House) -> None
 # Restarts
 
 
-def test_what_vanished_while_the_exporter_was_down_has_its_ten_minutes(looked_at: House) -> None:
+def test_what_vanished_while_the_exporter_was_down_has_its_ten_minutes(looked_at: Scene) -> None:
     path, other = looked_at.folder / "a.txt", looked_at.write("b.txt", B)
     looked_at.restart(
         ("production", source(path)),
@@ -365,7 +365,7 @@ def test_what_vanished_while_the_exporter_was_down_has_its_ten_minutes(looked_at
     assert looked_at.check_for_changes(GRACE_SECONDS) == []
 
 
-def test_a_remembered_file_that_is_no_longer_configured_has_them_too(looked_at: House) -> None:
+def test_a_remembered_file_that_is_no_longer_configured_has_them_too(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.config = Config((environment("production"),))
     looked_at.restart(("production", source(path)))
@@ -376,7 +376,7 @@ def test_a_remembered_file_that_is_no_longer_configured_has_them_too(looked_at: 
 # Reloads
 
 
-def test_a_label_that_is_declared_now_makes_a_file_good_and_back(looked_at: House) -> None:
+def test_a_label_that_is_declared_now_makes_a_file_good_and_back(looked_at: Scene) -> None:
     path = looked_at.write("a.yaml", f"- {{targets: [{A}], labels: {{team: x}}}}")
     assert looked_at.check_for_changes() == [UNREAD]
     looked_at.reconfigure(labels=("team",))
@@ -390,7 +390,7 @@ def test_a_label_that_is_declared_now_makes_a_file_good_and_back(looked_at: Hous
     assert looked_at.check_for_changes() == [UNREAD]
 
 
-def test_a_file_that_stays_broken_is_not_told_again(looked_at: House) -> None:
+def test_a_file_that_stays_broken_is_not_told_again(looked_at: Scene) -> None:
     looked_at.write("a.txt", "x")
     looked_at.check_for_changes()
     looked_at.told()
@@ -399,7 +399,7 @@ def test_a_file_that_stays_broken_is_not_told_again(looked_at: House) -> None:
     assert looked_at.told() == []
 
 
-def test_a_removed_pattern_drops_at_once(looked_at: House) -> None:
+def test_a_removed_pattern_drops_at_once(looked_at: Scene) -> None:
     first, second = looked_at.write("a.txt", A), looked_at.write("b.txt", B)
     looked_at.check_for_changes()
     second.unlink()
@@ -408,14 +408,14 @@ def test_a_removed_pattern_drops_at_once(looked_at: House) -> None:
     assert looked_at.check_for_changes() == [listed(first), listed(second)]
 
 
-def test_another_pattern_for_the_same_file_changes_nothing(looked_at: House) -> None:
+def test_another_pattern_for_the_same_file_changes_nothing(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     looked_at.reconfigure(environments=(environment("production", str(path)),))
     assert looked_at.settle() == []
 
 
-def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(looked_at: House) -> None:
+def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     looked_at.check_for_changes()
     before = looked_at.config.environments
@@ -428,7 +428,7 @@ def test_a_removed_environment_is_silent_and_lists_anew_when_it_is_back(looked_a
 # Links
 
 
-def test_a_folder_that_links_to_itself_lists_each_file_once(looked_at: House) -> None:
+def test_a_folder_that_links_to_itself_lists_each_file_once(looked_at: Scene) -> None:
     below = looked_at.folder / "below"
     below.mkdir()
     for folder in (looked_at.folder, below):
@@ -441,7 +441,7 @@ def test_a_folder_that_links_to_itself_lists_each_file_once(looked_at: House) ->
     assert looked_at.settle() == []
 
 
-def test_several_names_of_one_file_are_one_list(looked_at: House) -> None:
+def test_several_names_of_one_file_are_one_list(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     (looked_at.folder / "b.txt").hardlink_to(path)
     (looked_at.folder / "c.txt").symlink_to(path)
@@ -466,7 +466,7 @@ def test_patterns_find_what_glob_finds(tmp_path: Path, pattern: str) -> None:
 # Races
 
 
-def test_a_file_that_is_another_one_by_now_is_not_read(looked_at: House) -> None:
+def test_a_file_that_is_another_one_by_now_is_not_read(looked_at: Scene) -> None:
     path = looked_at.write("a.txt", A)
     mark = mark_of(str(path))
     assert mark is not None

@@ -271,7 +271,7 @@ def listed(*operations: ListedOperation, url: str = URL) -> Listed:
     return Listed("production", SourceKey(SourceKind.HTTP, url), operations)
 
 
-class House:
+class Scene:
     """Lists whose fetches wait until a test answers them."""
 
     def __init__(self, config: Config = CONFIG, *remembered: tuple[str, SourceKey]) -> None:
@@ -308,7 +308,7 @@ class House:
 
 
 def test_a_list_is_asked_for_at_once_and_at_its_interval() -> None:
-    house = House()
+    house = Scene()
     for operations in (LIST, LIST, ()):
         house.step(0)
         assert house.answer(operations) == [listed(*operations)]
@@ -319,7 +319,7 @@ def test_a_list_is_asked_for_at_once_and_at_its_interval() -> None:
 
 
 def test_an_error_is_counted_each_time_and_told_once() -> None:
-    house = House()
+    house = Scene()
     for answer in (DOWN, DOWN, BrokenList("HTTP 500, expected 200"), DOWN, LIST, LIST):
         house.step(60)
         assert house.answer(answer) == [UNREAD if isinstance(answer, BrokenList) else listed(*LIST)]
@@ -332,7 +332,7 @@ def test_an_error_is_counted_each_time_and_told_once() -> None:
 
 
 def test_a_list_that_hangs_is_not_asked_again_and_delays_no_other() -> None:
-    house = House(configured(HTTP, OTHER))
+    house = Scene(configured(HTTP, OTHER))
     house.step()
     hanging_one = house.waiting.popleft()
     for _ in range(20):
@@ -345,7 +345,7 @@ def test_a_list_that_hangs_is_not_asked_again_and_delays_no_other() -> None:
 
 
 def test_what_nobody_foresaw_is_an_error_like_others() -> None:
-    house = House()
+    house = Scene()
     house.step()
     with capture_logs() as logs:
         assert house.answer(RuntimeError("surprise")) == [UNREAD]
@@ -356,7 +356,7 @@ def test_what_nobody_foresaw_is_an_error_like_others() -> None:
 
 
 def test_what_memory_does_not_do_for_is_asked_again_and_is_not_an_error() -> None:
-    house = House()
+    house = Scene()
     house.step()
     assert house.answer(POSTPONED) == []
     assert house.answer(POSTPONED) == []
@@ -401,7 +401,7 @@ def test_no_thread_to_be_had_is_an_error_like_others() -> None:
 
 
 def test_a_removed_list_is_let_go_at_once() -> None:
-    house = House()
+    house = Scene()
     house.step()
     house.answer(LIST)
     house.lists.reconfigure(configured(OTHER))
@@ -411,7 +411,7 @@ def test_a_removed_list_is_let_go_at_once() -> None:
 
 
 def test_an_answer_that_comes_after_the_end_of_its_list_does_not_count() -> None:
-    house = House()
+    house = Scene()
     house.step()
     house.lists.reconfigure(configured())
     assert house.answer(LIST) == []
@@ -422,7 +422,7 @@ def test_an_answer_that_comes_after_the_end_of_its_list_does_not_count() -> None
 
 @pytest.mark.parametrize("changed", [configured(replace(HTTP, interval=5)), configured(HTTP, labels=("team",))])
 def test_a_changed_list_is_asked_anew_but_never_twice_at_a_time(changed: Config) -> None:
-    house = House()
+    house = Scene()
     house.step()
     house.lists.reconfigure(changed)
     house.step()
@@ -434,7 +434,7 @@ def test_a_changed_list_is_asked_anew_but_never_twice_at_a_time(changed: Config)
 
 
 def test_an_unchanged_list_goes_on_over_a_reload() -> None:
-    house = House()
+    house = Scene()
     house.step()
     house.lists.reconfigure(configured(OTHER, HttpSource(URL)))
     assert house.answer(LIST) == [listed(*LIST)]
@@ -442,7 +442,7 @@ def test_an_unchanged_list_goes_on_over_a_reload() -> None:
 
 
 def test_a_removed_environment_is_silent_until_it_is_back() -> None:
-    house = House()
+    house = Scene()
     house.step()
     house.answer(LIST)
     house.lists.reconfigure(configured(name="other"))
@@ -454,7 +454,7 @@ def test_a_removed_environment_is_silent_until_it_is_back() -> None:
 def test_what_was_removed_while_the_exporter_was_down_is_dropped() -> None:
     old = SourceKey(SourceKind.HTTP, "http://old.example/")
     kept = SourceKey(SourceKind.HTTP, URL)
-    house = House(
+    house = Scene(
         CONFIG,
         ("production", old),
         ("production", kept),

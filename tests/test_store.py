@@ -455,7 +455,7 @@ def test_an_empty_file_is_begun_and_told(path: Path, clock: Clock) -> None:
         store, memory = open_store(path, clock)
     store.close()
     assert memory == Memory()
-    assert [line["event"] for line in lines] == ["state file is empty: started again"]
+    assert [line["event"] for line in lines] == ["state file is empty: starting without state"]
 
 
 def test_a_database_of_another_program_is_refused_and_left_alone(path: Path, clock: Clock) -> None:
@@ -531,7 +531,7 @@ def test_what_made_sqlite_roll_back_is_told() -> None:
 # The writer.
 
 
-class Desk:
+class UnthreadedWriter:
     """A writer without its thread, and what it said."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -543,8 +543,8 @@ class Desk:
 
 
 @pytest.fixture
-def unthreaded(opened: Opened, clock: Clock) -> Desk:
-    return Desk(opened()[0], clock)
+def unthreaded(opened: Opened, clock: Clock) -> UnthreadedWriter:
+    return UnthreadedWriter(opened()[0], clock)
 
 
 def fill_disk(store: Store, *, full: bool) -> None:
@@ -552,7 +552,9 @@ def fill_disk(store: Store, *, full: bool) -> None:
     store._connection.execute(f"PRAGMA max_page_count = {1 if full else 100_000}")
 
 
-def test_what_is_queued_is_committed_at_once_and_told_once(unthreaded: Desk, opened: Opened, clock: Clock) -> None:
+def test_what_is_queued_is_committed_at_once_and_told_once(
+    unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
+) -> None:
     unthreaded.writer.save(changes(1, clock.now, A, B))
     unthreaded.writer.save(replace(changes(2, clock.now, C), operations={key(A): None, key(C): kept(C, clock.now)}))
     assert unthreaded.step()
@@ -560,7 +562,7 @@ def test_what_is_queued_is_committed_at_once_and_told_once(unthreaded: Desk, ope
     assert set(opened()[1].operations) == {key(B), key(C)}, "the later change counts"
 
 
-def test_the_heart_beats_when_idle(unthreaded: Desk, clock: Clock) -> None:
+def test_the_heart_beats_when_idle(unthreaded: UnthreadedWriter, clock: Clock) -> None:
     clock.sleep(100)
     assert unthreaded.step()
     assert unthreaded.writer.stepped_at == clock.now.mono
@@ -568,7 +570,7 @@ def test_the_heart_beats_when_idle(unthreaded: Desk, clock: Clock) -> None:
 
 
 def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
-    path: Path, unthreaded: Desk, opened: Opened, clock: Clock
+    path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
 ) -> None:
     fill_disk(unthreaded.writer._store, full=True)
     with capture_logs() as lines:
@@ -593,7 +595,7 @@ def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
 def test_a_locked_file_fails_after_two_seconds_and_sooner_when_ending(
     path: Path, clock: Clock, in_time: InTime
 ) -> None:
-    unthreaded = Desk(open_store(path, clock)[0], clock)
+    unthreaded = UnthreadedWriter(open_store(path, clock)[0], clock)
     tries = [tried for tried in range(1, 100) if not unthreaded.writer._patient(tried)]
     assert tries[0] * database.BUSY_SECONDS == 2.0
     shell = sqlite3.connect(path, isolation_level=None)
@@ -659,7 +661,7 @@ def everything(number: int, now: Moment, *operation_ids: str) -> Changes:
     ],
 )
 def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
-    path: Path, unthreaded: Desk, clock: Clock, damage: Callable[[Path], None], *, checkpointed: bool
+    path: Path, unthreaded: UnthreadedWriter, clock: Clock, damage: Callable[[Path], None], *, checkpointed: bool
 ) -> None:
     known = ids(200)
     unthreaded.writer.save(changes(1, clock.now, *known))
@@ -698,7 +700,7 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
 
 
 def test_what_others_may_do_to_the_file_is_not_damage(
-    path: Path, unthreaded: Desk, opened: Opened, clock: Clock
+    path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
 ) -> None:
     def touch() -> None:
         path.chmod(0o640)
@@ -724,7 +726,7 @@ def test_what_others_may_do_to_the_file_is_not_damage(
 
 
 def test_a_new_file_that_cannot_be_made_is_asked_for_again(
-    path: Path, unthreaded: Desk, opened: Opened, clock: Clock
+    path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
 ) -> None:
     path.unlink()
     obstacle = path.with_name("state.db.new")
@@ -748,7 +750,7 @@ def test_a_new_file_that_cannot_be_made_is_asked_for_again(
 
 def test_stopping_commits_what_is_queued_and_lets_go(path: Path, clock: Clock) -> None:
     store, _ = open_store(path, clock)
-    unthreaded = Desk(store, clock)
+    unthreaded = UnthreadedWriter(store, clock)
     thread = threading.Thread(target=unthreaded.writer.run)
     thread.start()
     for number, operation_id in enumerate(ids(50)):
@@ -762,7 +764,7 @@ def test_stopping_commits_what_is_queued_and_lets_go(path: Path, clock: Clock) -
     assert len(memory.operations) == 50
 
 
-def test_the_log_does_not_grow_without_bound(path: Path, unthreaded: Desk, clock: Clock) -> None:
+def test_the_log_does_not_grow_without_bound(path: Path, unthreaded: UnthreadedWriter, clock: Clock) -> None:
     for number in range(150):
         unthreaded.writer.save(changes(number, clock.now, *ids(40)))
         unthreaded.step()

@@ -178,9 +178,9 @@ GOOD = {"kind": "operation", "environment": "production", "id": A}
         ({1: '{"kind": [], "environment": "production"}'}, "line 2: kind: expected one of environment"),
         ({1: '{"kind": "cell", "environment": "../x"}'}, "line 2: environment: expected a name of a-z"),
         ({1: '{"kind": "cell", "environment": "production", "name": 1}'}, "line 2: group, name: expected texts"),
-        ({3: json.dumps({**GOOD, "id": "x"})}, "line 4: id: no UUID"),
+        ({3: json.dumps({**GOOD, "id": "x"})}, "line 4: id: is not a valid UUID"),
         ({3: json.dumps(GOOD)}, "line 4: group: missing"),
-        ({3: '{"kind": "tombstone", "environment": "production"}'}, "line 4: id: no UUID"),
+        ({3: '{"kind": "tombstone", "environment": "production"}'}, "line 4: id: is not a valid UUID"),
         ({3: json.dumps({**GOOD, "kind": "tombstone", "at": 1, "retired": 3})}, "line 4: retired: expected true or"),
         ({3: '{"kind": "tomb'}, "line 4: not JSON"),
         ({3: '{"kind": "end"}'}, "line 5: stands behind the end"),
@@ -212,7 +212,7 @@ def test_an_export_that_was_cut_off_is_refused(path: Path, other: Path, lines_le
 def test_nothing_stands_there_twice(path: Path, other: Path, number: int) -> None:
     write(path, STATE, Clock())
     lines = export(path)
-    with pytest.raises(StartError, match=f"line {number + 2}: .* stands there twice"):
+    with pytest.raises(StartError, match=f"line {number + 2}: .* is a duplicate"):
         put_in(other, [*lines[: number + 1], *lines[number:]], Clock())
 
 

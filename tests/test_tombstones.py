@@ -152,7 +152,7 @@ def test_one_that_cannot_be_read_costs_no_other(connection: sqlite3.Connection, 
     read = rows.read_tombstones(connection, Ages(0.0), lambda *row: skipped.append(row))
     del written[bad]
     assert read == written
-    assert [problem for _, _, problem in skipped] == ["no tombstone"]
+    assert [problem for _, _, problem in skipped] == ["is not a tombstone"]
 
 
 # In the tracker.

@@ -275,7 +275,7 @@ def limited(seconds: float | None = None) -> RateLimited:
     return RateLimited("429", retry_after=seconds)
 
 
-def test_a_429_makes_the_lane_wait_and_halve_and_recover() -> None:
+def test_a_429_makes_the_upstream_wait_and_halve_and_recover() -> None:
     model = Model(
         Config((environment(operations=ids(200), rate_limit=20.0, max_in_flight=64),)),
         lambda request, now: limited(7.0) if now.mono == 1000.0 else running(request.id, rows_processed=int(now.mono)),
@@ -301,7 +301,7 @@ def test_the_limit_halves_once_an_episode() -> None:
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 50
 
 
-def test_a_429_is_the_lanes_trouble_not_the_operations() -> None:
+def test_a_429_is_the_upstreams_trouble_not_the_operations() -> None:
     model = Model(one(), lambda request, now: limited() if now.mono == 1000.0 else running(request.id))
     model.run(0.5)
     assert model.value("knock_bulk_operation_up", operation_id=A) is None
@@ -436,7 +436,7 @@ def test_a_late_refusal_of_the_old_key_is_not_held_against_the_new_one() -> None
     assert model.reread == []
 
 
-def test_when_one_environment_leaves_a_shut_lane_the_others_still_probe() -> None:
+def test_when_one_environment_leaves_a_suspended_upstream_the_others_still_probe() -> None:
     first, second = environment("first", [A]), environment("second", [B])
     model = Model(Config((first, second)), lambda _request, _now: KeyRefused("401", code=401))
     model.run(1)
@@ -487,7 +487,7 @@ def test_one_refusal_and_then_an_outage_is_not_hammered() -> None:
     assert len(model.sent) <= 7, "the first, its repetition, and probes after 30, 60, 120 … seconds"
 
 
-def test_the_environments_of_a_shut_lane_probe_in_turn() -> None:
+def test_the_environments_of_a_suspended_upstream_probe_in_turn() -> None:
     first, second = environment("first", [A]), environment("second", [B])
     model = Model(
         Config((first, second)),

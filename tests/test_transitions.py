@@ -239,11 +239,11 @@ def test_a_record_ends_the_404s() -> None:
 
 def test_a_lost_operation_asked_again_starts_again() -> None:
     lost = missed(2 * DAY, missed(10, PROCESSING))
-    again = transitions.renewed(lost, moment(3 * DAY), POLLING)
+    again = transitions.retried(lost, moment(3 * DAY), POLLING)
     assert (again.lost, again.state, again.due) == (False, "processing", 1000 + 3 * DAY)
     assert again.poll_class is PollClass.LIVE
     assert not missed(3 * DAY + 60, again).lost
-    never = transitions.renewed(missed(2 * DAY, missed(10)), moment(3 * DAY), POLLING)
+    never = transitions.retried(missed(2 * DAY, missed(10)), moment(3 * DAY), POLLING)
     assert (never.state, never.poll_class) == ("pending", PollClass.NEW)
 
 

@@ -44,7 +44,7 @@ CLIENT = CA.issue_cert("prometheus")
 OLD = 1_000_000.0  # when the files were written, Unix seconds
 
 
-class House:
+class Scene:
     """A folder with a web configuration, and a clock."""
 
     def __init__(self, folder: Path) -> None:
@@ -73,8 +73,8 @@ class House:
 
 
 @pytest.fixture
-def web_folder(tmp_path: Path) -> House:
-    return House(tmp_path)
+def web_folder(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
 def client(made: trustme.LeafCert | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
@@ -123,18 +123,18 @@ def test_without_a_file_it_is_open() -> None:
     assert (lock.config, lock.context, lock.reload_if_changed()) == (WebConfig(), None, None)
 
 
-def test_users_need_no_tls(web_folder: House) -> None:
+def test_users_need_no_tls(web_folder: Scene) -> None:
     lock = web_folder.lock(USERS)
     assert (dict(lock.config.users), lock.context) == ({"ann": HASH.encode()}, None)
 
 
-def test_tls_is_spoken_from_12_on(web_folder: House) -> None:
+def test_tls_is_spoken_from_12_on(web_folder: Scene) -> None:
     lock = web_folder.lock(TLS)
     assert spoken(lock, client())[0] == "TLSv1.3"
     assert spoken(lock, client(version=ssl.TLSVersion.TLSv1_2))[0] == "TLSv1.2"
 
 
-def test_versions_suites_and_curves_are_as_asked(web_folder: House) -> None:
+def test_versions_suites_and_curves_are_as_asked(web_folder: Scene) -> None:
     config = TLS.replace("}", ", min_version: TLS13}")
     with pytest.raises(OSError):  # noqa: PT011  whichever of its errors: no handshake
         spoken(web_folder.lock(config), client(version=ssl.TLSVersion.TLSv1_2))
@@ -151,7 +151,7 @@ def test_versions_suites_and_curves_are_as_asked(web_folder: House) -> None:
             spoken(lock, context)
 
 
-def test_the_server_chooses_unless_told_otherwise(web_folder: House) -> None:
+def test_the_server_chooses_unless_told_otherwise(web_folder: Scene) -> None:
     suites = ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")
     asking = client(version=ssl.TLSVersion.TLSv1_2)
     asking.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384")
@@ -161,7 +161,7 @@ def test_the_server_chooses_unless_told_otherwise(web_folder: House) -> None:
     assert spoken(web_folder.lock(config), asking)[1] == "ECDHE-ECDSA-AES128-GCM-SHA256"
 
 
-def test_clients_are_verified(web_folder: House) -> None:
+def test_clients_are_verified(web_folder: Scene) -> None:
     lock = web_folder.lock(CLIENTS)
     spoken(lock, client(CLIENT))
     for stranger in (None, trustme.CA().issue_cert("prometheus")):
@@ -174,7 +174,7 @@ def test_clients_are_verified(web_folder: House) -> None:
         spoken(lock, client(trustme.CA().issue_cert("prometheus")))
 
 
-def test_what_stands_in_the_file_is_trusted_by_any_issuer(web_folder: House) -> None:
+def test_what_stands_in_the_file_is_trusted_by_any_issuer(web_folder: Scene) -> None:
     intermediate = CA.create_child_ca()
     web_folder.write(intermediate.cert_pem.bytes(), "ca.pem")
     lock = web_folder.lock(CLIENTS)
@@ -183,7 +183,7 @@ def test_what_stands_in_the_file_is_trusted_by_any_issuer(web_folder: House) -> 
         spoken(lock, client(CLIENT))
 
 
-def test_certificate_and_key_may_stand_in_the_file(web_folder: House) -> None:
+def test_certificate_and_key_may_stand_in_the_file(web_folder: Scene) -> None:
     def inline(key: str, pem: bytes) -> str:
         return f"  {key}: |\n" + "".join(f"    {line}\n" for line in pem.decode().splitlines())
 
@@ -229,14 +229,14 @@ NO_CERTIFICATES = "holds no certificates, or a broken one (expected PEM)"
         ),
     ],
 )
-def test_each_broken_file_is_named(web_folder: House, name: str, content: bytes, message: str) -> None:
+def test_each_broken_file_is_named(web_folder: Scene, name: str, content: bytes, message: str) -> None:
     web_folder.write(content, name)
     key = {"ca.pem": "client_ca_file", "cert.pem": "cert_file", "key.pem": "key_file"}[name]
     assert web_folder.refusal(CLIENTS) == f"web.yaml: tls_server_config.{key}: {name}: {message}"
 
 
 @pytest.mark.parametrize("name", ["cert.pem", "key.pem", "ca.pem"])
-def test_each_missing_file_is_named(web_folder: House, name: str) -> None:
+def test_each_missing_file_is_named(web_folder: Scene, name: str) -> None:
     web_folder.path.with_name(name).unlink()
     folder = "(relative paths start at the folder of the web configuration)"
     assert web_folder.refusal(CLIENTS).endswith(f"_file: {name}: No such file or directory {folder}")
@@ -244,14 +244,14 @@ def test_each_missing_file_is_named(web_folder: House, name: str) -> None:
     assert web_folder.refusal(CLIENTS).endswith(f"_file: {name}: is not a regular file")
 
 
-def test_a_broken_configuration_is_told_whole(web_folder: House) -> None:
+def test_a_broken_configuration_is_told_whole(web_folder: Scene) -> None:
     assert web_folder.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is not a bcrypt hash") == 2
 
 
 # Later.
 
 
-def test_nothing_new_changes_nothing(web_folder: House) -> None:
+def test_nothing_new_changes_nothing(web_folder: Scene) -> None:
     lock = web_folder.lock(CLIENTS + USERS)
     before = (lock.config, lock.context)
     web_folder.write(f"# another comment\n{CLIENTS}{USERS}")
@@ -262,7 +262,7 @@ def test_nothing_new_changes_nothing(web_folder: House) -> None:
     assert lock.context is before[1]
 
 
-def test_a_new_certificate_is_shown_to_who_comes_next(web_folder: House) -> None:
+def test_a_new_certificate_is_shown_to_who_comes_next(web_folder: Scene) -> None:
     lock = web_folder.lock(TLS + USERS)
     before = lock.context
     other = trustme.CA()
@@ -279,7 +279,7 @@ def test_a_new_certificate_is_shown_to_who_comes_next(web_folder: House) -> None
     assert logs == [event | {"tls": True, "users": 1}]
 
 
-def test_new_authorities_count_for_who_comes_next(web_folder: House) -> None:
+def test_new_authorities_count_for_who_comes_next(web_folder: Scene) -> None:
     lock, other = web_folder.lock(CLIENTS), trustme.CA()
     web_folder.write(other.cert_pem.bytes(), "ca.pem")
     lock.reload_if_changed()
@@ -288,7 +288,7 @@ def test_new_authorities_count_for_who_comes_next(web_folder: House) -> None:
         spoken(lock, client(CLIENT))
 
 
-def test_users_and_tls_come_and_go_without_a_restart(web_folder: House) -> None:
+def test_users_and_tls_come_and_go_without_a_restart(web_folder: Scene) -> None:
     lock = web_folder.lock("")
     for text in (TLS, TLS + USERS, USERS, ""):
         web_folder.write(text)
@@ -296,7 +296,7 @@ def test_users_and_tls_come_and_go_without_a_restart(web_folder: House) -> None:
         assert (lock.context is not None, bool(lock.config.users)) == (TLS in text, USERS in text)
 
 
-BREAKS: list[Callable[[House], object]] = [
+BREAKS: list[Callable[[Scene], object]] = [
     lambda web_folder: web_folder.write("basic_auth_users: {ann: x}"),
     lambda web_folder: web_folder.write(TLS + "\t"),
     lambda web_folder: web_folder.path.unlink(),
@@ -308,7 +308,7 @@ BREAKS: list[Callable[[House], object]] = [
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_what_is_broken_is_told_once_and_not_taken(web_folder: House, broken: Callable[[House], object]) -> None:
+def test_what_is_broken_is_told_once_and_not_taken(web_folder: Scene, broken: Callable[[Scene], object]) -> None:
     lock = web_folder.lock(TLS + USERS)
     before = (lock.config, lock.context)
     broken(web_folder)
@@ -328,7 +328,7 @@ def test_what_is_broken_is_told_once_and_not_taken(web_folder: House, broken: Ca
     assert (lock.config, lock.context) == before
 
 
-def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(web_folder: House) -> None:
+def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(web_folder: Scene) -> None:
     lock = web_folder.lock(USERS)
     web_folder.write(TLS.replace("cert.pem", "late.pem") + USERS)
     for _ in range(3):
@@ -338,7 +338,7 @@ def test_what_comes_after_the_file_that_names_it_is_taken_by_itself(web_folder: 
     spoken(lock, client())
 
 
-def test_another_problem_is_told_as_well(web_folder: House) -> None:
+def test_another_problem_is_told_as_well(web_folder: Scene) -> None:
     lock = web_folder.lock(TLS)
     with capture_logs() as logs:
         for text in ("a: 1", "a: 1", "b: 1", "a: 1", TLS + USERS):
@@ -347,7 +347,7 @@ def test_another_problem_is_told_as_well(web_folder: House) -> None:
     assert [each["log_level"] for each in logs] == ["warning", "warning", "warning", "info"]
 
 
-def test_half_a_file_does_not_unlock(web_folder: House) -> None:
+def test_half_a_file_does_not_unlock(web_folder: Scene) -> None:
     lock = web_folder.lock(TLS + USERS)
     web_folder.write(TLS, at=web_folder.wall - 0.5)  # the users are still to come
     assert lock.reload_if_changed() is None
@@ -361,7 +361,7 @@ def test_half_a_file_does_not_unlock(web_folder: House) -> None:
     assert not lock.config.users
 
 
-def test_who_asks_for_a_reload_says_that_the_files_are_whole(web_folder: House) -> None:
+def test_who_asks_for_a_reload_says_that_the_files_are_whole(web_folder: Scene) -> None:
     lock = web_folder.lock(TLS + USERS)
     web_folder.write(TLS, at=web_folder.wall - 0.5)
     assert lock.reload_if_changed() is None
@@ -370,7 +370,7 @@ def test_who_asks_for_a_reload_says_that_the_files_are_whole(web_folder: House) 
     assert not lock.config.users
 
 
-def test_half_a_rotation_is_waited_for(web_folder: House) -> None:
+def test_half_a_rotation_is_waited_for(web_folder: Scene) -> None:
     lock, other = web_folder.lock(TLS), CA.issue_cert("localhost")
     before = lock.context
     web_folder.write(other.cert_chain_pems[0].bytes(), "cert.pem", at=web_folder.wall)

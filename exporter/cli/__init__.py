@@ -76,7 +76,7 @@ def main(ctx: click.Context) -> None:
 @flag("web.config.file", default=None, type=FilePath(), help="TLS and passwords, as exporter-toolkit's.")
 @flag("web.health-listen-address", default=None, type=Address(), help="Serve health alone, plain, here too.")
 @flag("web.health-without-password", is_flag=True, help="Let probes ask /-/healthy and /-/ready without a password.")
-@flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload load the configuration again.")
+@flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload reload the configuration.")
 @flag("environments", default=None, type=Names(), help="Take only these environments, separated by commas.")
 @flag("storage.path", default=None, type=FilePath(), help="Keep state here, not where the file says.")
 @flag(

@@ -54,7 +54,7 @@ def _named_twice(name: str, first: int) -> str:
 
 
 def _listed_twice(_url: str, first: int) -> str:  # the query may hold a secret
-    return f"the same address is a duplicate (first on line {first}): keep one"
+    return f"the same address is listed twice (first on line {first}): keep one"
 
 
 def _unique(top: dict[str, Any]) -> Iterator[tuple[Iterable[_Place], Callable[[str, int], str]]]:

@@ -103,21 +103,21 @@ def check_branch(text: str) -> str:
 def check_variable(text: str) -> str:
     """Take the name of an environment variable. Raises InvalidValue, without the text: it may be a misplaced key."""
     if re.fullmatch(VARIABLE, text) is None:
-        raise InvalidValue("is not a name of an environment variable (expected e.g. KNOCK_API_KEY)")
+        raise InvalidValue("is not a valid name of an environment variable (expected e.g. KNOCK_API_KEY)")
     return text
 
 
 def check_path(text: str) -> str:
     """Take a path of a file. Raises InvalidValue."""
     if not text or not text.isprintable():
-        raise InvalidValue("is not a path of a file (expected visible characters)")
+        raise InvalidValue("is not a valid path of a file (expected visible characters)")
     return _without_home(text)
 
 
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises InvalidValue."""
     if not text or not text.isprintable():
-        raise InvalidValue("is not a pattern of files (expected visible characters, e.g. ids/*.json)")
+        raise InvalidValue("is not a valid pattern of files (expected visible characters, e.g. ids/*.json)")
     return _without_home(text)
 
 
@@ -191,7 +191,7 @@ def check_proxy(text: str) -> str:
     text = _BEYOND_ASCII.sub(lambda found: quote(found[0]), text)
     parts = _split(text, "http://proxy.example:3128")
     if parts.scheme not in ("http", "https"):
-        found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is not a URL of a proxy"
+        found = f"{parts.scheme}:// proxies are not supported" if "://" in text else "is not a valid URL of a proxy"
         raise InvalidValue(f"{found} (expected http:// or https://, e.g. http://proxy.example:3128)")
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise InvalidValue("must end after host and port (expected e.g. http://proxy.example:3128)")

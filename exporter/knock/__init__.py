@@ -1,1 +1,1 @@
-"""Knock, the outside: the client that asks it, and the layers below: connections, deadlines, memory, errors."""
+"""Knock, the outside: the client that asks it, and what it is built on: connections, deadlines, memory."""

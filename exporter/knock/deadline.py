@@ -72,7 +72,7 @@ class Deadline(Timeout):
         return self.allowance == _MAX_RECEIVED
 
     def clone(self) -> Deadline:
-        """Stay the one deadline: urllib3 copies its time-outs, which would start them again."""
+        """Stay the one deadline: urllib3 copies its time-outs, which would restart them."""
         return self
 
     def start_connect(self) -> float:

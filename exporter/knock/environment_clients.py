@@ -48,9 +48,9 @@ def _traits(each: EnvironmentSettings) -> tuple[object, ...]:
 
 
 def _close(clients: Mapping[str, EnvironmentClient], kept: Mapping[str, EnvironmentClient]) -> None:
-    for name, client_of_environment in clients.items():
-        if client_of_environment is not kept.get(name):
-            client_of_environment.close()
+    for name, made in clients.items():
+        if made is not kept.get(name):
+            made.close()
 
 
 class EnvironmentClients:
@@ -91,8 +91,8 @@ class EnvironmentClients:
         self._prepared = fresh
 
         def switch() -> None:
-            for name, client_of_environment in fresh.items():
-                client_of_environment.client.use_key(keys[name])
+            for name, made in fresh.items():
+                made.client.use_key(keys[name])
             self._put_in_place(fresh)
 
         return switch
@@ -105,12 +105,12 @@ class EnvironmentClients:
             if not self._prepared[each.name].ca_file.changed(wall):
                 continue
             try:
-                client_of_environment = self._made_client(each, key_of(each.name))
+                made = self._made_client(each, key_of(each.name))
             except StartError as error:
                 log.warning("ca_file cannot be used, keeping the old one", environment=each.name, error=str(error))
                 continue
-            if client_of_environment is not self._prepared[each.name]:
-                self._prepared = fresh = {**self._prepared, each.name: client_of_environment}
+            if made is not self._prepared[each.name]:
+                self._prepared = fresh = {**self._prepared, each.name: made}
                 self._deliver(Exchange(partial(self._put_in_place, fresh)))
                 log.info("using the changed ca_file", environment=each.name)
 

@@ -1,7 +1,8 @@
 """Memory for large bodies: all that are being read share one budget, and one is decoded at a time.
 
-A bound for each body bounds nothing when 64 of them come in at once. Nobody waits for room in here: who finds none asks
-again a little later, and is next then. A body that was large last time gets its memory before it is asked for.
+A bound for each body bounds nothing when 64 of them come in at once. Nothing waits for memory in here: a body that
+finds none is asked for again a little later, and is next then. A body that was large last time gets its memory before
+it is asked for.
 """
 
 from __future__ import annotations

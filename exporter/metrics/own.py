@@ -1,7 +1,7 @@
 """The exporter's own families: what it did, and how it is.
 
 A table: each row is a family of prometheus-client's, made for an `Activity` in a registry of its own. The tracker's
-thread counts; a scrape encodes them again.
+thread counts; each scrape encodes them.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Checkpoint(NamedTuple):
 
 
 def first_ages(now: Moment) -> Ages:
-    """Begin a new file: its ages look like Unix seconds, for who reads it in a shell."""
+    """Begin a new file: its ages look like Unix seconds, for anyone who reads it in a shell."""
     return Ages(now.wall - now.mono)
 
 

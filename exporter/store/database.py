@@ -26,7 +26,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_
 
 
 class Damaged(Exception):
-    """The file is no longer a database: it is put aside, or left alone, by who opens it."""
+    """The file is no longer a database: it is put aside, or left alone, by the code that opens it."""
 
 
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, Damaged)  # of a commit

@@ -160,7 +160,7 @@ def _environment(document: dict[str, Any]) -> str:
 def _operation_key(environment: str, document: dict[str, Any]) -> OperationKey:
     operation_id = document.pop("id", None)
     if not isinstance(operation_id, str) or not is_operation_id(operation_id):
-        raise UnreadableRow("id: no UUID")
+        raise UnreadableRow("id: is not a valid UUID")
     return OperationKey(environment, operation_id.lower())
 
 
@@ -185,10 +185,10 @@ def _read_tombstone(into: Import, name: str, document: dict[str, Any]) -> None:
 
 
 def _read_aggregate(into: Import, name: str, document: dict[str, Any]) -> None:
-    group, aggregate = document.pop("group", None), document.pop("name", None)
-    if not isinstance(group, str) or not isinstance(aggregate, str):
+    group, operation_name = document.pop("group", None), document.pop("name", None)
+    if not isinstance(group, str) or not isinstance(operation_name, str):
         raise UnreadableRow("group, name: expected texts")
-    _once(into.aggregates, (name, group, aggregate), codec.read_aggregate(codec.CELLS.row(document)))
+    _once(into.aggregates, (name, group, operation_name), codec.read_aggregate(codec.CELLS.row(document)))
 
 
 _READERS: dict[str, Callable[[Import, str, dict[str, Any]], None]] = {
@@ -201,5 +201,5 @@ _READERS: dict[str, Callable[[Import, str, dict[str, Any]], None]] = {
 
 def _once(into: MutableMapping[Any, Any], key: Any, value: Any) -> None:
     if key in into:
-        raise UnreadableRow(f"{key if isinstance(key, str) else ' '.join(key)} stands there twice")
+        raise UnreadableRow(f"{key if isinstance(key, str) else ' '.join(key)} is a duplicate")
     into[key] = value

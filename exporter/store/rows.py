@@ -102,7 +102,7 @@ def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> T
                 if type(name) is str and _are_tombstones([packed], [at]):
                     stones[OperationKey(name, unpack_id(packed))] = Tombstone(ages.mono(at), bool(gone))
                 else:
-                    skip(str(name), str(packed), "no tombstone")
+                    skip(str(name), str(packed), "is not a tombstone")
     return stones
 
 

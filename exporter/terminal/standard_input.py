@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.config.values import quoted
-from exporter.registrations import BELIEVED_KEYS, OWN_KEYS, UnreadableRequest, is_record, read_lines
+from exporter.registrations import BELIEVED_KEYS, OWN_KEYS, InvalidRequest, is_record, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def read(data: bytes) -> Read:
     try:
         text = data.decode("utf-8-sig")
         found = list(_documents(text)) if text.lstrip().startswith(_JSON_STARTS) else read_lines(data)
-    except (UnicodeDecodeError, UnreadableRequest):
+    except (UnicodeDecodeError, InvalidRequest):
         return Read([], ["is not UTF-8 text"])
     except RecursionError:
         return Read([], ["is nested too deeply"])

@@ -65,11 +65,11 @@ class ResponseAccounting:
     def _count_poll(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
         environment, outcome = answer.request.environment, answer.outcome
         if _code(outcome) is not None:
-            poller.status_builder.last_response = now.wall
+            poller.activity.last_response = now.wall
             self._activity.last_response.labels(environment).set(now.wall)
         # A check of the key asks for what nobody has: "not found" is its good answer.
         if isinstance(outcome, KnockError) and not (answer.request.checks_key and outcome.accepted_key):
-            poller.status_builder.failed(outcome, now.wall)
+            poller.activity.failed(outcome, now.wall)
         if not answer.request.checks_key:
             self._environments.counters[environment].polls.inc()
             if isinstance(outcome, KnockError):

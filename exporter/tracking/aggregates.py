@@ -1,4 +1,4 @@
-"""The aggregates: an aggregate for each (environment, group, name), and histograms for each (environment, group)."""
+"""Aggregates: one for each (environment, group, name), and histograms for each (environment, group)."""
 
 from __future__ import annotations
 

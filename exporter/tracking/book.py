@@ -15,7 +15,7 @@ from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.exposure import CardinalityLimit, TopN
-from exporter.tracking.ledger import Ordered, contribution, ended_now, grow
+from exporter.tracking.ledger import Ordered, contribution_of, ended_now, grow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -174,9 +174,9 @@ class Book:
             after = self._count(before, after)
         self._operations[after.key] = after
         if before is not None:
-            self._aggregates.aggregate_of(before).remove(contribution(before))
+            self._aggregates.aggregate_of(before).remove(contribution_of(before))
             self._tally(before, -1)
-        self._aggregates.aggregate_of(after).add(contribution(after))
+        self._aggregates.aggregate_of(after).add(contribution_of(after))
         self._tally(after, 1)
         self._touched[after.key] = None
         self._show(after, now)
@@ -187,7 +187,7 @@ class Book:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         before = self._operations.pop(key)
         aggregate = self._aggregates.aggregate_of(before)
-        aggregate.remove(contribution(before))
+        aggregate.remove(contribution_of(before))
         if reason is not None:
             aggregate.retired[reason] += 1
         self._tally(before, -1)
@@ -232,8 +232,8 @@ class Book:
             (kept.intervals.add if sign > 0 else kept.intervals.remove)(tracked.interval)
 
     def _show(self, tracked: Tracked, now: Moment) -> None:
-        place = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
-        self._touched |= dict.fromkeys(self._placed(tracked, place))
+        rank = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
+        self._touched |= dict.fromkeys(self._placed(tracked, rank))
 
     def _placed(self, tracked: Tracked, rank: Rank | None) -> Iterator[OperationKey]:
         kept, environment = self._environments[tracked.key.environment], tracked.key.environment

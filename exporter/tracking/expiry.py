@@ -38,7 +38,7 @@ def leaves_at(tracked: Tracked, memberships: Memberships, retention: float) -> f
     return until if memberships or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
 
 
-class ExpirySweep:
+class ExpiryQueue:
     """Who leaves next. Times are looked at again when they come, so an entry may be too early, never too late."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class ExpirySweep:
         self._noted_clean: dict[OperationKey, float] = {}
 
     def note(self, ended: Tracked, at: float) -> None:
-        """Plan the departure of an operation that ended or was lost."""
+        """Plan when an operation that ended or was lost leaves."""
         if at == NEVER:
             return
         if at < self._noted.get(ended.key, NEVER):
@@ -59,7 +59,7 @@ class ExpirySweep:
             heappush(self._clean, (ended.final_at, ended.key))
 
     def restart(self, ended: Iterable[tuple[Tracked, float]]) -> None:
-        """Plan all departures again: the settings have changed."""
+        """Plan again when all of them leave: the settings have changed."""
         self._leaving, self._clean = [], []
         self._noted, self._noted_clean = {}, {}
         for tracked, at in ended:

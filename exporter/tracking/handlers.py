@@ -54,10 +54,10 @@ class MessageHandlers:
             case Listed() if known:
                 self._intake.list_all(message, now)
             case Reread() if known:
-                self._environments.pollers[message.environment].status_builder.reread(message.kind, now.wall)
+                self._environments.pollers[message.environment].activity.reread(message.kind, now.wall)
                 self._activity.source_success.labels(message.environment, message.kind).set(now.wall)
             case Unread() if known:
-                self._environments.pollers[message.environment].status_builder.unread(message.source, message.problem)
+                self._environments.pollers[message.environment].activity.unread(message.source, message.problem)
                 self._activity.source_failures.labels(message.environment, message.source.kind).inc()
             case Register():
                 self._intake.slices.put_urgent(self._register(message), now)
@@ -79,7 +79,7 @@ class MessageHandlers:
             known = message.environment in pollers
             taken.append(Taken(each.operation.id, self._register_one(message, each, now) if known else None))
         if message.environment in pollers:
-            pollers[message.environment].status_builder.read(API, now.wall)
+            pollers[message.environment].activity.read(API, now.wall)
             self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
         durable = self._group_commit.durable
         self._group_commit.when_saved(lambda ok: message.reply(RegistrationResult(tuple(taken), durable, saved=ok)))

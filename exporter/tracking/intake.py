@@ -14,7 +14,7 @@ import structlog
 from exporter.config.settings import ListedOperation
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import transitions
-from exporter.tracking.expiry import NEVER, ExpirySweep, leaves_at
+from exporter.tracking.expiry import NEVER, ExpiryQueue, leaves_at
 from exporter.tracking.memberships import API, CONFIG, Conflicts, MembershipIndex, SourceKind, group_of, labels_of
 from exporter.tracking.memory import StoredOperation
 from exporter.tracking.messages import ReleaseResult
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 class Intake:
-    """Takes operations in and lets them go; at most `limit` are tracked."""
+    """Takes operations in and drops them; at most `limit` are tracked."""
 
     def __init__(self, book: Book, group_commit: GroupCommit, activity: Activity, tombstones: Tombstones) -> None:
         self.limit = 0
@@ -56,7 +56,7 @@ class Intake:
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
         self._conflicts = Conflicts()
-        self._expiry = ExpirySweep()
+        self._expiry = ExpiryQueue()
 
     # Environments.
 
@@ -90,7 +90,7 @@ class Intake:
     def sources(self, poller: EnvironmentPoller) -> tuple[SourceState, ...]:
         """Return the sources of an environment as they stand."""
         urls = {each.url for each in poller.settings.operations_http}
-        return poller.status_builder.sources(self._indexes[poller.name].counts(), urls)
+        return poller.activity.sources(self._indexes[poller.name].counts(), urls)
 
     def stored(self, key: OperationKey) -> StoredOperation | None:
         """Return what is to be remembered of an operation, None if it is not tracked."""
@@ -120,7 +120,7 @@ class Intake:
     def list_all(self, message: Listed, now: Moment) -> None:
         """Take a source's whole list in place of its last one."""
         poller = self._pollers[message.environment]
-        poller.status_builder.read(message.source, now.wall)
+        poller.activity.read(message.source, now.wall)
         self._activity.source_success.labels(poller.name, message.source.kind).set(now.wall)
         self.slices.put((poller.name, message.source), self._list(poller, message.source, message.operations), now)
 
@@ -182,7 +182,7 @@ class Intake:
     def _enter(self, key: OperationKey, now: Moment, *, again: bool) -> str | None:
         tracked = self._book.get(key)
         if tracked is not None:
-            return self._renew(tracked, now, again=again)
+            return self._use_memberships(tracked, now, again=again)
         stone = self.tombstones.get(key)
         if stone is not None and stone.retired and not again:
             self._waiting.pop(key, None)
@@ -197,7 +197,7 @@ class Intake:
         self._drop_tombstone(key)
         return self._begin(key, now, known=stone is not None).state
 
-    def _mark(self, key: OperationKey) -> None:
+    def _touch(self, key: OperationKey) -> None:
         """Note that an operation is named otherwise: it is to be kept, and shown, as it is now."""
         self._group_commit.dirty.operations[key] = None
         self._book.touch(key)
@@ -217,9 +217,9 @@ class Intake:
         poller.plan(new)
         return new
 
-    def _renew(self, tracked: Tracked, now: Moment, *, again: bool) -> str:
+    def _use_memberships(self, tracked: Tracked, now: Moment, *, again: bool) -> str:
         memberships = self._indexes[tracked.key.environment].memberships(tracked.key.id)
-        self._mark(tracked.key)
+        self._touch(tracked.key)
         group, labels = group_of(memberships), labels_of(memberships)
         if (self._book.fold_group(tracked.key.environment, group), labels) != (tracked.group, tracked.labels):
             group = self._book.admit_group(tracked.key.environment, group)
@@ -231,7 +231,7 @@ class Intake:
     def retry(self, missing: Tracked, now: Moment) -> Tracked:
         """Give an operation that is lost, or about to be, another chance."""
         poller = self._pollers[missing.key.environment]
-        tracked = self.update(transitions.renewed(missing, now, poller.settings.polling), now)
+        tracked = self.update(transitions.retried(missing, now, poller.settings.polling), now)
         poller.plan(tracked)
         return tracked
 
@@ -266,14 +266,14 @@ class Intake:
         if tracked is None:
             return
         if memberships:
-            self._renew(tracked, now, again=False)
+            self._use_memberships(tracked, now, again=False)
             self._noted(tracked)  # it could not leave while the configuration listed it
         elif source == CONFIG or tracked.clean or tracked.lost:
             self._drop(key, now, retired=False)
             if tracked.final:
                 self._ended[key] = tracked
         else:
-            self._mark(key)
+            self._touch(key)
 
     def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
         index = self._indexes[key.environment]

@@ -128,7 +128,7 @@ class Contribution(NamedTuple):
     stale_at: float | None
 
 
-def contribution(tracked: Tracked) -> Contribution:
+def contribution_of(tracked: Tracked) -> Contribution:
     """Return what an operation adds to its aggregate; a lost one is counted and adds nothing else."""
     record = None if tracked.lost else tracked.operation
     active = tracked.active

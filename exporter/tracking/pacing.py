@@ -84,7 +84,7 @@ class RateLimiter:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit  # requests a second, as configured
-        self.rate = limit  # active now
+        self.rate = limit  # requests a second that are allowed now
         self.next_start = -math.inf
         self._last_start = -math.inf
         self._halved_at = -math.inf
@@ -131,7 +131,7 @@ class RateLimiter:
 
 
 class CircuitBreaker:
-    """Whether an upstream may send: not while its key is refused.
+    """Lets an upstream send; open, and then only for probes, while its key is refused.
 
     The first refusal makes the owner read the key again; then one request at a time probes: at once, after 30 s, and
     doubling to 10 minutes.

@@ -1,4 +1,4 @@
-"""What is told of an environment besides its operations: its traffic, its last trouble, its sources."""
+"""What is noted of an environment besides its operations: its traffic, its last error, its sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TRAFFIC_SECONDS = 10
 
 
-class StatusBuilder:
+class EnvironmentActivity:
     """Of one environment; owned by the tracker's thread."""
 
     def __init__(self) -> None:

@@ -174,7 +174,7 @@ class Tracker:
 
     def _take_response(self, answer: PollResponse, now: Moment) -> None:
         poller = self._environments.pollers.get(answer.request.environment)
-        if poller is None or not poller.sent(answer.request):
+        if poller is None or not poller.owns(answer.request):
             return  # the environment was taken out of the configuration meanwhile
         if poller.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
             self._repeat(poller, answer, now)
@@ -337,10 +337,10 @@ class Tracker:
             upstream.circuit_breaker.suspended,
             upstream.rate_limiter.limit,
             upstream.rate_limiter.rate,
-            poller.status_builder.used(now.mono),
+            poller.activity.used(now.mono),
             poller.in_flight,
-            poller.status_builder.last_response,
-            poller.status_builder.last_error,
+            poller.activity.last_response,
+            poller.activity.last_error,
             self._intake.sources(poller),
         )
 

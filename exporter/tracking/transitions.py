@@ -216,7 +216,7 @@ def _after(interval: float, at: Circumstances) -> float:
     return at.now.mono + pacing.spread(interval, at.chance)
 
 
-def renewed(before: Tracked, now: Moment, polling: Polling) -> Tracked:
+def retried(before: Tracked, now: Moment, polling: Polling) -> Tracked:
     """Give an operation that Knock did not know another chance: key, branch or URL have changed, or somebody asks."""
     poll_class = PollClass.NEW if before.operation is None else PollClass.LIVE
     return replace(

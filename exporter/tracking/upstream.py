@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
-from exporter.tracking.status import StatusBuilder
+from exporter.tracking.status import EnvironmentActivity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class EnvironmentPoller:
         self.key_epoch = self._first_epoch = self._moved_epoch = next(epochs)
         self.due_queue = DueQueue()
         self.health = Health()
-        self.status_builder = StatusBuilder()
+        self.activity = EnvironmentActivity()
         self.in_flight = 0
         self._asked: set[str] = set()  # the operations that a request is under way for
         self._repeated: set[str] = set()  # those whose last request was lost with its connection
@@ -79,7 +79,7 @@ class EnvironmentPoller:
         """The environment's name."""
         return self.settings.name
 
-    def sent(self, request: PollRequest) -> bool:
+    def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""
         return request.key_epoch >= self._first_epoch
 
@@ -132,7 +132,7 @@ class EnvironmentPoller:
         self.in_flight += 1
         self.last_sent = now
         self._asked.add(operation_id)
-        self.status_builder.sent(now)
+        self.activity.sent(now)
 
     def end(self, operation_id: str, *, lost: bool) -> bool:
         """Note the answer to a request, or that it was lost with its connection; return whether it is repeated.

@@ -45,14 +45,14 @@ _NOT_KEPT = {"Cache-Control": "no-store"}
 
 def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     """Return the routes of the API, those of registrations with them."""
-    reading = _QueryReader(app_context, worker)
+    endpoints = _ReadEndpoints(app_context, worker)
     registration = RegistrationEndpoints(app_context.service) if app_context.service is not None else None
     return [
-        _route(PATHS, GET=reading.operations),
-        _route(PATH, GET=reading.operations_of, POST=registration.register if registration else None),
-        _route(f"{PATH}/{{id}}", GET=reading.operation, DELETE=registration.release if registration else None),
-        _route("/api/v1/environments", GET=reading.environments),
-        _route("/api/v1/openapi.json", GET=reading.description),
+        _route(PATHS, GET=endpoints.operations),
+        _route(PATH, GET=endpoints.operations_of, POST=registration.register if registration else None),
+        _route(f"{PATH}/{{id}}", GET=endpoints.operation, DELETE=registration.release if registration else None),
+        _route("/api/v1/environments", GET=endpoints.environments),
+        _route("/api/v1/openapi.json", GET=endpoints.description),
     ]
 
 
@@ -70,7 +70,7 @@ def _route(path: str, **handlers: Endpoint | None) -> Route:
     return Route(path, endpoint, methods=list(known))
 
 
-class _QueryReader:
+class _ReadEndpoints:
     def __init__(self, app_context: AppContext, worker: Worker) -> None:
         self._app_context = app_context
         self._worker = worker

@@ -78,9 +78,9 @@ class AppContext:
 
 
 def make_app(
-    app_context: AppContext, lock: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
+    app_context: AppContext, web_config: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
 ) -> ASGIApp:
-    """Build the application: its routes, behind the authentication; `lock` returns the active web configuration."""
+    """Build the application: its routes, behind the authentication; `web_config` returns the active one."""
     refused = Refusals(app_context.activity.http_refused, app_context.monotonic)
     worker = Worker(app_context.activity.http_refused.labels("busy").inc)
     routes = [
@@ -97,7 +97,7 @@ def make_app(
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: _responder(app_context)})
     app.router.redirect_slashes = False  # it would lead past the prefix
-    return Paths(AuthMiddleware(app, lock, Passwords(), exempt, refused.note), app_context.prefix)
+    return Paths(AuthMiddleware(app, web_config, Passwords(), exempt, refused.note), app_context.prefix)
 
 
 def _responder(app_context: AppContext) -> ExceptionHandler:

@@ -45,20 +45,20 @@ _HEADERS = {
 class AuthMiddleware:
     """Lets pass what may reach the application.
 
-    `lock` returns the active web configuration. `exempt` tells by method and path what needs no password,
+    `web_config` returns the active web configuration. `exempt` tells by method and path what needs no password,
     `refused` takes the reason and the address of what is refused.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        lock: Callable[[], WebConfig],
+        web_config: Callable[[], WebConfig],
         passwords: Passwords,
         exempt: Callable[[str, str], bool],
         refused: Callable[[str, str], object],
     ) -> None:
         self._app = app
-        self._lock = lock
+        self._web_config = web_config
         self._passwords = passwords
         self._exempt = exempt
         self._refused = refused
@@ -67,7 +67,7 @@ class AuthMiddleware:
         """Answer a request."""
         if scope["type"] != "http":
             raise LookupError(f"nothing but HTTP is served, no {scope['type']}")
-        config = self._lock()
+        config = self._web_config()
         headed = _with_headers(send, config.headers)
         try:
             self._check_site(scope)

@@ -74,7 +74,7 @@ def nothing() -> None:
 class Connection:
     """A connection from accept to close; in every scope as `scope["extensions"]["connection"]`.
 
-    `trusted`: it has shown a client certificate that was verified, or a password that was right. Who finds the
+    `trusted`: it has shown a client certificate that was verified, or a password that was right. What finds the
     password right sets it; it stays for the connection's life.
     """
 

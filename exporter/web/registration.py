@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from exporter.config.values import InvalidValue, check_operation_id, quoted
-from exporter.registrations import MAX_BODY_BYTES, Batch, UnreadableRequest, read_batch, read_query
+from exporter.registrations import MAX_BODY_BYTES, Batch, InvalidRequest, read_batch, read_query
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
 from exporter.web.facts import name_of
@@ -172,7 +172,7 @@ class RegistrationEndpoints:
             if len(body) <= LARGE_BODY:
                 return read()
             return await asyncio.get_running_loop().run_in_executor(self._reader, read)
-        except UnreadableRequest as error:
+        except InvalidRequest as error:
             raise Refusal(error.status, str(error)) from None
 
     async def _hand_over(self, environment: str, named: tuple[RegistrationItem, ...]) -> RegistrationResult:

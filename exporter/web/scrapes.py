@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SLICE_BYTES = 64 * 1024
 BATCH_BYTES = 256 * 1024
 WORKERS = 2
-PLAIN_PLACES = 4  # answers at a time; each holds up to 1 MB, and costs ten times the work of a compressed one
-GZIP_PLACES = 12
+PLAIN_SLOTS = 4  # answers at a time; each holds up to 1 MB, and costs ten times the work of a compressed one
+GZIP_SLOTS = 12
 BUSY_RETRY_SECONDS = 5
 RETRY_SECONDS = 0.001
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
@@ -92,19 +92,19 @@ class Scrapes:
 
     def __init__(self, app_context: AppContext) -> None:
         self._app_context = app_context
-        self._plain_places, self._gzip_places = Slots(PLAIN_PLACES), Slots(GZIP_PLACES)
+        self._plain_slots, self._gzip_slots = Slots(PLAIN_SLOTS), Slots(GZIP_SLOTS)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
         self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
         self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
         self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
 
     async def response(self, request: Request) -> ASGIApp:
-        """Answer `GET /metrics`: 503 if there is no place for the answer in time."""
+        """Answer `GET /metrics`: 503 if there is no slot for the answer in time."""
 
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             started = self._app_context.monotonic()
-            places = self._gzip_places if _wants_gzip(request) else self._plain_places
-            async with places.place(connection_of(scope)) as given:
+            slots = self._gzip_slots if _wants_gzip(request) else self._plain_slots
+            async with slots.slot(connection_of(scope)) as given:
                 made = await self._made(request, started) if given else self._busy()
                 await made(scope, receive, send)
 

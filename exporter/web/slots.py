@@ -31,7 +31,7 @@ class _Slot:
 
 
 class Slots:
-    """Gives out places in one event loop: to the trusted first, and never taking one from a trusted connection."""
+    """Gives out slots in one event loop: to the trusted first, and never taking one from a trusted connection."""
 
     def __init__(self, count: int, held: float = HELD_SECONDS, patience: float = PATIENCE_SECONDS) -> None:
         self._count, self._held, self._patience = count, held, patience
@@ -41,8 +41,8 @@ class Slots:
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def place(self, connection: Connection) -> AsyncIterator[bool]:
-        """Wait for a place and hold it; False: there was none in time, or the connection was lost."""
+    async def slot(self, connection: Connection) -> AsyncIterator[bool]:
+        """Wait for a slot and hold it; False: there was none in time, or the connection was lost."""
         loop = asyncio.get_running_loop()
         wanted = _Slot(connection, loop.time(), loop.create_future())
         self._line.append(wanted)
@@ -53,13 +53,13 @@ class Slots:
         finally:
             self._leave(wanted)
 
-    def _leave(self, place: _Slot) -> None:
-        place.connection.on_lost = nothing
-        if place in self._line:
-            self._line.remove(place)
-        if place in self._taken:
-            self._taken.remove(place)
-            place.connection.proven |= place.connection.held(asyncio.get_running_loop().time()) < self._held
+    def _leave(self, slot: _Slot) -> None:
+        slot.connection.on_lost = nothing
+        if slot in self._line:
+            self._line.remove(slot)
+        if slot in self._taken:
+            self._taken.remove(slot)
+            slot.connection.proven |= slot.connection.held(asyncio.get_running_loop().time()) < self._held
         self._assign()
 
     def _assign(self) -> None:
@@ -69,16 +69,16 @@ class Slots:
                 each.settle(given=False)
         self._line = [each for each in self._line if not each.decided.done()]
         while self._line and (len(self._taken) < self._count or self._make_room(now)):
-            self._seat(self._next())
+            self._grant(self._next())
         self._assign_later()
 
-    def _seat(self, place: _Slot) -> None:
-        self._line.remove(place)
-        self._taken.add(place)
-        place.settle(given=True)
+    def _grant(self, slot: _Slot) -> None:
+        self._line.remove(slot)
+        self._taken.add(slot)
+        slot.settle(given=True)
 
     def _next(self) -> _Slot:
-        """Choose who comes next: a trusted one, of the address that has fewest places, the newest.
+        """Choose who comes next: a trusted one, of the address that has fewest slots, the newest.
 
         The newest, because who asks again and again, on many connections at once, has always one that waits longer.
         Every other time the newest that has proven to read: many that have not must not keep it out.

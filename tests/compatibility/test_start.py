@@ -153,7 +153,7 @@ def answers(shown: AppContext, *requests: tuple[str, str, dict[str, Any]]) -> di
     return asyncio.run(send())
 
 
-def desk_of(model: Model) -> RegistrationService:
+def service_of(model: Model) -> RegistrationService:
     """Return the way to a tracker, which answers at once."""
 
     def deliver(message: Register | Release) -> None:
@@ -218,7 +218,7 @@ def test_what_was_registered_listed_or_dropped_is_known(restart: Restart) -> Non
         ids = [each["id"] for each in restart.known if each["environment"] == environment]
         requests.append(("POST", path, {"headers": HEADERS, "content": "\n".join(ids)}))
         requests += [("DELETE", f"{path}/{each}", {"headers": HEADERS}) for each in ids]
-    given = answers(app_context(model, service=desk_of(model)), *requests)
+    given = answers(app_context(model, service=service_of(model)), *requests)
     compare(json.dumps(given, indent=1, ensure_ascii=False), restart.folder / "registrations.json")
 
 

@@ -124,8 +124,14 @@ pytestmark = pytest.mark.e2e
             (*SHORTEST, "--set", "split=environment,environments._.apiKeySecret=x"),
             "environments._: cannot name a workload",
         ),
-        ((*SHORTEST, "--set", "environments.all.apiKeySecret=x"), "environments.all: is not a name of an environment"),
-        ((*SHORTEST, "--set", "environments.Eu.apiKeySecret=x"), "environments.Eu: is not a name of an environment"),
+        (
+            (*SHORTEST, "--set", "environments.all.apiKeySecret=x"),
+            "environments.all: is not a valid name",
+        ),
+        (
+            (*SHORTEST, "--set", "environments.Eu.apiKeySecret=x"),
+            "environments.Eu: is not a valid name",
+        ),
         ((*SHORTEST, "--set", "serviceMonitor=null"), "serviceMonitor"),
         (
             (

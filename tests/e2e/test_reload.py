@@ -445,10 +445,10 @@ class Scrape:
         listed = {(name, each) for name, ids in expected.ids.items() for each in ids}
         shown = {(each.labels["knock_environment"], each.labels["operation_id"]) for each in info}
         limits = {each.value for each in self.samples["knock_exporter_api_rate_limit_requests_per_second"]}
-        status_builder = {each.labels["group"] for each in self.samples["knock_bulk_operations"] if each.value}
+        shown_groups = {each.labels["group"] for each in self.samples["knock_bulk_operations"] if each.value}
         problems = {
             "labels": {each.labels["generation"] for each in info} - {str(number)},
-            "groups": status_builder ^ {expected.group},
+            "groups": shown_groups ^ {expected.group},
             "limits": limits ^ {expected.rate_limit},
             "ids": shown - listed,
             "sums": self.sums("knock_bulk_operations").items() ^ counts.items(),

@@ -1,4 +1,4 @@
-"""A desk where programs register, without a tracker behind it: it says what it is told to say. And its server."""
+"""Takes registrations without a tracker behind it, and answers as it is told. And its server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKEN, STAGING_TOKEN = "token-of-all-environments", "token-of-staging"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 TOKENS = Tokens((Token.of(Secret(TOKEN), None), Token.of(Secret(STAGING_TOKEN), frozenset({"staging"}))))
 CONFIG = Config(
-    tuple(EnvironmentSettings(name, KeySource(inline=Secret("sk_test_desk"))) for name in ("production", "staging")),
+    tuple(EnvironmentSettings(name, KeySource(inline=Secret("sk_test_service"))) for name in ("production", "staging")),
     labels=("team", "tier"),
 )
 

@@ -1,4 +1,4 @@
-"""A picture of operations in every state, as a tracker makes it, and a port that shows it."""
+"""A snapshot of operations in every state, as a tracker makes it, and a port that shows it."""
 
 from __future__ import annotations
 

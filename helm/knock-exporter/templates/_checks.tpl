@@ -22,7 +22,7 @@
 {{- end -}}
 {{- range $name, $settings := .Values.environments -}}
 {{- if or (eq $name "all") (not (regexMatch "^[a-z0-9_-]{1,63}$" $name)) -}}
-{{- fail (printf "environments.%s: is not a name of an environment. Use lower-case letters, digits, - and _, 63 at most, and not \"all\"." $name) -}}
+{{- fail (printf "environments.%s: is not a valid name of an environment. Use lower-case letters, digits, - and _, 63 at most, and not \"all\"." $name) -}}
 {{- end -}}
 {{- if and $settings.apiKeySecret $settings.apiKeyRemoteRef -}}
 {{- fail (printf "environments.%s: apiKeySecret and apiKeyRemoteRef. Keep one: a Secret that is there, or one that external-secrets makes." $name) -}}
