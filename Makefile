@@ -38,7 +38,7 @@ demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
 
 quick: .venv/dev ## run the unit tests, in a minute or so
-	$(BIN)/pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine
+	$(BIN)/pytest -q -n 4 $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine
 
 test: .venv/dev ## run all tests; says what it skipped because a tool is missing
 	$(BIN)/pytest -n 4 $(SIDE_BY_SIDE)
@@ -50,7 +50,7 @@ soak: .venv/dev ## run random operations, faults and restarts against a model fo
 
 coverage: .venv/dev ## run the unit tests, and show which lines they do not reach
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n auto $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine
+	$(BIN)/coverage run -m pytest -q -n 4 $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -1,4 +1,4 @@
-"""The listener and the protocol behind it: who is let in, how long each may take, and who goes when there is no room."""
+"""The listener and the protocol behind it: who is let in, how long each may take, which goes when there is no room."""
 
 from __future__ import annotations
 
