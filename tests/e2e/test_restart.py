@@ -196,10 +196,17 @@ def register_all(exporter: Exporter, ids_by_environment: dict[str, list[str]]) -
     states: Counter[str] = Counter()
     for environment, ids in ids_by_environment.items():
         for first in range(0, len(ids), 1000):
-            answer = exporter.register(ids[first : first + 1000], environment)
-            assert answer.status_code == 200, answer.text
-            states.update(each["state"] for each in answer.json()["accepted"])
+            batch = partial(exporter.register, ids[first : first + 1000], environment)
+            accepted = until(lambda batch=batch: accepted_of(batch()), "registered")  # type: ignore[misc] # mypy
+            states.update(each["state"] for each in accepted)
     return states
+
+
+def accepted_of(answer: requests.Response) -> list[dict[str, Any]] | None:
+    """Return what was accepted; None where it has to be asked again, which does no harm: a disk may take its time."""
+    assert answer.status_code in (200, 503), answer.text
+    found: list[dict[str, Any]] | None = answer.json()["accepted"] if answer.status_code == 200 else None
+    return found
 
 
 class Lives:
