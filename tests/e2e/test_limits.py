@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from programs import until
+from timing import LATE_SECONDS, most_in
 
 if TYPE_CHECKING:
     from programs import Starter
@@ -18,17 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 OPERATIONS = 1000  # each due every 5 s at the latest: four times what the limit allows
 LIMIT = 50
 SECONDS = 12
-LATE_SECONDS = 0.05  # the simulator notes some requests late, and those after them in time; exact in test_tracker.py
 USED_SECONDS = 3.0  # in some such span the machine holds nobody up
-
-
-def most_in(seconds: float, times: list[float]) -> int:
-    most, first = 0, 0
-    for last, at in enumerate(times):
-        while at - times[first] >= seconds:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def test_the_limit_is_used_and_never_passed(knock: Simulator, start: Starter) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from programs import Exporter, until
+from timing import LATE_SECONDS, most_in
 
 from exporter.simulator import Simulator, World
 
@@ -35,7 +36,6 @@ LOOK_SECONDS = 0.3  # the simulators run in this process: looking all the time w
 SERIES = re.compile(r"(?m)^knock_bulk_operation_(info|status)\{(.*)\} (\S+)$")
 COUNTER = re.compile(rf"(?m)^knock_bulk_operations_({'|'.join(COUNTERS)})_total\{{(.*)\}} (\S+)$")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
-LATE_SECONDS = 0.2  # of what notes a request's arrival, on a busy machine
 
 Place = tuple[str, str, str]  # counter, environment, group
 
@@ -85,15 +85,6 @@ def hand_on(environment: str, old: Process, new: Process) -> None:
         command = [*state, "import", f"--storage.path={new.state}"]
         subprocess.run(command, stdin=exporting.stdout, check=True, timeout=90)
     assert exporting.returncode == 0
-
-
-def most_in(seconds: float, times: list[float]) -> int:
-    most, first = 0, 0
-    for last, at in enumerate(times):
-        while at - times[first] >= seconds:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def processed(knock: Simulator, operation_id: str) -> tuple[str, int]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUSY_SECONDS = 30.0  # that other tests may hold one up; a fault has to show by more
+LATE_SECONDS = 0.2  # a server notes some requests late and those after them in time, so that its seconds hold more
 
 
 class InTime:
@@ -25,3 +26,13 @@ class InTime:
         yield
         took = time.monotonic() - began
         assert at_least <= took < seconds + self._busy, f"took {took:.3f} s"
+
+
+def most_in(seconds: float, times: list[float]) -> int:
+    """Return how many of these times, in order, lie within so many seconds at most."""
+    most, first = 0, 0
+    for last, at in enumerate(times):
+        while at - times[first] >= seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
