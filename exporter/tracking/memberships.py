@@ -147,11 +147,6 @@ class MembershipIndex:
             if not listed:
                 del self._lists[source]
 
-    def forget(self, operation_id: str) -> None:
-        """Note that no source is to name an operation any more."""
-        for membership in self._memberships.get(operation_id, ()):
-            self.drop(membership.source, operation_id)
-
 
 def precedence(membership: Membership) -> tuple[int, str]:
     """Return what orders who names an operation: what comes first is believed first."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from programs import until
-from timing import LATE_SECONDS, most_in
+from timing import most_in
 
 if TYPE_CHECKING:
     from programs import Starter
@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 OPERATIONS = 1000  # each due every 5 s at the latest: four times what the limit allows
 LIMIT = 50
 SECONDS = 12
+LATE_SECONDS = 0.05  # a quarter of what a busy machine needs: this runs alone
 USED_SECONDS = 3.0  # in some such span the machine holds nobody up
 
 
@@ -33,5 +34,6 @@ def test_the_limit_is_used_and_never_passed(knock: Simulator, start: Starter) ->
     used = most_in(USED_SECONDS, times) / (LIMIT * USED_SECONDS)
     assert used >= 0.97, f"{used:.1%} of the limit"
     assert most_in(1.0 - LATE_SECONDS, times) <= LIMIT
+    assert most_in(5.0, times) <= 5 * LIMIT
     assert exporter.value("knock_exporter_api_rate_limit_requests_per_second") == LIMIT
     assert {each.status for each in knock.log.entries()} == {200}

@@ -515,7 +515,7 @@ class Torture:
     exporter: Exporter
     file: Path
     files: Files
-    in_force: Generation
+    active: Generation
     loaded: float
 
     def step(self) -> None:
@@ -523,7 +523,7 @@ class Torture:
         if chance.random() < 0.6:
             generation = self.files.good()
             self._reload(json.dumps(generation.document()), HTTPStatus.OK)
-            self.in_force = generation
+            self.active = generation
         else:
             self._reload(*self.files.bad())
 
@@ -568,13 +568,13 @@ def test_many_files_never_mix_and_never_harm(torture: Torture) -> None:
             torture.step()
             if number == FILES // 10:
                 early = resources(exporter.process.pid)
-        until(lambda: watcher.seen[-1:] == [torture.in_force.number], "the last one is shown")
+        until(lambda: watcher.seen[-1:] == [torture.active.number], "the last one is shown")
     assert watcher.wrong == [], (len(watcher.wrong), len(watcher.seen))
     assert watcher.seen == sorted(watcher.seen)
     assert len(set(watcher.seen)) > FILES / 10
     late = until(lambda: _settled(exporter, early), lambda: f"{resources(exporter.process.pid)} after {early}", 20.0)
     assert late
-    listed = {each for ids in torture.in_force.ids.values() for each in ids}
+    listed = {each for ids in torture.active.ids.values() for each in ids}
     until(lambda: {each for each, up in exporter.values("knock_bulk_operation_up").items() if up} == listed, "polled")
     exporter.signal()
     assert exporter.wait() == 0
