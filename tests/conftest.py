@@ -54,6 +54,12 @@ def in_time(request: pytest.FixtureRequest) -> InTime:
 
 
 @pytest.fixture
+def state_path(tmp_path: Path) -> Path:
+    """Where a state file may be; none is there yet."""
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
 def knock() -> Iterator[Simulator]:
     with Simulator(world=World(seed=1), rate_limits=False) as simulator:
         yield simulator
