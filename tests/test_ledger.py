@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,12 +15,14 @@ from prometheus_client import Histogram as TheirHistogram
 
 from exporter.config import Polling
 from exporter.errors import NotFound, Reason, Unreachable
+from exporter.keys import Secret
 from exporter.metrics.exposition import Format, encode_labels, knock_part, render, stale_part
 from exporter.metrics.families import PER_NAME, aggregate_labels, histogram_samples
 from exporter.metrics.own import Activity
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking import transitions
 from exporter.tracking.book import Book
+from exporter.tracking.environment import Upstream, WatchedEnvironment
 from exporter.tracking.group_commit import GroupCommit
 from exporter.tracking.ledger import (
     QUEUE_BUCKETS,
@@ -35,6 +37,7 @@ from exporter.tracking.ledger import (
     ended_now,
     grow,
 )
+from exporter.tracking.memory import EnvironmentMemory
 from exporter.tracking.transitions import NO_MARKS, Circumstances, Marks, Moment, Tracked
 
 if TYPE_CHECKING:
@@ -357,8 +360,11 @@ def test_every_state_has_its_place() -> None:
 
 
 def book_of(*operation_ids: str) -> Book:
-    book = Book((), Activity(process=False), GroupCommit(None, lambda _view: None))
-    book.add_environment(environment(), (), (), {})
+    settings, activity = environment(), Activity(process=False)
+    memory = EnvironmentMemory(settings.base_url, settings.branch, WALL)
+    counters = activity.add_environment(settings.name)
+    watched = WatchedEnvironment(settings, Secret("sk_test"), Upstream(), memory, counters, count())
+    book = Book({settings.name: watched}, (), activity, GroupCommit(None, lambda _view: None))
     for each in operation_ids:
         key = OperationKey("production", each)
         book.update(transitions.newly_tracked(key, "default", (), at(0).now, POLLING), at(0).now)

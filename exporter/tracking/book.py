@@ -14,42 +14,34 @@ from exporter.metrics.exposition import RenderedRows, View, render_operation
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
-from exporter.tracking.exposure import CardinalityLimit, TopN
-from exporter.tracking.ledger import Ordered, contribution_of, ended_now, grow
+from exporter.tracking.exposure import TopN
+from exporter.tracking.ledger import contribution_of, ended_now, grow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from exporter.config import EnvironmentSettings
     from exporter.metrics.own import Activity
-    from exporter.tracking.exposure import Rank
+    from exporter.tracking.environment import WatchedEnvironment
+    from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.memory import AggregateKey, StoredAggregate
     from exporter.tracking.transitions import Moment, Tracked
 
 
-class _EnvironmentBook:
-    """What the book keeps for one environment."""
-
-    def __init__(self, settings: EnvironmentSettings, groups: Sequence[str], names: Sequence[str]) -> None:
-        self.settings = settings
-        self.top_n = TopN(settings.per_operation_limit)
-        self.groups = CardinalityLimit(exposure.GROUPS_MOST, groups)
-        self.names = CardinalityLimit(exposure.NAMES_MOST, names)
-        self.tracked = 0
-        self.lost = 0
-        self.missing = 0  # those of which Knock said 404 since their last record
-        self.intervals = Ordered()
-
-
 class Book:
     """All tracked operations. Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
 
-    def __init__(self, labels: Sequence[str], activity: Activity, group_commit: GroupCommit) -> None:
+    def __init__(
+        self,
+        environments: Mapping[str, WatchedEnvironment],
+        labels: Sequence[str],
+        activity: Activity,
+        group_commit: GroupCommit,
+    ) -> None:
+        self._environments = environments
         self._labels = labels
         self._activity = activity
         self._group_commit = group_commit
-        self._environments: dict[str, _EnvironmentBook] = {}
         self._operations: dict[OperationKey, Tracked] = {}
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
@@ -85,15 +77,8 @@ class Book:
 
     # Environments.
 
-    def add_environment(
-        self,
-        settings: EnvironmentSettings,
-        groups: Sequence[str],
-        names: Sequence[str],
-        aggregates: Mapping[AggregateKey, StoredAggregate],
-    ) -> None:
-        """Begin with an environment: the label values that it let in before, and what its aggregates remember."""
-        self._environments[settings.name] = _EnvironmentBook(settings, groups, names)
+    def restore(self, aggregates: Mapping[AggregateKey, StoredAggregate]) -> None:
+        """Begin with what the aggregates of an environment remember."""
         for place, memory in aggregates.items():
             self._aggregates.remember(place, memory)
         self.changed = True
@@ -104,19 +89,14 @@ class Book:
             del self._operations[key]
             self._touched[key] = None  # those dropped since the last view are among the touched ones already
         self._aggregates.remove_environment(name)
-        del self._environments[name]
         self.changed = True
 
-    def change_environment(self, settings: EnvironmentSettings, now: Moment) -> None:
+    def change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Show the operations of an environment as its settings now say."""
-        kept = self._environments[settings.name]
-        before, kept.settings = kept.settings, settings
-        if (before.per_operation, before.per_operation_limit) == (settings.per_operation, settings.per_operation_limit):
-            return
-        kept.top_n = TopN(settings.per_operation_limit)
-        shown = [each for each in self.of(settings.name) if not self._is_hidden(each, now)]
-        kept.top_n.fill(exposure.rank(each) for each in shown)
-        self._touch_all(settings.name)
+        environment.top_n = TopN(environment.settings.per_operation_limit)
+        shown = [each for each in self.of(environment.name) if not self._is_hidden(each, now)]
+        environment.top_n.fill(exposure.rank(each) for each in shown)
+        self._touch_all(environment.name)
 
     def use_labels(self, labels: Sequence[str]) -> None:
         """Show these declared labels from now on."""
@@ -129,11 +109,6 @@ class Book:
         self._touched |= dict.fromkeys(each.key for each in self.of(environment))
         self.changed = True
 
-    def admitted(self, environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the groups and the names that an environment lets in."""
-        kept = self._environments[environment]
-        return kept.groups.admitted, kept.names.admitted
-
     def remembered(self, place: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name."""
         return self._aggregates.remembered(place)
@@ -142,29 +117,18 @@ class Book:
         """Return what is to be remembered of all aggregates of an environment."""
         return self._aggregates.all_remembered(environment)
 
-    def admit_group(self, environment: str, group: str) -> str:
+    def admit_group(self, environment: WatchedEnvironment, group: str) -> str:
         """Return the group under which a new operation is shown; what is folded is counted."""
-        return self._admit(environment, "group", group)
+        return self._admit(environment, "group", environment.groups, group)
 
-    def fold_group(self, environment: str, group: str) -> str:
-        """Return the group under which an operation would be shown; counts nothing."""
-        return self._environments[environment].groups.fold(group)
-
-    def _admit(self, environment: str, label: str, value: str) -> str:
-        kept = self._environments[environment]
-        cardinality_limit = kept.groups if label == "group" else kept.names
-        known = len(cardinality_limit.admitted)
-        admitted = cardinality_limit.admit(value)
+    def _admit(self, environment: WatchedEnvironment, label: str, limit: CardinalityLimit, value: str) -> str:
+        known = len(limit.admitted)
+        admitted = limit.admit(value)
         if admitted != value:
-            self._activity.folded.labels(environment, label).inc()
-        if len(cardinality_limit.admitted) != known:
-            self._group_commit.dirty.environments[environment] = None
+            self._activity.folded.labels(environment.name, label).inc()
+        if len(limit.admitted) != known:
+            self._group_commit.dirty.environments[environment.name] = None
         return admitted
-
-    def only_missing(self, environment: str) -> bool:
-        """Whether Knock said 404 of every operation of an environment, and has shown no record of any since."""
-        kept = self._environments[environment]
-        return kept.missing == kept.tracked > 0
 
     def update(self, after: Tracked, now: Moment) -> Tracked:
         """Take in an operation, new or changed, and return it with its marks raised and its name admitted."""
@@ -206,7 +170,8 @@ class Book:
         elif record.name == UNKNOWN_NAME:
             return after
         else:
-            name = self._admit(after.key.environment, "name", record.name)
+            environment = self._environments[after.key.environment]
+            name = self._admit(environment, "name", environment.names, record.name)
         return after if name == record.name else replace(after, operation=replace(record, name=name))
 
     def _count(self, before: Tracked, after: Tracked) -> Tracked:
@@ -224,20 +189,20 @@ class Book:
         return replace(after, marks=marks)
 
     def _tally(self, tracked: Tracked, sign: int) -> None:
-        kept = self._environments[tracked.key.environment]
-        kept.tracked += sign
-        kept.lost += sign * tracked.lost
-        kept.missing += sign * (tracked.missing_since is not None)
+        environment = self._environments[tracked.key.environment]
+        environment.tracked += sign
+        environment.lost += sign * tracked.lost
+        environment.missing += sign * (tracked.missing_since is not None)
         if tracked.active:
-            (kept.intervals.add if sign > 0 else kept.intervals.remove)(tracked.interval)
+            (environment.intervals.add if sign > 0 else environment.intervals.remove)(tracked.interval)
 
     def _show(self, tracked: Tracked, now: Moment) -> None:
         rank = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
         self._touched |= dict.fromkeys(self._placed(tracked, rank))
 
     def _placed(self, tracked: Tracked, rank: Rank | None) -> Iterator[OperationKey]:
-        kept, environment = self._environments[tracked.key.environment], tracked.key.environment
-        return (OperationKey(environment, each) for each in kept.top_n.place(tracked.key.id, rank))
+        environment = self._environments[tracked.key.environment]
+        return (OperationKey(environment.name, each) for each in environment.top_n.place(tracked.key.id, rank))
 
     def _is_hidden(self, tracked: Tracked, now: Moment) -> bool:
         mode = self._environments[tracked.key.environment].settings.per_operation
@@ -280,10 +245,10 @@ class Book:
             self._rendered.put(key, render_operation(tracked, self._labels))
 
     def _publish_gauges(self) -> None:
-        for name, kept in self._environments.items():
-            self._activity.operations.labels(name).set(kept.tracked)
-            self._activity.not_exposed.labels(name).set(kept.tracked - kept.lost - kept.top_n.shown)
-            longest = kept.intervals.most
+        for name, each in self._environments.items():
+            self._activity.operations.labels(name).set(each.tracked)
+            self._activity.not_exposed.labels(name).set(each.tracked - each.lost - each.top_n.shown)
+            longest = each.intervals.most
             if longest is None:
                 self._activity.poll_interval.remove(name)
             else:

@@ -15,25 +15,25 @@ from exporter.config.settings import ListedOperation
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import transitions
 from exporter.tracking.expiry import NEVER, ExpiryQueue, leaves_at
-from exporter.tracking.memberships import API, CONFIG, Conflicts, MembershipIndex, SourceKind, group_of, labels_of
+from exporter.tracking.memberships import API, CONFIG, Conflicts, SourceKind, group_of, labels_of
 from exporter.tracking.memory import StoredOperation
 from exporter.tracking.messages import ReleaseResult
 from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
 from exporter.tracking.tombstones import Tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from exporter.metrics.own import Activity
     from exporter.tracking.book import Book
+    from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.group_commit import GroupCommit
-    from exporter.tracking.memberships import SourceKey
+    from exporter.tracking.memberships import Memberships, SourceKey
     from exporter.tracking.messages import Created, Listed, Registration
     from exporter.tracking.slices import Job
     from exporter.tracking.snapshot import SourceState
     from exporter.tracking.tombstones import Tombstones
     from exporter.tracking.transitions import Moment, Tracked
-    from exporter.tracking.upstream import EnvironmentPoller
 
 FORGOTTEN_A_STEP = 200  # tombstones: some 20 ms
 RETIRED = "retired"  # the state of an id of which only a tombstone is left
@@ -44,15 +44,21 @@ log = structlog.get_logger()
 class Intake:
     """Takes operations in and drops them; at most `limit` are tracked."""
 
-    def __init__(self, book: Book, group_commit: GroupCommit, activity: Activity, tombstones: Tombstones) -> None:
+    def __init__(
+        self,
+        environments: Mapping[str, WatchedEnvironment],
+        book: Book,
+        group_commit: GroupCommit,
+        activity: Activity,
+        tombstones: Tombstones,
+    ) -> None:
         self.limit = 0
         self.tombstones = tombstones
         self.slices = Slices()
+        self._environments = environments
         self._book = book
         self._group_commit = group_commit
         self._activity = activity
-        self._pollers: dict[str, EnvironmentPoller] = {}
-        self._indexes: dict[str, MembershipIndex] = {}
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
         self._conflicts = Conflicts()
@@ -60,49 +66,47 @@ class Intake:
 
     # Environments.
 
-    def add_environment(self, poller: EnvironmentPoller, operations: Iterable[StoredOperation], now: Moment) -> None:
-        """Begin with an environment, and with what is known of it from before."""
-        index = self._indexes[poller.name] = MembershipIndex()
-        self._pollers[poller.name] = poller
+    def restore(self, environment: WatchedEnvironment, operations: Iterable[StoredOperation], now: Moment) -> None:
+        """Begin with what is known of an environment from before."""
         for tracked, memberships in operations:
-            index.restore(tracked.key.id, memberships)
+            environment.index.restore(tracked.key.id, memberships)
             self._noted(self._book.update(tracked, now))
-            poller.plan(tracked)
+            environment.plan(tracked)
 
-    def remove_environment(self, name: str) -> dict[str, StoredOperation]:
+    def remove_environment(self, environment: WatchedEnvironment) -> dict[str, StoredOperation]:
         """End with an environment; return what is known of it, by id."""
-        known = {each.tracked.key.id: each for each in self.all_stored(name)}
-        index = self._indexes.pop(name)
-        del self._pollers[name]
+        known = {each.tracked.key.id: each for each in self.all_stored(environment)}
+        name = environment.name
         self._waiting = {key: None for key in self._waiting if key.environment != name}
         self._ended = {key: each for key, each in self._ended.items() if key.environment != name}
-        for operation_id in index:
+        for operation_id in environment.index:
             self._conflicts.newly(OperationKey(name, operation_id), ())
         return known
 
-    def unlist_http(self, poller: EnvironmentPoller, now: Moment) -> None:
+    def unlist_http(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Drop what http lists named that are configured no more."""
-        urls = {each.url for each in poller.settings.operations_http}
-        for source in self._indexes[poller.name].sources(SourceKind.HTTP):
+        urls = {each.url for each in environment.settings.operations_http}
+        for source in environment.index.sources(SourceKind.HTTP):
             if source.name not in urls:
-                self.slices.put((poller.name, source), self._list(poller, source, ()), now)
+                self.slices.put((environment.name, source), self._list(environment, source, ()), now)
 
-    def sources(self, poller: EnvironmentPoller) -> tuple[SourceState, ...]:
+    def sources(self, environment: WatchedEnvironment) -> tuple[SourceState, ...]:
         """Return the sources of an environment as they stand."""
-        urls = {each.url for each in poller.settings.operations_http}
-        return poller.activity.sources(self._indexes[poller.name].counts(), urls)
+        urls = {each.url for each in environment.settings.operations_http}
+        return environment.activity.sources(environment.index.counts(), urls)
 
     def stored(self, key: OperationKey) -> StoredOperation | None:
         """Return what is to be remembered of an operation, None if it is not tracked."""
-        tracked, index = self._book.get(key), self._indexes.get(key.environment)
-        return (
-            StoredOperation(tracked, index.memberships(key.id)) if tracked is not None and index is not None else None
-        )
+        tracked = self._book.get(key)
+        return StoredOperation(tracked, self._memberships(key)) if tracked is not None else None
 
-    def all_stored(self, name: str) -> Iterator[StoredOperation]:
+    def all_stored(self, environment: WatchedEnvironment) -> Iterator[StoredOperation]:
         """Return what is to be remembered of the operations of an environment."""
-        index = self._indexes[name]
-        return (StoredOperation(each, index.memberships(each.key.id)) for each in self._book.of(name))
+        index = environment.index
+        return (StoredOperation(each, index.memberships(each.key.id)) for each in self._book.of(environment.name))
+
+    def _memberships(self, key: OperationKey) -> Memberships:
+        return self._environments[key.environment].index.memberships(key.id)
 
     # In.
 
@@ -119,23 +123,25 @@ class Intake:
 
     def list_all(self, message: Listed, now: Moment) -> None:
         """Take a source's whole list in place of its last one."""
-        poller = self._pollers[message.environment]
-        poller.activity.read(message.source, now.wall)
-        self._activity.source_success.labels(poller.name, message.source.kind).set(now.wall)
-        self.slices.put((poller.name, message.source), self._list(poller, message.source, message.operations), now)
+        environment = self._environments[message.environment]
+        environment.activity.read(message.source, now.wall)
+        self._activity.source_success.labels(environment.name, message.source.kind).set(now.wall)
+        self.slices.put(
+            (environment.name, message.source), self._list(environment, message.source, message.operations), now
+        )
 
-    def _list(self, poller: EnvironmentPoller, source: SourceKey, operations: Iterable[ListedOperation]) -> Job:
+    def _list(self, environment: WatchedEnvironment, source: SourceKey, operations: Iterable[ListedOperation]) -> Job:
         now = yield
-        index = self._indexes[poller.name]
+        index = environment.index
         listed = {each.id: each for each in operations}
         dropped = index.left_out(source, listed)
         refused = conflicts = 0
         for number, operation_id in enumerate([*dropped, *listed]):  # the dropped ones first: they make room
             if is_due(number):
                 now = yield
-                if self._pollers.get(poller.name) is not poller:
+                if self._environments.get(environment.name) is not environment:
                     return
-            key = OperationKey(poller.name, operation_id)
+            key = OperationKey(environment.name, operation_id)
             if number < len(dropped):
                 index.drop(source, operation_id)
                 self._unlisted(key, source, now)
@@ -143,24 +149,24 @@ class Intake:
                 conflicts += self._conflicts_newly(key)
                 # What the configuration lists is followed, whatever became of it before.
                 refused += self._enter(key, now, again=source == CONFIG) is None
-        self._log(poller, source, refused, conflicts)
+        self._log(environment, source, refused, conflicts)
 
-    def _log(self, poller: EnvironmentPoller, source: SourceKey, refused: int, conflicts: int) -> None:
-        where = {"environment": poller.name, "source": str(source.kind)}
+    def _log(self, environment: WatchedEnvironment, source: SourceKey, refused: int, conflicts: int) -> None:
+        where = {"environment": environment.name, "source": str(source.kind)}
         if refused:
             log.error("no room for operations: max_operations is reached", refused=refused, limit=self.limit, **where)
         if conflicts:
             log.warning("sources name different groups or labels for operations", operations=conflicts, **where)
 
     def register(
-        self, environment: str, registration: Registration, *, again: bool, now: Moment, chance: float
+        self, environment: WatchedEnvironment, registration: Registration, *, again: bool, now: Moment, chance: float
     ) -> str | None:
         """Take in an operation that a program registers; return its state, or None where there is no room."""
-        key, index = OperationKey(environment, registration.operation.id), self._indexes[environment]
+        key, index = OperationKey(environment.name, registration.operation.id), environment.index
         known = any(each.source == API for each in index.memberships(key.id))
         if not known or registration.operation != ListedOperation(key.id):  # a bare id repeated takes nothing back
             index.name(API, registration.operation)
-            self._log(self._pollers[environment], API, 0, self._conflicts_newly(key))
+            self._log(environment, API, 0, self._conflicts_newly(key))
         state = self._enter(key, now, again=again)
         if state is None or state == RETIRED:
             index.drop(API, key.id)
@@ -176,7 +182,7 @@ class Intake:
         if tracked.operation is None and tracked.from_birth is None and tracked.up is None:
             operation = Operation(key.id, Status.QUEUED, created.name, inserted_at=created.inserted_at)
             tracked = self.update(transitions.created(tracked, operation, chance), now)
-            self._pollers[key.environment].plan(tracked)
+            self._environments[key.environment].plan(tracked)
         return tracked.state
 
     def _enter(self, key: OperationKey, now: Moment, *, again: bool) -> str | None:
@@ -203,26 +209,27 @@ class Intake:
         self._book.touch(key)
 
     def _listed(self, key: OperationKey) -> bool:
-        return any(each.source != API for each in self._indexes[key.environment].memberships(key.id))
+        return any(each.source != API for each in self._memberships(key))
 
     def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> Tracked:
-        poller, memberships = self._pollers[key.environment], self._indexes[key.environment].memberships(key.id)
-        group = self._book.admit_group(poller.name, group_of(memberships))
+        environment, memberships = self._environments[key.environment], self._memberships(key)
+        group = self._book.admit_group(environment, group_of(memberships))
         labels, ended = labels_of(memberships), self._ended.pop(key, None)
         if ended is not None:
             return self.update(replace(ended, group=group, labels=labels), now)
-        new = transitions.newly_tracked(key, group, labels, now, poller.settings.polling)
+        new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
         # What was followed before was counted before.
         new = self.update(replace(new, from_birth=False) if known else new, now)
-        poller.plan(new)
+        environment.plan(new)
         return new
 
     def _use_memberships(self, tracked: Tracked, now: Moment, *, again: bool) -> str:
-        memberships = self._indexes[tracked.key.environment].memberships(tracked.key.id)
+        memberships = self._memberships(tracked.key)
         self._touch(tracked.key)
         group, labels = group_of(memberships), labels_of(memberships)
-        if (self._book.fold_group(tracked.key.environment, group), labels) != (tracked.group, tracked.labels):
-            group = self._book.admit_group(tracked.key.environment, group)
+        environment = self._environments[tracked.key.environment]
+        if (environment.groups.fold(group), labels) != (tracked.group, tracked.labels):
+            group = self._book.admit_group(environment, group)
             tracked = self.update(replace(tracked, group=group, labels=labels), now)
         if tracked.lost and again:
             tracked = self.retry(tracked, now)
@@ -230,21 +237,21 @@ class Intake:
 
     def retry(self, missing: Tracked, now: Moment) -> Tracked:
         """Give an operation that is lost, or about to be, another chance."""
-        poller = self._pollers[missing.key.environment]
-        tracked = self.update(transitions.retried(missing, now, poller.settings.polling), now)
-        poller.plan(tracked)
+        environment = self._environments[missing.key.environment]
+        tracked = self.update(transitions.retried(missing, now, environment.settings.polling), now)
+        environment.plan(tracked)
         return tracked
 
     def _conflicts_newly(self, key: OperationKey) -> bool:
-        newly = self._conflicts.newly(key, self._indexes[key.environment].memberships(key.id))
+        newly = self._conflicts.newly(key, self._memberships(key))
         self._activity.conflicts.labels(key.environment).inc(newly)
         return newly
 
     # Out.
 
-    def release(self, environment: str, operation_id: str, now: Moment) -> ReleaseResult:
+    def release(self, environment: WatchedEnvironment, operation_id: str, now: Moment) -> ReleaseResult:
         """Drop an operation because somebody says so; not while another source lists it."""
-        key, index = OperationKey(environment, operation_id), self._indexes[environment]
+        key, index = OperationKey(environment.name, operation_id), environment.index
         stone = self.tombstones.get(key)
         listed_by = tuple(each.source for each in index.memberships(operation_id) if each.source != API)
         if listed_by:
@@ -262,7 +269,7 @@ class Intake:
         if not self._listed(key):
             self._waiting.pop(key, None)
         self._conflicts_newly(key)
-        tracked, memberships = self._book.get(key), self._indexes[key.environment].memberships(key.id)
+        tracked, memberships = self._book.get(key), self._memberships(key)
         if tracked is None:
             return
         if memberships:
@@ -276,12 +283,12 @@ class Intake:
             self._touch(key)
 
     def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
-        index = self._indexes[key.environment]
+        index = self._environments[key.environment].index
         index.drop(API, key.id)
         self._conflicts.newly(key, ())
         if key in self:
             self._book.remove(key, reason)
-            self._pollers[key.environment].drop(key.id)
+            self._environments[key.environment].drop(key.id)
             self._group_commit.dirty.operations[key] = None
         self.tombstones[key] = Tombstone(now.mono, retired)
         self._group_commit.dirty.tombstones[key] = None
@@ -291,13 +298,12 @@ class Intake:
             self._group_commit.dirty.tombstones[key] = None
 
     def _leaves_at(self, tracked: Tracked) -> float:
-        environment = tracked.key.environment
-        memberships = self._indexes[environment].memberships(tracked.key.id)
-        return leaves_at(tracked, memberships, self._pollers[environment].settings.retention)
+        retention = self._environments[tracked.key.environment].settings.retention
+        return leaves_at(tracked, self._memberships(tracked.key), retention)
 
     def use_retention(self) -> None:
         """Work out again when operations leave: settings have changed."""
-        ended = (each for name in self._pollers for each in self._book.of(name) if each.final or each.lost)
+        ended = (each for name in self._environments for each in self._book.of(name) if each.final or each.lost)
         self._expiry.restart((each, self._leaves_at(each)) for each in ended)
 
     def next_step(self, next_round: float) -> float:
@@ -325,7 +331,7 @@ class Intake:
         listed = []
         for key in islice(self.tombstones.overdue(now.mono), FORGOTTEN_A_STEP):
             self._group_commit.dirty.tombstones[key] = None
-            if key.environment in self._indexes and self._listed(key):
+            if key.environment in self._environments and self._listed(key):
                 listed.append(key)
         for key in listed:  # a source that still names it would have it counted again
             self.tombstones[key] = Tombstone(now.mono, retired=True)
@@ -339,7 +345,7 @@ class Intake:
         for key in list(islice(self._waiting, SLICE * SLICES_A_STEP)):
             if not self._has_room(now):
                 return
-            memberships = self._indexes[key.environment].memberships(key.id)
+            memberships = self._memberships(key)
             self._enter(key, now, again=any(each.source == CONFIG for each in memberships))
 
     def _has_room(self, now: Moment) -> bool:

@@ -261,6 +261,5 @@ def test_environments_are_shared_out_and_one_is_moved_there_and_back(pods: Pods)
     for name, knock in pods.knocks.items():
         arrived = sorted(each.at for each in knock.log)
         assert {each.status for each in knock.log if each.operation_id in pods.made[name]} == {200}
-        assert most_in(1.0 - LATE_SECONDS, arrived) <= LIMIT, name
         assert most_in(1.0, arrived) >= 0.9 * LIMIT, name
-        assert most_in(5.0, arrived) <= 5 * LIMIT, name
+        assert most_in(5.0 - LATE_SECONDS, arrived) <= 5 * LIMIT, name  # two would be twice as many
