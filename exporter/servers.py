@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 log = structlog.get_logger()
 

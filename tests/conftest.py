@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from registration_service import FakeService
     from trustme import CA
 
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 
 settings.register_profile("busy machines", deadline=None)

@@ -22,7 +22,8 @@ from exporter import __version__
 from exporter.config import Config
 from exporter.errors import StartError
 from exporter.metrics.exposition import Chunk, Format, View
-from exporter.web.app import AppContext, make_app, make_health_app
+from exporter.web.app import make_app, make_health_app
+from exporter.web.context import AppContext
 from exporter.web.server import WebServer, bind
 
 if TYPE_CHECKING:

@@ -27,14 +27,14 @@ from exporter.web.listing import STATUSES, Filter, choices, read_filter, select
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
-    from exporter.web.app import AppContext
     from exporter.web.bounded import Worker
+    from exporter.web.context import AppContext
 
 PAGE_ROWS = 100
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -50,10 +50,7 @@ def page_routes(app_context: AppContext, worker: Worker) -> list[Route]:
 
     def made(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            try:
-                return await worker.run_bounded(partial(make, request))
-            except Refusal as refusal:
-                return pages.trouble(refusal.status, str(refusal), refusal.headers)
+            return await worker.run_bounded(partial(make, request))
 
         return endpoint
 
@@ -65,9 +62,9 @@ def page_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     ]
 
 
-def not_found(app_context: AppContext, status: HTTPStatus, headers: Mapping[str, str] | None) -> Response:
-    """Tell a person that there is no such page, or that it cannot be asked so."""
-    return _Pages(app_context).trouble(status, f"{status.description or status.phrase}.", headers)
+def trouble(app_context: AppContext, refusal: Refusal) -> Response:
+    """Tell a person why there is no such page, or that it cannot be asked so."""
+    return _Pages(app_context).trouble(refusal)
 
 
 @cache
@@ -180,29 +177,20 @@ class _Pages:
         text = effective_yaml(without_queries(self._app_context.config()))
         return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
 
-    def trouble(self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None) -> Response:
+    def trouble(self, refusal: Refusal) -> Response:
         """Tell what is wrong with a request."""
-        body = self._render("trouble.html", title=status.phrase, now=self._app_context.now, text=text, status=status)
-        return HTMLResponse(body, status, {**_NOT_KEPT, **(headers or {})})
+        status, now = refusal.status, self._app_context.now
+        page = self._page("trouble.html", title=status.phrase, now=now, text=str(refusal), status=status)
+        page.status_code = status
+        page.headers.update(refusal.headers or {})
+        return page
 
     # What they share.
 
     def _page(self, template: str, **values: Any) -> Response:
-        return HTMLResponse(self._render(template, **values), headers=_NOT_KEPT)
-
-    def _render(self, template: str, **values: Any) -> str:
-        return (
-            _templates()
-            .get_template(template)
-            .render(
-                prefix=self._app_context.prefix,
-                telemetry_path=self._app_context.telemetry_path,
-                version=__version__,
-                static=_versions(),
-                project=PROJECT,
-                **values,
-            )
-        )
+        values |= {"prefix": self._app_context.prefix, "telemetry_path": self._app_context.telemetry_path}
+        values |= {"version": __version__, "static": _versions(), "project": PROJECT}
+        return HTMLResponse(_templates().get_template(template).render(values), headers=_NOT_KEPT)
 
     def _row(self, entry: Entry, now: Moment) -> rows.Row:
         return rows.row(entry, self._app_context.prefix, now)

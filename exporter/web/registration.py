@@ -13,28 +13,26 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from exporter.config.values import InvalidValue, check_operation_id, quoted
-from exporter.registrations import MAX_BODY_BYTES, Batch, InvalidRequest, read_batch, read_query
+from exporter.registrations import Batch, InvalidRequest, read_batch, read_query
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
 from exporter.web.facts import name_of
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from exporter.config import Config
     from exporter.metrics.own import Activity
     from exporter.registrations import RegistrationItem, RejectedItem
     from exporter.tokens import Grant, Tokens
     from exporter.tracking.memberships import SourceKey
-
-    Endpoint = Callable[[Request], Awaitable[Response]]
 
 PATHS = "/api/v1/operations"
 PATH = PATHS + "/{environment}"
@@ -93,14 +91,6 @@ class RegistrationEndpoints:
         self._buckets: dict[bytes, _Bucket] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
 
-    async def register(self, request: Request) -> Response:
-        """Take operations in. Raises Refusal."""
-        return await _read_whole(self._register, request)
-
-    async def release(self, request: Request) -> Response:
-        """Drop one. Raises Refusal."""
-        return await _read_whole(self._release, request)
-
     # Who may.
 
     def _admit(self, request: Request) -> str:
@@ -137,10 +127,11 @@ class RegistrationEndpoints:
 
     # POST.
 
-    async def _register(self, request: Request) -> Response:
+    async def register(self, request: Request) -> Response:
+        """Take operations in. Raises Refusal."""
         environment = self._admit(request)
         text = _is_text(request)
-        body = await self._body(request)
+        body = await _body(request)
         batch = await self._read(request, body, text=text)
         if batch.rejected:
             self._service.activity.refuse(environment, "invalid", len(batch.rejected))
@@ -156,14 +147,6 @@ class RegistrationEndpoints:
             raise _try_again("nothing could be accepted", LIMIT_RETRY_SECONDS, accepted=[], rejected=rejected)
         return JSONResponse({"accepted": accepted, "rejected": rejected, "durable": registered.durable})
 
-    async def _body(self, request: Request) -> bytes:
-        try:
-            return await _body(request)
-        except Refusal as refusal:
-            if refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                self._service.activity.http_refused.labels("too_large").inc()
-            raise
-
     async def _read(self, request: Request, body: bytes, *, text: bool) -> Batch:
         declared = self._service.config().labels
         try:
@@ -173,7 +156,8 @@ class RegistrationEndpoints:
                 return read()
             return await asyncio.get_running_loop().run_in_executor(self._reader, read)
         except InvalidRequest as error:
-            raise Refusal(error.status, str(error)) from None
+            too_large = error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise Refusal(error.status, str(error), reason="too_large" if too_large else None) from None
 
     async def _hand_over(self, environment: str, named: tuple[RegistrationItem, ...]) -> RegistrationResult:
         parts = [
@@ -188,7 +172,8 @@ class RegistrationEndpoints:
 
     # DELETE.
 
-    async def _release(self, request: Request) -> Response:
+    async def release(self, request: Request) -> Response:
+        """Drop one. Raises Refusal."""
         environment = self._admit(request)
         try:
             operation_id = check_operation_id(request.path_params["id"])
@@ -211,13 +196,6 @@ class RegistrationEndpoints:
         if answer is None:
             raise _try_again(f"no answer in {seconds:g} s; it may have been done (asking again does no harm)", 1)
         return answer
-
-
-async def _read_whole(handle: Endpoint, request: Request) -> Response:
-    try:
-        return await handle(request)
-    except ClientDisconnect:
-        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
 
 def _try_again(detail: str, seconds: int, **more: Any) -> Refusal:
@@ -258,23 +236,12 @@ def _is_text(request: Request) -> bool:
 
 
 async def _body(request: Request) -> bytes:
-    length = request.headers.get("content-length", "")
-    body = bytearray()
-    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_large()
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_large()
+            return await request.body()
     except TimeoutError:
-        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body took longer than {BODY_SECONDS:g} s") from None
-    return bytes(body)
-
-
-def _too_large() -> Refusal:
-    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+        late = f"the body took longer than {BODY_SECONDS:g} s"
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, late, reason="timeout") from None
 
 
 def _rejected(each: RejectedItem) -> dict[str, Any]:

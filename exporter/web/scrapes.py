@@ -1,8 +1,7 @@
 """Answers to scrapes.
 
 The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
-joined batch by batch as it leaves, so that a reader that stalls holds one batch besides the view's own lines. Only so
-many answers are under way at a time.
+joined batch by batch as it leaves, so that a reader that stalls holds one batch besides the view's own lines.
 """
 
 from __future__ import annotations
@@ -12,32 +11,25 @@ import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import StreamingResponse
 
 from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
-from exporter.web.connections import connection_of
-from exporter.web.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from exporter.metrics.exposition import Format, View
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 SLICE_BYTES = 64 * 1024
 BATCH_BYTES = 256 * 1024
 WORKERS = 2
-PLAIN_SLOTS = 4  # answers at a time; each holds up to 1 MB, and costs ten times the work of a compressed one
-GZIP_SLOTS = 12
-BUSY_RETRY_SECONDS = 5
 RETRY_SECONDS = 0.001
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, system not told
@@ -92,30 +84,14 @@ class Scrapes:
 
     def __init__(self, app_context: AppContext) -> None:
         self._app_context = app_context
-        self._plain_slots, self._gzip_slots = Slots(PLAIN_SLOTS), Slots(GZIP_SLOTS)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
         self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
         self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
         self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
 
-    async def response(self, request: Request) -> ASGIApp:
-        """Answer `GET /metrics`: 503 if there is no slot for the answer in time."""
-
-        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            started = self._app_context.monotonic()
-            slots = self._gzip_slots if _wants_gzip(request) else self._plain_slots
-            async with slots.slot(connection_of(scope)) as given:
-                made = await self._made(request, started) if given else self._busy()
-                await made(scope, receive, send)
-
-        return respond
-
-    def _busy(self) -> Response:
-        self._app_context.activity.http_refused.labels("busy").inc()
-        text = "Too many scrapes at a time.\n"
-        return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
-
-    async def _made(self, request: Request, started: float) -> Response:
+    async def response(self, request: Request) -> Response:
+        """Answer `GET /metrics`."""
+        started = self._app_context.monotonic()
         form = choose_format(",".join(request.headers.getlist("accept")))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         if _wants_gzip(request):

@@ -14,7 +14,8 @@ from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
 from exporter.tokens import Token, Tokens
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult, Taken
-from exporter.web.app import AppContext, make_app
+from exporter.web.app import make_app
+from exporter.web.context import AppContext
 from exporter.web.registration import RegistrationService
 from exporter.web.server import WebServer, bind
 
