@@ -9,7 +9,7 @@ import structlog
 
 from exporter import __version__
 from exporter.web.app import make_app, make_health_app
-from exporter.web.server import WebServer, bind
+from exporter.web.server import ConnectionRules, WebServer, bind
 from exporter.web.web_config_watcher import WebConfigWatcher
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ class Servers:
         app = make_app(
             app_context, lambda: self._web_config.config, health_without_password=self._flags.health_without_password
         )
-        self._servers = [WebServer(app, self._sockets, on_crash, lambda: self._web_config.context)]
+        rules = ConnectionRules(lambda: self._web_config.context, app_context.refused)
+        self._servers = [WebServer(app, self._sockets, on_crash, rules)]
         if self._health_sockets:
-            self._servers.append(WebServer(make_health_app(app_context), self._health_sockets, on_crash))
+            health_rules = ConnectionRules(refused=app_context.refused)
+            self._servers.append(WebServer(make_health_app(app_context), self._health_sockets, on_crash, health_rules))
         for server in self._servers:
             server.start()
         for socket in self._sockets:

@@ -1,7 +1,7 @@
 """Answers to scrapes.
 
-The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
-joined batch by batch as it leaves, so that a reader that stalls holds one batch besides the view's own lines.
+What is compressed and what is fresh is made in two worker threads. An uncompressed body is joined slice by slice as it
+leaves, so that a reader that stalls holds one slice besides the view's own lines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.responses import StreamingResponse
 from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from exporter.web.context import AppContext
 
 SLICE_BYTES = 64 * 1024
-BATCH_BYTES = 256 * 1024
 WORKERS = 2
 RETRY_SECONDS = 0.001
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
@@ -100,11 +99,11 @@ class Scrapes:
             kept = await self._knock_zipped(view, form)
             pieces = join(kept, ending)
             plain_size, length = kept.plain_size + len(ending.plain), sum(map(len, pieces))
-            body = _slices(pieces)
+            body: AsyncIterator[memoryview | bytes] = _slices(pieces)
         else:
             view, fresh = await self._newest(form, _plain)
             plain_size = length = knock_size(view, form) + len(fresh)
-            body = self._joined(view, form, fresh)
+            body = _joined(view, form, fresh)
         self._app_context.activity.scrape_duration.observe(self._app_context.monotonic() - started)
         self._app_context.activity.exposition_size.set(plain_size)
         return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
@@ -145,12 +144,6 @@ class Scrapes:
                 return view, stale_part(view, form, self._app_context.monotonic()) + own
             time.sleep(RETRY_SECONDS)
 
-    async def _joined(self, view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview]:
-        pieces = chain(knock_part(view, form), [fresh])
-        while batch := await self._in_worker(lambda: _batch(pieces)):
-            async for each in _slices(batch):
-                yield each
-
     def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
@@ -167,15 +160,18 @@ def _failed(future: asyncio.Future[CompressedPart]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
 
 
-def _batch(pieces: Iterator[bytes]) -> list[bytes]:
-    batch, size = [], 0
-    while size < BATCH_BYTES and (piece := next(pieces, None)) is not None:
-        batch.append(piece)
+async def _joined(view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview | bytes]:
+    slice_, size = [], 0
+    for piece in chain(knock_part(view, form), [fresh]):
+        slice_.append(piece)
         size += len(piece)
-    return batch
+        if size >= SLICE_BYTES or piece is fresh:
+            yield b"".join(slice_)
+            slice_, size = [], 0
+            await asyncio.sleep(0)  # a reader that takes everything at once must not keep the loop from others
 
 
-async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview]:
+async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview | bytes]:
     for piece in pieces:
         whole = memoryview(piece)
         for start in range(0, len(whole), SLICE_BYTES):
