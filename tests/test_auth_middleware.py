@@ -92,10 +92,10 @@ def test_what_is_refused_is_counted() -> None:
     guarded = Guarded()
     guarded.ask()  # as a browser does before it knows that a password is wanted
     guarded.ask({"Authorization": ANN})
-    assert guarded.refused == {}
+    assert guarded.refused == {"no_password": 1}
     guarded.ask({"Authorization": basic(b"ann", b"wrong")})
     guarded.ask({"Origin": "http://elsewhere"}, "POST")
-    assert guarded.refused == {"password": 1, "site": 1}
+    assert guarded.refused == {"no_password": 1, "password": 1, "site": 1}
 
 
 def test_wrong_passwords_are_told_once_a_minute() -> None:

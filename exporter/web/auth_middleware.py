@@ -98,7 +98,7 @@ class AuthMiddleware:
         raise _unauthorized("wrong user or password", "password")
 
 
-def _unauthorized(detail: str, reason: str | None = None) -> Refusal:
+def _unauthorized(detail: str, reason: str) -> Refusal:
     return Refusal(HTTPStatus.UNAUTHORIZED, detail, _CHALLENGE, reason)
 
 
@@ -111,7 +111,7 @@ def _credentials(scope: Scope) -> tuple[str, bytes]:
     except (binascii.Error, ValueError):
         colon = b""
     if not colon:
-        raise _unauthorized("expected an Authorization header with user and password (Basic …)")
+        raise _unauthorized("expected an Authorization header with user and password (Basic …)", "no_password")
     return user.decode(errors="surrogateescape"), password
 
 

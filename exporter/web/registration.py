@@ -103,15 +103,13 @@ class RegistrationEndpoints:
         self._check_open()
         known = any(each.name == environment for each in self._service.config().environments)
         grant = _grant(request, tokens)
-        if known and (grant is None or not grant.allows(environment)):
-            self._service.activity.refuse(environment, "unauthorized")
         if grant is None:
             raise _unauthorized(request)
         self._check_rate(grant)
         if not known:
             raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
         if not grant.allows(environment):
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the token is not good for {quoted(environment)}")
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the token is not good for {quoted(environment)}", reason="token")
         return environment
 
     def _check_open(self) -> None:
@@ -121,9 +119,8 @@ class RegistrationEndpoints:
     def _check_rate(self, grant: Grant) -> None:
         now = self._service.monotonic()
         if not self._buckets.setdefault(grant.token, _Bucket(now)).take(now):
-            raise Refusal(
-                HTTPStatus.TOO_MANY_REQUESTS, f"more than {RATE} requests a second with one token", {"Retry-After": "1"}
-            )
+            often = f"more than {RATE} requests a second with one token"
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, often, {"Retry-After": "1"}, "rate")
 
     # POST.
 
@@ -216,9 +213,11 @@ def _unauthorized(request: Request) -> Refusal:
     headers = request.headers.getlist("authorization")
     if len(headers) == 1 and headers[0].lower().startswith("bearer "):
         wrong = "the token is not one of this exporter's (it is wrong, or was replaced)"
-        return Refusal(HTTPStatus.UNAUTHORIZED, wrong, {"WWW-Authenticate": 'Bearer error="invalid_token"'})  # RFC 6750
+        return Refusal(
+            HTTPStatus.UNAUTHORIZED, wrong, {"WWW-Authenticate": 'Bearer error="invalid_token"'}, "token"
+        )  # RFC 6750
     missing = "expected an Authorization header with a token of this exporter (Bearer …)"
-    return Refusal(HTTPStatus.UNAUTHORIZED, missing, {"WWW-Authenticate": "Bearer"})
+    return Refusal(HTTPStatus.UNAUTHORIZED, missing, {"WWW-Authenticate": "Bearer"}, "token")
 
 
 def _is_text(request: Request) -> bool:

@@ -89,6 +89,9 @@ class FakeService:
         )
         return value or 0.0
 
+    def http_refused(self, reason: str) -> float:
+        return self.activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": reason}) or 0.0
+
     def app_context(self, **settings: Any) -> AppContext:
         service = RegistrationService(
             deliver=self.deliver,
