@@ -13,25 +13,23 @@ from model import WALL, ids, running
 
 from exporter.config import Polling
 from exporter.operation import Operation, OperationKey, Status
-from exporter.tracking import transitions
+from exporter.tracking import facts, transitions
 from exporter.tracking.history import History, plotted
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.memory import StoredOperation
-from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
-from exporter.tracking.transitions import Moment
-from exporter.web import facts
-from exporter.web.bounded import WAITING_MOST, Worker
-from exporter.web.listing import (
+from exporter.tracking.selection import (
     CHOICES_MOST,
-    SEARCH_LONGEST,
     STATUSES,
     Filter,
     FilterOption,
     choices,
     place,
-    read_filter,
     select,
 )
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
+from exporter.tracking.transitions import Moment
+from exporter.web.bounded import WAITING_MOST, Worker
+from exporter.web.listing import SEARCH_LONGEST, read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from programs import until
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from exporter.servers import bind
 from exporter.web.lifecycle import reload_route
-from exporter.web.server import ConnectionRules, WebServer, bind
+from exporter.web.server import ConnectionRules, WebServer
 from exporter.web.tls import ServerContext
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from exporter import __version__
 from exporter.config import Config
 from exporter.errors import StartError
 from exporter.metrics.exposition import Chunk, Format, View
+from exporter.servers import bind
 from exporter.web.app import make_app, make_health_app
 from exporter.web.context import AppContext
-from exporter.web.server import WebServer, bind
+from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,8 +19,9 @@ from starlette.routing import Route
 from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.operation import OperationKey
 from exporter.registrations import MAX_BODY_BYTES
+from exporter.tracking.selection import Filter, place, select
 from exporter.web import shapes
-from exporter.web.listing import Filter, place, read_filter, select
+from exporter.web.listing import read_filter
 from exporter.web.openapi import describe
 from exporter.web.registration import PATH, PATHS, RegistrationEndpoints
 from exporter.web.replies import Refusal
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from exporter.tracking.selection import Place
     from exporter.tracking.snapshot import Snapshot
     from exporter.tracking.transitions import Moment
     from exporter.web.bounded import Worker
     from exporter.web.context import AppContext
-    from exporter.web.listing import Place
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -18,7 +18,7 @@ from exporter.web.api import api_routes
 from exporter.web.auth_middleware import AuthMiddleware
 from exporter.web.bounded import Worker
 from exporter.web.lifecycle import reload_route
-from exporter.web.pages import page_routes, trouble
+from exporter.web.pages import Pages
 from exporter.web.passwords import Passwords
 from exporter.web.registration import PATHS
 from exporter.web.replies import Refusal
@@ -43,55 +43,45 @@ def make_app(
 ) -> ASGIApp:
     """Build the application: its routes, behind the authentication; `web_config` returns the active one."""
     worker = Worker("pages", "too many answers wait to be made, try again")
+    pages = Pages(app_context, worker)
     routes = [
         Route(app_context.telemetry_path, Scrapes(app_context).response),
         *_health_routes(app_context),
         reload_route(RELOAD, app_context.reload),
         *api_routes(app_context, worker),
-        *page_routes(app_context, worker),
+        *pages.routes(),
     ]
 
     def exempt(method: str, path: str) -> bool:
         asks_for_token = method in ("POST", "DELETE") and path.startswith(f"{PATHS}/")
         return asks_for_token or (health_without_password and path in (HEALTHY, READY))
 
+    refuse = partial(_refuse, app_context, pages)
     app = Starlette(
         routes=routes,
         middleware=[
             Middleware(Paths, app_context.prefix),
             Middleware(AuthMiddleware, app_context, web_config, Passwords(), exempt),
         ],
-        exception_handlers={
-            HTTPException: partial(_http_error, app_context),
-            Refusal: partial(_refusal, app_context),
-            ClientDisconnect: _disconnect,
-        },
+        exception_handlers={HTTPException: refuse, Refusal: refuse, ClientDisconnect: _disconnect},
     )
     app.router.redirect_slashes = False  # it would lead past the prefix
     return app
 
 
-async def _http_error(app_context: AppContext, request: Request, error: Exception) -> Response:
-    """Tell of a path that is not there, or not to be asked so."""
-    if not isinstance(error, HTTPException):
-        raise error
-    status = HTTPStatus(error.status_code)
-    reason = "too_large" if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
-    detail = (status.description or status.phrase) + ("" if _of_api(request) else ".")
-    return await _refusal(app_context, request, Refusal(status, detail, dict(error.headers or {}), reason))
-
-
-async def _refusal(app_context: AppContext, request: Request, error: Exception) -> Response:
+async def _refuse(app_context: AppContext, pages: Pages, request: Request, error: Exception) -> Response:
     """Tell a program or a person why there is no better answer."""
+    of_api = f"{request.scope['path']}/".lstrip("/").startswith(API)
+    if isinstance(error, HTTPException):  # a path that is not there, or not to be asked so
+        status = HTTPStatus(error.status_code)
+        reason = "too_large" if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
+        detail = (status.description or status.phrase) + ("" if of_api else ".")
+        error = Refusal(status, detail, dict(error.headers or {}), reason)
     if not isinstance(error, Refusal):
         raise error
     if error.reason:
         app_context.refused(error.reason)
-    return error.response() if _of_api(request) else trouble(app_context, error)
-
-
-def _of_api(request: Request) -> bool:
-    return f"{request.scope['path']}/".lstrip("/").startswith(API)
+    return error.response() if of_api else pages.trouble(error)
 
 
 async def _disconnect(_request: Request, _error: Exception) -> Response:
@@ -104,19 +94,15 @@ def make_health_app(app_context: AppContext) -> ASGIApp:
 
 
 def _health_routes(app_context: AppContext) -> list[Route]:
-    async def healthy(_request: Request) -> Response:
-        return _verdict(app_context.unhealthy(), "healthy")
+    def route(path: str, problem: Callable[[], str | None], good: str) -> Route:
+        async def endpoint(_request: Request) -> Response:
+            if (found := problem()) is not None:
+                return PlainTextResponse(f"{found}\n", HTTPStatus.SERVICE_UNAVAILABLE)
+            return PlainTextResponse(f"knock-exporter is {good}.\n")
 
-    async def ready(_request: Request) -> Response:
-        return _verdict(app_context.unready(), "ready")
+        return Route(path, endpoint)
 
-    return [Route(HEALTHY, healthy), Route(READY, ready)]
-
-
-def _verdict(problem: str | None, good: str) -> Response:
-    if problem is None:
-        return PlainTextResponse(f"knock-exporter is {good}.\n")
-    return PlainTextResponse(f"{problem}\n", status_code=503)
+    return [route(HEALTHY, app_context.unhealthy, "healthy"), route(READY, app_context.unready, "ready")]
 
 
 class Paths:

@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from exporter import __version__
 from exporter.registrations import LABEL_PREFIX, MAX_IDS
-from exporter.web.listing import SEARCH_LONGEST, STATUSES
+from exporter.tracking.selection import STATUSES
+from exporter.web.listing import SEARCH_LONGEST
 from exporter.web.registration import PATH, PATHS
 from exporter.web.shapes import Detail, Environments, Operations
 

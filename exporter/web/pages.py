@@ -22,8 +22,10 @@ from exporter.config import effective_yaml
 from exporter.config.effective import without_queries
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
-from exporter.web import chart, facts, rows
-from exporter.web.listing import STATUSES, Filter, choices, read_filter, select
+from exporter.tracking import facts
+from exporter.tracking.selection import STATUSES, Filter, choices, select
+from exporter.web import chart, rows
+from exporter.web.listing import read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -42,29 +44,6 @@ STATIC_SECONDS = 31_536_000  # their links change with their content
 PROJECT = "knock-exporter"
 TITLE_LONGEST = 60
 _NOT_KEPT = {"Cache-Control": "no-store"}
-
-
-def page_routes(app_context: AppContext, worker: Worker) -> list[Route]:
-    """Return the routes of the pages."""
-    pages = _Pages(app_context)
-
-    def made(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            return await worker.run_bounded(partial(make, request))
-
-        return endpoint
-
-    return [
-        Route("/", made(pages.overview)),
-        Route("/operations/{environment}/{id}", made(pages.operation)),
-        Route("/config", made(pages.configuration)),
-        Route("/static/{name}", _static),
-    ]
-
-
-def trouble(app_context: AppContext, refusal: Refusal) -> Response:
-    """Tell a person why there is no such page, or that it cannot be asked so."""
-    return _Pages(app_context).trouble(refusal)
 
 
 @cache
@@ -109,9 +88,26 @@ def _templates() -> Environment:
     return templates
 
 
-class _Pages:
-    def __init__(self, app_context: AppContext) -> None:
-        self._app_context = app_context
+class Pages:
+    """The pages of an application, made in the worker's thread."""
+
+    def __init__(self, app_context: AppContext, worker: Worker) -> None:
+        self._app_context, self._worker = app_context, worker
+
+    def routes(self) -> list[Route]:
+        """Return their routes."""
+        return [
+            Route("/", self._made(self.overview)),
+            Route("/operations/{environment}/{id}", self._made(self.operation)),
+            Route("/config", self._made(self.configuration)),
+            Route("/static/{name}", _static),
+        ]
+
+    def _made(self, make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            return await self._worker.run_bounded(partial(make, request))
+
+        return endpoint
 
     # The pages.
 

@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse
 
 from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.registrations import Batch, InvalidRequest, read_batch, read_query
+from exporter.tracking.facts import name_of
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
-from exporter.web.facts import name_of
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:
@@ -68,27 +68,12 @@ class RegistrationService:
     reply_seconds: float = REPLY_SECONDS
 
 
-class _Bucket:
-    """Lets RATE requests a second through, as many at once after a quiet second."""
-
-    def __init__(self, now: float) -> None:
-        self._left, self._at = float(RATE), now
-
-    def take(self, now: float) -> bool:
-        self._left = min(float(RATE), self._left + (now - self._at) * RATE)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class RegistrationEndpoints:
     """The calls of the registration API. Lives in the event loop's thread."""
 
     def __init__(self, service: RegistrationService) -> None:
         self._service = service
-        self._buckets: dict[bytes, _Bucket] = {}
+        self._debts: dict[bytes, tuple[float, float]] = {}  # requests of a token that count, and when they did
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
 
     # Who may.
@@ -117,8 +102,13 @@ class RegistrationEndpoints:
             raise _try_again("the exporter is ending", 1)
 
     def _check_rate(self, grant: Grant) -> None:
+        """Raise Refusal past RATE requests a second, or as many at once after a quiet second."""
         now = self._service.monotonic()
-        if not self._buckets.setdefault(grant.token, _Bucket(now)).take(now):
+        debt, since = self._debts.get(grant.token, (0.0, now))
+        debt = max(0.0, debt - (now - since) * RATE)
+        allowed = debt <= RATE - 1
+        self._debts[grant.token] = debt + allowed, now
+        if not allowed:
             often = f"more than {RATE} requests a second with one token"
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, often, {"Retry-After": "1"}, "rate")
 

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 _Reply = TypeVar("_Reply")
 
 
-class _ProblemResponse(JSONResponse):
-    media_type = "application/problem+json"
-
-
 class Refusal(Exception):
     """An answer other than the one hoped for; `more` are further members of the problem's body.
 
@@ -40,7 +36,7 @@ class Refusal(Exception):
     def response(self) -> JSONResponse:
         """Return it as problem details."""
         known = {"type": "about:blank", "title": self.status.phrase, "status": self.status, "detail": self._detail}
-        return _ProblemResponse(known | self._more, self.status, self.headers)
+        return JSONResponse(known | self._more, self.status, self.headers, "application/problem+json")
 
 
 async def reply_of(ask: Callable[[Callable[[_Reply], None]], None], seconds: float) -> _Reply | None:

@@ -7,75 +7,30 @@ leaves, so that a reader that stalls holds one slice besides the view's own line
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.responses import StreamingResponse
 
+from exporter.metrics.compression import begin, end, join
 from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from exporter.metrics.compression import CompressedPart, Ending
     from exporter.metrics.exposition import Format, View
     from exporter.web.context import AppContext
 
 SLICE_BYTES = 64 * 1024
 WORKERS = 2
 RETRY_SECONDS = 0.001
-GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
-GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, system not told
 _Made = TypeVar("_Made")
-
-
-class CompressedPart(NamedTuple):
-    """The compressed beginning of an answer, in pieces; size and CRC32 are those of what was compressed."""
-
-    pieces: list[bytes]
-    plain_size: int
-    crc: int
-
-
-class Ending(NamedTuple):
-    """The compressed end of an answer, and what was compressed."""
-
-    squeezed: bytes
-    plain: bytes
-
-
-def begin(pieces: Iterable[bytes]) -> CompressedPart:
-    """Compress the beginning of a gzip member, so that any `end` can follow."""
-    squeezer = _squeezer()
-    squeezed, size, crc = [], 0, 0
-    for piece in pieces:
-        size += len(piece)
-        crc = zlib.crc32(piece, crc)
-        squeezed.append(squeezer.compress(piece))
-    squeezed.append(squeezer.flush(zlib.Z_FULL_FLUSH))
-    return CompressedPart([each for each in squeezed if each], size, crc)
-
-
-def end(plain: bytes) -> Ending:
-    """Compress the end of a gzip member; it refers to nothing before it."""
-    squeezer = _squeezer()
-    return Ending(squeezer.compress(plain) + squeezer.flush(), plain)
-
-
-def join(kept: CompressedPart, ending: Ending) -> list[bytes]:
-    """Make one gzip member (RFC 1952): curl, browsers and httpx read only the first of several."""
-    crc, size = zlib.crc32(ending.plain, kept.crc), kept.plain_size + len(ending.plain)
-    return [GZIP_HEADER, *kept.pieces, ending.squeezed, struct.pack("<II", crc, size & 0xFFFFFFFF)]
-
-
-def _squeezer() -> zlib._Compress:
-    return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)  # negative: without header and trailer
 
 
 class Scrapes:
@@ -85,25 +40,24 @@ class Scrapes:
         self._app_context = app_context
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
         self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
-        self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
-        self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
+        self._next: dict[Format, asyncio.Task[tuple[View, Ending]]] = {}
+        self._begun: dict[Format, asyncio.Future[tuple[View, Ending]]] = {}
 
     async def response(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
         started = self._app_context.monotonic()
         form = choose_format(",".join(request.headers.getlist("accept")))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
-        if _wants_gzip(request):
+        view, ending = await self._newest(form)
+        if accepts_gzip(",".join(request.headers.getlist("accept-encoding"))):
             headers["Content-Encoding"] = "gzip"
-            view, ending = await self._newest(form, end)
             kept = await self._knock_zipped(view, form)
             pieces = join(kept, ending)
             plain_size, length = kept.plain_size + len(ending.plain), sum(map(len, pieces))
             body: AsyncIterator[memoryview | bytes] = _slices(pieces)
         else:
-            view, fresh = await self._newest(form, _plain)
-            plain_size = length = knock_size(view, form) + len(fresh)
-            body = _joined(view, form, fresh)
+            plain_size = length = knock_size(view, form) + len(ending.plain)
+            body = _joined(view, form, ending.plain)
         self._app_context.activity.scrape_duration.observe(self._app_context.monotonic() - started)
         self._app_context.activity.exposition_size.set(plain_size)
         return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
@@ -117,43 +71,31 @@ class Scrapes:
         # Shielded: a reader that goes away must not cancel it for the others that wait.
         return await asyncio.shield(kept)
 
-    async def _newest(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
-        """Return the newest view and what goes with it, as `make` makes it; who asks before that is begun shares it."""
-        if (form, make) not in self._next:
-            self._next[form, make] = asyncio.create_task(self._begin(form, make))
+    async def _newest(self, form: Format) -> tuple[View, Ending]:
+        """Return the newest view and what goes with it; who asks before that is begun shares it."""
+        if form not in self._next:
+            self._next[form] = asyncio.create_task(self._begin(form))
         # Shielded: as above.
-        return await asyncio.shield(self._next[form, make])
+        return await asyncio.shield(self._next[form])
 
-    async def _begin(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
-        if (begun := self._begun.get((form, make))) is not None and not begun.done():
+    async def _begin(self, form: Format) -> tuple[View, Ending]:
+        if (begun := self._begun.get(form)) is not None and not begun.done():
             await asyncio.wait([begun])
-        del self._next[form, make]
-        self._begun[form, make] = work = self._in_worker(lambda: self._with_fresh(form, make))
+        del self._next[form]
+        self._begun[form] = work = self._in_worker(lambda: self._fresh(form))
         return await work
 
-    def _with_fresh(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
-        view, fresh = self._fresh(form)
-        return view, make(fresh)
-
-    def _fresh(self, form: Format) -> tuple[View, bytes]:
+    def _fresh(self, form: Format) -> tuple[View, Ending]:
         """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
         while True:
             view = self._app_context.view()
             own = self._app_context.activity.fresh.encode(view.generation, form)
             if own is not None:
-                return view, stale_part(view, form, self._app_context.monotonic()) + own
+                return view, end(stale_part(view, form, self._app_context.monotonic()) + own)
             time.sleep(RETRY_SECONDS)
 
     def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-
-def _wants_gzip(request: Request) -> bool:
-    return accepts_gzip(",".join(request.headers.getlist("accept-encoding")))
-
-
-def _plain(fresh: bytes) -> bytes:
-    return fresh
 
 
 def _failed(future: asyncio.Future[CompressedPart]) -> bool:

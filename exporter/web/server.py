@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,7 +33,6 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from exporter.errors import StartError
 from exporter.web.tls import ServerContext
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 END_SECONDS = 1  # for answers under way
-BACKLOG = 1024  # a burst that does not fit comes again after a second
 SWEEP_SECONDS = 1.0
 WAIT_OUT_SECONDS = 0.1  # before the next accept when there are no file descriptors left
 LOG_SECONDS = 60.0
@@ -50,25 +49,12 @@ DESCRIPTORS_SHARE = 2  # connections get one of so many file descriptors: Knock 
 HANDSHAKE_RECORD = b"\x16"  # the first byte of every TLS connection (RFC 8446, 5.1)
 PLAIN_REFUSED = "Client sent an HTTP request to an HTTPS server.\n"  # as Go's server
 _PLAIN_ANSWER = b"HTTP/1.0 400 Bad Request\r\n\r\n" + PLAIN_REFUSED.encode()
+_NOT_ALLOWED = "client certificate has none of the names in client_allowed_sans"
 _CLOSED = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 log = structlog.get_logger()
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address (`host` empty: all, IPv4 and IPv6). Raises StartError that names it."""
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
-        name = f"[{host}]" if ":" in host else host
-        # create_server adds the address to the text, in Python's form.
-        why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
-        raise StartError(f"cannot listen on {name}:{port}: {why} (--web.listen-address names another)") from None
 
 
 class Phase(Enum):
@@ -142,11 +128,7 @@ class ServedConnection(H11Protocol):
         context = transport.get_extra_info("sslcontext")
         if isinstance(context, ServerContext) and not context.allows(transport.get_extra_info("peercert")):
             self._server.rules.refused("tls")
-            log.debug(
-                "connection not let in",
-                address=self.client,
-                error="client certificate has none of the names in client_allowed_sans",
-            )
+            log.debug("connection not let in", address=self.client, error=_NOT_ALLOWED)
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -182,16 +164,12 @@ class ServedConnection(H11Protocol):
         if self._server.rules.tls() is not None and scope["scheme"] == "http":  # kept since before TLS was switched on
             self._server.rules.refused("tls")
             return PlainTextResponse(PLAIN_REFUSED, HTTPStatus.BAD_REQUEST, {"Connection": "close"})
-        if _head_size(scope) > self._server.rules.head_bytes:
+        line = len(scope["raw_path"]) + len(scope["query_string"])
+        if line + sum(map(len, chain.from_iterable(scope["headers"]))) > self._server.rules.head_bytes:
             self._server.rules.refused("too_large")
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             return PlainTextResponse("The head of the request is too large.\n", status, {"Connection": "close"})
         return self._served
-
-
-def _head_size(scope: Scope) -> int:
-    line = len(scope["raw_path"]) + len(scope["query_string"])
-    return line + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 class ListeningServer(uvicorn.Server):
@@ -251,14 +229,13 @@ class ListeningServer(uvicorn.Server):
             except OSError as error:
                 if error.errno in _CLOSED:
                     raise
-                await self._wait_out(error)
+                if error.errno in _NO_ROOM:  # else that connection was broken before it was accepted
+                    await self._wait_out(error)
             else:
                 self._admit(accepted)
                 await asyncio.sleep(0)  # one a turn of the loop: a flood must not keep it from those that are open
 
     async def _wait_out(self, error: OSError) -> None:
-        if error.errno not in _NO_ROOM:
-            return  # that connection was broken before it was accepted
         now = self._loop.time()
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now

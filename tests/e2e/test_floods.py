@@ -29,8 +29,9 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
+from exporter.servers import bind
 from exporter.simulator import Simulator, World
-from exporter.web.server import ConnectionRules, WebServer, bind
+from exporter.web.server import ConnectionRules, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -12,12 +12,13 @@ from exporter.config import Config, EnvironmentSettings
 from exporter.keys import KeySource, Secret
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
+from exporter.servers import bind
 from exporter.tokens import Token, Tokens
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult, Taken
 from exporter.web.app import make_app
 from exporter.web.context import AppContext
 from exporter.web.registration import RegistrationService
-from exporter.web.server import WebServer, bind
+from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
