@@ -64,7 +64,7 @@ class Scrapes:
 
     async def _knock_zipped(self, view: View, form: Format) -> CompressedPart:
         kept_view, kept = self._kept.get(form, (None, None))
-        if kept is None or kept_view is not view or _failed(kept):
+        if kept is None or kept_view is not view or (kept.done() and (kept.cancelled() or kept.exception())):
             kept = self._in_worker(lambda: begin(knock_part(view, form)))
             # What was kept of older views goes, or a format asked for once would hold its view for ever.
             self._kept = {each: entry for each, entry in self._kept.items() if entry[0] is view} | {form: (view, kept)}
@@ -96,10 +96,6 @@ class Scrapes:
 
     def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-
-def _failed(future: asyncio.Future[CompressedPart]) -> bool:
-    return future.done() and (future.cancelled() or future.exception() is not None)
 
 
 async def _joined(view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview | bytes]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 END_SECONDS = 1  # for answers under way
 SWEEP_SECONDS = 1.0
+ACCEPTS_A_TURN = 64  # of the event loop
 WAIT_OUT_SECONDS = 0.1  # before the next accept when there are no file descriptors left
 LOG_SECONDS = 60.0
 SEND_BYTES = 256 * 1024  # held by the kernel: by itself it takes megabytes from us before a reader is seen to stall
@@ -194,7 +195,7 @@ class ListeningServer(uvicorn.Server):
         self._sockets, self.rules = sockets, rules
         self._open: dict[ServedConnection, asyncio.Task[None]] = {}  # and what lets each in
         self._tasks: list[asyncio.Task[None]] = []
-        self._logged_at = -math.inf
+        self._logged_at = self._full_until = -math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
@@ -223,7 +224,7 @@ class ListeningServer(uvicorn.Server):
 
     async def _accept(self, listening: socket.socket) -> None:
         listening.settimeout(0)
-        while True:
+        for number in count():
             try:
                 accepted, _address = await self._loop.sock_accept(listening)
             except OSError as error:
@@ -233,7 +234,8 @@ class ListeningServer(uvicorn.Server):
                     await self._wait_out(error)
             else:
                 self._admit(accepted)
-                await asyncio.sleep(0)  # one a turn of the loop: a flood must not keep it from those that are open
+            if number % ACCEPTS_A_TURN == 0:  # a flood must not keep the loop from those that are open
+                await asyncio.sleep(0)
 
     async def _wait_out(self, error: OSError) -> None:
         now = self._loop.time()
@@ -252,13 +254,15 @@ class ListeningServer(uvicorn.Server):
 
     def _make_room(self) -> bool:
         self.rules.refused("connections")  # the newcomer, or the one that makes room
-        for each in self._open:
-            each.watch_reader()
-        quietest = min(self._open, key=lambda each: each.moved_at)
-        if self._loop.time() - quietest.moved_at < self.rules.quiet:
-            return False
-        self._drop(quietest)
-        return True
+        if self._loop.time() >= self._full_until:
+            for each in self._open:
+                each.watch_reader()
+            quietest = min(self._open, key=lambda each: each.moved_at)
+            self._full_until = quietest.moved_at + self.rules.quiet
+            if self._loop.time() >= self._full_until:
+                self._drop(quietest)
+                return True
+        return False
 
     async def _welcome(self, connection: ServedConnection) -> None:
         accepted, context = connection.accepted, self.rules.tls()

@@ -245,7 +245,7 @@ def check(client: Client, connections: int, process: int, connection: http.clien
 
 @pytest.mark.parametrize(
     ("client", "connections"),
-    [(silent, 1000), (half_head, 1000), (half_body, 1000), (slow_reader, 1000), (requests, 20)],
+    [(silent, 1000), (half_head, 1000), (half_body, 1000), (slow_reader, 1000), (requests, 100)],
 )
 def test_a_flood_keeps_no_scrape_out(exporter: Exporter, client: Client, connections: int) -> None:
     parts = urlsplit(exporter.url)
