@@ -97,9 +97,9 @@ class ConnectionRules:
 class ServedConnection(H11Protocol):
     """A connection from accept to close."""
 
-    def __init__(self, server: ListeningServer, accepted: socket.socket) -> None:
+    def __init__(self, server: ListeningServer, accepted: socket.socket, address: str) -> None:
         super().__init__(server.config, server.server_state, {})
-        self._server = server
+        self._server, self.address = server, address
         self.accepted, self.connected = accepted, False
         self._served: ASGIApp = self.app
         self.app = self._serve
@@ -129,7 +129,7 @@ class ServedConnection(H11Protocol):
         context = transport.get_extra_info("sslcontext")
         if isinstance(context, ServerContext) and not context.allows(transport.get_extra_info("peercert")):
             self._server.rules.refused("tls")
-            log.debug("connection not let in", address=self.client, error=_NOT_ALLOWED)
+            log.debug("connection not let in", address=self.address, error=_NOT_ALLOWED)
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -226,14 +226,14 @@ class ListeningServer(uvicorn.Server):
         listening.settimeout(0)
         for number in count():
             try:
-                accepted, _address = await self._loop.sock_accept(listening)
+                accepted, address = await self._loop.sock_accept(listening)
             except OSError as error:
                 if error.errno in _CLOSED:
                     raise
                 if error.errno in _NO_ROOM:  # else that connection was broken before it was accepted
                     await self._wait_out(error)
             else:
-                self._admit(accepted)
+                self._admit(accepted, str(address[0]))
             if number % ACCEPTS_A_TURN == 0:  # a flood must not keep the loop from those that are open
                 await asyncio.sleep(0)
 
@@ -244,11 +244,11 @@ class ListeningServer(uvicorn.Server):
             log.warning("cannot accept connections, trying again", error=error.strerror)
         await asyncio.sleep(WAIT_OUT_SECONDS)
 
-    def _admit(self, accepted: socket.socket) -> None:
+    def _admit(self, accepted: socket.socket, address: str) -> None:
         if len(self._open) >= self.rules.connections and not self._make_room():
             accepted.close()
             return
-        connection = ServedConnection(self, accepted)
+        connection = ServedConnection(self, accepted, address)
         self._open[connection] = task = self._loop.create_task(self._welcome(connection))
         task.add_done_callback(partial(self._welcomed, connection))
 
@@ -295,7 +295,7 @@ class ListeningServer(uvicorn.Server):
             self.forget(connection)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError):  # TLS errors are some as well
-            log.debug("connection not let in", error=str(error))
+            log.debug("connection not let in", address=connection.address, error=str(error))
             if isinstance(error, ssl.SSLError):
                 self.rules.refused("tls")
         elif error is not None:
