@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from common import Fleet, Result, fleet, median_seconds
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from exporter.metrics.compression import begin, end, join
 from exporter.metrics.exposition import Format, knock_part, stale_part
-from exporter.web.scrapes import begin, end, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,8 +8,8 @@ import tracemalloc
 
 from common import RATE, Fleet, Result, fleet
 
+from exporter.metrics.compression import begin
 from exporter.metrics.exposition import Format, knock_part
-from exporter.web.scrapes import begin
 
 LIVE, SECONDS = 50_000, 10.0
 

@@ -35,7 +35,7 @@ from exporter.tracking.memory import Memory
 from exporter.tracking.messages import Close, Message, Outside, Reconfigure, Register, Registration, Stop
 from exporter.tracking.tracker import Tracker, run
 from exporter.tracking.transitions import Moment
-from exporter.web.app import AppContext
+from exporter.web.context import AppContext
 from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter import __version__
+from exporter.errors import StartError
 from exporter.web.app import make_app, make_health_app
-from exporter.web.server import WebServer, bind
+from exporter.web.server import ConnectionRules, WebServer
 from exporter.web.web_config_watcher import WebConfigWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
+
+BACKLOG = 1024  # a burst that does not fit comes again after a second
 
 log = structlog.get_logger()
 
@@ -46,7 +50,7 @@ class Servers:
         self._web_config = WebConfigWatcher(flags.web_config_file)
         self._sockets = [bind(*address) for address in flags.listen_addresses]
         self._health_sockets = [bind(*flags.health_listen_address)] if flags.health_listen_address else []
-        self.addresses = [socket.getsockname()[:2] for socket in self._sockets]
+        self.addresses = [each.getsockname()[:2] for each in self._sockets]
         self._servers: list[WebServer] = []
 
     def reload_if_changed(self, *, whole: bool = False) -> str | None:
@@ -58,15 +62,17 @@ class Servers:
         app = make_app(
             app_context, lambda: self._web_config.config, health_without_password=self._flags.health_without_password
         )
-        self._servers = [WebServer(app, self._sockets, on_crash, lambda: self._web_config.context)]
+        rules = ConnectionRules(lambda: self._web_config.context, app_context.refused)
+        self._servers = [WebServer(app, self._sockets, on_crash, rules)]
         if self._health_sockets:
-            self._servers.append(WebServer(make_health_app(app_context), self._health_sockets, on_crash))
+            health_rules = ConnectionRules(refused=app_context.refused)
+            self._servers.append(WebServer(make_health_app(app_context), self._health_sockets, on_crash, health_rules))
         for server in self._servers:
             server.start()
-        for socket in self._sockets:
-            log.info("listening", address=_shown(*socket.getsockname()[:2]), tls=self._tls, version=__version__)
-        for socket in self._health_sockets:
-            log.info("listening for probes", address=_shown(*socket.getsockname()[:2]))
+        for each in self._sockets:
+            log.info("listening", address=_shown(*each.getsockname()[:2]), tls=self._tls, version=__version__)
+        for each in self._health_sockets:
+            log.info("listening for probes", address=_shown(*each.getsockname()[:2]))
 
     @property
     def _tls(self) -> bool:
@@ -78,6 +84,20 @@ class Servers:
             server.request_stop()  # all at once: together they have the time of one
         for server in self._servers:
             server.stop(remaining())
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address (`host` empty: all, IPv4 and IPv6). Raises StartError that names it."""
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
+        name = f"[{host}]" if ":" in host else host
+        # create_server adds the address to the text, in Python's form.
+        why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
+        raise StartError(f"cannot listen on {name}:{port}: {why} (--web.listen-address names another)") from None
 
 
 def _shown(host: str, port: int) -> str:

@@ -181,9 +181,10 @@ def _operations() -> list[Panel]:
         ),
         panels.lines(
             "Refused and folded",
-            "Operations that were refused, by reason; label values that became `other`; ids that two sources claim.",
+            "Refused operations and requests, by reason; label values that became `other`; ids that two sources claim.",
             {
                 "refused: {{reason}}": _growth(refused, "reason"),
+                "requests: {{reason}}": _growth("knock_exporter_http_refused_total", "reason", labels=INSTANCE),
                 "folded: {{label}}": _growth("knock_exporter_label_values_folded_total", "label"),
                 "conflicts": _growth("knock_exporter_source_conflicts_total"),
             },

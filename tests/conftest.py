@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from registration_service import FakeService
     from trustme import CA
 
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 
 # A run draws what the last one drew: a new find must not fail a change that has nothing to do with it.

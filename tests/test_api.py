@@ -32,7 +32,7 @@ from exporter.config import Config, ListedOperation
 from exporter.operation import Status
 
 if TYPE_CHECKING:
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 LIST = "/api/v1/operations"
 ROOT = Path(__file__).parent.parent

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.metrics.exposition import View
 from exporter.metrics.own import HTTP_REFUSALS, Activity
 from exporter.web.auth_middleware import AuthMiddleware
-from exporter.web.connections import EXTENSION, Connection
-from exporter.web.passwords import Busy, Passwords
-from exporter.web.refusals import Refusals
+from exporter.web.bounded import WAITING_MOST
+from exporter.web.context import AppContext
+from exporter.web.passwords import Passwords
 from exporter.web.web_config import WebConfig
 
 if TYPE_CHECKING:
@@ -61,47 +63,48 @@ class Guarded:
     def __init__(self, config: WebConfig = LOCKED) -> None:
         self.app = App()
         self.config = config
-        self.refused: list[tuple[str, str]] = []
-        passwords = Passwords(lambda password, hashed: hashed == b"hash of " + password)
+        self.activity, self.now = Activity(process=False), 100.0
+        self.app_context = AppContext(View, self.activity, lambda: None, lambda: None, lambda: self.now)
+        self.use(Passwords(lambda password, hashed: hashed == b"hash of " + password))
+
+    def use(self, passwords: Passwords) -> None:
         self.auth_middleware = AuthMiddleware(
-            self.app, lambda: self.config, passwords, lambda _method, path: path == "/open", self.note
+            self.app, self.app_context, lambda: self.config, passwords, lambda _method, path: path == "/open"
         )
 
-    def note(self, reason: str, address: str) -> None:
-        self.refused.append((reason, address))
+    @property
+    def refused(self) -> dict[str, float]:
+        """What was counted, by reason."""
+        read = self.activity.registry.get_sample_value
+        counts = {each: read("knock_exporter_http_refused_total", {"reason": each}) for each in HTTP_REFUSALS}
+        return {reason: count for reason, count in counts.items() if count}
+
+    async def asked(self, headers: Any = None, method: str = "GET", path: str = "/") -> httpx.Response:
+        transport = httpx.ASGITransport(self.auth_middleware)
+        async with httpx.AsyncClient(transport=transport, base_url="http://exporter:10187") as client:
+            return await client.request(method, path, headers=headers)
 
     def ask(self, headers: Any = None, method: str = "GET", path: str = "/") -> httpx.Response:
-        async def asked() -> httpx.Response:
-            transport = httpx.ASGITransport(self.auth_middleware)
-            async with httpx.AsyncClient(transport=transport, base_url="http://exporter:10187") as client:
-                return await client.request(method, path, headers=headers)
-
-        return asyncio.run(asked())
+        return asyncio.run(self.asked(headers, method, path))
 
 
-def test_what_is_refused_is_noted() -> None:
+def test_what_is_refused_is_counted() -> None:
     guarded = Guarded()
     guarded.ask()  # as a browser does before it knows that a password is wanted
     guarded.ask({"Authorization": ANN})
-    assert guarded.refused == []
+    assert guarded.refused == {"no_password": 1}
     guarded.ask({"Authorization": basic(b"ann", b"wrong")})
     guarded.ask({"Origin": "http://elsewhere"}, "POST")
-    assert guarded.refused == [("password", "127.0.0.1"), ("site", "127.0.0.1")]
+    assert guarded.refused == {"no_password": 1, "password": 1, "site": 1}
 
 
-def test_wrong_passwords_are_counted_and_told_once_a_minute() -> None:
-    activity, now = Activity(process=False), [100.0]
-    refusals = Refusals(activity.http_refused, lambda: now[0])
+def test_wrong_passwords_are_told_once_a_minute() -> None:
+    guarded = Guarded()
     with capture_logs() as lines:
-        for at in (100.0, 159.0, 160.0):
-            now[0] = at
-            refusals.note("password", "192.0.2.1")
-    assert [line["address"] for line in lines] == ["192.0.2.1"] * 2
-    counts = {
-        reason: activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": reason})
-        for reason in HTTP_REFUSALS
-    }
-    assert counts == {"password": 3, "site": 0, "too_large": 0, "busy": 0}
+        for guarded.now in (100.0, 159.0, 160.0):
+            guarded.ask({"Authorization": basic(b"ann", b"wrong")})
+    assert [line["address"] for line in lines] == ["127.0.0.1"] * 2
+    assert guarded.refused == {"password": 3}
 
 
 def test_without_users_it_is_open() -> None:
@@ -161,45 +164,20 @@ def test_other_users_count_at_once() -> None:
     assert guarded.ask({"Authorization": ANN}).status_code == 401
 
 
-def test_who_is_verified_is_trusted() -> None:
-    guarded = Guarded()
+def test_when_too_many_passwords_wait_the_next_is_told_when_to_come_again() -> None:
+    guarded, held = Guarded(), threading.Event()
+    guarded.use(Passwords(lambda _password, _hashed: held.wait(20)))
 
-    async def trusted(authorization: str) -> bool:
-        connection = Connection()
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": "/",
-            "headers": [(b"authorization", authorization.encode())],
-            "client": ("::1", 1),
-            "extensions": {EXTENSION: connection},
-        }
+    async def crowd() -> list[httpx.Response]:
+        asked = [asyncio.create_task(guarded.asked({"Authorization": ANN})) for _ in range(WAITING_MOST + 2)]
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        held.set()
+        await asyncio.gather(*asked)
+        return [each.result() for each in done]
 
-        async def receive() -> Any:
-            return {"type": "http.request"}
-
-        async def send(_message: Any) -> None:
-            pass
-
-        await guarded.auth_middleware(scope, receive, send)
-        return connection.trusted
-
-    assert asyncio.run(trusted(ANN))
-    assert not asyncio.run(trusted(basic(b"ann", b"wrong")))
-
-
-class Full(Passwords):
-    async def verify(self, *_: Any) -> bool:
-        raise Busy
-
-
-def test_who_finds_no_place_is_told_when_to_come_again() -> None:
-    guarded = Guarded()
-    guarded.auth_middleware = AuthMiddleware(
-        guarded.app, lambda: LOCKED, Full(), lambda _method, _path: False, guarded.note
-    )
-    reply = guarded.ask({"Authorization": ANN})
+    [reply] = asyncio.run(crowd())
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+    assert guarded.refused == {"busy": 1}
 
 
 # Headers.

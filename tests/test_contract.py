@@ -121,14 +121,17 @@ def test_help_names_the_fields_that_the_document_names() -> None:
             assert f"`{field}`" not in row or field in family.help, family.name
 
 
-def test_the_reasons_of_failed_polls_are_closed_and_there_from_the_start() -> None:
-    told = REASONS.findall(DOCUMENT.partition("Reasons of a failed poll")[2])
+def test_reasons_are_closed_and_there_from_the_start() -> None:
+    polls, _, requests = DOCUMENT.partition("Reasons of a failed poll")[2].partition("Reasons of a refused request")
+    assert REASONS.findall(requests) == list(own.HTTP_REFUSALS)
+    told = REASONS.findall(polls)
     assert told == [str(reason) for reason in Reason]
     fresh = Model(Config((environment(),)), lambda request, _now: running(request.id))
     fresh.run(0.01)
     for reason in told:
         assert fresh.samples("knock_exporter_poll_failures_total", reason=reason) == [0]
     assert len(fresh.samples("knock_exporter_poll_failures_total")) == len(told)
+    assert fresh.samples("knock_exporter_http_refused_total") == [0] * len(own.HTTP_REFUSALS)
 
 
 @pytest.mark.parametrize(

@@ -155,10 +155,10 @@ def test_a_refusal_for_an_environment_that_was_removed_brings_no_series_back() -
     model = Model(Config((environment(), environment("staging"))), always_running)
     reconfigure(model, Config((environment(),)))
     model.run(1)
-    model.activity.refuse("staging", "unauthorized")
-    model.activity.refuse("production", "unauthorized")
+    model.activity.refuse("staging", "invalid")
+    model.activity.refuse("production", "invalid")
     assert model.value("knock_exporter_operations_refused_total", knock_environment="staging") is None
-    assert model.value("knock_exporter_operations_refused_total", reason="unauthorized", **E) == 1
+    assert model.value("knock_exporter_operations_refused_total", reason="invalid", **E) == 1
 
 
 def test_lists_that_flap_leave_no_growing_plans() -> None:

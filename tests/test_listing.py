@@ -13,25 +13,23 @@ from model import WALL, ids, running
 
 from exporter.config import Polling
 from exporter.operation import Operation, OperationKey, Status
-from exporter.tracking import transitions
+from exporter.tracking import facts, transitions
 from exporter.tracking.history import History, plotted
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.memory import StoredOperation
-from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
-from exporter.tracking.transitions import Moment
-from exporter.web import facts
-from exporter.web.bounded import WAITING_MOST, Worker
-from exporter.web.listing import (
+from exporter.tracking.selection import (
     CHOICES_MOST,
-    SEARCH_LONGEST,
     STATUSES,
     Filter,
     FilterOption,
     choices,
     place,
-    read_filter,
     select,
 )
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
+from exporter.tracking.transitions import Moment
+from exporter.web.bounded import WAITING_MOST, Worker
+from exporter.web.listing import SEARCH_LONGEST, read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -300,7 +298,7 @@ def test_a_source_is_named_without_its_secrets(source: SourceKey, name: str) -> 
 
 def test_the_work_is_done_in_another_thread_and_what_it_raises_comes_back() -> None:
     async def both() -> int:
-        worker = Worker()
+        worker = Worker("pages", "busy")
         with pytest.raises(ZeroDivisionError):
             await worker.run_bounded(lambda: 1 // 0)
         return await worker.run_bounded(threading.get_ident)
@@ -311,10 +309,8 @@ def test_the_work_is_done_in_another_thread_and_what_it_raises_comes_back() -> N
 def test_no_more_than_a_few_wait_and_who_leaves_counts_until_it_is_done() -> None:
     gate = threading.Event()
 
-    told: list[str] = []
-
     async def crowd() -> tuple[Refusal, int]:
-        worker = Worker(lambda: told.append("busy"))
+        worker = Worker("pages", "too many wait")
         tasks = [asyncio.create_task(worker.run_bounded(lambda: gate.wait(10))) for _ in range(WAITING_MOST + 1)]
         await asyncio.sleep(0)
         tasks[0].cancel()
@@ -326,4 +322,5 @@ def test_no_more_than_a_few_wait_and_who_leaves_counts_until_it_is_done() -> Non
         return refused.value, await worker.run_bounded(lambda: 5)
 
     refusal, after = asyncio.run(crowd())
-    assert (refusal.status, refusal.headers, after, told) == (503, {"Retry-After": "1"}, 5, ["busy"])
+    assert (refusal.status, refusal.headers, refusal.reason) == (503, {"Retry-After": "1"}, "busy")
+    assert (str(refusal), after) == ("too many wait", 5)

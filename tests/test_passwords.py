@@ -1,4 +1,4 @@
-"""Passwords: what is right, what is remembered, and who waits for whom."""
+"""Passwords: what is right, what is remembered, and how many wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import bcrypt
 import pytest
 
-from exporter.web.passwords import REMEMBERED_MOST, WAITING_EACH, WAITING_MOST, Busy, Passwords
+from exporter.web.bounded import WAITING_MOST
+from exporter.web.passwords import REMEMBERED_MOST, Passwords
+from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -18,21 +20,21 @@ USERS = {"ann": b"hash of secret", "bob": b"hash of other"}
 
 
 class Checks:
-    """Stands for bcrypt: a hash names its password. Holds each check until it is let go."""
+    """Stands for bcrypt: a hash names its password. Holds each check until it is released."""
 
     def __init__(self, *, held: bool = False) -> None:
         self.done: list[tuple[bytes, bytes]] = []
         self.threads: set[str] = set()
-        self._circuit_breaker = threading.Semaphore(0 if held else 10**6)
+        self._permits = threading.Semaphore(0 if held else 10**6)
 
     def __call__(self, password: bytes, hashed: bytes) -> bool:
-        self._circuit_breaker.acquire()
+        self._permits.acquire()
         self.done.append((password, hashed))
         self.threads.add(threading.current_thread().name)
         return hashed == b"hash of " + password
 
     def release(self, count: int = 10**6) -> None:
-        self._circuit_breaker.release(count)
+        self._permits.release(count)
 
 
 def made(checks: Checks) -> Passwords:
@@ -43,8 +45,8 @@ def run(scene: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(asyncio.wait_for(scene(), 20))
 
 
-async def begun(passwords: Passwords, user: str, password: bytes, party: str = "a") -> asyncio.Task[bool]:
-    task = asyncio.create_task(passwords.verify(USERS, user, password, party))
+async def begun(passwords: Passwords, user: str, password: bytes) -> asyncio.Task[bool]:
+    task = asyncio.create_task(passwords.verify(USERS, user, password))
     await asyncio.sleep(0)  # it joins the line
     return task
 
@@ -56,11 +58,11 @@ def test_real_hashes_are_told_apart() -> None:
     async def scene() -> None:
         passwords = Passwords()
         for user in users:
-            assert await passwords.verify(users, user, "pässword".encode(), "a")
-            assert await passwords.verify(users, user, "pässword".encode(), "a")
+            assert await passwords.verify(users, user, "pässword".encode())
+            assert await passwords.verify(users, user, "pässword".encode())
         for password in (b"", b"wrong", b"p\0", b"\xff" * 5000):
-            assert not await passwords.verify(users, "ann", password, "a")
-        assert not await passwords.verify(users, "eve", "pässword".encode(), "a")
+            assert not await passwords.verify(users, "ann", password)
+        assert not await passwords.verify(users, "eve", "pässword".encode())
 
     run(scene)
 
@@ -70,8 +72,8 @@ def test_what_is_longer_than_bcrypt_takes_counts_as_in_go() -> None:
 
     async def scene() -> None:
         passwords = Passwords()
-        assert await passwords.verify(users, "ann", b"x" * 90, "a")
-        assert not await passwords.verify(users, "ann", b"x" * 71, "a")
+        assert await passwords.verify(users, "ann", b"x" * 90)
+        assert not await passwords.verify(users, "ann", b"x" * 71)
 
     run(scene)
 
@@ -82,8 +84,8 @@ def test_right_ones_are_remembered_and_wrong_ones_are_not() -> None:
     async def scene() -> None:
         passwords = made(checks)
         for _ in range(3):
-            assert await passwords.verify(USERS, "ann", b"secret", "a")
-            assert not await passwords.verify(USERS, "ann", b"wrong", "a")
+            assert await passwords.verify(USERS, "ann", b"secret")
+            assert not await passwords.verify(USERS, "ann", b"wrong")
         assert len(checks.done) == 4
         assert all(name.startswith("passwords") for name in checks.threads)
 
@@ -95,9 +97,9 @@ def test_a_new_hash_is_asked_about_again() -> None:
 
     async def scene() -> None:
         passwords = made(checks)
-        assert await passwords.verify(USERS, "ann", b"secret", "a")
-        assert not await passwords.verify({"ann": b"hash of new"}, "ann", b"secret", "a")
-        assert not await passwords.verify({"bob": USERS["bob"]}, "ann", b"secret", "a")
+        assert await passwords.verify(USERS, "ann", b"secret")
+        assert not await passwords.verify({"ann": b"hash of new"}, "ann", b"secret")
+        assert not await passwords.verify({"bob": USERS["bob"]}, "ann", b"secret")
 
     run(scene)
 
@@ -110,7 +112,7 @@ def test_an_unknown_user_costs_a_check_and_never_gets_in() -> None:
         for user in ("eve", "", "\udcff"):
             for password in (b"secret", b"other"):
                 for _ in range(2):
-                    assert not await passwords.verify(USERS, user, password, "a")
+                    assert not await passwords.verify(USERS, user, password)
         assert len(checks.done) == 12
 
     run(scene)
@@ -123,7 +125,7 @@ def test_an_unknown_user_has_the_cost_of_one_and_the_same_user() -> None:
         passwords = made(checks)
         for number in range(20):
             for password in (b"1", b"2"):
-                await passwords.verify(USERS, f"eve{number}", password, "a")
+                await passwords.verify(USERS, f"eve{number}", password)
         hashes = [hashed for _, hashed in checks.done]
         assert hashes[::2] == hashes[1::2]
         assert set(hashes) == set(USERS.values())
@@ -135,7 +137,7 @@ def test_no_framing_makes_two_logins_one() -> None:
     async def scene() -> None:
         passwords = Passwords(lambda _password, _hashed: True)
         users = {"ann": b"h", "an": b"h"}
-        assert await passwords.verify(users, "ann", b"x", "a")
+        assert await passwords.verify(users, "ann", b"x")
         assert passwords._digest(b"ann", b"x", b"h") != passwords._digest(b"an", b"nx", b"h")
 
     run(scene)
@@ -148,26 +150,11 @@ def test_memory_is_bounded_and_keeps_what_is_used() -> None:
         passwords = made(checks)
         users = {str(number): b"hash of x" for number in range(REMEMBERED_MOST + 1)}
         for user in users:
-            assert await passwords.verify(users, user, b"x", "a")
-            assert await passwords.verify(users, "0", b"x", "a")
+            assert await passwords.verify(users, user, b"x")
+            assert await passwords.verify(users, "0", b"x")
         assert len(checks.done) == len(users)
-        await passwords.verify(users, "1", b"x", "a")
+        await passwords.verify(users, "1", b"x")
         assert len(checks.done) == len(users) + 1
-
-    run(scene)
-
-
-def test_the_same_asked_twice_is_checked_once_though_some_go_away() -> None:
-    checks = Checks(held=True)
-
-    async def scene() -> None:
-        passwords = made(checks)
-        first = await begun(passwords, "ann", b"secret", "a")
-        second = await begun(passwords, "ann", b"secret", "b")
-        first.cancel()
-        checks.release()
-        assert await second
-        assert len(checks.done) == 1
 
     run(scene)
 
@@ -177,76 +164,18 @@ def test_a_remembered_one_waits_for_nobody() -> None:
 
     async def scene() -> None:
         passwords = made(checks)
-        good = await begun(passwords, "ann", b"secret", "good")
+        good = await begun(passwords, "ann", b"secret")
         checks.release(1)
         assert await good
-        flood = [await begun(passwords, "ann", b"%d" % number, str(number)) for number in range(WAITING_MOST + 1)]
-        assert await passwords.verify(USERS, "ann", b"secret", "good")
+        flood = [await begun(passwords, "ann", b"%d" % number) for number in range(WAITING_MOST + 1)]
+        with pytest.raises(Refusal) as refused:
+            await passwords.verify(USERS, "bob", b"other")
+        assert (refused.value.status, refused.value.reason) == (503, "busy")
+        assert await passwords.verify(USERS, "ann", b"secret")
         assert len(checks.done) == 1
         checks.release()
         assert not any(await asyncio.gather(*flood))
-
-    run(scene)
-
-
-def test_parties_take_turns() -> None:
-    checks = Checks(held=True)
-
-    async def scene() -> None:
-        passwords = made(checks)
-        tasks = [await begun(passwords, "ann", b"%d" % number, "flood") for number in range(WAITING_EACH + 1)]
-        tasks.append(await begun(passwords, "ann", b"secret", "good"))
-        checks.release()
-        await asyncio.gather(*tasks)
-        assert [password for password, _ in checks.done][:3] == [b"0", b"1", b"secret"]
-
-    run(scene)
-
-
-def test_one_party_has_no_more_than_its_places() -> None:
-    checks = Checks(held=True)
-
-    async def scene() -> None:
-        passwords = made(checks)
-        tasks = [await begun(passwords, "ann", b"%d" % number) for number in range(WAITING_EACH + 1)]
-        with pytest.raises(Busy):
-            await passwords.verify(USERS, "ann", b"more", "a")
-        checks.release()
-        assert not any(await asyncio.gather(*tasks))
-        assert await passwords.verify(USERS, "ann", b"secret", "a")
-
-    run(scene)
-
-
-def test_who_has_the_most_makes_room() -> None:
-    checks = Checks(held=True)
-
-    async def scene() -> None:
-        passwords = made(checks)
-        tasks = [await begun(passwords, "ann", b"under way")]
-        tasks += [
-            await begun(passwords, "ann", b"%d" % number, str(number // WAITING_EACH)) for number in range(WAITING_MOST)
-        ]
-        good = await begun(passwords, "ann", b"secret", "good")
-        assert not good.done()
-        checks.release()
-        assert await good
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(isinstance(outcome, Busy) for outcome in outcomes) == 1
-
-    run(scene)
-
-
-def test_where_all_have_one_place_the_next_is_told_so() -> None:
-    checks = Checks(held=True)
-
-    async def scene() -> None:
-        passwords = made(checks)
-        tasks = [await begun(passwords, "ann", b"%d" % number, str(number)) for number in range(WAITING_MOST + 1)]
-        with pytest.raises(Busy):
-            await passwords.verify(USERS, "ann", b"secret", "good")
-        checks.release()
-        await asyncio.gather(*tasks)
+        assert await passwords.verify(USERS, "bob", b"other")
 
     run(scene)
 
@@ -260,7 +189,7 @@ def test_a_check_that_fails_stops_no_other() -> None:
     async def scene() -> None:
         passwords = Passwords(failing)
         with pytest.raises(ValueError, match="bcrypt"):
-            await passwords.verify(USERS, "ann", b"bad", "a")
-        assert await passwords.verify(USERS, "ann", b"good", "a")
+            await passwords.verify(USERS, "ann", b"bad")
+        assert await passwords.verify(USERS, "ann", b"good")
 
     run(scene)

@@ -12,9 +12,9 @@ from exporter import wording
 from exporter.config import Polling
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking.history import NO_HISTORY, PollFailure, polled
+from exporter.tracking.selection import FilterOption
 from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
 from exporter.tracking.transitions import Circumstances, Moment, Tracked, newly_tracked, succeeded
-from exporter.web.listing import FilterOption
 from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row, tally
 
 ID = "00000000-0000-4000-8000-000000000001"

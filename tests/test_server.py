@@ -1,32 +1,24 @@
-"""The listener and the protocol behind it: who is let in, how long each may take, which goes when there is no room."""
+"""The server on real sockets: who is let in, how long each phase may take, which connection goes at the cap."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import socket
 import ssl
-import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
+from programs import until
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from exporter.web.connections import (
-    Connection,
-    ConnectionLimits,
-    Phase,
-    connection_of,
-    expendable,
-    expendable_of_all,
-    overdue,
-    party,
-)
+from exporter.servers import bind
 from exporter.web.lifecycle import reload_route
-from exporter.web.server import WebServer, bind
+from exporter.web.server import ConnectionRules, WebServer
 from exporter.web.tls import ServerContext
 
 if TYPE_CHECKING:
@@ -38,119 +30,21 @@ if TYPE_CHECKING:
     Address = tuple[str, int]
 
 SECONDS = 5.0
-LIMITS = ConnectionLimits()
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 LARGE = 50_000_000  # bytes: more than the kernel takes from one who does not read
-
-
-# Who goes.
-
-
-def known(phase: Phase, since: float, **more: Any) -> Connection:
-    return Connection("192.0.2.1", phase, since, **more)
-
-
-@pytest.mark.parametrize("phase", Phase)
-def test_each_phase_has_its_time(phase: Phase) -> None:
-    limit = {Phase.HANDSHAKE: 5, Phase.HEAD: 10, Phase.BODY: 15, Phase.ANSWER: 60, Phase.IDLE: 75}[phase]
-    assert not overdue(known(phase, 100.0), 100.0 + limit - 0.01, LIMITS)
-    assert overdue(known(phase, 100.0), 100.0 + limit, LIMITS)
-
-
-def test_an_answer_of_which_nothing_is_taken_has_less() -> None:
-    connection = known(Phase.ANSWER, 100.0)
-    connection.stall(105.0)
-    assert not overdue(connection, 124.9, LIMITS)
-    assert overdue(connection, 125.0, LIMITS)
-    connection.flow(124.9)
-    assert not overdue(connection, 125.0, LIMITS)
-
-
-def test_short_stalls_add_up() -> None:
-    connection = known(Phase.ANSWER, 100.0)
-    for began in (100.0, 101.0, 102.0):
-        connection.stall(began)
-        connection.flow(began + 0.25)
-    assert connection.held(200.0) == pytest.approx(0.75)
-    connection.enter(Phase.IDLE, 200.0)
-    assert connection.held(300.0) == 0
-
-
-def test_who_sends_nothing_for_long_goes_first() -> None:
-    silent, head = known(Phase.HEAD, 1.0), known(Phase.HEAD, 9.9)
-    answers = [known(Phase.ANSWER, 0.0, stalled_since=0.0) for _ in range(5)]
-    assert expendable([*answers, head, silent], 10.0, young=1.0) is silent
-
-
-def test_a_flood_of_requests_closes_no_young_connection() -> None:
-    young = known(Phase.HEAD, 9.99)
-    stalled, moving = known(Phase.ANSWER, 9.0, stalled_since=9.5), known(Phase.ANSWER, 1.0)
-    assert expendable([young, stalled, moving], 10.0, young=1.0) is stalled
-    assert expendable([young, moving], 10.0, young=1.0) is young  # half of them wait
-
-
-def test_a_flood_of_connections_cuts_no_answer() -> None:
-    young = [known(Phase.HEAD, 9.9 + number / 100) for number in range(3)]
-    assert expendable([known(Phase.ANSWER, 9.0), *young], 10.0, young=1.0) is young[0]
-
-
-def test_who_has_proven_to_read_stays_longer_unless_it_stalls() -> None:
-    new, old = known(Phase.ANSWER, 9.9), known(Phase.ANSWER, 9.0, proven=True)
-    assert expendable([old, new], 10.0, young=1.0) is new
-    old.stall(9.5)
-    assert expendable([old, new], 10.0, young=1.0) is old
-
-
-def test_the_trusted_go_last_and_never_while_they_are_answered() -> None:
-    answered, idle = known(Phase.ANSWER, 0.0, trusted=True, stalled_since=0.0), known(Phase.IDLE, 0.0, trusted=True)
-    silent = known(Phase.HEAD, 5.0)
-    assert expendable([answered, idle, silent], 10.0, young=1.0) is silent
-    assert expendable([answered, idle], 10.0, young=1.0) is idle
-    assert expendable([answered], 10.0, young=1.0) is None
-
-
-def test_the_address_with_most_connections_gives_one() -> None:
-    many = {known(Phase.HEAD, 9.0 + number / 100) for number in range(3)}
-    few = {known(Phase.HEAD, 1.0)}
-    found = expendable_of_all({"192.0.2.1": few, "192.0.2.2": many}, 10.0, young=1.0)
-    assert found in many
-    trusted = {known(Phase.ANSWER, 1.0, trusted=True) for _ in range(3)}
-    assert expendable_of_all({"192.0.2.1": few, "192.0.2.2": trusted}, 10.0, young=1.0) in few
-    assert expendable_of_all({"192.0.2.2": trusted}, 10.0, young=1.0) is None
-
-
-@pytest.mark.parametrize(
-    ("host", "whom"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-    ],
-)
-def test_whom_an_address_stands_for(host: str, whom: str) -> None:
-    assert party(host) == whom
-
-
-def test_the_limits_leave_descriptors_for_the_rest() -> None:
-    assert LIMITS.within(20_000) is LIMITS
-    assert LIMITS.within(256) == replace(LIMITS, connections=128, per_address=128)
 
 
 # The server.
 
 
 class App:
-    """Answers with a large body, after the body of the request; keeps what it saw."""
+    """Answers with a large body, after the body of the request; keeps who asked."""
 
     def __init__(self) -> None:
-        self.seen: list[Connection] = []
-        self.trust = False
+        self.seen: list[Any] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = connection_of(scope)
-        connection.trusted |= self.trust
-        self.seen.append(connection)
+        self.seen.append(scope["client"])
         while (await receive()).get("more_body", False):
             pass
         body = b"x" * (LARGE if scope["path"] == "/large" else 2)
@@ -160,24 +54,28 @@ class App:
         await send({"type": "http.response.body", "body": b""})
 
 
+class Serving:
+    """A server on a free port, and what it refused, by reason."""
+
+    def __init__(self, app: ASGIApp, rules: ConnectionRules) -> None:
+        self.refused: list[str] = []
+        listening = bind("127.0.0.1", 0)
+        self.address: Address = listening.getsockname()
+        self.server = WebServer(app, [listening], pytest.fail, replace(rules, refused=self.refused.append))
+
+
 @contextmanager
-def serving(
-    limits: ConnectionLimits = LIMITS,
-    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
-    app: ASGIApp | None = None,
-) -> Iterator[Address]:
-    listening = bind("127.0.0.1", 0)
-    address = listening.getsockname()
-    server = WebServer(app or App(), [listening], pytest.fail, tls, limits)
-    server.start()
+def serving(app: ASGIApp | None = None, **rules: Any) -> Iterator[Serving]:
+    made = Serving(app or App(), ConnectionRules(**rules))
+    made.server.start()
     try:
-        yield address
+        yield made
     finally:
-        server.stop()
+        made.server.stop()
 
 
-def connect(address: Address, text: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(address, timeout=SECONDS)
+def connect(to: Serving, text: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(to.address, timeout=SECONDS)
     if text:  # to send nothing would meet the reset of a server that has turned it away already
         connection.sendall(text)
     return connection
@@ -205,13 +103,40 @@ def served(connection: socket.socket) -> bool:
     return answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"GET / HTT", b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nab", GET, GET + b"GET"]
-)
+BODY = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nab"
+
+
+@pytest.mark.parametrize("text", [b"", b"GET / HTT", BODY, GET + b"GET"])
 def test_who_takes_too_long_is_closed(text: bytes) -> None:
-    short = ConnectionLimits(head=0.1, request=0.1, idle=0.1)
-    with serving(short) as address, closing(connect(address, text)) as connection:
+    with serving(head=0.1, answer=0.1, idle=10) as server, closing(connect(server, text)) as connection:
         assert closed(connection)
+        until(lambda: server.refused == ["timeout"], "counted")
+
+
+def test_who_sends_no_other_request_is_closed() -> None:
+    with serving(idle=0.1) as server, closing(connect(server, GET)) as connection:
+        assert closed(connection)
+        assert server.refused == []
+
+
+def trickle(connection: socket.socket) -> bool:
+    """Send a request byte by byte; False: it was closed in the middle."""
+    connection.settimeout(0.05)
+    try:
+        for byte in b"GET /" + b"a" * 1000:
+            connection.sendall(bytes([byte]))
+            with suppress(TimeoutError):
+                if not connection.recv(1):
+                    return False
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_a_byte_now_and_then_gives_no_more_time() -> None:
+    with serving(head=0.5) as server, closing(connect(server)) as connection:
+        assert not trickle(connection)
+        until(lambda: server.refused == ["timeout"], "counted")
 
 
 @pytest.mark.parametrize(
@@ -221,21 +146,25 @@ def test_an_answer_that_takes_its_time_is_not_cut_for_a_body_that_nobody_reads(b
     replies: list[Callable[[str | None, bool], None]] = []
     late = Starlette(routes=[reload_route("/", replies.append, seconds=2.5)])  # longer than two sweeps of the listener
     with (
-        serving(ConnectionLimits(request=0.1), app=late) as address,
-        closing(connect(address, b"POST / HTTP/1.1\r\nHost: here\r\n" + body + b"\r\n")) as connection,
+        serving(late, head=0.1, idle=0.1) as server,
+        closing(connect(server, b"POST / HTTP/1.1\r\nHost: here\r\n" + body + b"\r\n")) as connection,
     ):
         assert connection.recv(12) == b"HTTP/1.1 503"
         assert len(replies) == 1
 
 
-@pytest.mark.parametrize("short", [ConnectionLimits(stall=0.1), ConnectionLimits(response=0.1)])
-def test_who_does_not_take_the_answer_is_closed(short: ConnectionLimits) -> None:
-    app = App()
-    with serving(short, app=app) as address, closing(connect(address, GET.replace(b"/", b"/large", 1))) as connection:
-        lost = threading.Event()
+def test_who_does_not_take_the_answer_is_closed() -> None:
+    with serving(answer=0.1) as server, closing(connect(server, GET.replace(b"/", b"/large", 1))) as connection:
         assert connection.recv(10)
-        app.seen[0].on_lost = lost.set
-        assert lost.wait(SECONDS)
+        until(lambda: server.refused == ["timeout"], "counted")
+        assert closed(connection)
+
+
+def test_who_takes_the_answer_in_time_gets_all_of_it_and_the_next_one() -> None:
+    with serving() as server, closing(http.client.HTTPConnection(*server.address, timeout=SECONDS)) as connection:
+        for _ in range(2):
+            connection.request("GET", "/large")
+            assert len(connection.getresponse().read()) == LARGE
 
 
 @pytest.mark.parametrize(
@@ -243,54 +172,77 @@ def test_who_does_not_take_the_answer_is_closed(short: ConnectionLimits) -> None
 )
 @pytest.mark.parametrize("size", [17_000, 100_000])
 def test_a_head_that_is_too_large_is_refused(where: bytes, size: int) -> None:
-    with serving() as address, closing(connect(address, where % (b"a" * size))) as connection:
+    with serving() as server, closing(connect(server, where % (b"a" * size))) as connection:
         assert connection.recv(12) in (b"HTTP/1.1 431", b"HTTP/1.1 400")
         assert closed(connection)
 
 
-def test_at_the_limit_the_oldest_that_sends_nothing_goes() -> None:
+# The cap.
+
+
+def test_at_the_cap_the_one_that_moved_no_byte_for_longest_makes_room() -> None:
     with (
-        serving(ConnectionLimits(per_address=2)) as address,
-        closing(connect(address)) as first,
-        closing(connect(address)) as second,
-        closing(connect(address)) as third,
+        serving(connections=2, quiet=0.0) as server,
+        closing(connect(server)) as first,
+        closing(connect(server)) as second,
     ):
-        assert closed(first)
-        assert served(third)
-        assert served(second)
-
-
-def test_in_all_there_are_no_more_than_the_limit() -> None:
-    with (
-        serving(ConnectionLimits(connections=1)) as address,
-        closing(connect(address)) as first,
-        closing(connect(address)) as second,
-    ):
-        assert closed(first)
-        assert served(second)
-
-
-def test_who_is_trusted_and_answered_stays() -> None:
-    app = App()
-    app.trust = True
-    large = GET.replace(b"/", b"/large", 1)
-    with serving(ConnectionLimits(per_address=1), app=app) as address, closing(connect(address, large)) as first:
-        taken = len(first.recv(10))
-        with closing(connect(address)) as second:
+        assert served(first)
+        with closing(connect(server)) as third:
             assert closed(second)
-        while taken < LARGE and (got := len(first.recv(1 << 20))):
+            assert served(third)
+            assert served(first)
+        assert server.refused == ["connections"]
+
+
+def test_it_goes_whatever_its_phase() -> None:
+    with (
+        serving(connections=1, quiet=0.0) as server,
+        closing(connect(server, GET.replace(b"/", b"/large", 1))) as reader,
+    ):
+        assert reader.recv(10)
+        with closing(connect(server)) as newcomer:
+            assert served(newcomer)
+            assert closed(reader)
+
+
+def test_a_reader_that_goes_on_stays() -> None:
+    with (
+        serving(connections=2, quiet=0.0) as server,
+        closing(connect(server, GET.replace(b"/", b"/large", 1))) as reader,
+    ):
+        with closing(connect(server)) as silent:
+            taken = len(reader.recv(10))
+            while taken < LARGE // 2:
+                taken += len(reader.recv(1 << 20))
+            with closing(connect(server)) as newcomer:
+                assert served(newcomer)
+                assert closed(silent)
+        while taken < LARGE and (got := len(reader.recv(1 << 20))):
             taken += got
         assert taken >= LARGE
 
 
-def test_the_connection_goes_through_its_phases() -> None:
-    app = App()
-    with serving(app=app) as address, closing(connect(address)) as connection:
-        assert served(connection)
-        assert served(connection)
-        first, second = app.seen
-        assert first is second
-        assert (first.address, first.trusted) == ("127.0.0.1", False)
+def test_while_all_move_a_newcomer_is_refused() -> None:
+    with serving(connections=1, quiet=60.0) as server, closing(connect(server)) as first:
+        assert served(first)
+        with closing(connect(server)) as second:
+            assert closed(second)
+        assert served(first)
+        assert server.refused == ["connections"]
+
+
+def test_who_goes_by_itself_makes_room() -> None:
+    with serving(connections=1, quiet=60.0) as server:
+        for _ in range(3):
+            with closing(connect(server, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))) as connection:
+                assert closed(connection)
+        assert server.refused == []
+
+
+def test_the_cap_leaves_descriptors_for_the_rest() -> None:
+    rules = ConnectionRules()
+    assert rules.within(20_000).connections == rules.within(-1).connections == 256
+    assert rules.within(200).connections == 100
 
 
 # TLS.
@@ -306,27 +258,27 @@ def context_of(authority: trustme.CA, *, name: str = "localhost", clients: bool 
 
 
 def over_tls(
-    authority: trustme.CA, address: Address, name: str = "localhost", *, known: bool = False, names: Sequence[str] = ()
+    authority: trustme.CA, to: Serving, name: str = "localhost", *, known: bool = False, names: Sequence[str] = ()
 ) -> ssl.SSLSocket:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     if known:
         authority.issue_cert(*(names or ["prometheus"])).configure_cert(context)
-    return context.wrap_socket(socket.create_connection(address, timeout=SECONDS), server_hostname=name)
+    return context.wrap_socket(socket.create_connection(to.address, timeout=SECONDS), server_hostname=name)
 
 
 def test_each_connection_takes_the_active_context(authority: trustme.CA) -> None:
     contexts = [context_of(authority)]
-    with serving(tls=lambda: contexts[-1]) as address, closing(over_tls(authority, address)) as before:
+    with serving(tls=lambda: contexts[-1]) as server, closing(over_tls(authority, server)) as before:
         contexts.append(context_of(authority, name="renewed.example"))
-        with closing(over_tls(authority, address, "renewed.example")) as after:
+        with closing(over_tls(authority, server, "renewed.example")) as after:
             assert served(after)
             assert served(before)
 
 
 def test_a_kept_plain_connection_is_not_served_once_tls_is_switched_on(authority: trustme.CA) -> None:
     contexts: list[ssl.SSLContext | None] = [None]
-    with serving(tls=lambda: contexts[-1]) as address, closing(connect(address)) as kept:
+    with serving(tls=lambda: contexts[-1]) as server, closing(connect(server)) as kept:
         assert served(kept)
         contexts.append(context_of(authority))
         kept.sendall(GET)
@@ -336,19 +288,10 @@ def test_a_kept_plain_connection_is_not_served_once_tls_is_switched_on(authority
 
 def test_a_kept_plain_connection_is_closed_once_tls_is_switched_on(authority: trustme.CA) -> None:
     contexts: list[ssl.SSLContext | None] = [None]
-    with serving(tls=lambda: contexts[-1]) as address, closing(connect(address)) as kept:
+    with serving(tls=lambda: contexts[-1]) as server, closing(connect(server)) as kept:
         assert served(kept)
         contexts.append(context_of(authority))
         assert closed(kept)
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_a_verified_client_certificate_is_trusted(authority: trustme.CA, known: bool) -> None:  # noqa: FBT001 - pytest's
-    app, context = App(), context_of(authority, clients=True)
-    with serving(tls=lambda: context, app=app) as address:
-        with closing(over_tls(authority, address, known=known)) as connection:
-            assert served(connection)
-        assert app.seen[0].trusted is known
 
 
 @pytest.mark.parametrize(
@@ -370,14 +313,15 @@ def test_only_certificates_with_an_allowed_name_are_let_in(
     app, context = App(), context_of(authority, clients=True)
     context.maximum_version = version
     context.client_allowed_sans = frozenset({"prometheus", "scraper@example.org", "::1"})
-    with serving(tls=lambda: context, app=app) as address:
+    with serving(app, tls=lambda: context) as server:
         try:
-            with closing(over_tls(authority, address, known=True, names=names)) as connection:
+            with closing(over_tls(authority, server, known=True, names=names)) as connection:
                 assert served(connection) is allowed
         except OSError:  # closed in the middle
             assert not allowed
         assert bool(app.seen) is allowed
-        with closing(over_tls(authority, address)) as connection:
+        assert server.refused == [] if allowed else ["tls"]
+        with closing(over_tls(authority, server)) as connection:
             assert served(connection), "one without a certificate is asked for by client_auth_type alone"
 
 
@@ -385,21 +329,22 @@ def test_only_certificates_with_an_allowed_name_are_let_in(
 def test_a_handshake_has_its_time(authority: trustme.CA, text: bytes) -> None:
     context = context_of(authority)
     with (
-        serving(ConnectionLimits(handshake=0.1), tls=lambda: context) as address,
-        closing(connect(address, text)) as connection,
+        serving(head=0.1, tls=lambda: context) as server,
+        closing(connect(server, text)) as connection,
     ):
         assert closed(connection)
 
 
 def test_who_does_not_speak_tls_is_told(authority: trustme.CA, caplog: pytest.LogCaptureFixture) -> None:
     context = context_of(authority)
-    with serving(tls=lambda: context) as address:
-        with closing(connect(address, GET)) as connection:
+    with serving(tls=lambda: context) as server:
+        with closing(connect(server, GET)) as connection:
             assert connection.recv(1000).startswith(b"HTTP/1.0 400 Bad Request\r\n")
-        with closing(connect(address, b"\x16 no handshake")) as connection:
+        with closing(connect(server, b"\x16 no handshake")) as connection:
             assert closed(connection)
-        with closing(over_tls(authority, address)) as connection:
+        with closing(over_tls(authority, server)) as connection:
             assert served(connection)
+        assert server.refused == ["tls", "tls"]
     assert not [each for each in caplog.records if each.levelname in ("WARNING", "ERROR")]
 
 
@@ -407,12 +352,12 @@ def test_who_does_not_speak_tls_is_told(authority: trustme.CA, caplog: pytest.Lo
 
 
 def test_uvicorn_is_as_the_protocol_takes_it_to_be() -> None:
-    """Named in exporter/web/protocol.py and server.py: look there when a new uvicorn fails here."""
+    """Named in exporter/web/server.py: look there when a new uvicorn fails here."""
     config = uvicorn.Config(App(), loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     assert {"startup", "shutdown", "should_exit", "server_state"} <= set(dir(server))
-    overridden = {"connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"}
+    overridden = {"connection_made", "connection_lost", "data_received", "resume_writing"}
     assert overridden <= set(vars(H11Protocol))
 
     async def made() -> H11Protocol:

@@ -14,7 +14,7 @@ from exporter.config import Config
 from exporter.errors import Reason, Unreachable
 
 if TYPE_CHECKING:
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 FIRST = LISTED[0]
 

@@ -32,7 +32,7 @@ from exporter.tracking.messages import KeyRead
 if TYPE_CHECKING:
     import httpx
 
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 
 def text(answered: httpx.Response) -> str:

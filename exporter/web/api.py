@@ -18,8 +18,10 @@ from starlette.routing import Route
 
 from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.operation import OperationKey
+from exporter.registrations import MAX_BODY_BYTES
+from exporter.tracking.selection import Filter, place, select
 from exporter.web import shapes
-from exporter.web.listing import Filter, place, read_filter, select
+from exporter.web.listing import read_filter
 from exporter.web.openapi import describe
 from exporter.web.registration import PATH, PATHS, RegistrationEndpoints
 from exporter.web.replies import Refusal
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from exporter.tracking.selection import Place
     from exporter.tracking.snapshot import Snapshot
     from exporter.tracking.transitions import Moment
-    from exporter.web.app import AppContext
     from exporter.web.bounded import Worker
-    from exporter.web.listing import Place
+    from exporter.web.context import AppContext
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -62,12 +64,9 @@ def _route(path: str, **handlers: Endpoint | None) -> Route:
     known["HEAD"] = known["GET"]
 
     async def endpoint(request: Request) -> Response:
-        try:
-            return await known[request.method](request)
-        except Refusal as refusal:
-            return refusal.response()
+        return await known[request.method](request)
 
-    return Route(path, endpoint, methods=list(known))
+    return Route(path, endpoint, methods=list(known), max_body_size=MAX_BODY_BYTES)
 
 
 class _ReadEndpoints:

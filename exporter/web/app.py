@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import re
-import time
-from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from exporter.config import Config
-from exporter.tracking.transitions import Moment
 from exporter.web.api import api_routes
 from exporter.web.auth_middleware import AuthMiddleware
 from exporter.web.bounded import Worker
 from exporter.web.lifecycle import reload_route
-from exporter.web.pages import not_found, page_routes
+from exporter.web.pages import Pages
 from exporter.web.passwords import Passwords
-from exporter.web.refusals import Refusals
 from exporter.web.registration import PATHS
 from exporter.web.replies import Refusal
 from exporter.web.scrapes import Scrapes
@@ -32,107 +29,80 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from exporter.metrics.exposition import View
-    from exporter.metrics.own import Activity
-    from exporter.web.lifecycle import Reload
-    from exporter.web.registration import RegistrationService
+    from exporter.web.context import AppContext
 
 HEALTHY, READY, RELOAD = "/-/healthy", "/-/ready", "/-/reload"
 API = "api/"
 _ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)  # at the beginning of an absolute form (RFC 9112, 3.2.2)
 
 
-@dataclass(frozen=True, slots=True)
-class AppContext:
-    """What the pages show of the rest, and what they pass on to it; none of it blocks.
-
-    `unhealthy` and `unready` return what is wrong, or None. `monotonic` judges staleness, `wall` tells Unix seconds.
-    `config` is the active configuration, `external_url` where people reach the port (no slash at its end; None: not
-    known). `service` takes registrations (None: there are no such calls), `reload` has the configuration read again
-    (None: off).
-    """
-
-    view: Callable[[], View]
-    activity: Activity
-    unhealthy: Callable[[], str | None]
-    unready: Callable[[], str | None]
-    monotonic: Callable[[], float]
-    wall: Callable[[], float] = time.time
-    config: Callable[[], Config] = lambda: Config(())
-    telemetry_path: str = "/metrics"
-    external_url: str | None = None
-    service: RegistrationService | None = None
-    reload: Reload | None = None
-
-    @property
-    def prefix(self) -> str:
-        """What the paths of links begin with: the path of the external URL, without a slash at its end."""
-        return urlsplit(self.external_url or "").path
-
-    @property
-    def now(self) -> Moment:
-        """Both clocks."""
-        return Moment(self.monotonic(), self.wall())
-
-
 def make_app(
     app_context: AppContext, web_config: Callable[[], WebConfig] = WebConfig, *, health_without_password: bool = False
 ) -> ASGIApp:
     """Build the application: its routes, behind the authentication; `web_config` returns the active one."""
-    refused = Refusals(app_context.activity.http_refused, app_context.monotonic)
-    worker = Worker(app_context.activity.http_refused.labels("busy").inc)
+    worker = Worker("pages", "too many answers wait to be made, try again")
+    pages = Pages(app_context, worker)
     routes = [
         Route(app_context.telemetry_path, Scrapes(app_context).response),
         *_health_routes(app_context),
         reload_route(RELOAD, app_context.reload),
         *api_routes(app_context, worker),
-        *page_routes(app_context, worker),
+        *pages.routes(),
     ]
 
     def exempt(method: str, path: str) -> bool:
         asks_for_token = method in ("POST", "DELETE") and path.startswith(f"{PATHS}/")
         return asks_for_token or (health_without_password and path in (HEALTHY, READY))
 
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _responder(app_context)})
+    refuse = partial(_refuse, app_context, pages)
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(Paths, app_context.prefix),
+            Middleware(AuthMiddleware, app_context, web_config, Passwords(), exempt),
+        ],
+        exception_handlers={HTTPException: refuse, Refusal: refuse, ClientDisconnect: _disconnect},
+    )
     app.router.redirect_slashes = False  # it would lead past the prefix
-    return Paths(AuthMiddleware(app, web_config, Passwords(), exempt, refused.note), app_context.prefix)
+    return app
 
 
-def _responder(app_context: AppContext) -> ExceptionHandler:
-    """Make what tells of a path that is not there, or not to be asked so: a program or a person."""
+async def _refuse(app_context: AppContext, pages: Pages, request: Request, error: Exception) -> Response:
+    """Tell a program or a person why there is no better answer."""
+    of_api = f"{request.scope['path']}/".lstrip("/").startswith(API)
+    if isinstance(error, HTTPException):  # a path that is not there, or not to be asked so
+        status = HTTPStatus(error.status_code)
+        reason = "too_large" if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
+        detail = (status.description or status.phrase) + ("" if of_api else ".")
+        error = Refusal(status, detail, dict(error.headers or {}), reason)
+    if not isinstance(error, Refusal):
+        raise error
+    if error.reason:
+        app_context.refused(error.reason)
+    return error.response() if of_api else pages.trouble(error)
 
-    async def respond(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            raise error
-        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        if f"{request.scope['path']}/".lstrip("/").startswith(API):
-            return Refusal(status, status.description or status.phrase, headers).response()
-        return not_found(app_context, status, headers)
 
-    return respond
+async def _disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
 
 def make_health_app(app_context: AppContext) -> ASGIApp:
     """Build the application that tells health, and nothing else."""
-    return Paths(Starlette(routes=_health_routes(app_context)), "")
+    return Starlette(routes=_health_routes(app_context), middleware=[Middleware(Paths, "")])
 
 
 def _health_routes(app_context: AppContext) -> list[Route]:
-    async def healthy(_request: Request) -> Response:
-        return _verdict(app_context.unhealthy(), "healthy")
+    def route(path: str, problem: Callable[[], str | None], good: str) -> Route:
+        async def endpoint(_request: Request) -> Response:
+            if (found := problem()) is not None:
+                return PlainTextResponse(f"{found}\n", HTTPStatus.SERVICE_UNAVAILABLE)
+            return PlainTextResponse(f"knock-exporter is {good}.\n")
 
-    async def ready(_request: Request) -> Response:
-        return _verdict(app_context.unready(), "ready")
+        return Route(path, endpoint)
 
-    return [Route(HEALTHY, healthy), Route(READY, ready)]
-
-
-def _verdict(problem: str | None, good: str) -> Response:
-    if problem is None:
-        return PlainTextResponse(f"knock-exporter is {good}.\n")
-    return PlainTextResponse(f"{problem}\n", status_code=503)
+    return [route(HEALTHY, app_context.unhealthy, "healthy"), route(READY, app_context.unready, "ready")]
 
 
 class Paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import math
 import re
 from base64 import b64decode
 from functools import lru_cache
@@ -10,20 +11,21 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 
-from exporter.web.connections import connection_of, party
-from exporter.web.passwords import Busy
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from exporter.web.context import AppContext
     from exporter.web.passwords import Passwords
     from exporter.web.web_config import WebConfig
 
+LOG_SECONDS = 60.0
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="knock-exporter", charset="UTF-8"', "Cache-Control": "no-store"}
 _BASIC = re.compile(r"basic +(\S+) *", re.IGNORECASE)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -41,27 +43,29 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+log = structlog.get_logger()
+
 
 class AuthMiddleware:
     """Lets pass what may reach the application.
 
-    `web_config` returns the active web configuration. `exempt` tells by method and path what needs no password,
-    `refused` takes the reason and the address of what is refused.
+    `web_config` returns the active web configuration. `exempt` tells by method and path what needs no password.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        app_context: AppContext,
         web_config: Callable[[], WebConfig],
         passwords: Passwords,
         exempt: Callable[[str, str], bool],
-        refused: Callable[[str, str], object],
     ) -> None:
         self._app = app
+        self._app_context = app_context
         self._web_config = web_config
         self._passwords = passwords
         self._exempt = exempt
-        self._refused = refused
+        self._logged_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -70,43 +74,32 @@ class AuthMiddleware:
         config = self._web_config()
         headed = _with_headers(send, config.headers)
         try:
-            self._check_site(scope)
-            await self._admit(scope, config)
+            _check_site(scope)
+            if config.users and not self._exempt(scope["method"], scope["path"]):
+                await self._check_password(scope, config.users)
         except Refusal as refusal:
+            if refusal.reason:
+                self._app_context.refused(refusal.reason)
             await refusal.response()(scope, receive, headed)
         else:
             await self._app(scope, receive, headed)
 
-    async def _admit(self, scope: Scope, config: WebConfig) -> None:
-        """Raise Refusal, unless the request may come in."""
-        if not config.users or self._exempt(scope["method"], scope["path"]):
-            return
+    async def _check_password(self, scope: Scope, users: Mapping[str, bytes]) -> None:
+        """Raise Refusal, unless the request shows a password that is right."""
         user, password = _credentials(scope)
-        asking = _party(scope)
-        try:
-            verified = await self._passwords.verify(config.users, user, password, asking)
-        except Busy:
-            self._refused("busy", asking)
-            busy = "too many passwords wait to be checked"
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "1"}) from None
-        if not verified:
-            self._refused("password", asking)
-            raise _unauthorized("wrong user or password")
-        connection_of(scope).trusted = True
-
-    def _check_site(self, scope: Scope) -> None:
-        """Raise Refusal for what a page of another site has a browser send."""
-        if not _of_same_site(scope):
-            self._refused("site", _party(scope))
-            raise Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this request")
+        if await self._passwords.verify(users, user, password):
+            return
+        now = self._app_context.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            # Without the user: people type passwords there.
+            address = scope["client"][0] if scope.get("client") else ""
+            log.warning("wrong user or password (logged once a minute)", address=address)
+        raise _unauthorized("wrong user or password", "password")
 
 
-def _party(scope: Scope) -> str:
-    return party(scope["client"][0]) if scope.get("client") else ""
-
-
-def _unauthorized(detail: str) -> Refusal:
-    return Refusal(HTTPStatus.UNAUTHORIZED, detail, _CHALLENGE)
+def _unauthorized(detail: str, reason: str) -> Refusal:
+    return Refusal(HTTPStatus.UNAUTHORIZED, detail, _CHALLENGE, reason)
 
 
 def _credentials(scope: Scope) -> tuple[str, bytes]:
@@ -118,23 +111,25 @@ def _credentials(scope: Scope) -> tuple[str, bytes]:
     except (binascii.Error, ValueError):
         colon = b""
     if not colon:
-        raise _unauthorized("expected an Authorization header with user and password (Basic …)")
+        raise _unauthorized("expected an Authorization header with user and password (Basic …)", "no_password")
     return user.decode(errors="surrogateescape"), password
 
 
-def _of_same_site(scope: Scope) -> bool:
-    """Tell whether a request is not sent by a page of another site, by the rules of Go's http.CrossOriginProtection.
+def _check_site(scope: Scope) -> None:
+    """Raise Refusal for what a page of another site has a browser send (rules of Go's http.CrossOriginProtection).
 
     Programs send neither of the two headers, and are let pass.
     """
     if scope["method"] in _SAFE_METHODS:
-        return True
+        return
     headers = Headers(scope=scope)
-    sites = [site for site in headers.getlist("sec-fetch-site") if site]
-    if sites:
-        return all(site in {"same-origin", "none"} for site in sites)
-    host = headers.get("host", "").lower()
-    return all(_host(origin) == host for origin in headers.getlist("origin") if origin)
+    if sites := [site for site in headers.getlist("sec-fetch-site") if site]:
+        same = all(site in {"same-origin", "none"} for site in sites)
+    else:
+        host = headers.get("host", "").lower()
+        same = all(_host(origin) == host for origin in headers.getlist("origin") if origin)
+    if not same:
+        raise Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this request", reason="site")
 
 
 def _host(origin: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A thread in which answers that look through all operations are made, so that the event loop never does."""
+"""Threads for what takes long, so that the event loop never does it, and a bound on what waits for them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from exporter.web.replies import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAITING_MOST = 8  # besides the one that is made
+WAITING_MOST = 8  # besides the one that is done
 
 _Made = TypeVar("_Made")
 
 
 class Worker:
-    """One thread, and a bound on who waits for it. Lives in the event loop's thread. `busy` is told of refusals."""
+    """One thread, and a bound on who waits for it. Lives in one event loop. `busy` is what those past it are told.
 
-    def __init__(self, busy: Callable[[], object] = lambda: None) -> None:
+    Its thread is not waited for at the end of the process, which `os._exit` ends.
+    """
+
+    def __init__(self, name: str, busy: str) -> None:
         self._busy = busy
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._count = 0
 
     async def run_bounded(self, work: Callable[[], _Made]) -> _Made:
         """Return what `work` makes. Raises Refusal (503) when too many wait, and what `work` raises."""
         if self._count > WAITING_MOST:
-            self._busy()
-            busy = "too many answers wait to be made, try again"
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, busy, {"Retry-After": "1"})
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._busy, {"Retry-After": "1"}, "busy")
         self._count += 1
         # Counted until it is done, also when the one who asked has gone: the thread is busy all the same.
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -32,18 +32,15 @@ def reload_route(path: str, reload: Reload | None, seconds: float = RELOAD_SECON
         verdict: tuple[str | None, bool] | None = await reply_of(
             lambda reply: reload(lambda problem, conflict: reply((problem, conflict))), seconds
         )
-        return _verdict(verdict)
+        if verdict is None:
+            late = "The reload is not done yet; the log will tell how it ends."
+            return _response(HTTPStatus.SERVICE_UNAVAILABLE, late)
+        problem, conflict = verdict
+        if problem is None:
+            return _response(HTTPStatus.OK, "The configuration was reloaded.")
+        return _response(HTTPStatus.CONFLICT if conflict else HTTPStatus.INTERNAL_SERVER_ERROR, redact(problem))
 
     return Route(path, endpoint, methods=["POST", "PUT"])
-
-
-def _verdict(verdict: tuple[str | None, bool] | None) -> Response:
-    if verdict is None:
-        return _response(HTTPStatus.SERVICE_UNAVAILABLE, "The reload is not done yet; the log will tell how it ends.")
-    problem, conflict = verdict
-    if problem is None:
-        return _response(HTTPStatus.OK, "The configuration was reloaded.")
-    return _response(HTTPStatus.CONFLICT if conflict else HTTPStatus.INTERNAL_SERVER_ERROR, redact(problem))
 
 
 def _response(status: HTTPStatus, text: str) -> Response:

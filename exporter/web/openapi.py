@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from exporter import __version__
 from exporter.registrations import LABEL_PREFIX, MAX_IDS
-from exporter.web.listing import SEARCH_LONGEST, STATUSES
+from exporter.tracking.selection import STATUSES
+from exporter.web.listing import SEARCH_LONGEST
 from exporter.web.registration import PATH, PATHS
 from exporter.web.shapes import Detail, Environments, Operations
 
@@ -122,8 +123,11 @@ def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(shape: type, *problems: int) -> dict[str, Any]:
     good = {"description": "As asked", "content": {"application/json": {"schema": _shape(shape)}}}
-    bad = {"description": "A problem", "content": {"application/problem+json": {"schema": _shape(Problem)}}}
-    return {"200": good} | {str(each): bad for each in sorted(problems)}
+    return {"200": good} | {str(each): _problem() for each in sorted(problems)}
+
+
+def _problem() -> dict[str, Any]:
+    return {"description": "A problem", "content": {"application/problem+json": {"schema": _shape(Problem)}}}
 
 
 def _shape(shape: type) -> dict[str, str]:
@@ -158,6 +162,8 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         ]
     }
     body = {"anyOf": [*item["anyOf"], {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_IDS}]}
+    responses = _responses(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+    responses["413"]["content"]["text/plain"] = {"schema": {"type": "string"}}  # Starlette's, by Content-Length
     options = [
         _query("group", {"type": "string"}, "Group of all of them."),
         _query("again", {"enum": ["true", "false"]}, "Follow again what was retired or lost."),
@@ -169,7 +175,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         "security": [{"token": []}],
         "parameters": [*parameters, *options],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}, "text/plain": _LINES}},
-        "responses": _responses(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+        "responses": responses,
     }
 
 

@@ -22,19 +22,21 @@ from exporter.config import effective_yaml
 from exporter.config.effective import without_queries
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
-from exporter.web import chart, facts, rows
-from exporter.web.listing import STATUSES, Filter, choices, read_filter, select
+from exporter.tracking import facts
+from exporter.tracking.selection import STATUSES, Filter, choices, select
+from exporter.web import chart, rows
+from exporter.web.listing import read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
-    from exporter.web.app import AppContext
     from exporter.web.bounded import Worker
+    from exporter.web.context import AppContext
 
 PAGE_ROWS = 100
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -42,32 +44,6 @@ STATIC_SECONDS = 31_536_000  # their links change with their content
 PROJECT = "knock-exporter"
 TITLE_LONGEST = 60
 _NOT_KEPT = {"Cache-Control": "no-store"}
-
-
-def page_routes(app_context: AppContext, worker: Worker) -> list[Route]:
-    """Return the routes of the pages."""
-    pages = _Pages(app_context)
-
-    def made(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            try:
-                return await worker.run_bounded(partial(make, request))
-            except Refusal as refusal:
-                return pages.trouble(refusal.status, str(refusal), refusal.headers)
-
-        return endpoint
-
-    return [
-        Route("/", made(pages.overview)),
-        Route("/operations/{environment}/{id}", made(pages.operation)),
-        Route("/config", made(pages.configuration)),
-        Route("/static/{name}", _static),
-    ]
-
-
-def not_found(app_context: AppContext, status: HTTPStatus, headers: Mapping[str, str] | None) -> Response:
-    """Tell a person that there is no such page, or that it cannot be asked so."""
-    return _Pages(app_context).trouble(status, f"{status.description or status.phrase}.", headers)
 
 
 @cache
@@ -112,9 +88,26 @@ def _templates() -> Environment:
     return templates
 
 
-class _Pages:
-    def __init__(self, app_context: AppContext) -> None:
-        self._app_context = app_context
+class Pages:
+    """The pages of an application, made in the worker's thread."""
+
+    def __init__(self, app_context: AppContext, worker: Worker) -> None:
+        self._app_context, self._worker = app_context, worker
+
+    def routes(self) -> list[Route]:
+        """Return their routes."""
+        return [
+            Route("/", self._made(self.overview)),
+            Route("/operations/{environment}/{id}", self._made(self.operation)),
+            Route("/config", self._made(self.configuration)),
+            Route("/static/{name}", _static),
+        ]
+
+    def _made(self, make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            return await self._worker.run_bounded(partial(make, request))
+
+        return endpoint
 
     # The pages.
 
@@ -180,29 +173,20 @@ class _Pages:
         text = effective_yaml(without_queries(self._app_context.config()))
         return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
 
-    def trouble(self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None) -> Response:
+    def trouble(self, refusal: Refusal) -> Response:
         """Tell what is wrong with a request."""
-        body = self._render("trouble.html", title=status.phrase, now=self._app_context.now, text=text, status=status)
-        return HTMLResponse(body, status, {**_NOT_KEPT, **(headers or {})})
+        status, now = refusal.status, self._app_context.now
+        page = self._page("trouble.html", title=status.phrase, now=now, text=str(refusal), status=status)
+        page.status_code = status
+        page.headers.update(refusal.headers or {})
+        return page
 
     # What they share.
 
     def _page(self, template: str, **values: Any) -> Response:
-        return HTMLResponse(self._render(template, **values), headers=_NOT_KEPT)
-
-    def _render(self, template: str, **values: Any) -> str:
-        return (
-            _templates()
-            .get_template(template)
-            .render(
-                prefix=self._app_context.prefix,
-                telemetry_path=self._app_context.telemetry_path,
-                version=__version__,
-                static=_versions(),
-                project=PROJECT,
-                **values,
-            )
-        )
+        values |= {"prefix": self._app_context.prefix, "telemetry_path": self._app_context.telemetry_path}
+        values |= {"version": __version__, "static": _versions(), "project": PROJECT}
+        return HTMLResponse(_templates().get_template(template).render(values), headers=_NOT_KEPT)
 
     def _row(self, entry: Entry, now: Moment) -> rows.Row:
         return rows.row(entry, self._app_context.prefix, now)

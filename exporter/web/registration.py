@@ -13,28 +13,26 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from exporter.config.values import InvalidValue, check_operation_id, quoted
-from exporter.registrations import MAX_BODY_BYTES, Batch, InvalidRequest, read_batch, read_query
+from exporter.registrations import Batch, InvalidRequest, read_batch, read_query
+from exporter.tracking.facts import name_of
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
-from exporter.web.facts import name_of
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from exporter.config import Config
     from exporter.metrics.own import Activity
     from exporter.registrations import RegistrationItem, RejectedItem
     from exporter.tokens import Grant, Tokens
     from exporter.tracking.memberships import SourceKey
-
-    Endpoint = Callable[[Request], Awaitable[Response]]
 
 PATHS = "/api/v1/operations"
 PATH = PATHS + "/{environment}"
@@ -70,36 +68,13 @@ class RegistrationService:
     reply_seconds: float = REPLY_SECONDS
 
 
-class _Bucket:
-    """Lets RATE requests a second through, as many at once after a quiet second."""
-
-    def __init__(self, now: float) -> None:
-        self._left, self._at = float(RATE), now
-
-    def take(self, now: float) -> bool:
-        self._left = min(float(RATE), self._left + (now - self._at) * RATE)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class RegistrationEndpoints:
     """The calls of the registration API. Lives in the event loop's thread."""
 
     def __init__(self, service: RegistrationService) -> None:
         self._service = service
-        self._buckets: dict[bytes, _Bucket] = {}
+        self._debts: dict[bytes, tuple[float, float]] = {}  # requests of a token that count, and when they did
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
-
-    async def register(self, request: Request) -> Response:
-        """Take operations in. Raises Refusal."""
-        return await _read_whole(self._register, request)
-
-    async def release(self, request: Request) -> Response:
-        """Drop one. Raises Refusal."""
-        return await _read_whole(self._release, request)
 
     # Who may.
 
@@ -113,15 +88,13 @@ class RegistrationEndpoints:
         self._check_open()
         known = any(each.name == environment for each in self._service.config().environments)
         grant = _grant(request, tokens)
-        if known and (grant is None or not grant.allows(environment)):
-            self._service.activity.refuse(environment, "unauthorized")
         if grant is None:
             raise _unauthorized(request)
         self._check_rate(grant)
         if not known:
             raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
         if not grant.allows(environment):
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the token is not good for {quoted(environment)}")
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the token is not good for {quoted(environment)}", reason="token")
         return environment
 
     def _check_open(self) -> None:
@@ -129,18 +102,23 @@ class RegistrationEndpoints:
             raise _try_again("the exporter is ending", 1)
 
     def _check_rate(self, grant: Grant) -> None:
+        """Raise Refusal past RATE requests a second, or as many at once after a quiet second."""
         now = self._service.monotonic()
-        if not self._buckets.setdefault(grant.token, _Bucket(now)).take(now):
-            raise Refusal(
-                HTTPStatus.TOO_MANY_REQUESTS, f"more than {RATE} requests a second with one token", {"Retry-After": "1"}
-            )
+        debt, since = self._debts.get(grant.token, (0.0, now))
+        debt = max(0.0, debt - (now - since) * RATE)
+        allowed = debt <= RATE - 1
+        self._debts[grant.token] = debt + allowed, now
+        if not allowed:
+            often = f"more than {RATE} requests a second with one token"
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, often, {"Retry-After": "1"}, "rate")
 
     # POST.
 
-    async def _register(self, request: Request) -> Response:
+    async def register(self, request: Request) -> Response:
+        """Take operations in. Raises Refusal."""
         environment = self._admit(request)
         text = _is_text(request)
-        body = await self._body(request)
+        body = await _body(request)
         batch = await self._read(request, body, text=text)
         if batch.rejected:
             self._service.activity.refuse(environment, "invalid", len(batch.rejected))
@@ -156,14 +134,6 @@ class RegistrationEndpoints:
             raise _try_again("nothing could be accepted", LIMIT_RETRY_SECONDS, accepted=[], rejected=rejected)
         return JSONResponse({"accepted": accepted, "rejected": rejected, "durable": registered.durable})
 
-    async def _body(self, request: Request) -> bytes:
-        try:
-            return await _body(request)
-        except Refusal as refusal:
-            if refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                self._service.activity.http_refused.labels("too_large").inc()
-            raise
-
     async def _read(self, request: Request, body: bytes, *, text: bool) -> Batch:
         declared = self._service.config().labels
         try:
@@ -173,7 +143,8 @@ class RegistrationEndpoints:
                 return read()
             return await asyncio.get_running_loop().run_in_executor(self._reader, read)
         except InvalidRequest as error:
-            raise Refusal(error.status, str(error)) from None
+            too_large = error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise Refusal(error.status, str(error), reason="too_large" if too_large else None) from None
 
     async def _hand_over(self, environment: str, named: tuple[RegistrationItem, ...]) -> RegistrationResult:
         parts = [
@@ -188,7 +159,8 @@ class RegistrationEndpoints:
 
     # DELETE.
 
-    async def _release(self, request: Request) -> Response:
+    async def release(self, request: Request) -> Response:
+        """Drop one. Raises Refusal."""
         environment = self._admit(request)
         try:
             operation_id = check_operation_id(request.path_params["id"])
@@ -213,13 +185,6 @@ class RegistrationEndpoints:
         return answer
 
 
-async def _read_whole(handle: Endpoint, request: Request) -> Response:
-    try:
-        return await handle(request)
-    except ClientDisconnect:
-        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
-
-
 def _try_again(detail: str, seconds: int, **more: Any) -> Refusal:
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(seconds)}, **more)
 
@@ -238,9 +203,11 @@ def _unauthorized(request: Request) -> Refusal:
     headers = request.headers.getlist("authorization")
     if len(headers) == 1 and headers[0].lower().startswith("bearer "):
         wrong = "the token is not one of this exporter's (it is wrong, or was replaced)"
-        return Refusal(HTTPStatus.UNAUTHORIZED, wrong, {"WWW-Authenticate": 'Bearer error="invalid_token"'})  # RFC 6750
+        return Refusal(
+            HTTPStatus.UNAUTHORIZED, wrong, {"WWW-Authenticate": 'Bearer error="invalid_token"'}, "token"
+        )  # RFC 6750
     missing = "expected an Authorization header with a token of this exporter (Bearer …)"
-    return Refusal(HTTPStatus.UNAUTHORIZED, missing, {"WWW-Authenticate": "Bearer"})
+    return Refusal(HTTPStatus.UNAUTHORIZED, missing, {"WWW-Authenticate": "Bearer"}, "token")
 
 
 def _is_text(request: Request) -> bool:
@@ -258,23 +225,12 @@ def _is_text(request: Request) -> bool:
 
 
 async def _body(request: Request) -> bytes:
-    length = request.headers.get("content-length", "")
-    body = bytearray()
-    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_large()
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_large()
+            return await request.body()
     except TimeoutError:
-        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body took longer than {BODY_SECONDS:g} s") from None
-    return bytes(body)
-
-
-def _too_large() -> Refusal:
-    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+        late = f"the body took longer than {BODY_SECONDS:g} s"
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, late, reason="timeout") from None
 
 
 def _rejected(each: RejectedItem) -> dict[str, Any]:

@@ -15,22 +15,28 @@ if TYPE_CHECKING:
 _Reply = TypeVar("_Reply")
 
 
-class _ProblemResponse(JSONResponse):
-    media_type = "application/problem+json"
-
-
 class Refusal(Exception):
-    """An answer other than the one hoped for; `more` are further members of the problem's body."""
+    """An answer other than the one hoped for; `more` are further members of the problem's body.
 
-    def __init__(self, status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+    `reason` is the one that it is counted under (of HTTP_REFUSALS); None: it is not counted.
+    """
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        headers: dict[str, str] | None = None,
+        reason: str | None = None,
+        **more: Any,
+    ) -> None:
         super().__init__(detail)
-        self.status, self.headers = status, headers
+        self.status, self.headers, self.reason = status, headers, reason
         self._detail, self._more = detail, more
 
     def response(self) -> JSONResponse:
         """Return it as problem details."""
         known = {"type": "about:blank", "title": self.status.phrase, "status": self.status, "detail": self._detail}
-        return _ProblemResponse(known | self._more, self.status, self.headers)
+        return JSONResponse(known | self._more, self.status, self.headers, "application/problem+json")
 
 
 async def reply_of(ask: Callable[[Callable[[_Reply], None]], None], seconds: float) -> _Reply | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,9 +10,9 @@ from urllib.parse import quote
 
 from exporter import wording
 from exporter.operation import UNKNOWN_NAME, Status
+from exporter.tracking import facts
+from exporter.tracking.selection import STATES, WORDS, FilterOption, name_of
 from exporter.tracking.transitions import PENDING
-from exporter.web import facts
-from exporter.web.listing import STATES, WORDS, FilterOption, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from exporter.tracking.transitions import Moment
 
 CHOICE_LONGEST = 1000  # of a value that a form offers: it becomes a part of the URL
+_CONTROLS = re.compile(r"[\0-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,4 @@ def tally(entries: Iterable[Entry], now: Moment) -> tuple[FilterOption, ...]:
 
 def offered(found: Iterable[FilterOption]) -> tuple[FilterOption, ...]:
     """Return the values that a form can send: browsers change line breaks and drop other control characters."""
-    return tuple(each for each in found if len(each.value) <= CHOICE_LONGEST and not _controls(each.value))
-
-
-def _controls(text: str) -> bool:
-    return any(each < " " or each == "\x7f" for each in text)
+    return tuple(each for each in found if len(each.value) <= CHOICE_LONGEST and not _CONTROLS.search(each.value))

@@ -1,90 +1,36 @@
 """Answers to scrapes.
 
-The event loop only waits and sends. Joining and compressing happen in two worker threads. An uncompressed body is
-joined batch by batch as it leaves, so that a reader that stalls holds one batch besides the view's own lines. Only so
-many answers are under way at a time.
+What is compressed and what is fresh is made in two worker threads. An uncompressed body is joined slice by slice as it
+leaves, so that a reader that stalls holds one slice besides the view's own lines.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import StreamingResponse
 
+from exporter.metrics.compression import begin, end, join
 from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
-from exporter.web.connections import connection_of
-from exporter.web.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from exporter.metrics.compression import CompressedPart, Ending
     from exporter.metrics.exposition import Format, View
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 SLICE_BYTES = 64 * 1024
-BATCH_BYTES = 256 * 1024
 WORKERS = 2
-PLAIN_SLOTS = 4  # answers at a time; each holds up to 1 MB, and costs ten times the work of a compressed one
-GZIP_SLOTS = 12
-BUSY_RETRY_SECONDS = 5
 RETRY_SECONDS = 0.001
-GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
-GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, system not told
 _Made = TypeVar("_Made")
-
-
-class CompressedPart(NamedTuple):
-    """The compressed beginning of an answer, in pieces; size and CRC32 are those of what was compressed."""
-
-    pieces: list[bytes]
-    plain_size: int
-    crc: int
-
-
-class Ending(NamedTuple):
-    """The compressed end of an answer, and what was compressed."""
-
-    squeezed: bytes
-    plain: bytes
-
-
-def begin(pieces: Iterable[bytes]) -> CompressedPart:
-    """Compress the beginning of a gzip member, so that any `end` can follow."""
-    squeezer = _squeezer()
-    squeezed, size, crc = [], 0, 0
-    for piece in pieces:
-        size += len(piece)
-        crc = zlib.crc32(piece, crc)
-        squeezed.append(squeezer.compress(piece))
-    squeezed.append(squeezer.flush(zlib.Z_FULL_FLUSH))
-    return CompressedPart([each for each in squeezed if each], size, crc)
-
-
-def end(plain: bytes) -> Ending:
-    """Compress the end of a gzip member; it refers to nothing before it."""
-    squeezer = _squeezer()
-    return Ending(squeezer.compress(plain) + squeezer.flush(), plain)
-
-
-def join(kept: CompressedPart, ending: Ending) -> list[bytes]:
-    """Make one gzip member (RFC 1952): curl, browsers and httpx read only the first of several."""
-    crc, size = zlib.crc32(ending.plain, kept.crc), kept.plain_size + len(ending.plain)
-    return [GZIP_HEADER, *kept.pieces, ending.squeezed, struct.pack("<II", crc, size & 0xFFFFFFFF)]
-
-
-def _squeezer() -> zlib._Compress:
-    return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)  # negative: without header and trailer
 
 
 class Scrapes:
@@ -92,114 +38,78 @@ class Scrapes:
 
     def __init__(self, app_context: AppContext) -> None:
         self._app_context = app_context
-        self._plain_slots, self._gzip_slots = Slots(PLAIN_SLOTS), Slots(GZIP_SLOTS)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
         self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
-        self._next: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Task[tuple[View, Any]]] = {}
-        self._begun: dict[tuple[Format, Callable[[bytes], Any]], asyncio.Future[tuple[View, Any]]] = {}
+        self._next: dict[Format, asyncio.Task[tuple[View, Ending]]] = {}
+        self._begun: dict[Format, asyncio.Future[tuple[View, Ending]]] = {}
 
-    async def response(self, request: Request) -> ASGIApp:
-        """Answer `GET /metrics`: 503 if there is no slot for the answer in time."""
-
-        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            started = self._app_context.monotonic()
-            slots = self._gzip_slots if _wants_gzip(request) else self._plain_slots
-            async with slots.slot(connection_of(scope)) as given:
-                made = await self._made(request, started) if given else self._busy()
-                await made(scope, receive, send)
-
-        return respond
-
-    def _busy(self) -> Response:
-        self._app_context.activity.http_refused.labels("busy").inc()
-        text = "Too many scrapes at a time.\n"
-        return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(BUSY_RETRY_SECONDS)})
-
-    async def _made(self, request: Request, started: float) -> Response:
+    async def response(self, request: Request) -> Response:
+        """Answer `GET /metrics`."""
+        started = self._app_context.monotonic()
         form = choose_format(",".join(request.headers.getlist("accept")))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
-        if _wants_gzip(request):
+        view, ending = await self._newest(form)
+        if accepts_gzip(",".join(request.headers.getlist("accept-encoding"))):
             headers["Content-Encoding"] = "gzip"
-            view, ending = await self._newest(form, end)
             kept = await self._knock_zipped(view, form)
             pieces = join(kept, ending)
             plain_size, length = kept.plain_size + len(ending.plain), sum(map(len, pieces))
-            body = _slices(pieces)
+            body: AsyncIterator[memoryview | bytes] = _slices(pieces)
         else:
-            view, fresh = await self._newest(form, _plain)
-            plain_size = length = knock_size(view, form) + len(fresh)
-            body = self._joined(view, form, fresh)
+            plain_size = length = knock_size(view, form) + len(ending.plain)
+            body = _joined(view, form, ending.plain)
         self._app_context.activity.scrape_duration.observe(self._app_context.monotonic() - started)
         self._app_context.activity.exposition_size.set(plain_size)
         return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
 
     async def _knock_zipped(self, view: View, form: Format) -> CompressedPart:
         kept_view, kept = self._kept.get(form, (None, None))
-        if kept is None or kept_view is not view or _failed(kept):
+        if kept is None or kept_view is not view or (kept.done() and (kept.cancelled() or kept.exception())):
             kept = self._in_worker(lambda: begin(knock_part(view, form)))
             # What was kept of older views goes, or a format asked for once would hold its view for ever.
             self._kept = {each: entry for each, entry in self._kept.items() if entry[0] is view} | {form: (view, kept)}
         # Shielded: a reader that goes away must not cancel it for the others that wait.
         return await asyncio.shield(kept)
 
-    async def _newest(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
-        """Return the newest view and what goes with it, as `make` makes it; who asks before that is begun shares it."""
-        if (form, make) not in self._next:
-            self._next[form, make] = asyncio.create_task(self._begin(form, make))
+    async def _newest(self, form: Format) -> tuple[View, Ending]:
+        """Return the newest view and what goes with it; who asks before that is begun shares it."""
+        if form not in self._next:
+            self._next[form] = asyncio.create_task(self._begin(form))
         # Shielded: as above.
-        return await asyncio.shield(self._next[form, make])
+        return await asyncio.shield(self._next[form])
 
-    async def _begin(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
-        if (begun := self._begun.get((form, make))) is not None and not begun.done():
+    async def _begin(self, form: Format) -> tuple[View, Ending]:
+        if (begun := self._begun.get(form)) is not None and not begun.done():
             await asyncio.wait([begun])
-        del self._next[form, make]
-        self._begun[form, make] = work = self._in_worker(lambda: self._with_fresh(form, make))
+        del self._next[form]
+        self._begun[form] = work = self._in_worker(lambda: self._fresh(form))
         return await work
 
-    def _with_fresh(self, form: Format, make: Callable[[bytes], _Made]) -> tuple[View, _Made]:
-        view, fresh = self._fresh(form)
-        return view, make(fresh)
-
-    def _fresh(self, form: Format) -> tuple[View, bytes]:
+    def _fresh(self, form: Format) -> tuple[View, Ending]:
         """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
         while True:
             view = self._app_context.view()
             own = self._app_context.activity.fresh.encode(view.generation, form)
             if own is not None:
-                return view, stale_part(view, form, self._app_context.monotonic()) + own
+                return view, end(stale_part(view, form, self._app_context.monotonic()) + own)
             time.sleep(RETRY_SECONDS)
-
-    async def _joined(self, view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview]:
-        pieces = chain(knock_part(view, form), [fresh])
-        while batch := await self._in_worker(lambda: _batch(pieces)):
-            async for each in _slices(batch):
-                yield each
 
     def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
 
-def _wants_gzip(request: Request) -> bool:
-    return accepts_gzip(",".join(request.headers.getlist("accept-encoding")))
-
-
-def _plain(fresh: bytes) -> bytes:
-    return fresh
-
-
-def _failed(future: asyncio.Future[CompressedPart]) -> bool:
-    return future.done() and (future.cancelled() or future.exception() is not None)
-
-
-def _batch(pieces: Iterator[bytes]) -> list[bytes]:
-    batch, size = [], 0
-    while size < BATCH_BYTES and (piece := next(pieces, None)) is not None:
-        batch.append(piece)
+async def _joined(view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview | bytes]:
+    slice_, size = [], 0
+    for piece in chain(knock_part(view, form), [fresh]):
+        slice_.append(piece)
         size += len(piece)
-    return batch
+        if size >= SLICE_BYTES or piece is fresh:
+            yield b"".join(slice_)
+            slice_, size = [], 0
+            await asyncio.sleep(0)  # a reader that takes everything at once must not keep the loop from others
 
 
-async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview]:
+async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview | bytes]:
     for piece in pieces:
         whole = memoryview(piece)
         for start in range(0, len(whole), SLICE_BYTES):

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 from exporter import wording
-from exporter.web import facts
-from exporter.web.listing import STATES, name_of
+from exporter.tracking import facts
+from exporter.tracking.selection import STATES, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from exporter.tracking.snapshot import Entry, EnvironmentStatus, LastError, Snapshot, SourceState
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
 Labels = dict[str, str]
@@ -244,6 +242,7 @@ def environments(snapshot: Snapshot, now: Moment) -> Environments:
 
 def _environment(it: EnvironmentStatus, entries: list[Entry], now: Moment) -> Environment:
     late, counts = facts.delays(entries, now), Counter(each.tracked.state for each in entries)
+    error = it.last_error
     return Environment(
         name=it.name,
         base_url=it.base_url,
@@ -257,27 +256,19 @@ def _environment(it: EnvironmentStatus, entries: list[Entry], now: Moment) -> En
         waiting=len(late),
         delay_seconds=max(late, default=0.0),
         last_response_at=_time(it.last_response),
-        last_error=_trouble(it.last_error) if it.last_error else None,
+        last_error=Trouble(at=_at(error.at), reason=error.trouble.reason, text=error.trouble.text) if error else None,
         operations={state: counts[state] for state in STATES},
-        sources=_sources(it.sources),
+        sources=[
+            Source(
+                kind=str(each.source.kind),
+                name=facts.name_of(each.source),
+                operations=each.operations,
+                read_at=_time(each.read_at),
+                problem=each.problem,
+            )
+            for each in it.sources
+        ],
     )
-
-
-def _trouble(it: LastError) -> Trouble:
-    return Trouble(at=_at(it.at), reason=it.trouble.reason, text=it.trouble.text)
-
-
-def _sources(states: Iterable[SourceState]) -> list[Source]:
-    return [
-        Source(
-            kind=str(each.source.kind),
-            name=facts.name_of(each.source),
-            operations=each.operations,
-            read_at=_time(each.read_at),
-            problem=each.problem,
-        )
-        for each in states
-    ]
 
 
 def _time(seconds: float | None) -> str | None:

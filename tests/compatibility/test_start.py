@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from exporter.simulator import Simulator
     from exporter.tracking.messages import PollRequest, Register, Release
-    from exporter.web.app import AppContext
+    from exporter.web.context import AppContext
 
 HERE = Path(__file__).parent
 VERSIONS = sorted(each.parent.name for each in HERE.glob("*/settings.yaml"))

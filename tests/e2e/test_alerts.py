@@ -198,7 +198,7 @@ def test_what_goes_wrong_with_operations_is_told(alerting: Alerting, alert: str,
 
 
 @pytest.mark.parametrize(
-    ("reason", "alert"), [("limit", "KnockOperationsRefused"), ("unauthorized", "KnockRegistrationsRefused")]
+    ("reason", "alert"), [("limit", "KnockOperationsRefused"), ("token", "KnockRegistrationsRefused")]
 )
 def test_refused_registrations_are_told(alerting: Alerting, reason: str, alert: str) -> None:
     if reason == "limit":

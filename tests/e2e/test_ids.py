@@ -145,7 +145,7 @@ def test_without_tokens_registration_is_off_and_the_start_says_so(knock: Simulat
 
 
 def refused(exporter: Exporter) -> float | None:
-    return exporter.value("knock_exporter_operations_refused_total", reason="unauthorized")
+    return exporter.value("knock_exporter_http_refused_total", reason="token")
 
 
 def test_a_wrong_token_is_refused_and_counted(knock: Simulator, open_start: Starter) -> None:

@@ -62,7 +62,8 @@ from exporter.tracking.messages import (
 )
 from exporter.tracking.tracker import Tracker
 from exporter.tracking.transitions import Moment
-from exporter.web.app import AppContext, make_app
+from exporter.web.app import make_app
+from exporter.web.context import AppContext
 from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:

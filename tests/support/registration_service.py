@@ -12,11 +12,13 @@ from exporter.config import Config, EnvironmentSettings
 from exporter.keys import KeySource, Secret
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
+from exporter.servers import bind
 from exporter.tokens import Token, Tokens
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult, Taken
-from exporter.web.app import AppContext, make_app
+from exporter.web.app import make_app
+from exporter.web.context import AppContext
 from exporter.web.registration import RegistrationService
-from exporter.web.server import WebServer, bind
+from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +89,9 @@ class FakeService:
             "knock_exporter_operations_refused_total", {"knock_environment": environment, "reason": reason}
         )
         return value or 0.0
+
+    def http_refused(self, reason: str) -> float:
+        return self.activity.registry.get_sample_value("knock_exporter_http_refused_total", {"reason": reason}) or 0.0
 
     def app_context(self, **settings: Any) -> AppContext:
         service = RegistrationService(

@@ -15,7 +15,8 @@ from exporter.errors import NotFound, Reason, Unreachable
 from exporter.operation import Operation, Status
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Unread
-from exporter.web.app import AppContext, make_app
+from exporter.web.app import make_app
+from exporter.web.context import AppContext
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
