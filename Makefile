@@ -81,7 +81,7 @@ lock: .venv/dev ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
 
 schema: .venv/dev ## renew docs/config.schema.json from the models
-	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
+	$(BIN)/python -m exporter.config.schema > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
 
 monitoring: .venv/dev ## renew the rules and dashboards in monitoring/ from their sources
 	$(BIN)/python monitoring/generate.py

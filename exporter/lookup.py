@@ -49,7 +49,7 @@ def _choose(environments: tuple[EnvironmentSettings, ...], operation_id: str) ->
 def _from_variables(name: str | None, environ: Mapping[str, str]) -> EnvironmentSettings:
     return EnvironmentSettings(
         name=name or "default",
-        key=KeySource(variable=KEY, knock=True),
+        api_key_env=KeySource(variable=KEY, knock=True),
         base_url=_base_url(environ.get(BASE_URL) or KNOCK_URL),
         branch=_branch(environ.get(BRANCH)),
     )

@@ -55,7 +55,7 @@ class ConfigFile:
         seconds = 0.0 if self._loaded else config.PIPE_SECONDS
         loaded = config.load(self._path, self._environ, self._environments, pipe_seconds=seconds)
         self._loaded = True
-        return replace(loaded, storage=self._storage) if self._storage is not None else loaded
+        return replace(loaded, storage=config.Storage(self._storage)) if self._storage is not None else loaded
 
     def changed(self, wall: float) -> bool:
         """Whether the file holds something new, and whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ class Clients:
         self.path = path
         self.wall = WALL
         self.inbox: SimpleQueue[PollResponse | Exchange] = SimpleQueue()
-        self.environment = EnvironmentSettings("production", KeySource(inline=KEY), url, ca_file=path)
+        self.environment = EnvironmentSettings("production", api_key=KeySource(inline=KEY), base_url=url, ca_file=path)
         self.clients = EnvironmentClients(self.inbox.put, MemoryBudget())
 
     def write(self, content: bytes, age: float = 2.0) -> None:
@@ -150,9 +151,9 @@ def test_what_comes_before_the_tracker_took_the_last_is_not_lost(clients: Client
 def test_a_reload_that_fails_leaves_no_thread_behind(clients: Clients) -> None:
     before = threading.active_count()
     bad = EnvironmentSettings(
-        "staging", KeySource(inline=KEY), "https://127.0.0.1", proxy=Secret("socks5://127.0.0.1:9")
+        "staging", api_key=KeySource(inline=KEY), base_url="https://127.0.0.1", proxy=Secret("socks5://127.0.0.1:9")
     )
-    changed = EnvironmentSettings("production", KeySource(inline=KEY), clients.environment.base_url, timeout=3.0)
+    changed = replace(clients.environment, ca_file=None, timeout=3.0)
     for _ in range(5):
         with pytest.raises(StartError):
             clients.clients.prepare([changed, bad], {"production": KEY, "staging": KEY})

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.settings import TokenSource
+from exporter.config.values import ALL_ENVIRONMENTS
 from exporter.errors import StartError
 from exporter.keys import KeySource, Secret
 from exporter.tokens import Token, Tokens, TokenWatch
@@ -98,7 +99,7 @@ class Files:
 
 
 def source(path: Path, *environments: str) -> TokenSource:
-    return TokenSource(KeySource(file=path), frozenset(environments) or None)
+    return TokenSource(KeySource(file=path), environments or (ALL_ENVIRONMENTS,))
 
 
 def good(tokens: Tokens, *names: str) -> list[bool]:

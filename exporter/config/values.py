@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
 
-from exporter.config.settings import ALL_ENVIRONMENTS
 from exporter.errors import redact
 from exporter.operation import NIL_ID, is_operation_id
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL_ENVIRONMENTS = "all"  # no environment's name
 NAME = r"[a-z0-9_-]{1,63}"
 BRANCH = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -39,7 +43,14 @@ _DURATION_HINT = "a duration such as 5s, 1m30s, 1h, 7d or 500ms"
 
 
 class InvalidValue(ValueError):
-    """A value that cannot be used; the message says what was expected."""
+    """A value that cannot be used; the message says what was expected.
+
+    `file` is what may mend it without a change of the configuration.
+    """
+
+    def __init__(self, message: str, file: Path | None = None) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 def quoted(text: str) -> str:
@@ -109,19 +120,17 @@ def check_variable(text: str) -> str:
 
 def check_path(text: str) -> str:
     """Take a path of a file. Raises InvalidValue."""
-    if not text or not text.isprintable():
-        raise InvalidValue("is not a valid path of a file (expected visible characters)")
-    return _without_home(text)
+    return _path(text, "path of a file (expected visible characters)")
 
 
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises InvalidValue."""
+    return _path(text, "pattern of files (expected visible characters, e.g. ids/*.json)")
+
+
+def _path(text: str, expected: str) -> str:
     if not text or not text.isprintable():
-        raise InvalidValue("is not a valid pattern of files (expected visible characters, e.g. ids/*.json)")
-    return _without_home(text)
-
-
-def _without_home(text: str) -> str:
+        raise InvalidValue(f"is not a valid {expected}")
     if text.startswith("~"):
         raise InvalidValue(
             "begins with ~, which only a shell replaces (write the whole path; ./~ for a name that has it)"

@@ -19,7 +19,6 @@ from starlette.routing import Route
 
 from exporter import __version__, wording
 from exporter.config import effective_yaml
-from exporter.config.effective import without_queries
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
 from exporter.web import chart, facts, rows
@@ -177,7 +176,7 @@ class _Pages:
 
     def configuration(self, _request: Request) -> Response:
         """Show the active configuration."""
-        text = effective_yaml(without_queries(self._app_context.config()))
+        text = effective_yaml(self._app_context.config(), queries_masked=True)
         return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
 
     def trouble(self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None) -> Response:
