@@ -19,7 +19,7 @@ from exporter.errors import ExporterError, StartError
 from exporter.heartbeats import Heartbeats
 from exporter.housekeeping import Housekeeping, KeyChecks
 from exporter.keys import KeyWatch, doubt
-from exporter.knock.connect import read_key
+from exporter.knock.client import read_key
 from exporter.knock.environment_clients import EnvironmentClients
 from exporter.knock.memory_budget import MemoryBudget, give_memory_back
 from exporter.metrics.exposition import View

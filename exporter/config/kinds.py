@@ -36,8 +36,6 @@ from exporter.config import values
 from exporter.config.values import ALL_ENVIRONMENTS, InvalidValue, show_duration
 from exporter.keys import BEGINNING, MASK, InvalidKey, KeySource, Secret
 
-TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
-HTTP_INTERVAL_MIN = 1.0
 TOKEN_LEAST = 16  # characters; a shorter token could be guessed
 _FOLDER = "relative paths start at the folder of this file"
 _Section = TypeVar("_Section")
@@ -170,18 +168,6 @@ def _pattern(text: str, info: Info) -> str:
 # The kinds.
 
 
-def _in_timeout_range(seconds: float) -> float:
-    if not TIMEOUT_MIN <= seconds <= TIMEOUT_MAX:
-        raise InvalidValue(f"is out of range (expected {show_duration(TIMEOUT_MIN)} to {show_duration(TIMEOUT_MAX)})")
-    return seconds
-
-
-def _not_too_often(seconds: float) -> float:
-    if seconds < HTTP_INTERVAL_MIN:
-        raise InvalidValue(f"is too short (expected at least {show_duration(HTTP_INTERVAL_MIN)})")
-    return seconds
-
-
 def _show_source(url: str, info: SerializationInfo) -> str:
     masked = info.context and info.context["queries_masked"] and urlsplit(url).query
     return f"{values.show_url(url)}?{MASK}" if masked else url
@@ -195,14 +181,10 @@ def _some(found: tuple[Any, ...]) -> tuple[Any, ...]:
 
 DURATION = _like(f"(?=.){values.DURATION}")
 _PATH = _like("([^~].*)?")
-Duration = Annotated[
-    float,
-    PlainValidator(values.parse_duration),
-    PlainSerializer(show_duration),
-    WithJsonSchema({"type": "string", **DURATION}),
-]
-Timeout = Annotated[Duration, AfterValidator(_in_timeout_range)]
-SourceInterval = Annotated[Duration, AfterValidator(_not_too_often)]
+_SHOWN_AS_TEXT, _WRITTEN_AS_DURATION = PlainSerializer(show_duration), WithJsonSchema({"type": "string", **DURATION})
+Duration = Annotated[float, PlainValidator(values.parse_duration), _SHOWN_AS_TEXT, _WRITTEN_AS_DURATION]
+Timeout = Annotated[float, PlainValidator(values.parse_timeout), _SHOWN_AS_TEXT, _WRITTEN_AS_DURATION]
+SourceInterval = Annotated[float, PlainValidator(values.parse_source_interval), _SHOWN_AS_TEXT, _WRITTEN_AS_DURATION]
 Number = Annotated[float, Strict()]
 Count = Annotated[int, Strict()]
 Flag = Annotated[bool, Strict()]

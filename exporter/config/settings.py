@@ -310,15 +310,16 @@ def read(document: Document, context: LoadContext) -> tuple[Config | None, list[
         own = {key: value for key, value in data.items() if key not in PACE_KEYS}
         if isinstance(environments := data.get("environments"), list):
             own["environments"] = [_inheriting(each, shared) for each in environments]
-    wording = Wording(data, SECTIONS)
     try:
         PACE.validate_python(shared)
     except ValidationError as error:
-        found = wording.found(error)
+        found = Wording(data, SECTIONS).found(error)
     try:
         return CONFIG.validate_python(own, context=context), found
     except ValidationError as error:
-        return None, found + [each for each in wording.found(error) if not _is_inherited(each.loc, data)]
+        return None, found + [
+            each for each in Wording(data, SECTIONS).found(error) if not _is_inherited(each.loc, data)
+        ]
 
 
 def _inheriting(environment: Any, shared: dict[str, Any]) -> Any:

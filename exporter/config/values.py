@@ -23,6 +23,8 @@ VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"  # Prometheus' data model
 DURATION = "".join(f"([0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms"))  # Prometheus' configuration
 LONGEST = 100 * 365 * 86400.0  # seconds; beyond it clocks and calendars overflow
+TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
+HTTP_INTERVAL_MIN = 1.0
 LABEL_BYTES = 128
 # Labels that the metrics have themselves, or that Prometheus sets for each target.
 REFUSED_LABELS = frozenset({"knock_environment", "group", "name", "operation_id", "status", "le", "job", "instance"})
@@ -72,6 +74,22 @@ def parse_duration(value: object) -> float:
         raise InvalidValue("must be more than zero")
     if seconds > LONGEST:
         raise InvalidValue("is too long (expected at most 100y)")
+    return seconds
+
+
+def parse_timeout(value: object) -> float:
+    """Turn a duration into the seconds of a time-out. Raises InvalidValue."""
+    seconds = parse_duration(value)
+    if not TIMEOUT_MIN <= seconds <= TIMEOUT_MAX:
+        raise InvalidValue(f"is out of range (expected {show_duration(TIMEOUT_MIN)} to {show_duration(TIMEOUT_MAX)})")
+    return seconds
+
+
+def parse_source_interval(value: object) -> float:
+    """Turn a duration into the seconds between two requests for a list. Raises InvalidValue."""
+    seconds = parse_duration(value)
+    if seconds < HTTP_INTERVAL_MIN:
+        raise InvalidValue(f"is too short (expected at least {show_duration(HTTP_INTERVAL_MIN)})")
     return seconds
 
 

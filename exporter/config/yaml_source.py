@@ -32,7 +32,6 @@ PROBLEMS_SHOWN = 50
 MESSAGE_LONGEST = 1000  # characters of a problem's path and of its message
 DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
 UNBOUNDED = 2**60
-BYTES_MOST = 64 * 2**20  # a million ids are 43
 COPIES_MOST = 100_000  # of what merge keys (<<) copy: it can grow with the square of a file
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
@@ -187,7 +186,7 @@ def _parse(text: str, source: str, most: int) -> Document:
 
 def _read_text(path: Path, pipe_seconds: float) -> str:
     try:
-        content = files.read(path, BYTES_MOST, pipe_seconds=pipe_seconds)
+        content = files.read(path, files.BYTES_MOST, pipe_seconds=pipe_seconds)
     except OSError as error:
         raise ConfigError(str(path), (ConfigProblem("", f"cannot be read: {error.strerror}"),)) from None
     try:

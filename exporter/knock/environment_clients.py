@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ import structlog
 
 from exporter import files
 from exporter.errors import StartError
-from exporter.knock.connect import connect
+from exporter.knock.client import connect
 from exporter.knock.pool import FetchPool
 from exporter.tracking.messages import Exchange
 
@@ -22,16 +23,14 @@ if TYPE_CHECKING:
     from exporter.knock.memory_budget import MemoryBudget
     from exporter.tracking.messages import PollRequest, PollResponse
 
-
 log = structlog.get_logger()
-
-_digest = partial(files.digest, most=files.PEM_BYTES_MOST)
 
 
 class EnvironmentClient(NamedTuple):
-    """A client and the threads that use it; `traits` are the settings that both were made with, and the CA file."""
+    """A client and the threads that use it, with what both were made of: settings, and the `content` of the CA file."""
 
-    traits: tuple[object, ...]
+    settings: EnvironmentSettings
+    content: tuple[bytes, ...]
     ca_file: files.Watch
     client: Client
     pool: FetchPool
@@ -42,9 +41,10 @@ class EnvironmentClient(NamedTuple):
         self.client.close()
 
 
-def _traits(each: EnvironmentSettings) -> tuple[object, ...]:
-    connection = (each.base_url, each.branch, each.ca_file, each.proxy, each.proxy_from_environment)
-    return (*connection, each.timeout, each.max_in_flight, each.ca_file and _digest(each.ca_file))
+def _alike(some: EnvironmentSettings, others: EnvironmentSettings) -> bool:
+    """Whether one client does for both: all settings are the same but for what lists operations."""
+    keys = [each.name for each in fields(some) if not each.name.startswith("operations")]
+    return all(getattr(some, key) == getattr(others, key) for key in keys)
 
 
 def _close(clients: Mapping[str, EnvironmentClient], kept: Mapping[str, EnvironmentClient]) -> None:
@@ -119,11 +119,11 @@ class EnvironmentClients:
         _close(old, fresh)
 
     def _made_client(self, environment: EnvironmentSettings, key: Secret) -> EnvironmentClient:
-        ca_file = files.Watch([environment.ca_file] if environment.ca_file else [], _digest)
-        traits = _traits(environment)
+        ca_file = files.Watch([environment.ca_file] if environment.ca_file else [])
+        content = ca_file.seen
         present = self._prepared.get(environment.name)
-        if present is not None and present.traits == traits:
+        if present is not None and present.content == content and _alike(present.settings, environment):
             return present
         client = connect(environment, key, self._budget)
         pool = FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
-        return EnvironmentClient(traits, ca_file, client, pool)
+        return EnvironmentClient(environment, content, ca_file, client, pool)
