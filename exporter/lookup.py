@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from exporter import config
 from exporter.config import EnvironmentSettings
 from exporter.config.settings import BASE_URL as KNOCK_URL
-from exporter.config.values import check_base_url, check_branch, plain_http_abroad
 from exporter.errors import StartError
 from exporter.keys import KeySource
+from exporter.values import check_base_url, check_branch, plain_http_abroad
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

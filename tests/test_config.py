@@ -12,6 +12,7 @@ import mistakes
 import pytest
 import trustme
 import yaml
+from config_schema import json_schema
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mistakes import Mistake
@@ -20,19 +21,17 @@ from pydantic import TypeAdapter, ValidationError
 from exporter.config import (
     Config,
     EnvironmentSettings,
-    HttpSource,
     ListedOperation,
     Polling,
-    RegistrationSettings,
     Storage,
-    TokenSource,
     effective_yaml,
     load,
 )
 from exporter.config.kinds import LoadContext, adapter_of
-from exporter.config.schema import json_schema
-from exporter.config.settings import SECTIONS, Pace
-from exporter.config.values import (
+from exporter.config.settings import SECTIONS, HttpSource, Pace, RegistrationSettings, TokenSource
+from exporter.errors import ConfigError, StartError
+from exporter.keys import InvalidKey, KeySource, Secret
+from exporter.values import (
     InvalidValue,
     check_base_url,
     check_source_url,
@@ -40,8 +39,6 @@ from exporter.config.values import (
     parse_duration,
     show_duration,
 )
-from exporter.errors import ConfigError, StartError
-from exporter.keys import InvalidKey, KeySource, Secret
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk_test_0123456789abcdef"

@@ -20,7 +20,6 @@ from timing import BUSY_SECONDS
 from exporter import __version__
 from exporter.config import Config, EnvironmentSettings, ListedOperation
 from exporter.config.settings import HttpSource
-from exporter.config.values import show_url
 from exporter.errors import Postponed
 from exporter.keys import KeySource, Secret
 from exporter.knock.deadline import MAX_BODY_BYTES
@@ -32,6 +31,7 @@ from exporter.sources.polling import HttpLists
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reread, Unread
 from exporter.tracking.transitions import Moment
+from exporter.values import show_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

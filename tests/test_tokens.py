@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.settings import TokenSource
-from exporter.config.values import ALL_ENVIRONMENTS
 from exporter.errors import StartError
 from exporter.keys import KeySource, Secret
 from exporter.tokens import Token, Tokens, TokenWatch
+from exporter.values import ALL_ENVIRONMENTS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,11 +1,10 @@
 """The configuration: from a YAML file to a frozen Config, or to a ConfigError with everything that is wrong.
 
 yaml_source   the file as plain values that remember their lines
-values        what a single value may look like; `kinds` tells pydantic so, and looks up what is outside of the file
+kinds         for pydantic: how each kind of value is read (`exporter/values.py`), shown and described
 settings      every key, once: from plain values to a Config, and back to YAML with secrets masked
 wording       pydantic's errors in our words
 checks        what concerns several keys
-schema        the settings as JSON Schema (`make schema`)
 """
 
 from __future__ import annotations
@@ -19,20 +18,18 @@ from exporter.config.kinds import LoadContext, PerOperation
 from exporter.config.settings import (
     Config,
     EnvironmentSettings,
-    HttpSource,
     ListedOperation,
     Polling,
     RegistrationSettings,
     Storage,
-    TokenSource,
     effective_yaml,
     read,
 )
-from exporter.config.values import quoted
 from exporter.config.wording import closest
 from exporter.config.yaml_source import no_garbage_collection, read_document
 from exporter.errors import StartError
 from exporter.files import is_pipe
+from exporter.values import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,13 +37,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "EnvironmentSettings",
-    "HttpSource",
     "ListedOperation",
     "PerOperation",
     "Polling",
-    "RegistrationSettings",
     "Storage",
-    "TokenSource",
     "effective_yaml",
     "load",
 ]

@@ -9,18 +9,22 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.config import values
+from exporter import values
 from exporter.config.settings import KEY_SOURCES, Polling
-from exporter.config.values import ALL_ENVIRONMENTS, InvalidValue, quoted, show_duration
 from exporter.config.wording import suggestion
-from exporter.config.yaml_source import Found
+from exporter.errors import Found
 from exporter.operation import is_operation_id
+from exporter.values import ALL_ENVIRONMENTS, InvalidValue, quoted, show_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from exporter.config.yaml_source import Document, Loc
+    from exporter.config.yaml_source import Document
+    from exporter.errors import Loc
 
+_DUPLICATE = "{} is a duplicate (first on line {}): keep one"
+_NAMED_TWICE = "{} is the name of another environment (line {}): rename one"
+_LISTED_TWICE = "the same address is listed twice (first on line {1}): keep one"  # its query may hold a secret
 _UNPROTECTED = "to another machine (use https://, or set insecure_http: true)"
 
 
@@ -63,8 +67,8 @@ def check(document: Document) -> Iterator[Found]:
     top = Place((), document.data)
     environments = list(top.at("environments").mappings())
     tokens = list(top.at("registration").at("tokens").mappings())
-    for places, message in _unique(top, environments, tokens):
-        yield from _doubled(places, message, document.line)
+    for message, places in _unique(top, environments, tokens):
+        yield from _doubled(message, places, document.line)
     yield from _polling(top, environments)
     declared = dict.fromkeys(each for each in top.at("labels").list() if isinstance(each, str))
     for environment in environments:
@@ -77,43 +81,27 @@ def check(document: Document) -> Iterator[Found]:
         yield from _token_environments(token.at("environments"), known)
 
 
-def _twice(value: str, first: int) -> str:
-    return f"{quoted(value)} is a duplicate (first on line {first}): keep one"
-
-
-def _named_twice(name: str, first: int) -> str:
-    return f"{quoted(name)} is the name of another environment (line {first}): rename one"
-
-
-def _listed_twice(_url: str, first: int) -> str:  # the query may hold a secret
-    return f"the same address is listed twice (first on line {first}): keep one"
-
-
-def _unique(
-    top: Place, environments: list[Place], tokens: list[Place]
-) -> Iterator[tuple[Iterable[Place], Callable[[str, int], str]]]:
-    yield top.at("labels").items(), _twice
-    yield (each.at("name") for each in environments), _named_twice
+def _unique(top: Place, environments: list[Place], tokens: list[Place]) -> Iterator[tuple[str, Iterable[Place]]]:
+    yield _DUPLICATE, top.at("labels").items()
+    yield _NAMED_TWICE, (each.at("name") for each in environments)
     for environment in environments:
-        yield _ids(environment.at("operations")), _twice
-        yield environment.at("operations_files").items(), _twice
-        yield (_address(each.at("url")) for each in environment.at("operations_http").mappings()), _listed_twice
-    yield (each.at("token_file") for each in tokens), _twice
+        yield _DUPLICATE, _ids(environment.at("operations"))
+        yield _DUPLICATE, environment.at("operations_files").items()
+        yield _LISTED_TWICE, (_address(each.at("url")) for each in environment.at("operations_http").mappings())
+    yield _DUPLICATE, (each.at("token_file") for each in tokens)
     for token in tokens:
-        yield token.at("environments").items(), _twice
+        yield _DUPLICATE, token.at("environments").items()
 
 
-def _doubled(
-    places: Iterable[Place], message: Callable[[str, int], str], line: Callable[[Loc], int]
-) -> Iterator[Found]:
+def _doubled(message: str, places: Iterable[Place], line: Callable[[Loc], int]) -> Iterator[Found]:
     first: dict[str, Loc] = {}
     for loc, value in places:
         if isinstance(value, str) and first.setdefault(value, loc) != loc:
             yield Found(loc, partial(_again, message, value, line, first[value]))
 
 
-def _again(message: Callable[[str, int], str], value: str, line: Callable[[Loc], int], first: Loc) -> str:
-    return message(value, line(first))
+def _again(message: str, value: str, line: Callable[[Loc], int], first: Loc) -> str:
+    return message.format(quoted(value), line(first))
 
 
 def _ids(operations: Place) -> Iterator[Place]:
@@ -173,12 +161,9 @@ def _token_environments(names: Place, known: Collection[str]) -> Iterator[Found]
     for loc, name in names.items():
         if isinstance(name, str) and name not in known:
             yield Found(loc, partial(_suggesting, f"{quoted(name)} is not an environment of this file", name, known))
-    if ALL_ENVIRONMENTS in names.list() and set(filter(_is_text, names.list())) != {ALL_ENVIRONMENTS}:
+    others = [each for each in names.list() if isinstance(each, str) and each != ALL_ENVIRONMENTS]
+    if others and ALL_ENVIRONMENTS in names.list():
         yield Found(names.loc, f"{ALL_ENVIRONMENTS} stands for every environment (remove it, or the others)")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _polling(top: Place, environments: list[Place]) -> Iterator[Found]:

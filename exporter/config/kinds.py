@@ -31,10 +31,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
-from exporter import files
-from exporter.config import values
-from exporter.config.values import ALL_ENVIRONMENTS, InvalidValue, show_duration
+from exporter import files, values
 from exporter.keys import BEGINNING, MASK, InvalidKey, KeySource, Secret
+from exporter.values import ALL_ENVIRONMENTS, InvalidValue, show_duration
 
 TOKEN_LEAST = 16  # characters; a shorter token could be guessed
 _FOLDER = "relative paths start at the folder of this file"

@@ -1,11 +1,12 @@
-"""The settings: every key once, with its type, range, default and meaning. What is read is what the program runs by.
+"""The settings: every key once, with its type, range and default. What is read is what the program runs by.
 
-Times are seconds, lists are tuples, and an optional key is None where it is not set. The text below a field is its
-description in the JSON Schema.
+What a key means stands in docs/configuration.md. Times are seconds, lists are tuples, and an optional key is None where
+it is not set.
 """
 # Without `from __future__ import annotations`: pydantic reads these.
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any
 
 import yaml
@@ -21,51 +22,16 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from exporter.config.kinds import (
-    AT_LEAST_ONE,
-    SOME,
-    ApiKey,
-    ApiKeyFile,
-    ApiKeyVariable,
-    BaseUrl,
-    BearerTokenFile,
-    Branch,
-    CaFile,
-    Count,
-    Duration,
-    FilePattern,
-    Flag,
-    Info,
-    LabelName,
-    LabelValue,
-    LoadContext,
-    Name,
-    NameOrAll,
-    Number,
-    OperationId,
-    PerOperation,
-    Proxy,
-    SourceInterval,
-    SourceUrl,
-    StateFile,
-    Timeout,
-    TokenFile,
-    adapter_of,
-    not_null,
-)
-from exporter.config.values import ALL_ENVIRONMENTS, InvalidValue
+from exporter.config import kinds
+from exporter.config.kinds import Info, LoadContext, PerOperation, adapter_of, not_null
 from exporter.config.wording import Wording
-from exporter.config.yaml_source import Document, Found, Loc
+from exporter.config.yaml_source import Document
+from exporter.errors import Found, Loc
 from exporter.keys import KeySource
-from exporter.operation import NIL_ID, is_operation_id
-
-try:
-    from yaml import CSafeDumper as _SafeDumper
-except ImportError:  # PyYAML built without libyaml: slower, otherwise the same
-    from yaml import SafeDumper as _SafeDumper  # type: ignore[assignment]
+from exporter.operation import GROUP, NIL_ID, is_operation_id
+from exporter.values import ALL_ENVIRONMENTS, InvalidValue
 
 BASE_URL = "https://api.knock.app"
-GROUP = "default"  # says nothing: another source may name one
 RATE_LIMIT = 20.0  # polls a second
 RATE_LIMIT_MAX = 200  # the most that Knock allows anybody: its tier 4
 IN_FLIGHT_SECONDS = 2  # so many seconds' worth of polls may be under way
@@ -79,42 +45,29 @@ KEY_SOURCES = ("api_key_file", "api_key_env", "api_key")
 class Polling:
     """Intervals and limits of polling, each a duration such as 5s."""
 
-    processing: Duration = 5.0
-    """How often an operation under way is asked for."""
-    queued: Duration = 15.0
-    """How often an operation that waits is asked for."""
-    slowest: Duration = 60.0
-    """The longest interval that a growing one reaches; not shorter than processing and queued."""
-    not_found_after: Duration = 24 * 3600.0
-    """How long Knock may say that there is no such operation until it is given up."""
-    max_age: Duration = 7 * 86400.0
-    """Unfinished for so long, an operation is asked for hourly."""
-    key_check_interval: Duration = 600.0
-    """How often the key is checked where there is nothing else to ask."""
+    processing: kinds.Duration = 5.0
+    queued: kinds.Duration = 15.0
+    slowest: kinds.Duration = 60.0
+    not_found_after: kinds.Duration = 24 * 3600.0
+    max_age: kinds.Duration = 7 * 86400.0
+    key_check_interval: kinds.Duration = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """The keys that stand at the top level for all environments, or in an environment for itself."""
 
-    rate_limit: Annotated[Number, Field(gt=0, le=RATE_LIMIT_MAX)] = RATE_LIMIT
-    """Polls a second, at most."""
-    max_in_flight: Annotated[Count, Field(ge=1, le=IN_FLIGHT_MAX)] = 40
-    """Polls under way at one time, at most. Default: twice rate_limit, at least 4 and at most 64."""
-    timeout: Timeout = 10.0
-    """How long a whole answer of Knock may take; 100ms to 5m."""
+    rate_limit: Annotated[kinds.Number, Field(gt=0, le=RATE_LIMIT_MAX)] = RATE_LIMIT
+    max_in_flight: Annotated[kinds.Count, Field(ge=1, le=IN_FLIGHT_MAX)] = 40
+    timeout: kinds.Timeout = 10.0
     polling: Polling = Polling()
-    """How often operations are asked for."""
-    retention: Duration = 24 * 3600.0
-    """How long a finished operation is kept: from its end, or from when it was first shown so, if that is later."""
+    retention: kinds.Duration = 24 * 3600.0
     per_operation: PerOperation = "all"
-    """Which operations have series of their own."""
-    per_operation_limit: Annotated[Count, Field(ge=0)] = 1000
-    """How many operations have series of their own, at most."""
+    per_operation_limit: Annotated[kinds.Count, Field(ge=0)] = 1000
 
 
 def _labels(_source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-    written = handler.generate_schema(dict[LabelName, LabelValue])
+    written = handler.generate_schema(dict[kinds.LabelName, kinds.LabelValue])
     return core_schema.no_info_after_validator_function(lambda labels: tuple(sorted(labels.items())), written)
 
 
@@ -122,22 +75,21 @@ def _labels(_source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
 class ListedOperation:
     """An operation with a group or labels."""
 
-    id: OperationId
-    """The operation's id, as Knock gave it."""
-    group: LabelValue = GROUP
-    """Your own grouping: the label `group` of its metrics."""
+    id: kinds.OperationId
+    group: kinds.LabelValue = GROUP
     labels: Annotated[tuple[tuple[str, str], ...], GetPydanticSchema(_labels)] = ()
-    """Values of extra labels, which the top level declares under `labels`."""
 
 
-def _as_operation(item: Any) -> Any:
-    if isinstance(item, str):
-        return {"id": item}
+def _mapping_or(expected: str, item: Any, *, text_is: str = "") -> Any:
     if isinstance(item, dict):
         return item
-    raise InvalidValue(
-        "expected an operation's id (in quotes, if it looks like a number), or a mapping with id, group and labels"
-    )
+    if text_is and isinstance(item, str):
+        return {text_is: item}
+    raise InvalidValue(f"expected {expected}")
+
+
+_AN_OPERATION = "an operation's id (in quotes, if it looks like a number), or a mapping with id, group and labels"
+_A_SOURCE = "a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)"
 
 
 def _operations(written: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -161,59 +113,38 @@ def _show_operations(operations: tuple[ListedOperation, ...]) -> list[Any]:
 class HttpSource:
     """An address of your own that lists operations."""
 
-    url: SourceUrl
-    """Where the list is: http:// or https://, path and query allowed."""
-    interval: SourceInterval = 60.0
-    """How often the list is asked for; 1s at least."""
-    bearer_token_file: BearerTokenFile = None
-    """A file that holds the bearer token to send; relative to this file."""
-    ca_file: CaFile = None
-    """A PEM file of the authorities to trust, in place of the system's."""
-
-
-def _as_source(item: Any) -> Any:
-    if isinstance(item, dict):
-        return item
-    raise InvalidValue(
-        "expected a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)"
-    )
+    url: kinds.SourceUrl
+    interval: kinds.SourceInterval = 60.0
+    bearer_token_file: kinds.BearerTokenFile = None
+    ca_file: kinds.CaFile = None
 
 
 _Operation = Annotated[
-    ListedOperation, BeforeValidator(_as_operation, json_schema_input_type=OperationId | ListedOperation)
+    ListedOperation,
+    BeforeValidator(
+        partial(_mapping_or, _AN_OPERATION, text_is="id"), json_schema_input_type=kinds.OperationId | ListedOperation
+    ),
 ]
+_Source = Annotated[HttpSource, BeforeValidator(partial(_mapping_or, _A_SOURCE))]
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSettings(Pace):
     """A Knock environment; exactly one of api_key_file, api_key_env and api_key."""
 
-    name: Name
-    """The label `knock_environment` of all its metrics; unique."""
-    api_key_file: ApiKeyFile = None
-    """A file that holds the secret API key; relative to this file."""
-    api_key_env: ApiKeyVariable = None
-    """The environment variable that holds the secret API key."""
-    api_key: ApiKey = None
-    """The secret API key itself; a file is safer."""
-    base_url: BaseUrl = BASE_URL
-    """Where Knock answers; http:// only to this machine, or with insecure_http."""
-    insecure_http: Flag = False
-    """Allow http:// to another machine: the key or bearer token travels unprotected."""
-    branch: Branch = None
-    """The slug of a branch of the development environment."""
-    ca_file: CaFile = None
-    """A PEM file of the authorities to trust, in place of the system's."""
-    proxy: Proxy = None
-    """The proxy to go through: http:// or https://, with user and password if need be."""
-    proxy_from_environment: Flag = False
-    """Take the proxy from HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY."""
+    name: kinds.Name
+    api_key_file: kinds.ApiKeyFile = None
+    api_key_env: kinds.ApiKeyVariable = None
+    api_key: kinds.ApiKey = None
+    base_url: kinds.BaseUrl = BASE_URL
+    insecure_http: kinds.Flag = False
+    branch: kinds.Branch = None
+    ca_file: kinds.CaFile = None
+    proxy: kinds.Proxy = None
+    proxy_from_environment: kinds.Flag = False
     operations: Annotated[tuple[_Operation, ...], WrapValidator(_operations), PlainSerializer(_show_operations)] = ()
-    """The operations to follow: ids, or mappings with id, group and labels."""
-    operations_files: tuple[FilePattern, ...] = ()
-    """Patterns of files that list operations; relative to this file."""
-    operations_http: tuple[Annotated[HttpSource, BeforeValidator(_as_source)], ...] = ()
-    """Addresses that list operations."""
+    operations_files: tuple[kinds.FilePattern, ...] = ()
+    operations_http: tuple[_Source, ...] = ()
 
     @property
     def key(self) -> KeySource:
@@ -225,10 +156,8 @@ class EnvironmentSettings(Pace):
 class TokenSource:
     """A bearer token that may register operations."""
 
-    token_file: TokenFile
-    """A file that holds the token, of at least 16 characters; relative to this file."""
-    environments: Annotated[tuple[NameOrAll, ...], SOME, AT_LEAST_ONE] = (ALL_ENVIRONMENTS,)
-    """The environments that the token is good for."""
+    token_file: kinds.TokenFile
+    environments: Annotated[tuple[kinds.NameOrAll, ...], kinds.SOME, kinds.AT_LEAST_ONE] = (ALL_ENVIRONMENTS,)
 
     @property
     def scope(self) -> frozenset[str] | None:
@@ -243,9 +172,8 @@ def _wanted_by(key: str) -> WrapValidator:
         context = info.context
         given = written.get(key) if isinstance(written, dict) else None
         wanted = (*context.names, ALL_ENVIRONMENTS, None)
-        context.wanted = not context.names or any(
-            each in wanted for each in (given if isinstance(given, list) else [given])
-        )
+        named = given if isinstance(given, list) else [given]
+        context.wanted = not context.names or any(each in wanted for each in named)
         try:
             return validate(written)
         finally:
@@ -254,36 +182,33 @@ def _wanted_by(key: str) -> WrapValidator:
     return WrapValidator(validated)
 
 
+_Token = Annotated[TokenSource, _wanted_by("environments")]
+_Environment = Annotated[EnvironmentSettings, _wanted_by("name")]
+
+
 @dataclass(frozen=True, slots=True)
 class RegistrationSettings:
     """Who may register operations over HTTP."""
 
-    tokens: tuple[Annotated[TokenSource, _wanted_by("environments")], ...] = ()
-    """The tokens that are valid; two at a time allow rotation. None: it is off."""
+    tokens: tuple[_Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Where the state outlives a restart."""
 
-    path: StateFile
-    """The file that holds the state, in a folder that exists; relative to this file."""
+    path: kinds.StateFile
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """The configuration of knock-exporter."""
 
-    environments: Annotated[tuple[Annotated[EnvironmentSettings, _wanted_by("name")], ...], SOME, AT_LEAST_ONE]
-    """The Knock environments to watch."""
-    labels: tuple[LabelName, ...] = ()
-    """Names of extra labels that operations may have; they stand on `_info` only."""
-    max_operations: Annotated[Count, Field(ge=1, le=MAX_OPERATIONS_MOST)] = 50_000
-    """How many operations are kept, at most; the oldest that completed cleanly go early."""
+    environments: Annotated[tuple[_Environment, ...], kinds.SOME, kinds.AT_LEAST_ONE]
+    labels: tuple[kinds.LabelName, ...] = ()
+    max_operations: Annotated[kinds.Count, Field(ge=1, le=MAX_OPERATIONS_MOST)] = 50_000
     registration: RegistrationSettings = RegistrationSettings()
-    """Registering operations over HTTP."""
     storage: Annotated[Storage | None, not_null(Storage)] = None
-    """Where the state is kept. Without it: in memory only."""
 
 
 # From plain values to settings, and back.
@@ -317,9 +242,8 @@ def read(document: Document, context: LoadContext) -> tuple[Config | None, list[
     try:
         return CONFIG.validate_python(own, context=context), found
     except ValidationError as error:
-        return None, found + [
-            each for each in Wording(data, SECTIONS).found(error) if not _is_inherited(each.loc, data)
-        ]
+        more = Wording(data, SECTIONS).found(error)
+        return None, found + [each for each in more if not _is_inherited(each.loc, data)]
 
 
 def _inheriting(environment: Any, shared: dict[str, Any]) -> Any:
@@ -340,7 +264,7 @@ def _is_inherited(loc: Loc, data: Any) -> bool:
     match loc:
         case "environments", int(index), key, *inside if key in PACE_KEYS:
             own = data["environments"][index]
-            return key not in own or any(part not in own[key] for part in inside[:1])
+            return key not in own or (bool(inside) and inside[0] not in own[key])
     return False
 
 
@@ -350,11 +274,10 @@ def effective_yaml(config: Config, *, queries_masked: bool = False) -> str:
     The queries of lists' addresses may be secrets too.
     """
     shown = CONFIG.dump_python(config, exclude_none=True, context={"queries_masked": queries_masked})
-    shown["environments"] = [_in_order(each) for each in shown["environments"]]
-    return yaml.dump(shown, Dumper=_SafeDumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _in_order(environment: dict[str, Any]) -> dict[str, Any]:
-    """Have the pace after what tells the environment from others, and the operations at the end."""
-    keys = sorted(environment, key=lambda key: (key.startswith("operations"), key in PACE_KEYS))
-    return {key: environment[key] for key in keys}
+    shown["environments"] = [
+        dict(sorted(each.items(), key=lambda item: (item[0].startswith("operations"), item[0] in PACE_KEYS)))
+        for each in shown["environments"]
+    ]
+    return yaml.dump(
+        shown, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True, width=120
+    )

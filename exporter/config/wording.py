@@ -9,8 +9,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from exporter.config.values import quoted
-from exporter.config.yaml_source import Found
+from exporter.errors import Found
+from exporter.values import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-    from exporter.config.yaml_source import Loc
+    from exporter.errors import Loc
 
 _MISSING = {
     "environments": "is missing (list at least one environment)",
@@ -79,8 +79,8 @@ class Wording:
             return str(context["error"])  # an InvalidValue of `values`
         expected = f"expected {_EXPECTED.get(kind, kind).format_map(context)}"
         if self.brief:
-            return expected + (" (without quotes)" if kind == "bool_type" else _how(kind, found))
-        return f"{expected}, got {_shown(kind, found)}{_how(kind, found)}{_as_number(kind, found)}"
+            return expected + (" (without quotes)" if kind == "bool_type" else _hint(kind, found))
+        return f"{expected}, got {_shown(kind, found)}{_hint(kind, found)}"
 
     def _unknown(self, loc: Loc) -> str:
         key = str(loc[-1])
@@ -119,28 +119,22 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def _how(kind: str, found: Any) -> str:
-    # YAML makes booleans of yes, no, on and off.
-    return " (put it in quotes)" if kind == "string_type" and not isinstance(found, (dict, list)) else ""
-
-
-def _as_number(kind: str, found: Any) -> str:
-    """Say how to write what is text by YAML 1.1, such as 1e1, or for its quotes."""
-    if kind not in ("int_type", "float_type") or not isinstance(found, str) or not _NUMBER.fullmatch(found):
-        return ""
-    number = float(found)
-    return f" (write {number:.15g}, without quotes)" if abs(number) <= _MANY else ""
+def _hint(kind: str, found: Any) -> str:
+    """Say how to write what YAML took for something else."""
+    if kind == "string_type" and not isinstance(found, (dict, list)):
+        return " (put it in quotes)"  # booleans are made of yes, no, on and off
+    is_number = kind in ("int_type", "float_type") and isinstance(found, str) and _NUMBER.fullmatch(found)
+    if is_number and abs(float(found)) <= _MANY:  # 1e1 is text by YAML 1.1
+        return f" (write {float(found):.15g}, without quotes)"
+    return ""
 
 
 def _shown(kind: str, found: Any) -> str:
     if isinstance(found, bool):
         return "true or false"
     if isinstance(found, (int, float)):
-        return "a number" if kind == "string_type" else _number(found)
+        number = "a huge number" if abs(found) > _MANY else str(found)
+        return "a number" if kind == "string_type" else number
     if isinstance(found, str):
         return quoted(found) if kind == "literal_error" else "text"
     return "a list" if isinstance(found, list) else "a mapping"
-
-
-def _number(found: float) -> str:
-    return "a huge number" if abs(found) > _MANY else str(found)

@@ -9,24 +9,24 @@ from __future__ import annotations
 import gc
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from exporter import files
-from exporter.config.values import quoted
-from exporter.errors import ConfigError, ConfigProblem, redact
+from exporter.errors import ConfigError, ConfigProblem, Found, redact
+from exporter.values import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from exporter.errors import Loc
 
 try:
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # PyYAML built without libyaml: ten times slower, otherwise the same
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
-
-Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "name")
 
 PROBLEMS_SHOWN = 50
 MESSAGE_LONGEST = 1000  # characters of a problem's path and of its message
@@ -43,19 +43,6 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
 _TOKEN = re.compile(r"'(?:.|\\.|<[a-z ]+>)'")  # what PyYAML may quote: signs and names of tokens, nothing of the file
 _SCRAP = re.compile(r"(['\"]).*\1", re.DOTALL)
-
-
-class Found(NamedTuple):
-    """A problem before its place is looked up; `line` only where it is not the line of `loc`.
-
-    A `message` that takes a while to word is made when it is shown. `file` is what may mend it without a change of the
-    configuration.
-    """
-
-    loc: Loc
-    message: str | Callable[[], str]
-    line: int | None = None
-    file: Path | None = None
 
 
 class NoDocument(ConfigError):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.operation import OperationKey
+from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
 from exporter.web.listing import Filter, place, read_filter, select
 from exporter.web.openapi import describe

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.registrations import MAX_BODY_BYTES, Batch, InvalidRequest, read_batch, read_query
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
+from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web.facts import name_of
 from exporter.web.replies import Refusal, reply_of
 

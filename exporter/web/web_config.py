@@ -7,7 +7,7 @@ Source: the exporter-toolkit's docs/web-configuration.md, and promtool 2.42 and 
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,13 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, Validation
 from pydantic_core import PydanticKnownError
 
 from exporter.config.kinds import Flag, Text, adapter_of, not_null
-from exporter.config.values import InvalidValue, check_path, quoted
 from exporter.config.wording import Wording, suggestion
-from exporter.config.yaml_source import Found, NoDocument, read_document
+from exporter.config.yaml_source import NoDocument, read_document
+from exporter.errors import Found
 from exporter.keys import Secret
-from exporter.web.tls import (
-    CIPHERS,
-    CLIENT_AUTH,
-    CURVES,
-    SECTION,
-    TLS13_CIPHERS,
-    VERSIONS,
-    PemSource,
-    TlsSettings,
-    cipher_known,
-)
+from exporter.values import InvalidValue, check_path, quoted
+from exporter.web import tls
+from exporter.web.tls import SECTION, PemSource, TlsSettings
 
 COST_LEAST = 4  # of a bcrypt hash
 COST_MOST = 16  # about 5 s a check, and each more doubles that
@@ -48,6 +40,9 @@ _HASH = re.compile(r"\$2[aby]\$([0-3][0-9])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9
 _MAKE_HASH = "make one with: htpasswd -nBC 10 '' | tr -d ':\\n'"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _UNVERIFIED = frozenset({"RequestClientCert", "RequireAnyClientCert", "RequireClientCert"})
+_NEEDED = {"cert": "certificate", "key": "private key"}
+_PEMS = (*_NEEDED, "client_ca")
+_ONE_CURVE = "Python can set one curve only (keep one, or remove the key: all are offered then)"
 _V12, _V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 _Taken = TypeVar("_Taken")
 
@@ -70,43 +65,40 @@ def _known(text: str, known: Mapping[str, _Taken]) -> _Taken:
     return known[text]
 
 
+def _never(wrong: Callable[[Any], object], message: str) -> AfterValidator:
+    def checked(value: Any) -> Any:
+        if wrong(value):
+            raise InvalidValue(message)
+        return value
+
+    return AfterValidator(checked)
+
+
 def _client_auth(text: str) -> ssl.VerifyMode:
     if text in _UNVERIFIED:
         raise InvalidValue(
             f"{text} is not supported: Python does not ask for certificates that it cannot verify "
             "(expected RequireAndVerifyClientCert or VerifyClientCertIfGiven, with client_ca_file)"
         )
-    return _known(text, CLIENT_AUTH) if text else ssl.CERT_NONE
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise InvalidValue("is empty (give a name as it is in the certificate, or remove the line)")
-    return text
+    return _known(text, tls.CLIENT_AUTH) if text else ssl.CERT_NONE
 
 
 def _version(text: str) -> ssl.TLSVersion:
     if text in {"TLS10", "TLS11"}:
         raise InvalidValue("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
-    return _known(text, VERSIONS)
+    return _known(text, tls.VERSIONS)
 
 
 def _cipher(text: str) -> str:
     """Take Go's name, return OpenSSL's: none for a suite of TLS 1.3."""
-    if text in TLS13_CIPHERS:
+    if text in tls.TLS13_CIPHERS:
         return ""
-    if text not in CIPHERS:
-        known = suggestion(text, [*CIPHERS, *sorted(TLS13_CIPHERS)])
+    if text not in tls.CIPHERS:
+        known = suggestion(text, [*tls.CIPHERS, *sorted(tls.TLS13_CIPHERS)])
         raise InvalidValue(f"{quoted(text)} is not known, or not secure{known}")
-    if not cipher_known(CIPHERS[text]):
+    if not tls.cipher_known(tls.CIPHERS[text]):
         raise InvalidValue(f"the OpenSSL of this Python does not do {text} (remove it)")
-    return CIPHERS[text]
-
-
-def _not_http2(wanted: bool) -> bool:  # noqa: FBT001 - a validator
-    if wanted:
-        raise InvalidValue("is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
-    return wanted
+    return tls.CIPHERS[text]
 
 
 def _header_name(text: str) -> str:
@@ -132,12 +124,6 @@ def _with_names(headers: Any) -> Any:
     return {name: (name, value) for name, value in headers.items()} if isinstance(headers, dict) else headers
 
 
-def _user_name(text: str) -> str:
-    if ":" in text:
-        raise InvalidValue("a user's name cannot hold a colon: it ends the name (RFC 7617)")
-    return text
-
-
 def _hash(value: Any) -> bytes:
     """Take a bcrypt hash; no message shows what was found, which may be a password."""
     match = _HASH.fullmatch(value) if isinstance(value, str) else None
@@ -153,6 +139,11 @@ def _hash(value: Any) -> bytes:
 _Pem = Annotated[Secret | None, not_null(Secret)]
 _PemFile = Annotated[str, Text(lambda text: text and check_path(text))]
 _Version = Annotated[ssl.TLSVersion, Text(_version)]
+_NOT_EMPTY = _never(lambda text: not text, "is empty (give a name as it is in the certificate, or remove the line)")
+_NOT_HTTP2 = _never(bool, "is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
+_NO_COLON = _never(lambda text: ":" in text, "a user's name cannot hold a colon: it ends the name (RFC 7617)")
+_Headers = dict[Annotated[str, AfterValidator(_header_name)], Annotated[str, PlainValidator(_header)]]
+_Users = dict[Annotated[str, _NO_COLON], Annotated[bytes, PlainValidator(_hash)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,30 +155,25 @@ class _Tls:
     key_file: _PemFile = ""
     client_ca_file: _PemFile = ""
     client_auth_type: Annotated[ssl.VerifyMode, Text(_client_auth)] = ssl.CERT_NONE
-    client_allowed_sans: tuple[Annotated[str, Text(_name)], ...] = ()
+    client_allowed_sans: tuple[Annotated[str, Text(), _NOT_EMPTY], ...] = ()
     min_version: _Version = _V12
     max_version: _Version = _V13
     cipher_suites: tuple[Annotated[str, Text(_cipher)], ...] = ()
     prefer_server_cipher_suites: Flag = True
-    curve_preferences: tuple[Annotated[str, Text(partial(_known, known=CURVES))], ...] = ()
+    curve_preferences: tuple[Annotated[str, Text(partial(_known, known=tls.CURVES))], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Http:
-    http2: Annotated[Flag, AfterValidator(_not_http2)] = False
-    headers: Annotated[
-        dict[Annotated[str, AfterValidator(_header_name)], Annotated[str, PlainValidator(_header)]],
-        BeforeValidator(_with_names),
-    ] = field(default_factory=dict)
+    http2: Annotated[Flag, _NOT_HTTP2] = False
+    headers: Annotated[_Headers, BeforeValidator(_with_names)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
     tls_server_config: _Tls = _Tls()
     http_server_config: _Http = _Http()
-    basic_auth_users: dict[Annotated[str, AfterValidator(_user_name)], Annotated[bytes, PlainValidator(_hash)]] = field(
-        default_factory=dict
-    )
+    basic_auth_users: _Users = field(default_factory=dict, repr=False)
 
 
 _WHOLE = adapter_of(_Whole)
@@ -205,21 +191,18 @@ def load(path: Path) -> WebConfig:
         return WebConfig()  # comments at most: a configuration without anything, as in the toolkit
     written = {} if document.data is None else _written(document.data)
     section = written.get(SECTION) if isinstance(written, dict) else None
-    given = {key: each for key, each in section.items() if each not in ("", [])} if isinstance(section, dict) else {}
-    found = []
+    tls_section = section.items() if isinstance(section, dict) else ()
+    given = {key: value for key, value in tls_section if value not in (None, "", [])}
+    whole, found = _Whole(), [Found((SECTION, *key), message) for key, message in _contradictions(given)]
     try:
         whole = _WHOLE.validate_python(written)
     except ValidationError as error:
-        whole, found = (
-            _Whole(),
-            [_unquoted(each) for each in Wording(document.data, _SECTIONS, brief=True).found(error)],
-        )
-    found += [Found((SECTION, key) if key else (SECTION,), message) for key, message in _contradictions(given)]
+        found = [_unquoted(each) for each in Wording(document.data, _SECTIONS, brief=True).found(error)] + found
     found = [each for each in found if each.loc not in document.unusable] + document.found
     if found:
         raise document.error(str(path), found)
-    tls = _settings(whole.tls_server_config, path.parent) if given else None
-    return WebConfig(tls, whole.basic_auth_users, tuple(whole.http_server_config.headers.items()))
+    settings = _settings(whole.tls_server_config, given.keys(), path.parent) if given else None
+    return WebConfig(settings, whole.basic_auth_users, tuple(whole.http_server_config.headers.items()))
 
 
 def _written(data: Any, section: str = "") -> Any:
@@ -228,9 +211,9 @@ def _written(data: Any, section: str = "") -> Any:
         return data
     known = {each.name for each in fields(_SECTIONS[section][0])}
     kept = {key: value for key, value in data.items() if value is not None or key not in known}
-    return (
-        kept if section else {key: _written(value, key) if key in _SECTIONS else value for key, value in kept.items()}
-    )
+    if section:
+        return kept
+    return {key: _written(value, key) if key in (SECTION, _HTTP) else value for key, value in kept.items()}
 
 
 def _unquoted(found: Found) -> Found:
@@ -243,52 +226,48 @@ def _unquoted(found: Found) -> Found:
     return found
 
 
-def _contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Find what concerns several keys; "" stands for the section."""
-    for name in ("cert", "key", "client_ca"):
+def _contradictions(given: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Find what concerns several keys of the section, or its whole."""
+    for name in _PEMS:
         if {name, f"{name}_file"} <= given.keys():
-            yield name, f"is set together with {name}_file (keep one)"
-    for name, what in (("cert", "certificate"), ("key", "private key")):
+            yield (name,), f"is set together with {name}_file (keep one)"
+    for name, what in _NEEDED.items():
         if given and not given.keys() & {name, f"{name}_file"}:
-            yield "", f"has no {what} (set {name}_file, or remove the section)"
-    yield from _client_contradictions(given)
-    suites, curves = given.get("cipher_suites"), given.get("curve_preferences")
-    least, most = (VERSIONS.get(str(given.get(key))) for key in ("min_version", "max_version"))
-    only_13 = isinstance(suites, list) and all(isinstance(each, str) and each in TLS13_CIPHERS for each in suites)
-    if most is not None and most < (_V13 if only_13 else least or most):
-        yield "max_version", "is lower than min_version, or than cipher_suites need (raise it, or remove it)"
-    if isinstance(curves, list) and len(curves) > 1:
-        yield "curve_preferences", "Python can set one curve only (keep one, or remove the key: all are offered then)"
-
-
-def _client_contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    verify = CLIENT_AUTH.get(str(given.get("client_auth_type", "NoClientCert")))
+            yield (), f"has no {what} (set {name}_file, or remove the section)"
+    verify = tls.CLIENT_AUTH.get(str(given.get("client_auth_type", "NoClientCert")))
     authorities = given.keys() & {"client_ca", "client_ca_file"}
     if verify == ssl.CERT_NONE:
         for key in sorted(authorities | (given.keys() & {"client_allowed_sans"})):
-            yield key, "nobody is asked for a certificate (set client_auth_type: RequireAndVerifyClientCert as well)"
+            yield (key,), "nobody is asked for a certificate (set client_auth_type: RequireAndVerifyClientCert as well)"
     elif verify is not None and not authorities:
-        yield "client_auth_type", "would let in whom any public authority knows (set client_ca_file as well)"
+        yield ("client_auth_type",), "would let in whom any public authority knows (set client_ca_file as well)"
+    suites, curves = given.get("cipher_suites"), given.get("curve_preferences")
+    least, most = (tls.VERSIONS.get(str(given.get(key))) for key in ("min_version", "max_version"))
+    only_13 = isinstance(suites, list) and all(isinstance(each, str) and each in tls.TLS13_CIPHERS for each in suites)
+    if most is not None and most < (_V13 if only_13 else least or most):
+        yield ("max_version",), "is lower than min_version, or than cipher_suites need (raise it, or remove it)"
+    if isinstance(curves, list) and len(curves) > 1:
+        yield ("curve_preferences",), _ONE_CURVE
 
 
-def _settings(tls: _Tls, folder: Path) -> TlsSettings:
+def _settings(section: _Tls, given: Collection[str], folder: Path) -> TlsSettings:
     # Suites of TLS 1.3 alone leave nothing to speak TLS 1.2 with, in Go as here.
-    least = _V13 if tls.cipher_suites and not any(tls.cipher_suites) else _V12
+    least = _V13 if section.cipher_suites and not any(section.cipher_suites) else _V12
     return TlsSettings(
-        cert=_pem(tls, "cert", folder),
-        key=_pem(tls, "key", folder),
-        client_ca=_pem(tls, "client_ca", folder) if tls.client_ca or tls.client_ca_file else None,
-        verify=tls.client_auth_type,
-        client_allowed_sans=frozenset(tls.client_allowed_sans),
-        min_version=max(least, tls.min_version),
-        max_version=tls.max_version,
-        ciphers=tuple(filter(None, tls.cipher_suites)),
-        server_preference=tls.prefer_server_cipher_suites,
-        curve="".join(tls.curve_preferences),
+        cert=_pem(section, "cert", folder),
+        key=_pem(section, "key", folder),
+        client_ca=_pem(section, "client_ca", folder) if {"client_ca", "client_ca_file"}.intersection(given) else None,
+        verify=section.client_auth_type,
+        client_allowed_sans=frozenset(section.client_allowed_sans),
+        min_version=max(least, section.min_version),
+        max_version=section.max_version,
+        ciphers=tuple(filter(None, section.cipher_suites)),
+        server_preference=section.prefer_server_cipher_suites,
+        curve="".join(section.curve_preferences),
     )
 
 
-def _pem(tls: _Tls, name: str, folder: Path) -> PemSource:
-    if file := getattr(tls, f"{name}_file"):
+def _pem(section: _Tls, name: str, folder: Path) -> PemSource:
+    if file := getattr(section, f"{name}_file"):
         return PemSource(f"{name}_file", file=folder / file)
-    return PemSource(name, inline=getattr(tls, name))
+    return PemSource(name, inline=getattr(section, name))

@@ -1,4 +1,4 @@
-"""What a single value may look like: text in, value out, or InvalidValue.
+"""What a single value may look like, wherever people and programs write it: text in, value out, or InvalidValue.
 
 The messages name what was expected; what was found they show only where it can be no secret.
 """
