@@ -165,13 +165,13 @@ class TokenSource:
         return None if ALL_ENVIRONMENTS in self.environments else frozenset(self.environments)
 
 
-def _wanted_by(key: str) -> WrapValidator:
+def _wanted_by(key: str, otherwise: str = "") -> WrapValidator:
     """Look up what a section needs only if it is for an environment that is wanted; `key` says which it is for."""
 
     def validated(written: Any, validate: ValidatorFunctionWrapHandler, info: Info) -> Any:
         context = info.context
-        given = written.get(key) if isinstance(written, dict) else None
-        wanted = (*context.names, ALL_ENVIRONMENTS, None)
+        given = (written.get(key) if isinstance(written, dict) else None) or otherwise
+        wanted = (*context.names, ALL_ENVIRONMENTS)
         named = given if isinstance(given, list) else [given]
         context.wanted = not context.names or any(each in wanted for each in named)
         try:
@@ -182,7 +182,7 @@ def _wanted_by(key: str) -> WrapValidator:
     return WrapValidator(validated)
 
 
-_Token = Annotated[TokenSource, _wanted_by("environments")]
+_Token = Annotated[TokenSource, _wanted_by("environments", ALL_ENVIRONMENTS)]
 _Environment = Annotated[EnvironmentSettings, _wanted_by("name")]
 
 

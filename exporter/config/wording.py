@@ -42,6 +42,7 @@ _EXPECTED = {
     "greater_than_equal": "at least {ge:.15g}",
     "less_than_equal": "at most {le:.15g}",
 }
+_KEY = "[key]"  # pydantic's mark for the key of a mapping
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{0,15})?([eE][-+]?[0-9]{1,2})?")
 _MANY = 10**15  # Python refuses to write numbers of thousands of digits
 _KNOWN_MOST = 50  # words that are compared with, and shown
@@ -62,7 +63,7 @@ class Wording:
 
     def _found(self, detail: ErrorDetails) -> Found:
         loc = detail["loc"]
-        place = loc[:-1] if loc and loc[-1] == "[key]" else loc  # pydantic's mark for the key of a mapping
+        place = loc[:-1] if loc[-1:] == (_KEY,) else loc
         file = getattr(detail.get("ctx", {}).get("error"), "file", None)
         return Found(place, partial(self._message, detail), file=file)
 
@@ -72,7 +73,7 @@ class Wording:
             return self._unknown(loc)
         if kind == "missing":
             return _MISSING.get(str(loc[-1]), "is missing")
-        found = _value(self.data, loc)
+        found = loc[-2] if loc[-1:] == (_KEY,) else _value(self.data, loc)
         if found is None and not (self.brief and kind == "value_error"):
             return "has no value (give one, or remove the line)"
         if kind == "value_error":
