@@ -128,11 +128,7 @@ def _undeclared_labels(operations: Place, declared: Collection[str]) -> Iterator
         for name in labels if isinstance(labels, dict) else ():
             if name not in declared:
                 place = (*operations.loc, index, "labels", name)
-                yield Found(place, partial(_suggesting, message, name, declared))
-
-
-def _suggesting(message: str, word: str, known: Collection[str]) -> str:
-    return message + suggestion(word, known)
+                yield Found(place, partial(suggestion, name, declared, message))
 
 
 def _key(environment: Place) -> Iterator[Found]:
@@ -160,7 +156,7 @@ def _addresses(environment: Place) -> Iterator[Found]:
 def _token_environments(names: Place, known: Collection[str]) -> Iterator[Found]:
     for loc, name in names.items():
         if isinstance(name, str) and name not in known:
-            yield Found(loc, partial(_suggesting, f"{quoted(name)} is not an environment of this file", name, known))
+            yield Found(loc, partial(suggestion, name, known, f"{quoted(name)} is not an environment of this file"))
     others = [each for each in names.list() if isinstance(each, str) and each != ALL_ENVIRONMENTS]
     if others and ALL_ENVIRONMENTS in names.list():
         yield Found(names.loc, f"{ALL_ENVIRONMENTS} stands for every environment (remove it, or the others)")

@@ -5,7 +5,7 @@ it is not set.
 """
 # Without `from __future__ import annotations`: pydantic reads these.
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -150,6 +150,10 @@ class EnvironmentSettings(Pace):
     def key(self) -> KeySource:
         """Where the API key comes from."""
         return self.api_key_file or self.api_key_env or self.api_key or KeySource()
+
+    def without_operations(self) -> "EnvironmentSettings":
+        """All but what lists operations."""
+        return replace(self, operations=(), operations_files=(), operations_http=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Wording:
             return "unknown key here (it belongs to the top level)"
         if not section and key in self._keys("environments"):
             return "unknown key here (it belongs to an environment)"
-        return "unknown key" + suggestion(key, self._keys(section))
+        return suggestion(key, self._keys(section), "unknown key")
 
     def _keys(self, section: str) -> list[str]:
         return [each.name for part in self.sections.get(section, ()) for each in fields(part)]
@@ -105,13 +105,13 @@ def _value(data: Any, loc: Loc) -> Any:
     return data
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean …?)` where one of the known words is close, else what there is to choose from."""
+def suggestion(word: str, known: Iterable[str], message: str = "") -> str:
+    """Add ` (did you mean …?)` to a message where a known word is close, else what there is to choose from."""
     words = list(islice(known, _KNOWN_MOST + 1))
     if close := closest(word, words):
-        return f' (did you mean "{close}"?)'
+        return f'{message} (did you mean "{close}"?)'
     more = ", …" if len(words) > _KNOWN_MOST else ""
-    return f" (known: {', '.join(words[:_KNOWN_MOST]) or 'none'}{more})"
+    return f"{message} (known: {', '.join(words[:_KNOWN_MOST]) or 'none'}{more})"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,10 +26,9 @@ log = structlog.get_logger()
 
 
 class EnvironmentClient(NamedTuple):
-    """A client and the threads that use it, with what both were made of: settings, and the `content` of the CA file."""
+    """A client and the threads that use it; `made_of` are the settings that both were made with, and the CA file."""
 
-    settings: EnvironmentSettings
-    content: tuple[bytes, ...]
+    made_of: tuple[EnvironmentSettings, tuple[bytes, ...]]
     ca_file: files.Watch
     client: Client
     pool: FetchPool
@@ -39,12 +37,6 @@ class EnvironmentClient(NamedTuple):
         """End what is idle; requests on their way end by themselves."""
         self.pool.close()
         self.client.close()
-
-
-def _alike(some: EnvironmentSettings, others: EnvironmentSettings) -> bool:
-    """Whether one client does for both: all settings are the same but for what lists operations."""
-    keys = [each.name for each in fields(some) if not each.name.startswith("operations")]
-    return all(getattr(some, key) == getattr(others, key) for key in keys)
 
 
 def _close(clients: Mapping[str, EnvironmentClient], kept: Mapping[str, EnvironmentClient]) -> None:
@@ -120,10 +112,10 @@ class EnvironmentClients:
 
     def _made_client(self, environment: EnvironmentSettings, key: Secret) -> EnvironmentClient:
         ca_file = files.Watch([environment.ca_file] if environment.ca_file else [])
-        content = ca_file.seen
+        made_of = environment.without_operations(), ca_file.seen
         present = self._prepared.get(environment.name)
-        if present is not None and present.content == content and _alike(present.settings, environment):
+        if present is not None and present.made_of == made_of:
             return present
         client = connect(environment, key, self._budget)
         pool = FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
-        return EnvironmentClient(environment, content, ca_file, client, pool)
+        return EnvironmentClient(made_of, ca_file, client, pool)

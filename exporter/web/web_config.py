@@ -61,7 +61,7 @@ class WebConfig:
 
 def _known(text: str, known: Mapping[str, _Taken]) -> _Taken:
     if text not in known:
-        raise InvalidValue(f"{quoted(text)} is not known{suggestion(text, known)}")
+        raise InvalidValue(suggestion(text, known, f"{quoted(text)} is not known"))
     return known[text]
 
 
@@ -94,8 +94,8 @@ def _cipher(text: str) -> str:
     if text in tls.TLS13_CIPHERS:
         return ""
     if text not in tls.CIPHERS:
-        known = suggestion(text, [*tls.CIPHERS, *sorted(tls.TLS13_CIPHERS)])
-        raise InvalidValue(f"{quoted(text)} is not known, or not secure{known}")
+        known = [*tls.CIPHERS, *sorted(tls.TLS13_CIPHERS)]
+        raise InvalidValue(suggestion(text, known, f"{quoted(text)} is not known, or not secure"))
     if not tls.cipher_known(tls.CIPHERS[text]):
         raise InvalidValue(f"the OpenSSL of this Python does not do {text} (remove it)")
     return tls.CIPHERS[text]
@@ -103,7 +103,7 @@ def _cipher(text: str) -> str:
 
 def _header_name(text: str) -> str:
     if text not in HEADERS:
-        raise InvalidValue("is not a header that can be set" + suggestion(text, HEADERS))
+        raise InvalidValue(suggestion(text, HEADERS, "is not a header that can be set"))
     return text
 
 
