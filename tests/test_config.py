@@ -434,13 +434,19 @@ def test_what_other_environments_need_need_not_be_there(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         """
         registration: {tokens: [{token_file: eu.token, environments: [eu]}]}
-        environments: [{name: production, api_key: k}, {name: eu, api_key_file: eu.key}]
+        environments:
+          - {name: production, api_key: k}
+          - name: eu
+            api_key_file: eu.key
+            ca_file: eu.pem
+            operations_http: [{url: 'https://ids.example/', bearer_token_file: list.token, ca_file: list.pem}]
         """,
         encoding="utf-8",
     )
     assert [each.name for each in load(tmp_path / "config.yaml", {}, ["production"]).environments] == ["production"]
-    with pytest.raises(ConfigError, match=r"eu\.key"):
+    with pytest.raises(ConfigError) as caught:
         load(tmp_path / "config.yaml", {}, ["eu"])
+    assert [path.name for path in caught.value.mended_by] == ["eu.token", "eu.key", "eu.pem", "list.token", "list.pem"]
 
 
 @pytest.mark.parametrize(
