@@ -81,8 +81,8 @@ lock: .venv/dev ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --extra test --constraint requirements/dev.txt --output-file requirements/test.txt pyproject.toml
 	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
 
-schema: .venv/dev ## renew docs/config.schema.json from the models
-	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
+schema: .venv/dev ## renew docs/config.schema.json from the settings and their document
+	$(BIN)/python tools/config_schema.py > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
 
 monitoring: .venv/dev ## renew the rules and dashboards in monitoring/ from their sources
 	$(BIN)/python monitoring/generate.py

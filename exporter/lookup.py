@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from exporter import config
 from exporter.config import EnvironmentSettings
 from exporter.config.settings import BASE_URL as KNOCK_URL
-from exporter.config.values import check_base_url, check_branch, plain_http_abroad
 from exporter.errors import StartError
 from exporter.keys import KeySource
+from exporter.values import check_base_url, check_branch, plain_http_abroad
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ def _choose(environments: tuple[EnvironmentSettings, ...], operation_id: str) ->
 def _from_variables(name: str | None, environ: Mapping[str, str]) -> EnvironmentSettings:
     return EnvironmentSettings(
         name=name or "default",
-        key=KeySource(variable=KEY, knock=True),
+        api_key_env=KeySource(variable=KEY, knock=True),
         base_url=_base_url(environ.get(BASE_URL) or KNOCK_URL),
         branch=_branch(environ.get(BRANCH)),
     )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter import config, files
-from exporter.config.yaml_source import BYTES_MOST
 from exporter.errors import ConfigError, ExporterError, StartError
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ class ConfigFile:
         self._environments = environments
         self._storage = storage
         self._loaded = False
-        self._watch = files.Watch([path], partial(files.digest, most=BYTES_MOST))
+        self._watch = files.Watch([path])
 
     def load(self) -> Config:
         """Read and check all of it. Raises ConfigError, or StartError for an environment that is not in it."""
@@ -55,7 +53,7 @@ class ConfigFile:
         seconds = 0.0 if self._loaded else config.PIPE_SECONDS
         loaded = config.load(self._path, self._environ, self._environments, pipe_seconds=seconds)
         self._loaded = True
-        return replace(loaded, storage=self._storage) if self._storage is not None else loaded
+        return replace(loaded, storage=config.Storage(self._storage)) if self._storage is not None else loaded
 
     def changed(self, wall: float) -> bool:
         """Whether the file holds something new, and whole."""

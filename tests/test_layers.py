@@ -11,6 +11,7 @@ PACKAGE = Package(Path(__file__).parent.parent / "exporter")
 LAYERS = (
     ("errors", "files", "startup"),
     ("operation", "keys", "wording"),
+    ("values",),
     ("knock.deadline", "knock.failures", "knock.memory_budget", "knock.transport"),
     ("config",),
     ("tracking.pacing", "tracking.memberships", "tokens"),

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from exporter.config.models import (
-    ConfigKeys,
-    EnvironmentKeys,
-    HttpSourceKeys,
-    Keys,
-    OperationKeys,
-    PaceKeys,
-    PollingKeys,
-    RegistrationKeys,
-    StorageKeys,
-    TokenKeys,
-)
-from exporter.config.values import quoted
-from exporter.config.yaml_source import Found
+from exporter.errors import Found
+from exporter.values import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from _typeshed import DataclassInstance
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_LEVELS: dict[str, type[Keys]] = {
-    "environments": EnvironmentKeys,
-    "polling": PollingKeys,
-    "operations": OperationKeys,
-    "operations_http": HttpSourceKeys,
-    "registration": RegistrationKeys,
-    "tokens": TokenKeys,
-    "storage": StorageKeys,
-}
+    from exporter.errors import Loc
+
 _MISSING = {
     "environments": "is missing (list at least one environment)",
     "name": "is missing (every environment needs a name, e.g. production)",
@@ -48,39 +31,87 @@ _MISSING = {
 }
 _EXPECTED = {
     "string_type": "text",
-    "string_unicode": "text",
     "int_type": "a whole number",
-    "int_from_float": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
-    "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
+    "dataclass_type": "a mapping of keys to values",
     "literal_error": "{expected}",
     "greater_than": "more than {gt:.15g}",
     "greater_than_equal": "at least {ge:.15g}",
     "less_than_equal": "at most {le:.15g}",
 }
-_QUOTE = " (put it in quotes)"  # YAML makes booleans of yes, no, on and off
+_KEY = "[key]"  # pydantic's mark for the key of a mapping
 _NUMBER = re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]{0,15})?([eE][-+]?[0-9]{1,2})?")
 _MANY = 10**15  # Python refuses to write numbers of thousands of digits
 _KNOWN_MOST = 50  # words that are compared with, and shown
 _TEXT_LONGEST = 100  # difflib takes quadratic time
 
 
-def reworded(error: ValidationError) -> list[Found]:
-    """Turn pydantic's errors into ours."""
-    details = error.errors(include_url=False)
-    return [Found(_place(detail["loc"]), partial(_message, detail)) for detail in details]
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Words what pydantic found in `data`, which has these sections; where it is `brief`, not what stood there."""
+
+    data: Any
+    sections: Mapping[str, Sequence[type[DataclassInstance]]]  # by their names in the file; "" is the top level
+    brief: bool = False
+
+    def found(self, error: ValidationError) -> list[Found]:
+        """Turn pydantic's errors into ours."""
+        return [self._found(detail) for detail in error.errors(include_url=False, include_input=False)]
+
+    def _found(self, detail: ErrorDetails) -> Found:
+        loc = detail["loc"]
+        place = loc[:-1] if loc[-1:] == (_KEY,) else loc
+        file = getattr(detail.get("ctx", {}).get("error"), "file", None)
+        return Found(place, partial(self._message, detail), file=file)
+
+    def _message(self, detail: ErrorDetails) -> str:
+        kind, loc, context = detail["type"], detail["loc"], detail.get("ctx", {})
+        if kind == "unexpected_keyword_argument":
+            return self._unknown(loc)
+        if kind == "missing":
+            return _MISSING.get(str(loc[-1]), "is missing")
+        found = loc[-2] if loc[-1:] == (_KEY,) else _value(self.data, loc)
+        if found is None and not (self.brief and kind == "value_error"):
+            return "has no value (give one, or remove the line)"
+        if kind == "value_error":
+            return str(context["error"])  # an InvalidValue of `values`
+        expected = f"expected {_EXPECTED.get(kind, kind).format_map(context)}"
+        if self.brief:
+            return expected + (" (without quotes)" if kind == "bool_type" else _hint(kind, found))
+        return f"{expected}, got {_shown(kind, found)}{_hint(kind, found)}"
+
+    def _unknown(self, loc: Loc) -> str:
+        key = str(loc[-1])
+        section = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
+        if section == "environments" and key in self._keys(""):
+            return "unknown key here (it belongs to the top level)"
+        if not section and key in self._keys("environments"):
+            return "unknown key here (it belongs to an environment)"
+        return suggestion(key, self._keys(section), "unknown key")
+
+    def _keys(self, section: str) -> list[str]:
+        return [each.name for part in self.sections.get(section, ()) for each in fields(part)]
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean …?)` where one of the known words is close, else what there is to choose from."""
+def _value(data: Any, loc: Loc) -> Any:
+    """Return what stands at a place; of an item that is written shorter, as its id alone, the item."""
+    for part in loc:
+        if not isinstance(data, (dict, list)):
+            break
+        data = data.get(part) if isinstance(data, dict) else data[int(part)]
+    return data
+
+
+def suggestion(word: str, known: Iterable[str], message: str = "") -> str:
+    """Add ` (did you mean …?)` to a message where a known word is close, else what there is to choose from."""
     words = list(islice(known, _KNOWN_MOST + 1))
     if close := closest(word, words):
-        return f' (did you mean "{close}"?)'
+        return f'{message} (did you mean "{close}"?)'
     more = ", …" if len(words) > _KNOWN_MOST else ""
-    return f" (known: {', '.join(words[:_KNOWN_MOST]) or 'none'}{more})"
+    return f"{message} (known: {', '.join(words[:_KNOWN_MOST]) or 'none'}{more})"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -89,64 +120,22 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    return loc[:-1] if loc and loc[-1] == "[key]" else loc  # pydantic's mark for the key of a mapping
-
-
-def _message(detail: ErrorDetails) -> str:
-    kind, found, loc = detail["type"], detail["input"], detail["loc"]
-    if kind == "extra_forbidden":
-        return _unknown(loc)
-    if kind == "missing":
-        return _MISSING.get(str(loc[-1]), "is missing")
-    if found is None:
-        return "has no value (give one, or remove the line)"
-    return _wrong_value(kind, found, detail.get("ctx", {}))
-
-
-def _wrong_value(kind: str, found: Any, context: dict[str, Any]) -> str:
-    if kind == "value_error":
-        return str(context["error"])  # an InvalidValue of `values`
-    if kind == "too_short":
-        return "is empty (list at least one)"
-    if kind not in _EXPECTED:
-        return f"cannot be used ({kind.replace('_', ' ')})"
-    return f"expected {_EXPECTED[kind].format_map(context)}, got {_shown(kind, found)}{_as_number(kind, found)}"
-
-
-def _as_number(kind: str, found: Any) -> str:
-    """Say how to write what is text by YAML 1.1, such as 1e1, or for its quotes."""
-    if kind not in ("int_type", "float_type") or not isinstance(found, str) or not _NUMBER.fullmatch(found):
-        return ""
-    number = float(found)
-    return f" (write {number:.15g}, without quotes)" if abs(number) <= _MANY else ""
+def _hint(kind: str, found: Any) -> str:
+    """Say how to write what YAML took for something else."""
+    if kind == "string_type" and not isinstance(found, (dict, list)):
+        return " (put it in quotes)"  # booleans are made of yes, no, on and off
+    is_number = kind in ("int_type", "float_type") and isinstance(found, str) and _NUMBER.fullmatch(found)
+    if is_number and abs(float(found)) <= _MANY:  # 1e1 is text by YAML 1.1
+        return f" (write {float(found):.15g}, without quotes)"
+    return ""
 
 
 def _shown(kind: str, found: Any) -> str:
-    quote = _QUOTE if kind == "string_type" else ""
     if isinstance(found, bool):
-        return f"true or false{quote}"
+        return "true or false"
     if isinstance(found, (int, float)):
-        return f"a number{quote}" if quote else _number(found)
+        number = "a huge number" if abs(found) > _MANY else str(found)
+        return "a number" if kind == "string_type" else number
     if isinstance(found, str):
         return quoted(found) if kind == "literal_error" else "text"
     return "a list" if isinstance(found, list) else "a mapping"
-
-
-def _number(found: float) -> str:
-    return "a huge number" if abs(found) > _MANY else str(found)
-
-
-def _unknown(loc: tuple[str | int, ...]) -> str:
-    key, level = str(loc[-1]), _level(loc[:-1])
-    if issubclass(level, PaceKeys):
-        if key in ConfigKeys.model_fields:
-            return "unknown key here (it belongs to the top level)"
-        if key in EnvironmentKeys.model_fields:
-            return "unknown key here (it belongs to an environment)"
-    return "unknown key" + suggestion(key, level.model_fields)
-
-
-def _level(loc: tuple[str | int, ...]) -> type[Keys]:
-    named = [part for part in loc if isinstance(part, str)]
-    return _LEVELS[named[-1]] if named else ConfigKeys

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.config.values import show_url
 from exporter.operation import Status
 from exporter.tracking.memberships import SourceKind
+from exporter.values import show_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.config.settings import GROUP
+from exporter.operation import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.operation import OperationKey
 from exporter.registrations import MAX_BODY_BYTES
 from exporter.tracking.selection import Filter, place, select
+from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
 from exporter.web.listing import read_filter
 from exporter.web.openapi import describe

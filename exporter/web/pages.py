@@ -19,7 +19,6 @@ from starlette.routing import Route
 
 from exporter import __version__, wording
 from exporter.config import effective_yaml
-from exporter.config.effective import without_queries
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
@@ -170,7 +169,7 @@ class Pages:
 
     def configuration(self, _request: Request) -> Response:
         """Show the active configuration."""
-        text = effective_yaml(without_queries(self._app_context.config()))
+        text = effective_yaml(self._app_context.config(), queries_masked=True)
         return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
 
     def trouble(self, refusal: Refusal) -> Response:

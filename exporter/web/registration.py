@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
 
-from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.registrations import Batch, InvalidRequest, read_batch, read_query
 from exporter.tracking.facts import name_of
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
+from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def ids(count: int, seed: int = 0) -> list[str]:
 def environment(name: str = "production", operations: Iterable[str] = (), **settings: object) -> EnvironmentSettings:
     """Build an environment that lists these ids."""
     listed = tuple(ListedOperation(each) for each in operations)
-    made = EnvironmentSettings(name=name, key=KeySource(inline=KEY), operations=listed)
+    made = EnvironmentSettings(name=name, api_key=KeySource(inline=KEY), operations=listed)
     return replace(made, **settings)  # type: ignore[arg-type] # the tests name fields that exist
 
 
