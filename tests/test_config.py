@@ -538,7 +538,9 @@ def test_effective_settings_mean_the_same_when_read_again(tmp_path: Path, read: 
         config.registration.tokens[0].scope,
         config.environments[0].operations_http[0].ca_file,
     )
-    assert read(effective_yaml(config)) == config
+    again = read(effective_yaml(config))
+    assert again == config
+    assert hash(again) == hash(config)  # nothing in it can change
 
 
 def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:

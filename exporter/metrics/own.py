@@ -28,8 +28,16 @@ POLL_DELAY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900)
 API_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SCRAPE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 HTTP_REFUSALS = (
-    *("password", "no_password", "token", "site", "tls"),
-    *("connections", "timeout", "too_large", "rate", "busy"),
+    "password",
+    "no_password",
+    "token",
+    "site",
+    "tls",
+    "connections",
+    "timeout",
+    "too_large",
+    "rate",
+    "busy",
 )
 REFUSALS = ("limit", "invalid")
 FOLDED_LABELS = ("group", "name")

@@ -1,4 +1,4 @@
-"""Floods against the real daemon with 10,000 operations: each delays a scrape by 3 s and costs 100 MB at most.
+"""Floods against the real daemon with 10,000 operations: each delays scrapes by 3 s and costs 100 MB at most.
 
 A flood runs in a process of its own, comes from the scrape's own address, and is bounded in time and in number: there
 are fewer new connections a second than the port may have open, which is what it promises to withstand.
@@ -51,6 +51,7 @@ CONNECTS_PER_SECOND = 200  # after all have connected at once
 REQUESTS = 20_000
 PAUSE_SECONDS = 0.05
 DELAY_SECONDS = 3.0  # one until the first ones of a flood may be closed, and two for the work
+PROBE_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
 COST_BYTES = 100_000_000
 PLAIN = b"GET /metrics HTTP/1.1\r\nHost: here\r\nAccept-Encoding: identity\r\n\r\n"
@@ -158,24 +159,21 @@ def flood(client: Client, address: Address, connections: int, seconds: float) ->
 
 
 class Seen(NamedTuple):
-    """Seconds of each scrape, and the most memory in bytes, over a time."""
+    """Seconds of each scrape and of each probe, and the most memory in bytes, over a time."""
 
     scrapes: list[float]
+    probes: list[float]
     rss: int
 
 
-def _asked(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
-    connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
-    return connection.getresponse()
-
-
-def scrape(connection: http.client.HTTPConnection) -> float:
-    """Scrape on a new connection until one is answered, as the next scrapes would; return how long it took."""
+def ask(connection: http.client.HTTPConnection, path: str) -> float:
+    """Ask on a new connection until one is answered, as the next scrape or probe would; return how long it took."""
     began = time.monotonic()
     while True:
         connection.close()
         try:
-            answer = _asked(connection)
+            connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+            answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException):
             assert time.monotonic() - began < PATIENCE_SECONDS
@@ -192,13 +190,14 @@ def rss(process: int) -> int:
 
 
 def look(process: int, connection: http.client.HTTPConnection, going_on: Callable[[], bool]) -> Seen:
-    scrapes, most = [], 0
+    scrapes, probes, most = [], [], 0
     with closing(connection):
         while going_on():
-            scrapes.append(scrape(connection))
+            scrapes.append(ask(connection, "/metrics"))
+            probes.append(ask(connection, "/-/healthy"))
             most = max(most, rss(process))
             time.sleep(PAUSE_SECONDS)  # waits for nothing: Prometheus does not flood
-    return Seen(scrapes, most)
+    return Seen(scrapes, probes, most)
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +233,10 @@ def check(client: Client, connections: int, process: int, connection: http.clien
     for last in (False, True):  # what else runs on the machine may take a second, but hardly twice
         quiet, seen = measure(client, connections, process, connection)
         usual = statistics.median(quiet.scrapes)
-        longest, cost = max(seen.scrapes) - usual, seen.rss - quiet.rss
+        longest, cost = max(*seen.scrapes, *seen.probes) - usual, seen.rss - quiet.rss
         figures = f"{len(seen.scrapes)} scrapes, usually {usual:.3f} s, {longest:.3f} s later, {cost / 1e6:.0f} MB"
         assert len(seen.scrapes) >= 5, figures
+        assert statistics.median(seen.probes) <= PROBE_SECONDS, figures
         assert cost <= COST_BYTES, figures
         if longest <= DELAY_SECONDS:
             return
@@ -260,7 +260,8 @@ def test_a_flood_of_handshakes_keeps_no_scrape_out(client: Client) -> None:
     ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(ours)
     authority.configure_trust(theirs)
-    app = Starlette(routes=[Route("/metrics", lambda _request: Response(b"x" * 1_000_000))])
+    routes = [Route("/metrics", lambda _request: Response(b"x" * 1_000_000))]
+    app = Starlette(routes=[*routes, Route("/-/healthy", lambda _request: Response())])
     listening = bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
     server = WebServer(app, [listening], pytest.fail, ConnectionRules(tls=lambda: ours))
