@@ -102,7 +102,6 @@ class ServedConnection(H11Protocol):
         self._server, self.address = server, address
         self.accepted, self.connected = accepted, False
         self._served: ASGIApp = self.app
-        self.app = self._serve
         self._requests = 0
         self._unsent = 0
         self.enter(Phase.HEAD)
@@ -123,7 +122,7 @@ class ServedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Begin; the time of the first head began when it was accepted: who is slow at TLS gets no more."""
         super().connection_made(transport)
-        self.connected = True
+        self.connected, self.app = True, self._serve
         # So that an answer has ended once its reader took all of it; with 0, TLS takes an empty buffer for full.
         transport.set_write_buffer_limits(high=1, low=0)
         context = transport.get_extra_info("sslcontext")
@@ -132,11 +131,11 @@ class ServedConnection(H11Protocol):
             log.debug("connection not let in", address=self.address, error=_NOT_ALLOWED)
             transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        """End, and free 256 KiB of TLS: after an error, uvicorn's timer would hold on to it for `idle` seconds."""
+        super().connection_lost(None)
         self._server.forget(self)
-        self.app = self._served  # else it holds itself, and 256 KiB of TLS, until the garbage collector comes by
+        self.app = self._served  # else it holds itself until the garbage collector comes by
 
     def data_received(self, data: bytes) -> None:
         """Take what was sent."""
