@@ -17,7 +17,7 @@ import structlog
 
 from exporter.errors import ExporterError, StartError
 from exporter.heartbeats import Heartbeats
-from exporter.housekeeping import Housekeeping, KeyChecks
+from exporter.housekeeping import Housekeeping, KeyReader
 from exporter.keys import KeyWatch, doubt
 from exporter.knock.client import read_key
 from exporter.knock.environment_clients import EnvironmentClients
@@ -88,7 +88,7 @@ class Daemon:
         self._clients = EnvironmentClients(self._inbox.put, budget)
         self._clients.prepare(config.environments, keys)()
         self._writer, memory = self._open_store(config)
-        self._keys = KeyChecks(environ, self._inbox.put, clock)
+        self._keys = KeyReader(environ, self._inbox.put, clock)
         self._keys.use(_watches(config, keys))
         self._sources = Sources(config, self._inbox.put, _remembered(memory), budget)
         self._reloading = (

@@ -10,7 +10,7 @@ from exporter.config import EnvironmentSettings
 from exporter.config.settings import BASE_URL as KNOCK_URL
 from exporter.errors import StartError
 from exporter.keys import KeySource
-from exporter.values import check_base_url, check_branch, plain_http_abroad
+from exporter.values import check_base_url, check_branch, is_unprotected_http
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def _base_url(text: str) -> str:
         url = check_base_url(text)
     except ValueError as error:
         raise StartError(f"{BASE_URL} {error}") from None
-    if plain_http_abroad(url):
+    if is_unprotected_http(url):
         raise StartError(f"{BASE_URL} would send the key unprotected to another machine (use https://)")
     return url
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from exporter.config import Config
     from exporter.tracking.transitions import Moment
 
-    Verdict = Callable[[str | None, bool], None]
+    ReloadReply = Callable[[str | None, bool], None]
 
 RETRY_SECONDS, RETRY_SECONDS_MOST = 5.0, 60.0  # many ids take seconds to load
 
@@ -97,17 +97,17 @@ class Reloading:
         elif self._retry is not None and self._retry.is_due(now):
             self._attempt(now)
 
-    def reload(self, now: Moment, reply: Verdict = lambda _problem, _conflict: None) -> None:
+    def reload(self, now: Moment, reply: ReloadReply = lambda _problem, _needs_restart: None) -> None:
         """Reload now; `reply` gets what is wrong (None: nothing), and whether a restart would take it."""
         self._retry = None
         self._attempt(now, reply)
 
-    def _attempt(self, now: Moment, reply: Verdict = lambda _problem, _conflict: None) -> None:
+    def _attempt(self, now: Moment, reply: ReloadReply = lambda _problem, _needs_restart: None) -> None:
         try:
             self._apply(self._file.load())
         except ExporterError as error:
             self._failed()
-            if self._plan(str(error), _outside(error), now):
+            if self._plan(str(error), _files_to_watch(error), now):
                 log.error("configuration not reloaded, the old one stays active", error=str(error))  # noqa: TRY400 - expected
             reply(str(error), isinstance(error, NeedsRestart))
         except BaseException as error:
@@ -129,8 +129,8 @@ class Reloading:
         return True
 
 
-def _outside(error: ExporterError) -> tuple[Path, ...] | None:
-    """Return the files that may mend an error; None where nothing can but a change of the configuration."""
+def _files_to_watch(error: ExporterError) -> tuple[Path, ...] | None:
+    """Return the files whose change may mend an error (none: only time may); None: only another configuration can."""
     if isinstance(error, ConfigError):
         return error.mended_by or None
     return None if isinstance(error, NeedsRestart) else ()

@@ -238,7 +238,7 @@ def show_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def plain_http_abroad(url: str) -> bool:
+def is_unprotected_http(url: str) -> bool:
     """Whether what is sent to a valid URL would travel unencrypted over a network."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not _is_loopback(parts.hostname or "")

@@ -28,7 +28,7 @@ from exporter.config import (
     load,
 )
 from exporter.config.kinds import LoadContext, adapter_of
-from exporter.config.settings import SECTIONS, HttpSource, Pace, RegistrationSettings, TokenSource
+from exporter.config.settings import SECTIONS, HttpSource, RegistrationSettings, SharedSettings, TokenSource
 from exporter.errors import ConfigError, StartError
 from exporter.keys import InvalidKey, KeySource, Secret
 from exporter.values import (
@@ -596,7 +596,7 @@ _environments = st.lists(
 )
 _nearly_right = st.fixed_dictionaries(
     {"environments": _environments},
-    optional={key: _documents for key in (*names(Pace), *names(Config)) if key != "environments"},
+    optional={key: _documents for key in (*names(SharedSettings), *names(Config)) if key != "environments"},
 )
 
 

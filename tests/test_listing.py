@@ -28,9 +28,9 @@ from exporter.tracking.selection import (
 )
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
 from exporter.tracking.transitions import Moment
-from exporter.web.bounded import WAITING_MOST, Worker
-from exporter.web.listing import SEARCH_LONGEST, read_filter
+from exporter.web.filters import SEARCH_LONGEST, read_filter
 from exporter.web.replies import Refusal
+from exporter.web.worker import WAITING_MOST, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -290,7 +290,7 @@ def test_what_ended_is_not_stale() -> None:
     ],
 )
 def test_a_source_is_named_without_its_secrets(source: SourceKey, name: str) -> None:
-    assert facts.name_of(source) == name
+    assert facts.source_name(source) == name
 
 
 # The thread.

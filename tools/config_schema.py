@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config.kinds import DURATION
-from exporter.config.settings import CONFIG, KEY_SOURCES, PACE, PACE_KEYS
+from exporter.config.settings import CONFIG, KEY_SOURCES, SHARED, SHARED_KEYS
 from exporter.values import show_duration
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -19,7 +19,7 @@ SELF_EVIDENT = ("none", "required")
 
 def json_schema() -> str:
     """Write the schema as `docs/config.schema.json` holds it."""
-    shared, schema = _plain(PACE.json_schema()), _plain(CONFIG.json_schema())
+    shared, schema = _plain(SHARED.json_schema()), _plain(CONFIG.json_schema())
     whole = {"$schema": DIALECT, **schema, "properties": shared["properties"] | schema["properties"]}
     environment = whole["$defs"]["EnvironmentSettings"]
     environment["oneOf"] = [{"required": [key]} for key in KEY_SOURCES]
@@ -29,7 +29,7 @@ def json_schema() -> str:
     )
     meanings = {key: (default, meaning) for key, default, meaning in rows}
     _describe(whole, whole, "", meanings)
-    for key in PACE_KEYS:
+    for key in SHARED_KEYS:
         own = environment["properties"][key]
         own.pop("default", None)
         meaning = whole["properties"][key]["description"].partition(" Default: ")[0]

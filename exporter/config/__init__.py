@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from exporter.config.checks import check
 from exporter.config.kinds import LoadContext, PerOperation
+from exporter.config.problems import closest
 from exporter.config.settings import (
     Config,
     EnvironmentSettings,
@@ -25,7 +26,6 @@ from exporter.config.settings import (
     effective_yaml,
     read,
 )
-from exporter.config.wording import closest
 from exporter.config.yaml_source import no_garbage_collection, read_document
 from exporter.errors import StartError
 from exporter.files import is_pipe

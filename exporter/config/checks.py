@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter import values
+from exporter.config.problems import suggestion
 from exporter.config.settings import KEY_SOURCES, Polling
-from exporter.config.wording import suggestion
 from exporter.errors import Found
 from exporter.operation import is_operation_id
 from exporter.values import ALL_ENVIRONMENTS, InvalidValue, quoted, show_duration
@@ -141,12 +141,12 @@ def _key(environment: Place) -> Iterator[Found]:
 
 def _addresses(environment: Place) -> Iterator[Found]:
     if environment.at("insecure_http").value is not True:
-        if (url := environment.at("base_url")).fits(values.check_base_url) and values.plain_http_abroad(url.value):
+        if (url := environment.at("base_url")).fits(values.check_base_url) and values.is_unprotected_http(url.value):
             yield Found(url.loc, f"http:// would send the key unprotected {_UNPROTECTED}")
         for source in environment.at("operations_http").mappings():
             url = source.at("url")
             with_token = "bearer_token_file" in source.value
-            if with_token and url.fits(values.check_source_url) and values.plain_http_abroad(url.value):
+            if with_token and url.fits(values.check_source_url) and values.is_unprotected_http(url.value):
                 yield Found(url.loc, f"http:// would send the bearer token unprotected {_UNPROTECTED}")
     by_variables = environment.at("proxy_from_environment")
     if "proxy" in environment.mapping() and by_variables.value is True:

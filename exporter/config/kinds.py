@@ -188,8 +188,8 @@ Number = Annotated[float, Strict()]
 Count = Annotated[int, Strict()]
 Flag = Annotated[bool, Strict()]
 PerOperation = Literal["all", "active", "none"]
-SOME = AfterValidator(_some)  # pydantic's own counts without the items that are wrong
-AT_LEAST_ONE = Field(json_schema_extra={"minItems": 1})
+NOT_EMPTY = AfterValidator(_some)  # pydantic's own counts without the items that are wrong
+MIN_ONE_ITEM = Field(json_schema_extra={"minItems": 1})
 Name = Annotated[str, Text(values.check_name, _like(f"(?!{ALL_ENVIRONMENTS}$){values.NAME}"))]
 NameOrAll = Annotated[str, Text(schema=_like(values.NAME))]
 BaseUrl = Annotated[str, Text(values.check_base_url, _like("https?://[^?#@]+"))]

@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from exporter.config import kinds
 from exporter.config.kinds import Info, LoadContext, PerOperation, adapter_of, not_null
-from exporter.config.wording import Wording
+from exporter.config.problems import Wording
 from exporter.config.yaml_source import Document
 from exporter.errors import Found, Loc
 from exporter.keys import KeySource
@@ -35,10 +35,15 @@ BASE_URL = "https://api.knock.app"
 RATE_LIMIT = 20.0  # polls a second
 RATE_LIMIT_MAX = 200  # the most that Knock allows anybody: its tier 4
 IN_FLIGHT_SECONDS = 2  # so many seconds' worth of polls may be under way
-IN_FLIGHT_LEAST, IN_FLIGHT_MOST = 4, 64  # by default; who asks for more may have IN_FLIGHT_MAX
+IN_FLIGHT_DEFAULT_MIN, IN_FLIGHT_DEFAULT_MAX = 4, 64  # by default; who asks for more may have IN_FLIGHT_MAX
 IN_FLIGHT_MAX = 256
 MAX_OPERATIONS_MOST = 1_000_000  # far past what one process can ask for
 KEY_SOURCES = ("api_key_file", "api_key_env", "api_key")
+
+
+def in_flight_at(rate_limit: float) -> int:
+    """Return how many polls may be under way where the configuration does not say so."""
+    return min(max(round(rate_limit * IN_FLIGHT_SECONDS), IN_FLIGHT_DEFAULT_MIN), IN_FLIGHT_DEFAULT_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,11 @@ class Polling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class SharedSettings:
     """The keys that stand at the top level for all environments, or in an environment for itself."""
 
     rate_limit: Annotated[kinds.Number, Field(gt=0, le=RATE_LIMIT_MAX)] = RATE_LIMIT
-    max_in_flight: Annotated[kinds.Count, Field(ge=1, le=IN_FLIGHT_MAX)] = 40
+    max_in_flight: Annotated[kinds.Count, Field(ge=1, le=IN_FLIGHT_MAX)] = 40  # at RATE_LIMIT; else `in_flight_at`
     timeout: kinds.Timeout = 10.0
     polling: Polling = Polling()
     retention: kinds.Duration = 24 * 3600.0
@@ -129,7 +134,7 @@ _Source = Annotated[HttpSource, BeforeValidator(partial(_mapping_or, _A_SOURCE))
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentSettings(Pace):
+class EnvironmentSettings(SharedSettings):
     """A Knock environment; exactly one of api_key_file, api_key_env and api_key."""
 
     name: kinds.Name
@@ -161,7 +166,7 @@ class TokenSource:
     """A bearer token that may register operations."""
 
     token_file: kinds.TokenFile
-    environments: Annotated[tuple[kinds.NameOrAll, ...], kinds.SOME, kinds.AT_LEAST_ONE] = (ALL_ENVIRONMENTS,)
+    environments: Annotated[tuple[kinds.NameOrAll, ...], kinds.NOT_EMPTY, kinds.MIN_ONE_ITEM] = (ALL_ENVIRONMENTS,)
 
     @property
     def scope(self) -> frozenset[str] | None:
@@ -208,7 +213,7 @@ class Storage:
 class Config:
     """The configuration of knock-exporter."""
 
-    environments: Annotated[tuple[_Environment, ...], kinds.SOME, kinds.AT_LEAST_ONE]
+    environments: Annotated[tuple[_Environment, ...], kinds.NOT_EMPTY, kinds.MIN_ONE_ITEM]
     labels: tuple[kinds.LabelName, ...] = ()
     max_operations: Annotated[kinds.Count, Field(ge=1, le=MAX_OPERATIONS_MOST)] = 50_000
     registration: RegistrationSettings = RegistrationSettings()
@@ -217,10 +222,10 @@ class Config:
 
 # From plain values to settings, and back.
 
-PACE, CONFIG = adapter_of(Pace), adapter_of(Config)
-PACE_KEYS = [each.name for each in fields(Pace)]
+SHARED, CONFIG = adapter_of(SharedSettings), adapter_of(Config)
+SHARED_KEYS = [each.name for each in fields(SharedSettings)]
 SECTIONS = {
-    "": (Pace, Config),
+    "": (SharedSettings, Config),
     "environments": (EnvironmentSettings,),
     "polling": (Polling,),
     "operations": (ListedOperation,),
@@ -232,15 +237,15 @@ SECTIONS = {
 
 
 def read(document: Document, context: LoadContext) -> tuple[Config | None, list[Found]]:
-    """Read the settings, or find what is wrong with single values; environments inherit the pace of the top level."""
+    """Read the settings, or find what is wrong with single values; environments inherit what the top level shares."""
     data, shared, own, found = document.data, {}, document.data, []
     if isinstance(data, dict):
-        shared = {key: value for key, value in data.items() if key in PACE_KEYS}
-        own = {key: value for key, value in data.items() if key not in PACE_KEYS}
+        shared = {key: value for key, value in data.items() if key in SHARED_KEYS}
+        own = {key: value for key, value in data.items() if key not in SHARED_KEYS}
         if isinstance(environments := data.get("environments"), list):
             own["environments"] = [_inheriting(each, shared) for each in environments]
     try:
-        PACE.validate_python(shared)
+        SHARED.validate_python(shared)
     except ValidationError as error:
         found = Wording(data, SECTIONS).found(error)
     try:
@@ -259,14 +264,14 @@ def _inheriting(environment: Any, shared: dict[str, Any]) -> Any:
         merged["polling"] = above | own
     rate = merged.get("rate_limit", RATE_LIMIT)
     if "max_in_flight" not in merged and isinstance(rate, (int, float)) and 0 < rate <= RATE_LIMIT_MAX:
-        merged["max_in_flight"] = min(max(round(rate * IN_FLIGHT_SECONDS), IN_FLIGHT_LEAST), IN_FLIGHT_MOST)
+        merged["max_in_flight"] = in_flight_at(rate)
     return merged
 
 
 def _is_inherited(loc: Loc, data: Any) -> bool:
     """Whether a place is of a value that the top level gave to an environment: what is wrong is told there."""
     match loc:
-        case "environments", int(index), key, *inside if key in PACE_KEYS:
+        case "environments", int(index), key, *inside if key in SHARED_KEYS:
             own = data["environments"][index]
             return key not in own or (bool(inside) and inside[0] not in own[key])
     return False
@@ -279,7 +284,7 @@ def effective_yaml(config: Config, *, queries_masked: bool = False) -> str:
     """
     shown = CONFIG.dump_python(config, exclude_none=True, context={"queries_masked": queries_masked})
     shown["environments"] = [
-        dict(sorted(each.items(), key=lambda item: (item[0].startswith("operations"), item[0] in PACE_KEYS)))
+        dict(sorted(each.items(), key=lambda item: (item[0].startswith("operations"), item[0] in SHARED_KEYS)))
         for each in shown["environments"]
     ]
     return yaml.dump(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from exporter.config.problems import suggestion
 from exporter.config.settings import ListedOperation
-from exporter.config.wording import suggestion
 from exporter.errors import ExporterError, redact
 from exporter.operation import GROUP
 from exporter.values import InvalidValue, check_operation_id, quoted

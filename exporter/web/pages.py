@@ -24,7 +24,7 @@ from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
 from exporter.tracking.selection import STATUSES, Filter, choices, select
 from exporter.web import chart, rows
-from exporter.web.listing import read_filter
+from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
-    from exporter.web.bounded import Worker
     from exporter.web.context import AppContext
+    from exporter.web.worker import Worker
 
 PAGE_ROWS = 100
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -81,7 +81,7 @@ def _templates() -> Environment:
         "span": wording.span,
         "moment": wording.moment,
         "machine": wording.machine_moment,
-        "source": facts.name_of,
+        "source": facts.source_name,
         "offered": rows.offered,
     }
     return templates

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, Validation
 from pydantic_core import PydanticKnownError
 
 from exporter.config.kinds import Flag, Text, adapter_of, not_null
-from exporter.config.wording import Wording, suggestion
+from exporter.config.problems import Wording, suggestion
 from exporter.config.yaml_source import NoDocument, read_document
 from exporter.errors import Found
 from exporter.keys import Secret
