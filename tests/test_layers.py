@@ -20,6 +20,7 @@ LAYERS = (
     ("tracking.snapshot",),
     ("tracking.status",),
     ("tracking.ledger", "tracking.exposure"),
+    ("tracking.followed",),
     ("tracking.expiry",),
     ("metrics",),
     ("tracking.messages",),
