@@ -63,9 +63,10 @@ class Book:
         operation = self.find(key)
         if operation is None:
             return None
-        environment = self._environments[key.environment]
-        exposed = environment.top_n.shows(operation.rank)
-        return Entry(operation.tracked, environment.index.memberships(key.id), operation.history, exposed)
+        return Entry(*operation.stored, operation.history, self._exposes(operation))
+
+    def _exposes(self, operation: FollowedOperation) -> bool:
+        return self._environments[operation.key.environment].top_n.shows(operation.rank)
 
     @property
     def touched(self) -> Collection[OperationKey]:
@@ -138,7 +139,7 @@ class Book:
         """Take in a new operation, with its name admitted."""
         tracked = self._admitted(None, tracked)
         operation = FollowedOperation(tracked, contribution_of(tracked))
-        self._environments[tracked.key.environment].operations[tracked.key.id] = operation
+        self._environments[tracked.key.environment].follow(operation)
         self._sum_up(operation, now)
         return operation
 
@@ -239,7 +240,7 @@ class Book:
 
     def _render_operation(self, key: OperationKey) -> None:
         operation = self.find(key)
-        if operation is not None and self._environments[key.environment].top_n.shows(operation.rank):
+        if operation is not None and self._exposes(operation):
             self._rendered.put(key, render_operation(operation.tracked, self._labels))
         else:
             self._rendered.drop(key)

@@ -79,7 +79,7 @@ class WatchedEnvironment:
         self.counters = counters
         self.activity = EnvironmentActivity()
         self.operations: dict[str, FollowedOperation] = {}
-        self.index = MembershipIndex()
+        self.index = MembershipIndex(self.operations)
         # What is shown.
         self.top_n = TopN(settings.per_operation_limit)
         self.groups = CardinalityLimit(exposure.GROUPS_MOST, memory.groups)
@@ -186,9 +186,16 @@ class WatchedEnvironment:
         operation = self.operations.get(entry.id)
         return operation is not None and operation.plan is entry
 
+    def follow(self, operation: FollowedOperation) -> None:
+        """Follow a new operation."""
+        operation.memberships = self.index.memberships(operation.id)
+        self.index.put(operation.id, ())
+        self.operations[operation.id] = operation
+
     def drop(self, operation: FollowedOperation) -> None:
         """Follow an operation no more."""
         del self.operations[operation.id]
+        self.index.put(operation.id, operation.memberships)
         if operation.plan is not None:
             self.due_queue.replaced(operation.plan)
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exporter.tracking.history import NO_HISTORY, History
+from exporter.tracking.memory import StoredOperation
 
 if TYPE_CHECKING:
     from exporter.operation import OperationKey
     from exporter.tracking.exposure import Rank
     from exporter.tracking.ledger import Contribution
+    from exporter.tracking.memberships import Memberships
     from exporter.tracking.pacing import DuePoll
     from exporter.tracking.transitions import Tracked
 
@@ -23,6 +25,7 @@ class FollowedOperation:
 
     tracked: Tracked
     contribution: Contribution  # to the sums of its aggregate, as it was added
+    memberships: Memberships = ()
     history: History = NO_HISTORY
     rank: Rank | None = None  # None: hidden
     plan: DuePoll | None = None  # its next request
@@ -39,3 +42,8 @@ class FollowedOperation:
     def id(self) -> str:
         """Its id, within its environment."""
         return self.tracked.key.id
+
+    @property
+    def stored(self) -> StoredOperation:
+        """What is to be remembered of it."""
+        return StoredOperation(self.tracked, self.memberships)

@@ -17,14 +17,13 @@ from exporter.tracking import transitions
 from exporter.tracking.expiry import RetirementOrder, Sweep, leaves_at
 from exporter.tracking.exposure import hidden_at
 from exporter.tracking.followed import NEVER
-from exporter.tracking.memberships import API, CONFIG, Conflicts, SourceKind, group_of, labels_of
-from exporter.tracking.memory import StoredOperation
+from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of
 from exporter.tracking.messages import ReleaseResult
 from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
 from exporter.tracking.tombstones import Tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from exporter.metrics.own import Activity
     from exporter.tracking.book import Book
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from exporter.tracking.followed import FollowedOperation
     from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.memberships import Memberships, SourceKey
+    from exporter.tracking.memory import StoredOperation
     from exporter.tracking.messages import Created, Listed, Registration
     from exporter.tracking.slices import Job
     from exporter.tracking.snapshot import SourceState
@@ -64,7 +64,6 @@ class Intake:
         self._activity = activity
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
-        self._conflicts = Conflicts()
         self._sweep = Sweep()
         self._retirement_order = RetirementOrder(book.find)
 
@@ -78,15 +77,10 @@ class Intake:
             self._plan_sweep(operation)
             environment.plan(operation)
 
-    def remove_environment(self, environment: WatchedEnvironment) -> dict[str, StoredOperation]:
-        """End with an environment; return what is known of it, by id."""
-        known = {each.tracked.key.id: each for each in self.all_stored(environment)}
-        name = environment.name
+    def remove_environment(self, name: str) -> None:
+        """End with an environment."""
         self._waiting = {key: None for key in self._waiting if key.environment != name}
         self._ended = {key: each for key, each in self._ended.items() if key.environment != name}
-        for operation_id in environment.index:
-            self._conflicts.newly(OperationKey(name, operation_id), ())
-        return known
 
     def unlist_http(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Drop what http lists named that are configured no more."""
@@ -99,16 +93,6 @@ class Intake:
         """Return the sources of an environment as they stand."""
         urls = {each.url for each in environment.settings.operations_http}
         return environment.activity.sources(environment.index.counts(), urls)
-
-    def stored(self, key: OperationKey) -> StoredOperation | None:
-        """Return what is to be remembered of an operation, None if it is not tracked."""
-        operation = self._book.find(key)
-        return StoredOperation(operation.tracked, self._memberships(key)) if operation is not None else None
-
-    def all_stored(self, environment: WatchedEnvironment) -> Iterator[StoredOperation]:
-        """Return what is to be remembered of the operations of an environment."""
-        index = environment.index
-        return (StoredOperation(each.tracked, index.memberships(each.id)) for each in environment.operations.values())
 
     def _memberships(self, key: OperationKey) -> Memberships:
         return self._environments[key.environment].index.memberships(key.id)
@@ -163,8 +147,8 @@ class Intake:
             if number < len(dropped):
                 index.drop(source, operation_id)
                 self._unlisted(key, source, now)
-            elif index.name(source, listed[operation_id]):
-                conflicts += self._conflicts_newly(key)
+            elif (before := index.name(source, listed[operation_id])) is not None:
+                conflicts += self._conflicts_newly(key, before)
                 # What the configuration lists is followed, whatever became of it before.
                 refused += self._enter(key, now, again=source == CONFIG) is None
         self._log(environment, source, refused, conflicts)
@@ -183,8 +167,8 @@ class Intake:
         key, index = OperationKey(environment.name, registration.operation.id), environment.index
         known = any(each.source == API for each in index.memberships(key.id))
         if not known or registration.operation != ListedOperation(key.id):  # a bare id repeated takes nothing back
-            index.name(API, registration.operation)
-            self._log(environment, API, 0, self._conflicts_newly(key))
+            before = index.name(API, registration.operation)
+            self._log(environment, API, 0, before is not None and self._conflicts_newly(key, before))
         state = self._enter(key, now, again=again)
         if state is None or state == RETIRED:
             index.drop(API, key.id)
@@ -242,7 +226,7 @@ class Intake:
         return operation
 
     def _use_memberships(self, operation: FollowedOperation, now: Moment, *, again: bool) -> str:
-        tracked, memberships = operation.tracked, self._memberships(operation.key)
+        tracked, memberships = operation.tracked, operation.memberships
         self._touch(tracked.key)
         group, labels = group_of(memberships), labels_of(memberships)
         environment = self._environments[tracked.key.environment]
@@ -259,8 +243,8 @@ class Intake:
         self.update(missing, transitions.retried(missing.tracked, now, environment.settings.polling), now)
         environment.plan(missing)
 
-    def _conflicts_newly(self, key: OperationKey) -> bool:
-        newly = self._conflicts.newly(key, self._memberships(key))
+    def _conflicts_newly(self, key: OperationKey, before: Memberships) -> bool:
+        newly = contradict(self._memberships(key)) and not contradict(before)
         self._activity.conflicts.labels(key.environment).inc(newly)
         return newly
 
@@ -282,12 +266,11 @@ class Intake:
         """Let an operation go that a source lists no more: unless another one names it, or its end is to be seen."""
         if not self._listed(key):
             self._waiting.pop(key, None)
-        self._conflicts_newly(key)
         operation = self._book.find(key)
         if operation is None:
             return
         tracked = operation.tracked
-        if self._memberships(key):
+        if operation.memberships:
             self._use_memberships(operation, now, again=False)
             self._plan_sweep(operation)  # it could not leave while the configuration listed it
         elif source == CONFIG or tracked.clean or tracked.lost:
@@ -298,9 +281,7 @@ class Intake:
             self._touch(key)
 
     def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
-        index = self._environments[key.environment].index
-        index.drop(API, key.id)
-        self._conflicts.newly(key, ())
+        self._environments[key.environment].index.drop(API, key.id)
         operation = self._book.find(key)
         if operation is not None:
             self._book.remove(operation, reason)
@@ -314,7 +295,7 @@ class Intake:
 
     def _leaves_at(self, operation: FollowedOperation) -> float:
         retention = self._environments[operation.key.environment].settings.retention
-        return leaves_at(operation.tracked, self._memberships(operation.key), retention)
+        return leaves_at(operation.tracked, operation.memberships, retention)
 
     def sweep(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Look at all operations of an environment: when they are hidden or leave has changed."""

@@ -183,10 +183,12 @@ class EnvironmentRegistry:
         name = environment.name
         environment.upstream.leave(environment, now.mono)
         self._drop_empty_upstreams()
-        aggregates, operations = self._book.all_remembered(name), self._intake.remove_environment(environment)
+        operations = {each.id: each.stored for each in environment.operations.values()}
+        aggregates = self._book.all_remembered(name)
         self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates)
         self._group_commit.dirty.environments[name] = None
         self._book.remove_environment(environment)
+        self._intake.remove_environment(name)
         del self._environments[name]
         self._activity.remove_environment(name)
         log.info("environment is no longer configured", environment=name, operations=len(operations))
@@ -214,7 +216,7 @@ class EnvironmentRegistry:
             aggregates |= asleep.aggregates
             environments[name] = asleep.memory
         for name, environment in self._environments.items():
-            operations |= {each.tracked.key: each for each in self._intake.all_stored(environment)}
+            operations |= {each.key: each.stored for each in environment.operations.values()}
             aggregates |= self._book.all_remembered(name)
             environments[name] = environment.stored_memory
         return Memory(operations, deepcopy(self._intake.tombstones), aggregates, environments)
@@ -228,9 +230,10 @@ class EnvironmentRegistry:
 
     def stored_operation(self, key: OperationKey) -> StoredOperation | None:
         """Return what is to be remembered of an operation, awake or asleep."""
-        if (kept := self._intake.stored(key)) is not None or (asleep := self._asleep.get(key.environment)) is None:
-            return kept
-        return asleep.operations.get(key.id)
+        if (operation := self._book.find(key)) is not None:
+            return operation.stored
+        asleep = self._asleep.get(key.environment)
+        return asleep.operations.get(key.id) if asleep is not None else None
 
     def stored_aggregate(self, key: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name, awake or asleep."""
