@@ -21,7 +21,7 @@ LAYERS = (
     ("tracking.snapshot",),
     ("tracking.status",),
     ("tracking.ledger", "tracking.exposure", "tracking.facts"),
-    ("tracking.selection",),
+    ("tracking.selection", "tracking.followed"),
     ("tracking.expiry",),
     ("metrics",),
     ("tracking.messages",),

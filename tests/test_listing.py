@@ -16,7 +16,6 @@ from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import facts, transitions
 from exporter.tracking.history import History, plotted
 from exporter.tracking.memberships import SourceKey, SourceKind
-from exporter.tracking.memory import StoredOperation
 from exporter.tracking.selection import (
     CHOICES_MOST,
     STATUSES,
@@ -57,7 +56,7 @@ def snapshot(*shown: Tracked, environments: Iterable[str] = ("production",)) -> 
         )
         for each in environments
     )
-    return SnapshotBuilder().publish(by_key, lambda key: StoredOperation(by_key[key], ()), lambda _key: True, statuses)
+    return SnapshotBuilder().publish(by_key, lambda key: Entry(by_key[key], ()), statuses)
 
 
 def found(shown: Snapshot, **wanted: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The book of all operations: who is tracked, what they add up to, and how it is published.
+"""The book: what all operations add up to, which have series of their own, and how it is published.
 
 Every change of an operation goes through `update`. Only what it touched is rendered again, once, when the next view is
 published.
@@ -7,7 +7,6 @@ published.
 from __future__ import annotations
 
 from dataclasses import replace
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from exporter.metrics.exposition import RenderedRows, View, render_operation
@@ -15,21 +14,24 @@ from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.exposure import TopN
+from exporter.tracking.followed import FollowedOperation
 from exporter.tracking.ledger import contribution_of, ended_now, grow
+from exporter.tracking.snapshot import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from exporter.metrics.own import Activity
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.group_commit import GroupCommit
+    from exporter.tracking.ledger import Aggregate
     from exporter.tracking.memory import AggregateKey, StoredAggregate
     from exporter.tracking.transitions import Moment, Tracked
 
 
 class Book:
-    """All tracked operations. Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
+    """Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
 
     def __init__(
         self,
@@ -42,28 +44,29 @@ class Book:
         self._labels = labels
         self._activity = activity
         self._group_commit = group_commit
-        self._operations: dict[OperationKey, Tracked] = {}
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
         self._touched: dict[OperationKey, None] = {}
-        self._hidings: list[tuple[float, OperationKey]] = []
         self.changed = True
         self.generation = 0  # of what is published: counts the configurations
 
     def __len__(self) -> int:
-        return len(self._operations)
+        return sum(len(each.operations) for each in self._environments.values())
 
-    def get(self, key: OperationKey) -> Tracked | None:
-        """Return an operation as it stands, if it is tracked."""
-        return self._operations.get(key)
+    def find(self, key: OperationKey) -> FollowedOperation | None:
+        """Return an operation, if it is followed."""
+        environment = self._environments.get(key.environment)
+        return environment.operations.get(key.id) if environment is not None else None
 
-    def of(self, environment: str) -> Iterator[Tracked]:
-        """Walk through the operations of an environment."""
-        return (each for each in self._operations.values() if each.key.environment == environment)
+    def entry(self, key: OperationKey) -> Entry | None:
+        """Return what pages and programs are shown of an operation, if it is followed."""
+        operation = self.find(key)
+        if operation is None:
+            return None
+        return Entry(*operation.stored, operation.history, self._exposes(operation))
 
-    def exposes(self, key: OperationKey) -> bool:
-        """Whether a tracked operation has series of its own."""
-        return self._environments[key.environment].top_n.shows(key.id)
+    def _exposes(self, operation: FollowedOperation) -> bool:
+        return self._environments[operation.key.environment].top_n.shows(operation.rank)
 
     @property
     def touched(self) -> Collection[OperationKey]:
@@ -83,30 +86,30 @@ class Book:
             self._aggregates.remember(place, memory)
         self.changed = True
 
-    def remove_environment(self, name: str) -> None:
+    def remove_environment(self, environment: WatchedEnvironment) -> None:
         """End with an environment: nothing of it is shown any more."""
-        for key in [each.key for each in self.of(name)]:
-            del self._operations[key]
-            self._touched[key] = None  # those dropped since the last view are among the touched ones already
-        self._aggregates.remove_environment(name)
-        self.changed = True
+        self._touch_all(environment)  # those dropped since the last view are among the touched ones already
+        self._aggregates.remove_environment(environment.name)
 
     def change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Show the operations of an environment as its settings now say."""
-        environment.top_n = TopN(environment.settings.per_operation_limit)
-        shown = [each for each in self.of(environment.name) if not self._is_hidden(each, now)]
-        environment.top_n.fill(exposure.rank(each) for each in shown)
-        self._touch_all(environment.name)
+        ranks = []
+        for each in environment.operations.values():
+            each.rank = self._rank(environment, each.tracked, now)
+            if each.rank is not None:
+                ranks.append(each.rank)
+        environment.top_n = TopN(environment.settings.per_operation_limit, ranks)
+        self._touch_all(environment)
 
     def use_labels(self, labels: Sequence[str]) -> None:
         """Show these declared labels from now on."""
         if labels != self._labels:
             self._labels = labels
-            for name in self._environments:
-                self._touch_all(name)
+            for environment in self._environments.values():
+                self._touch_all(environment)
 
-    def _touch_all(self, environment: str) -> None:
-        self._touched |= dict.fromkeys(each.key for each in self.of(environment))
+    def _touch_all(self, environment: WatchedEnvironment) -> None:
+        self._touched |= dict.fromkeys(each.key for each in environment.operations.values())
         self.changed = True
 
     def remembered(self, place: AggregateKey) -> StoredAggregate | None:
@@ -130,33 +133,60 @@ class Book:
             self._group_commit.dirty.environments[environment.name] = None
         return admitted
 
-    def update(self, after: Tracked, now: Moment) -> Tracked:
-        """Take in an operation, new or changed, and return it with its marks raised and its name admitted."""
-        before = self._operations.get(after.key)
-        after = self._admitted(before, after)
-        if before is not None and after.operation is not None and after.operation is not before.operation:
-            after = self._count(before, after)
-        self._operations[after.key] = after
-        if before is not None:
-            self._aggregates.aggregate_of(before).remove(contribution_of(before))
-            self._tally(before, -1)
-        self._aggregates.aggregate_of(after).add(contribution_of(after))
-        self._tally(after, 1)
-        self._touched[after.key] = None
-        self._show(after, now)
-        self.changed = True
-        return after
+    # Operations.
 
-    def remove(self, key: OperationKey, reason: str | None) -> None:
+    def add(self, tracked: Tracked, now: Moment) -> FollowedOperation:
+        """Take in a new operation, with its name admitted."""
+        tracked = self._admitted(None, tracked)
+        operation = FollowedOperation(tracked, contribution_of(tracked))
+        self._environments[tracked.key.environment].follow(operation)
+        self._sum_up(operation, now)
+        return operation
+
+    def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
+        """Take in what is known of an operation now, with its marks raised and its name admitted."""
+        before = operation.tracked
+        after = self._admitted(before, after)
+        if after.operation is not None and after.operation is not before.operation:
+            after = self._count(before, after)
+        self._subtract(operation)
+        operation.tracked, operation.contribution = after, contribution_of(after)
+        self._sum_up(operation, now)
+
+    def remove(self, operation: FollowedOperation, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
-        before = self._operations.pop(key)
-        aggregate = self._aggregates.aggregate_of(before)
-        aggregate.remove(contribution_of(before))
+        aggregate = self._subtract(operation)
         if reason is not None:
             aggregate.retired[reason] += 1
-        self._tally(before, -1)
-        self._touched |= dict.fromkeys([key, *self._placed(before, None)])
-        self.changed = True
+        environment = self._environments[operation.key.environment]
+        self._move(environment, operation, None)
+        environment.drop(operation)
+
+    def _sum_up(self, operation: FollowedOperation, now: Moment) -> None:
+        self._aggregates.aggregate_of(operation.tracked).add(operation.contribution)
+        self._tally(operation.tracked, 1)
+        self.show(operation, now)
+
+    def _subtract(self, operation: FollowedOperation) -> Aggregate:
+        aggregate = self._aggregates.aggregate_of(operation.tracked)
+        aggregate.remove(operation.contribution)
+        self._tally(operation.tracked, -1)
+        return aggregate
+
+    def show(self, operation: FollowedOperation, now: Moment) -> None:
+        """Give an operation the rank that it has now, or hide it."""
+        environment = self._environments[operation.key.environment]
+        self._move(environment, operation, self._rank(environment, operation.tracked, now))
+
+    def _rank(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> Rank | None:
+        hidden = exposure.hidden_at(tracked, environment.settings.per_operation) <= now.mono
+        return None if hidden else exposure.rank(tracked)
+
+    def _move(self, environment: WatchedEnvironment, operation: FollowedOperation, rank: Rank | None) -> None:
+        for each in environment.top_n.move(operation.rank, rank):
+            self._touched[OperationKey(environment.name, each)] = None
+        operation.rank = rank
+        self.touch(operation.key)
 
     def _admitted(self, before: Tracked | None, after: Tracked) -> Tracked:
         record = after.operation
@@ -190,39 +220,10 @@ class Book:
 
     def _tally(self, tracked: Tracked, sign: int) -> None:
         environment = self._environments[tracked.key.environment]
-        environment.tracked += sign
         environment.lost += sign * tracked.lost
         environment.missing += sign * (tracked.missing_since is not None)
         if tracked.active:
             (environment.intervals.add if sign > 0 else environment.intervals.remove)(tracked.interval)
-
-    def _show(self, tracked: Tracked, now: Moment) -> None:
-        rank = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
-        self._touched |= dict.fromkeys(self._placed(tracked, rank))
-
-    def _placed(self, tracked: Tracked, rank: Rank | None) -> Iterator[OperationKey]:
-        environment = self._environments[tracked.key.environment]
-        return (OperationKey(environment.name, each) for each in environment.top_n.place(tracked.key.id, rank))
-
-    def _is_hidden(self, tracked: Tracked, now: Moment) -> bool:
-        mode = self._environments[tracked.key.environment].settings.per_operation
-        hidden_at = exposure.hidden_at(tracked, mode)
-        if hidden_at is None or hidden_at <= now.mono:
-            return hidden_at is not None
-        heappush(self._hidings, (hidden_at, tracked.key))
-        return False
-
-    def hide_due(self, now: Moment) -> None:
-        """Take away the series of clean operations whose time in `active` mode is over."""
-        while self._hidings and self._hidings[0][0] <= now.mono:
-            _, key = heappop(self._hidings)
-            if (tracked := self._operations.get(key)) is not None:
-                self._show(tracked, now)
-                self.changed = True
-
-    def next_hiding(self) -> float:
-        """Return when `hide_due` has work next (monotonic; inf: never)."""
-        return self._hidings[0][0] if self._hidings else float("inf")
 
     def publish(self) -> View:
         """Render what changed since the last view, and return all as it stands."""
@@ -238,16 +239,16 @@ class Book:
         return View(operations, aggregates, groups, self._aggregates.stale, size, self.generation)
 
     def _render_operation(self, key: OperationKey) -> None:
-        tracked = self._operations.get(key)
-        if tracked is None or not self.exposes(key):
-            self._rendered.drop(key)
+        operation = self.find(key)
+        if operation is not None and self._exposes(operation):
+            self._rendered.put(key, render_operation(operation.tracked, self._labels))
         else:
-            self._rendered.put(key, render_operation(tracked, self._labels))
+            self._rendered.drop(key)
 
     def _publish_gauges(self) -> None:
         for name, each in self._environments.items():
-            self._activity.operations.labels(name).set(each.tracked)
-            self._activity.not_exposed.labels(name).set(each.tracked - each.lost - each.top_n.shown)
+            self._activity.operations.labels(name).set(len(each.operations))
+            self._activity.not_exposed.labels(name).set(len(each.operations) - each.lost - each.top_n.shown)
             longest = each.intervals.most
             if longest is None:
                 self._activity.poll_interval.remove(name)

@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.operation import NIL_ID
 from exporter.tracking import exposure
 from exporter.tracking.exposure import CardinalityLimit, TopN
 from exporter.tracking.ledger import Ordered
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.metrics.own import PollCounters
+    from exporter.tracking.followed import FollowedOperation
     from exporter.tracking.memory import EnvironmentMemory
     from exporter.tracking.messages import PollRequest
-    from exporter.tracking.transitions import Tracked
 
 MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
 BAD_RESPONSES_BEFORE_LOG = 5
@@ -57,7 +58,7 @@ class Health:
 
 
 class WatchedEnvironment:
-    """All that the tracker keeps of one environment: who names what, what of it is shown, and its requests.
+    """All that the tracker keeps of one environment: its operations, who names them, what is shown, and its requests.
 
     `trusted`: a record came since key, branch or URL changed, so a 404 means that the operation is gone, not that the
     key belongs elsewhere. `key_epoch` counts the keys, so that an answer to an old one is not held against a new one;
@@ -77,12 +78,12 @@ class WatchedEnvironment:
         self.memory = memory
         self.counters = counters
         self.activity = EnvironmentActivity()
-        self.index = MembershipIndex()
+        self.operations: dict[str, FollowedOperation] = {}
+        self.index = MembershipIndex(self.operations)
         # What is shown.
         self.top_n = TopN(settings.per_operation_limit)
         self.groups = CardinalityLimit(exposure.GROUPS_MOST, memory.groups)
         self.names = CardinalityLimit(exposure.NAMES_MOST, memory.names)
-        self.tracked = 0
         self.lost = 0
         self.missing = 0  # those of which Knock said 404 since their last record
         self.intervals = Ordered()
@@ -91,11 +92,11 @@ class WatchedEnvironment:
         self.upstream = upstream
         self._epochs = epochs
         self.key_epoch = self._first_epoch = self._moved_epoch = next(epochs)
-        self.due_queue = DueQueue()
+        self.due_queue = DueQueue(self._is_planned)
         self.health = Health()
         self.in_flight = 0
         self._asked: set[str] = set()  # the operations that a request is under way for
-        self._repeated: set[str] = set()  # those whose last request was lost with its connection
+        self.repeated = False  # whether the last check of the key was lost with its connection
         self.last_sent = -math.inf
         self.trusted = False
         self.hinted = False
@@ -116,7 +117,7 @@ class WatchedEnvironment:
     @property
     def only_missing(self) -> bool:
         """Whether Knock said 404 of every operation, and has shown no record of any since."""
-        return self.missing == self.tracked > 0
+        return self.missing == len(self.operations) > 0
 
     def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""
@@ -160,23 +161,43 @@ class WatchedEnvironment:
         if is_new:
             upstream.rate_limiter.inherit(old.rate_limiter)
 
-    def plan(self, tracked: Tracked) -> None:
-        """Plan the next request about an operation as it is now; while one is under way, its answer plans the next."""
-        if tracked.due is None:
-            self.drop(tracked.key.id)
-        elif tracked.key.id not in self._asked:
+    def plan(self, operation: FollowedOperation, due: float | None = None) -> None:
+        """Plan the next request about an operation, for when it is due or for another time.
+
+        While one is under way, its answer plans the next.
+        """
+        tracked, before = operation.tracked, operation.plan
+        operation.plan = None
+        if tracked.due is not None and operation.id not in self._asked:
             self._added += 1
-            self.due_queue.add(DuePoll(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
+            due = tracked.due if due is None else due
+            operation.plan = DuePoll(due, self._added, operation.id, tracked.poll_class, tracked.interval)
+            self.due_queue.add(operation.plan)
+        if before is not None:
+            self.due_queue.replaced(before)
 
-    def put_off(self, entry: DuePoll, due: float) -> None:
-        """Plan again, for later, what could not be sent."""
-        self._added += 1
-        self.due_queue.add(entry._replace(due=due, number=self._added))
+    def take(self, poll_class: PollClass, bucket: int) -> DuePoll:
+        """Take out the first request in line of a bucket."""
+        entry = self.due_queue.pop(poll_class, bucket)
+        self.operations[entry.id].plan = None
+        return entry
 
-    def drop(self, operation_id: str) -> None:
-        """Plan nothing about an operation any more."""
-        self.due_queue.discard(operation_id)
-        self._repeated.discard(operation_id)
+    def _is_planned(self, entry: DuePoll) -> bool:
+        operation = self.operations.get(entry.id)
+        return operation is not None and operation.plan is entry
+
+    def follow(self, operation: FollowedOperation) -> None:
+        """Follow a new operation."""
+        operation.memberships = self.index.memberships(operation.id)
+        self.index.put(operation.id, ())
+        self.operations[operation.id] = operation
+
+    def drop(self, operation: FollowedOperation) -> None:
+        """Follow an operation no more."""
+        del self.operations[operation.id]
+        self.index.put(operation.id, operation.memberships)
+        if operation.plan is not None:
+            self.due_queue.replaced(operation.plan)
 
     def begin(self, operation_id: str, now: float) -> None:
         """Note a request that is sent; NIL_ID: it only checks the key."""
@@ -192,9 +213,11 @@ class WatchedEnvironment:
         """
         self.in_flight -= 1
         self._asked.discard(operation_id)
-        repeat = lost and operation_id not in self._repeated
-        (self._repeated.add if repeat else self._repeated.discard)(operation_id)
-        return repeat
+        asked = self if operation_id == NIL_ID else self.operations.get(operation_id)
+        if asked is None:
+            return lost
+        asked.repeated = lost and not asked.repeated
+        return asked.repeated
 
     def check_key_again(self) -> None:
         """Check the key as soon as nothing else is asked."""
@@ -269,7 +292,7 @@ class Upstream:
         if firsts:
             chosen = self._round_robin.choose(list(firsts))
             _, bucket, number = firsts[chosen]
-            return NextPoll(free[number], free[number].due_queue.pop(chosen, bucket))
+            return NextPoll(free[number], free[number].take(chosen, bucket))
         return next((NextPoll(environment, None) for environment in free if self._checks_key(environment, now)), None)
 
     def _checks_key(self, environment: WatchedEnvironment, now: float) -> bool:

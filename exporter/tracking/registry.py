@@ -124,23 +124,20 @@ class EnvironmentRegistry:
             self._moved(environment, now)
         if (before.per_operation, before.per_operation_limit) != (settings.per_operation, settings.per_operation_limit):
             self._book.change_exposure(environment, now)
-        if before.retention != settings.retention:
-            self._intake.use_retention()
+        if (before.retention, before.per_operation) != (settings.retention, settings.per_operation):
+            self._intake.sweep(environment, now)
         if before.polling != settings.polling:
             self._intake.slices.put((environment.name, "pace"), self._change_pace(environment), now)
 
     def _change_pace(self, environment: WatchedEnvironment) -> Job:
         now = yield
-        for number, key in enumerate([each.key for each in self._book.of(environment.name) if each.active]):
+        for number, operation in enumerate([each for each in environment.operations.values() if each.tracked.active]):
             if is_due(number):
                 now = yield
-            tracked = self._book.get(key)
-            if tracked is not None and tracked.active and self._is_watched(environment):
-                after = transitions.repaced(tracked, now, environment.settings.polling)
-                environment.plan(self._intake.update(after, now))
-
-    def _is_watched(self, environment: WatchedEnvironment) -> bool:
-        return self._environments.get(environment.name) is environment
+            if operation.tracked.active and self._book.find(operation.key) is operation:
+                after = transitions.repaced(operation.tracked, now, environment.settings.polling)
+                self._intake.update(operation, after, now)
+                environment.plan(operation)
 
     def _moved(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Another Knock answers now: what it tells first may have been counted elsewhere."""
@@ -170,13 +167,12 @@ class EnvironmentRegistry:
 
     def _retry(self, environment: WatchedEnvironment) -> Job:
         now = yield
-        missing = [each.key for each in self._book.of(environment.name) if each.missing_since is not None]
-        for number, key in enumerate(missing):
+        missing = [each for each in environment.operations.values() if each.tracked.missing_since is not None]
+        for number, operation in enumerate(missing):
             if is_due(number):
                 now = yield
-            tracked = self._book.get(key)
-            if tracked is not None and tracked.missing_since is not None and self._is_watched(environment):
-                self._intake.retry(tracked, now)
+            if operation.tracked.missing_since is not None and self._book.find(operation.key) is operation:
+                self._intake.retry(operation, now)
 
     def _drop_empty_upstreams(self) -> None:
         self._upstreams = {where: each for where, each in self._upstreams.items() if each.environments}
@@ -187,10 +183,12 @@ class EnvironmentRegistry:
         name = environment.name
         environment.upstream.leave(environment, now.mono)
         self._drop_empty_upstreams()
-        aggregates, operations = self._book.all_remembered(name), self._intake.remove_environment(environment)
+        operations = {each.id: each.stored for each in environment.operations.values()}
+        aggregates = self._book.all_remembered(name)
         self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates)
         self._group_commit.dirty.environments[name] = None
-        self._book.remove_environment(name)
+        self._book.remove_environment(environment)
+        self._intake.remove_environment(name)
         del self._environments[name]
         self._activity.remove_environment(name)
         log.info("environment is no longer configured", environment=name, operations=len(operations))
@@ -218,7 +216,7 @@ class EnvironmentRegistry:
             aggregates |= asleep.aggregates
             environments[name] = asleep.memory
         for name, environment in self._environments.items():
-            operations |= {each.tracked.key: each for each in self._intake.all_stored(environment)}
+            operations |= {each.key: each.stored for each in environment.operations.values()}
             aggregates |= self._book.all_remembered(name)
             environments[name] = environment.stored_memory
         return Memory(operations, deepcopy(self._intake.tombstones), aggregates, environments)
@@ -232,9 +230,10 @@ class EnvironmentRegistry:
 
     def stored_operation(self, key: OperationKey) -> StoredOperation | None:
         """Return what is to be remembered of an operation, awake or asleep."""
-        if (kept := self._intake.stored(key)) is not None or (asleep := self._asleep.get(key.environment)) is None:
-            return kept
-        return asleep.operations.get(key.id)
+        if (operation := self._book.find(key)) is not None:
+            return operation.stored
+        asleep = self._asleep.get(key.environment)
+        return asleep.operations.get(key.id) if asleep is not None else None
 
     def stored_aggregate(self, key: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name, awake or asleep."""

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import ConnectionLost, KeyRefused, KnockError, NotFound, Postponed, RateLimited
-from exporter.operation import NIL_ID, Operation, OperationKey
+from exporter.operation import NIL_ID, Operation
 from exporter.tracking import transitions
 from exporter.tracking.accounting import ResponseAccounting
 from exporter.tracking.book import Book
 from exporter.tracking.group_commit import CurrentState, GroupCommit
 from exporter.tracking.handlers import MessageHandlers
+from exporter.tracking.history import recorded, without_points
 from exporter.tracking.intake import Intake
 from exporter.tracking.memory import Memory
 from exporter.tracking.messages import (
@@ -107,7 +108,7 @@ class Tracker:
         self._statuses: tuple[EnvironmentStatus, ...] = ()
         self._next_publish = -math.inf
         self._view_waits_until = -math.inf
-        self._next_round = now.mono + ROUND_SECONDS
+        self._next_round = now.mono
 
     @property
     def operations(self) -> int:
@@ -192,40 +193,37 @@ class Tracker:
         self._accounting.account_lost(environment, answer, now)
         if answer.request.checks_key:
             environment.check_key_again()
-        elif (before := self._book.get(OperationKey(environment.name, answer.request.id))) is not None:
-            environment.plan(before)
-        else:
-            environment.drop(answer.request.id)
+        elif (operation := environment.operations.get(answer.request.id)) is not None:
+            environment.plan(operation)
 
     def _take_outcome(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
-        before = self._book.get(OperationKey(environment.name, answer.request.id))
-        outcome = answer.outcome
-        if before is None or before.final:
+        operation, outcome = environment.operations.get(answer.request.id), answer.outcome
+        if operation is None or operation.tracked.final:
             return
         if isinstance(outcome, Postponed):
-            if before.due is not None:
-                environment.plan(replace(before, due=now.mono + POSTPONED_SECONDS))
+            environment.plan(operation, now.mono + POSTPONED_SECONDS)
             return
-        self._snapshot_builder.polled(before.key, answer.seconds, outcome, now.wall)
-        if not environment.requested_here(answer.request):
-            environment.plan(before)  # another Knock said that
-            return
-        if isinstance(outcome, NotFound) and answer.request.key_epoch != environment.key_epoch:
-            environment.plan(before)  # under another key, which proves nothing
+        operation.history = recorded(operation.history, answer.seconds, outcome, now.wall)
+        other_knock = not environment.requested_here(answer.request)
+        other_key = isinstance(outcome, NotFound) and answer.request.key_epoch != environment.key_epoch
+        if other_knock or other_key:  # which proves nothing
+            environment.plan(operation)
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
-            self._book.touch(before.key)
-            environment.plan(before)  # the upstream's trouble, not the operation's: it stays due
+            self._book.touch(operation.key)
+            environment.plan(operation)  # the upstream's trouble, not the operation's: it stays due
             return
         at = Circumstances(
             now, self._outside.chance(), environment.settings.polling, environment.memory.epoch, environment.trusted
         )
         if isinstance(outcome, Operation):
-            after = self._intake.update(transitions.succeeded(before, outcome, at), now)
+            self._intake.update(operation, transitions.succeeded(operation.tracked, outcome, at), now)
+            if operation.tracked.clean:
+                operation.history = without_points(operation.history)
         else:
-            after = self._intake.update(transitions.failed(before, outcome, at), now)
-            self._log_missing(environment, after, outcome)
-        environment.plan(after)
+            self._intake.update(operation, transitions.failed(operation.tracked, outcome, at), now)
+            self._log_missing(environment, operation.tracked, outcome)
+        environment.plan(operation)
 
     def _log_missing(self, environment: WatchedEnvironment, after: transitions.Tracked, outcome: KnockError) -> None:
         if after.lost:
@@ -271,10 +269,9 @@ class Tracker:
             return now.mono
         if self._intake.slices.waiting:
             starts.append(now.mono)
-        return min(self._publish(now), self._intake.next_step(self._next_round), self._book.next_hiding(), *starts)
+        return min(self._publish(now), self._intake.next_step(self._next_round), *starts)
 
     def _run_periodic(self, now: Moment) -> None:
-        self._book.hide_due(now)
         if now.mono >= min(self._next_round, self._intake.next_step(self._next_round)):
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
@@ -295,7 +292,7 @@ class Tracker:
         operation_id = entry.id if entry is not None else NIL_ID
         wait = self._outside.fetch(PollRequest(environment.name, operation_id, environment.key_epoch, now.mono, probe))
         if entry is not None and wait:
-            environment.put_off(entry, now.mono + wait)
+            environment.plan(environment.operations[entry.id], now.mono + wait)
             return
         if entry is not None:
             environment.counters.delay[entry.poll_class].observe(now.mono - entry.due)
@@ -322,9 +319,7 @@ class Tracker:
 
     def _render(self, now: Moment) -> View:
         self._statuses = self._all_statuses(now)
-        snapshot = self._snapshot_builder.publish(
-            self._book.touched, self._intake.stored, self._book.exposes, self._statuses
-        )
+        snapshot = self._snapshot_builder.publish(self._book.touched, self._book.entry, self._statuses)
         return replace(self._book.publish(), snapshot=snapshot)
 
     def _all_statuses(self, now: Moment) -> tuple[EnvironmentStatus, ...]:
