@@ -22,7 +22,7 @@ BRANCH = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"  # Prometheus' data model
 DURATION = "".join(f"([0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms"))  # Prometheus' configuration
-LONGEST = 100 * 365 * 86400.0  # seconds; beyond it clocks and calendars overflow
+DURATION_MAX = 100 * 365 * 86400.0  # seconds; beyond it clocks and calendars overflow
 TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
 HTTP_INTERVAL_MIN = 1.0
 LABEL_BYTES = 128
@@ -72,13 +72,13 @@ def parse_duration(value: object) -> float:
     seconds = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(value)) / 1000
     if seconds == 0:
         raise InvalidValue("must be more than zero")
-    if seconds > LONGEST:
+    if seconds > DURATION_MAX:
         raise InvalidValue("is too long (expected at most 100y)")
     return seconds
 
 
 def parse_timeout(value: object) -> float:
-    """Turn a duration into the seconds of a time-out. Raises InvalidValue."""
+    """Turn a duration into the seconds of a timeout. Raises InvalidValue."""
     seconds = parse_duration(value)
     if not TIMEOUT_MIN <= seconds <= TIMEOUT_MAX:
         raise InvalidValue(f"is out of range (expected {show_duration(TIMEOUT_MIN)} to {show_duration(TIMEOUT_MAX)})")

@@ -350,22 +350,21 @@ def test_who_does_not_speak_tls_is_told(authority: trustme.CA, caplog: pytest.Lo
     assert not [each for each in caplog.records if each.levelname in ("WARNING", "ERROR")]
 
 
-def held() -> int:
-    return sum(isinstance(each, H11Protocol) for each in gc.get_objects())
+def held(app: ASGIApp) -> int:
+    return sum(isinstance(each, H11Protocol) and each.config.app is app for each in gc.get_objects())
 
 
 def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA) -> None:
-    context = context_of(authority)
-    gc.collect()
+    context, app = context_of(authority), App()
     gc.disable()
     try:
-        with serving(tls=lambda: context) as server:
+        with serving(app, tls=lambda: context) as server:
             for _ in range(5):
                 connect(server).close()
                 with closing(over_tls(authority, server)) as connection:
                     assert served(connection)
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            until(lambda: held() == 0, "freed")
+            until(lambda: held(app) == 0, "freed")
     finally:
         gc.enable()
 

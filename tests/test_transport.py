@@ -213,7 +213,7 @@ def test_the_deadline_holds_for_a_handshake_that_never_comes(ca_file: Path, in_t
 
 
 def test_the_steps_share_one_deadline(authority: trustme.CA, ca_file: Path) -> None:
-    """A slow name and a slow answer, each within the time-out but not together."""
+    """A slow name and a slow answer, each within the timeout but not together."""
 
     def slow_name(*args: Any, **kwargs: Any) -> Any:
         time.sleep(1.2)

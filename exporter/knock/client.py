@@ -121,7 +121,7 @@ class Client:
         self._headers: Mapping[str, str] = MappingProxyType(headers)
 
     def fetch(self, operation_id: str) -> Operation:
-        """Ask for one operation, within the time-out; raises a KnockError and nothing else."""
+        """Ask for one operation, within the timeout; raises a KnockError and nothing else."""
         return self._fetched(operation_id, read_operation)
 
     def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """One deadline for all that an exchange does on the network: names, connecting, sending, receiving.
 
-requests' time-outs bound each wait, not their sum, so a server that trickles header bytes could hold a thread for ever.
-Here one `Deadline` travels as the time-out through requests and urllib3 down to the socket, which asks it before each
+requests' timeouts bound each wait, not their sum, so a server that trickles header bytes could hold a thread for ever.
+Here one `Deadline` travels as the timeout through requests and urllib3 down to the socket, which asks it before each
 read and write; it also bounds how many bytes may come in, whatever they claim to be.
 """
 
@@ -40,7 +40,7 @@ class NameTimeout(TimeoutError):
 
 
 class Deadline(Timeout):
-    """What one exchange may use: seconds from now, and bytes received. urllib3 takes it for a time-out."""
+    """What one exchange may use: seconds from now, and bytes received. urllib3 takes it for a timeout."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(total=seconds)
@@ -72,7 +72,7 @@ class Deadline(Timeout):
         return self.allowance == _MAX_RECEIVED
 
     def clone(self) -> Deadline:
-        """Stay the one deadline: urllib3 copies its time-outs, which would restart them."""
+        """Stay the one deadline: urllib3 copies its timeouts, which would restart them."""
         return self
 
     def start_connect(self) -> float:
@@ -98,7 +98,7 @@ class RemainingTime(float):
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose time-out, when set to a `RemainingTime`, bounds all that follows together and not each call."""
+    """A socket whose timeout, when set to a `RemainingTime`, bounds all that follows together and not each call."""
 
     _deadline: Deadline | None = None
 
@@ -155,7 +155,7 @@ class _Question(NamedTuple):
 
 
 class Resolver:
-    """Looks names up in one daemon thread: getaddrinfo knows no time-out, and must not hold up anybody or the exit."""
+    """Looks names up in one daemon thread: getaddrinfo knows no timeout, and must not hold up anybody or the exit."""
 
     def __init__(self, lookup: Lookup = socket.getaddrinfo) -> None:
         self._asked: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()

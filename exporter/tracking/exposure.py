@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.errors import redact
 from exporter.operation import Status
+from exporter.values import LABEL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exporter.tracking.transitions import Tracked
 
-GROUPS_MOST, NAMES_MOST, LABEL_BYTES_MOST = 100, 50, 128
+GROUPS_MOST, NAMES_MOST = 100, 50
 OTHER = "other"
 CLEAN_SECONDS = 15 * 60.0  # how long `active` shows an operation that completed without errors
 
@@ -106,4 +107,4 @@ class CardinalityLimit:
 
 def is_label_value(text: str) -> bool:
     """Whether a text may stand in a label: printable (so valid UTF-8 without control characters), short, and no key."""
-    return text.isprintable() and len(text.encode()) <= LABEL_BYTES_MOST and redact(text) == text
+    return text.isprintable() and len(text.encode()) <= LABEL_BYTES and redact(text) == text
