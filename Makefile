@@ -12,7 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-PIP := $(BIN)/pip --quiet --disable-pip-version-check install
+# What is used is compiled at its first start; all of it would take half as long again.
+PIP := $(BIN)/pip --quiet --disable-pip-version-check install --no-compile
 count = $(shell grep -c == $(1))
 
 # A .venv that works is kept, with what else somebody installed there.
@@ -42,7 +43,7 @@ quick: .venv/dev ## run the unit tests, in a minute or so
 
 test: .venv/dev ## run all tests; says what it skipped because a tool is missing
 	$(BIN)/pytest -n 4 $(SIDE_BY_SIDE)
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $$(grep -rl --include='test_*.py' 'mark.alone' tests)
 
 # The order of sets, by hash, is part of what a seed repeats.
 soak: .venv/dev ## run random operations, faults and restarts against a model for an hour
@@ -80,8 +81,8 @@ lock: .venv/dev ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --extra test --constraint requirements/dev.txt --output-file requirements/test.txt pyproject.toml
 	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
 
-schema: .venv/dev ## renew docs/config.schema.json from the models
-	$(BIN)/python -m exporter.config > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
+schema: .venv/dev ## renew docs/config.schema.json from the settings and their document
+	$(BIN)/python tools/config_schema.py > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
 
 monitoring: .venv/dev ## renew the rules and dashboards in monitoring/ from their sources
 	$(BIN)/python monitoring/generate.py

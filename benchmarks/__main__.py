@@ -18,7 +18,7 @@ PARTS = {
     "tracker": tracking.publishing,
     "scrape-1000": lambda: scrape.measure(1000),
     "scrape-10000": lambda: scrape.measure(10_000),
-    "scrape-50000": lambda: scrape.measure(50_000),
+    "scrape-growth": scrape.growth,
     "poll": polling.poll_cpu,
     "limit-50": lambda: polling.limit_use(50.0),
     "limit-200": lambda: polling.limit_use(200.0),

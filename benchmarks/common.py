@@ -99,7 +99,7 @@ class Fleet:
         listed = tuple(ListedOperation(each) for each in ids(count))
         environment = EnvironmentSettings(
             "production",
-            KeySource(inline=KEY),
+            api_key=KeySource(inline=KEY),
             operations=listed,
             rate_limit=rate,
             max_in_flight=64,

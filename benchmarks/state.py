@@ -44,7 +44,7 @@ def _changes(number: int, count: int) -> Changes:
 
 def _tracker(count: int, memory: Memory, *, durable: bool) -> tuple[Tracker, list[Changes]]:
     saved: list[Changes] = []
-    environment = EnvironmentSettings("production", KeySource(inline=KEY), per_operation_limit=count)
+    environment = EnvironmentSettings("production", api_key=KeySource(inline=KEY), per_operation_limit=count)
     outside = Outside(
         lambda _r: 0.0,
         lambda _n: None,

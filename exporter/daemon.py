@@ -17,9 +17,9 @@ import structlog
 
 from exporter.errors import ExporterError, StartError
 from exporter.heartbeats import Heartbeats
-from exporter.housekeeping import Housekeeping, KeyChecks
+from exporter.housekeeping import Housekeeping, KeyReader
 from exporter.keys import KeyWatch, doubt
-from exporter.knock.connect import read_key
+from exporter.knock.client import read_key
 from exporter.knock.environment_clients import EnvironmentClients
 from exporter.knock.memory_budget import MemoryBudget, give_memory_back
 from exporter.metrics.exposition import View
@@ -80,7 +80,7 @@ class Daemon:
         self._servers = Servers(flags)
         self.addresses = self._servers.addresses
         keys = _read_keys(config, environ)
-        self._tokens = TokenWatch(config.tokens, environ)
+        self._tokens = TokenWatch(config.registration.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
@@ -88,7 +88,7 @@ class Daemon:
         self._clients = EnvironmentClients(self._inbox.put, budget)
         self._clients.prepare(config.environments, keys)()
         self._writer, memory = self._open_store(config)
-        self._keys = KeyChecks(environ, self._inbox.put, clock)
+        self._keys = KeyReader(environ, self._inbox.put, clock)
         self._keys.use(_watches(config, keys))
         self._sources = Sources(config, self._inbox.put, _remembered(memory), budget)
         self._reloading = (
@@ -110,7 +110,7 @@ class Daemon:
     def _open_store(self, config: Config) -> tuple[Writer | None, Memory]:
         if config.storage is None:
             return None, Memory()
-        store, memory = open_store(config.storage, clock)
+        store, memory = open_store(config.storage.path, clock)
         return Writer(store, self._inbox.put, clock), memory
 
     def _make_housekeeping(self) -> Housekeeping:
@@ -183,7 +183,7 @@ class Daemon:
         if config.storage != self._config.storage:
             raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is active)")
         keys = _read_keys(config, self._environ)
-        tokens = TokenWatch(config.tokens, self._environ)
+        tokens = TokenWatch(config.registration.tokens, self._environ)
         switch_clients = self._clients.prepare(config.environments, keys)
         switched, shown = threading.Event(), threading.Event()
 
@@ -211,7 +211,7 @@ class Daemon:
             log.warning("registration token cannot be read, keeping the old one", error=self._tokens.problem)
 
     def _log_registration(self) -> None:
-        if not self._config.tokens:
+        if not self._config.registration.tokens:
             log.info("registration over HTTP is off: no tokens are configured (registration.tokens)")
 
     def _publish(self, view: View) -> None:

@@ -101,7 +101,7 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
 
 def _environment(name: str, url: str) -> EnvironmentSettings:
     key = KeySource(inline=Secret(f"sk_demo_{name}"))
-    return EnvironmentSettings(name, key, base_url=url, rate_limit=50.0, polling=POLLING)
+    return EnvironmentSettings(name, api_key=key, base_url=url, rate_limit=50.0, polling=POLLING)
 
 
 def _print_addresses(daemon: Daemon, tell: Callable[[str], None]) -> None:

@@ -24,11 +24,13 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+Loc = tuple[str | int, ...]  # a place in a configuration, as pydantic names it: ("environments", 0, "name")
 _KEY = re.compile(r"\b(sk|pk)_[^\s\"',;}\]]+")
 
 
@@ -67,6 +69,19 @@ class ConfigProblem:
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
         return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+
+
+class Found(NamedTuple):
+    """A problem before its place is looked up; `line` only where it is not the line of `loc`.
+
+    A `message` that takes a while to word is made when it is shown. `file` is what may mend it without a change of the
+    configuration.
+    """
+
+    loc: Loc
+    message: str | Callable[[], str]
+    line: int | None = None
+    file: Path | None = None
 
 
 class ConfigError(ExporterError):

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 SETTLED_SECONDS = 1.0  # a file not written to for this long is taken as whole
+BYTES_MOST = 64 * 2**20  # of any file: a million ids are 43
 PEM_BYTES_MOST = 4 * 2**20  # all authorities that a system trusts are a quarter of a MiB
 _PIECE = 2**20  # bytes read at once
 
@@ -103,18 +104,12 @@ def is_pipe(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def digest(path: str | os.PathLike[str], most: int) -> bytes:
-    """Tell contents apart; what cannot be read is as good as any other content."""
+def digest(path: str | os.PathLike[str]) -> bytes:
+    """Tell contents apart, and those from why there is none to read."""
     try:
-        return hashlib.sha256(read(path, most)).digest()
-    except OSError:
-        return b""
-
-
-def signature(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Tell what is at a path apart without reading it; empty where nothing is."""
-    found = _stat(path)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else ()
+        return hashlib.sha256(read(path, BYTES_MOST)).digest()
+    except OSError as error:
+        return str(error.errno).encode()
 
 
 def _stat(path: str | os.PathLike[str]) -> os.stat_result | None:
@@ -125,36 +120,35 @@ def _stat(path: str | os.PathLike[str]) -> os.stat_result | None:
 
 
 class Watch:
-    """Tells when files have changed, and are whole: not written to for SETTLED_SECONDS, or the same in two looks.
+    """Tells when the content of files has changed, and is whole: not written to for SETTLED_SECONDS, or seen twice.
 
-    `mark` tells the states of one file apart.
+    `seen` is what tells contents apart.
     """
 
-    def __init__(self, paths: Iterable[Path], mark: Callable[[Path], object] = signature) -> None:
+    def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
-        self._mark = mark
-        self._candidate: tuple[object, ...] | None = None
+        self._candidate: tuple[bytes, ...] | None = None
         self.note()
 
     def note(self) -> None:
         """Take the files as they are now as seen."""
-        self._seen = self._marks()
+        self.seen = self._digests()
         self._candidate = None
 
     def changed(self, wall: float) -> bool:
         """Look at them at the wall-clock time `wall` (Unix seconds); each change is told once."""
-        found = self._marks()
-        if found == self._seen:
+        found = self._digests()
+        if found == self.seen:
             self._candidate = None
             return False
         if found != self._candidate and wall - self._written_at(default=wall) < SETTLED_SECONDS:
             self._candidate = found
             return False
-        self._seen, self._candidate = found, None
+        self.seen, self._candidate = found, None
         return True
 
-    def _marks(self) -> tuple[object, ...]:
-        return tuple(map(self._mark, self._paths))
+    def _digests(self) -> tuple[bytes, ...]:
+        return tuple(map(digest, self._paths))
 
     def _written_at(self, default: float) -> float:
         return max((found.st_mtime for found in map(_stat, self._paths) if found), default=default)

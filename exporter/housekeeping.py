@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from exporter.keys import KeyWatch, Secret
     from exporter.tracking.transitions import Moment
 
-    Job = Callable[[], object]
+    Task = Callable[[], object]
 
 CHECK_SECONDS = 5
-DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the jobs are planned again
+DRIFT_SECONDS = 2.0  # between local and monotonic time, from which on the checks are planned again
 IDLE_SECONDS = 1.0
 
 log = structlog.get_logger()
 
 
 class Housekeeping:
-    """Runs `checks` every CHECK_SECONDS, `chores` at each step (a second at most), and what is asked for at once.
+    """Runs `checks` every CHECK_SECONDS, `every_step` at each step (a second at most), and what is asked for at once.
 
-    `schedule` plans by naive local time: when clocks go back its jobs would stand still for as long. So they are
+    `schedule` plans by naive local time: when clocks go back its tasks would stand still for as long. So they are
     planned again whenever local and monotonic time drift apart: by the end of summer time too. `stepped_at` (monotonic)
     is its heartbeat.
     """
 
-    def __init__(self, checks: Sequence[Job], chores: Sequence[Job], clock: Callable[[], Moment]) -> None:
+    def __init__(self, checks: Sequence[Task], every_step: Sequence[Task], clock: Callable[[], Moment]) -> None:
         self.stepped_at = clock().mono
         self.scheduler = Scheduler()
         self._checks = checks
-        self._chores = chores
+        self._every_step = every_step
         self._clock = clock
-        self._requested: SimpleQueue[Job | None] = SimpleQueue()
+        self._requested: SimpleQueue[Task | None] = SimpleQueue()
         self._drift = 0.0
         self._plan()
 
@@ -51,9 +51,9 @@ class Housekeeping:
         for check in self._checks:
             self.scheduler.every(CHECK_SECONDS).seconds.do(_guarded, check)
 
-    def request(self, job: Job) -> None:
+    def request(self, task: Task) -> None:
         """Have something done now. Never blocks; a signal handler may call it."""
-        self._requested.put(job)
+        self._requested.put(task)
 
     def stop(self) -> None:
         """End `run`."""
@@ -63,10 +63,10 @@ class Housekeeping:
         """Be the housekeeping thread until `stop`."""
         while True:
             try:
-                job = self._requested.get(timeout=IDLE_SECONDS)
-                if job is None:
+                task = self._requested.get(timeout=IDLE_SECONDS)
+                if task is None:
                     return
-                _guarded(job)
+                _guarded(task)
             except Empty:
                 pass
             self.step()
@@ -78,14 +78,14 @@ class Housekeeping:
         if abs(_drift(now) - self._drift) > DRIFT_SECONDS:
             self._plan()
         self.scheduler.run_pending()
-        for chore in self._chores:
-            _guarded(chore)
+        for each in self._every_step:
+            _guarded(each)
 
 
-def _guarded(job: Job) -> None:
-    # A job that raises would stay due and starve those after it.
+def _guarded(task: Task) -> None:
+    # A task that raises would stay due and starve those after it.
     try:
-        job()
+        task()
     except Exception:
         log.exception("housekeeping failed, trying again at its next turn")
 
@@ -95,7 +95,7 @@ def _drift(now: Moment) -> float:
     return now.wall + time.localtime(now.wall).tm_gmtoff - now.mono
 
 
-class KeyChecks:
+class KeyReader:
     """Reads the API keys of the environments, regularly and when asked, and tells the tracker of new ones."""
 
     def __init__(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pydantic_core import CoreSchema
+
 # Anything else would break, or be smuggled into, the Authorization header (http.client prints what it refuses).
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 MASK = "***"
@@ -58,6 +60,14 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        from pydantic_core import core_schema  # noqa: PLC0415 - only what reads settings needs it
+
+        shown = core_schema.plain_serializer_function_ser_schema(lambda _secret: MASK)
+        text = core_schema.str_schema(strict=True)
+        return core_schema.no_info_after_validator_function(cls, text, serialization=shown)
 
 
 class InvalidKey(ValueError):

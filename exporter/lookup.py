@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from exporter import config
 from exporter.config import EnvironmentSettings
 from exporter.config.settings import BASE_URL as KNOCK_URL
-from exporter.config.values import check_base_url, check_branch, plain_http_abroad
 from exporter.errors import StartError
 from exporter.keys import KeySource
+from exporter.values import check_base_url, check_branch, is_unprotected_http
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ def _choose(environments: tuple[EnvironmentSettings, ...], operation_id: str) ->
 def _from_variables(name: str | None, environ: Mapping[str, str]) -> EnvironmentSettings:
     return EnvironmentSettings(
         name=name or "default",
-        key=KeySource(variable=KEY, knock=True),
+        api_key_env=KeySource(variable=KEY, knock=True),
         base_url=_base_url(environ.get(BASE_URL) or KNOCK_URL),
         branch=_branch(environ.get(BRANCH)),
     )
@@ -60,7 +60,7 @@ def _base_url(text: str) -> str:
         url = check_base_url(text)
     except ValueError as error:
         raise StartError(f"{BASE_URL} {error}") from None
-    if plain_http_abroad(url):
+    if is_unprotected_http(url):
         raise StartError(f"{BASE_URL} would send the key unprotected to another machine (use https://)")
     return url
 

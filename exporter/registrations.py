@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.config.settings import GROUP, ListedOperation
-from exporter.config.values import InvalidValue, check_label_value, check_operation_id, quoted
-from exporter.operation import Invalid, Status, decode, is_operation_id, parse_time
+from exporter.config.settings import ListedOperation
+from exporter.operation import GROUP, Invalid, Status, decode, is_operation_id, parse_time
 from exporter.tracking.messages import Created, Registration
+from exporter.values import InvalidValue, check_label_value, check_operation_id, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

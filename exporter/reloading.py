@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter import config, files
-from exporter.config.yaml_source import BYTES_MOST
 from exporter.errors import ConfigError, ExporterError, StartError
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from exporter.config import Config
     from exporter.tracking.transitions import Moment
 
-    Verdict = Callable[[str | None, bool], None]
+    ReloadReply = Callable[[str | None, bool], None]
 
 RETRY_SECONDS, RETRY_SECONDS_MOST = 5.0, 60.0  # many ids take seconds to load
 
@@ -44,7 +42,7 @@ class ConfigFile:
         self._environments = environments
         self._storage = storage
         self._loaded = False
-        self._watch = files.Watch([path], partial(files.digest, most=BYTES_MOST))
+        self._watch = files.Watch([path])
 
     def load(self) -> Config:
         """Read and check all of it. Raises ConfigError, or StartError for an environment that is not in it."""
@@ -55,7 +53,7 @@ class ConfigFile:
         seconds = 0.0 if self._loaded else config.PIPE_SECONDS
         loaded = config.load(self._path, self._environ, self._environments, pipe_seconds=seconds)
         self._loaded = True
-        return replace(loaded, storage=self._storage) if self._storage is not None else loaded
+        return replace(loaded, storage=config.Storage(self._storage)) if self._storage is not None else loaded
 
     def changed(self, wall: float) -> bool:
         """Whether the file holds something new, and whole."""
@@ -99,17 +97,17 @@ class Reloading:
         elif self._retry is not None and self._retry.is_due(now):
             self._attempt(now)
 
-    def reload(self, now: Moment, reply: Verdict = lambda _problem, _conflict: None) -> None:
+    def reload(self, now: Moment, reply: ReloadReply = lambda _problem, _needs_restart: None) -> None:
         """Reload now; `reply` gets what is wrong (None: nothing), and whether a restart would take it."""
         self._retry = None
         self._attempt(now, reply)
 
-    def _attempt(self, now: Moment, reply: Verdict = lambda _problem, _conflict: None) -> None:
+    def _attempt(self, now: Moment, reply: ReloadReply = lambda _problem, _needs_restart: None) -> None:
         try:
             self._apply(self._file.load())
         except ExporterError as error:
             self._failed()
-            if self._plan(str(error), _outside(error), now):
+            if self._plan(str(error), _files_to_watch(error), now):
                 log.error("configuration not reloaded, the old one stays active", error=str(error))  # noqa: TRY400 - expected
             reply(str(error), isinstance(error, NeedsRestart))
         except BaseException as error:
@@ -131,8 +129,8 @@ class Reloading:
         return True
 
 
-def _outside(error: ExporterError) -> tuple[Path, ...] | None:
-    """Return the files that may mend an error; None where nothing can but a change of the configuration."""
+def _files_to_watch(error: ExporterError) -> tuple[Path, ...] | None:
+    """Return the files whose change may mend an error (none: only time may); None: only another configuration can."""
     if isinstance(error, ConfigError):
         return error.mended_by or None
     return None if isinstance(error, NeedsRestart) else ()

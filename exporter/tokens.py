@@ -77,9 +77,11 @@ class TokenWatch:
     """
 
     def __init__(self, sources: Sequence[TokenSource], environ: Mapping[str, str]) -> None:
-        self._scopes = [source.environments for source in sources]
+        self._scopes = [source.scope for source in sources]
         self._secrets = [_read(source, environ) for source in sources]
-        self._watches = [KeyWatch(source.token, secret) for source, secret in zip(sources, self._secrets, strict=True)]
+        self._watches = [
+            KeyWatch(source.token_file, secret) for source, secret in zip(sources, self._secrets, strict=True)
+        ]
         self.tokens = self._made()
         self.problem: str | None = None
 
@@ -99,7 +101,7 @@ class TokenWatch:
 
 def _read(source: TokenSource, environ: Mapping[str, str]) -> Secret:
     try:
-        return source.token.read(environ)
+        return source.token_file.read(environ)
     except InvalidKey as error:
         raise StartError(f"registration token: {error}") from None
 

@@ -66,9 +66,7 @@ def schema() -> str:
     # Helm and a chart that has this one as a dependency, with a condition, set these.
     whole["properties"] |= {"global": values_schema.OBJECT, "enabled": {"type": "boolean"}}
     parts = {
-        name: part
-        for name, part in exporter["$defs"].items()
-        if name in {"HttpSourceKeys", "OperationKeys", "PollingKeys"}
+        name: part for name, part in exporter["$defs"].items() if name in {"HttpSource", "ListedOperation", "Polling"}
     }
     made = {
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -132,7 +132,7 @@ def portable(schema: Any) -> Any:
 
 def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, Any]:
     """Return the schemas that a default value does not tell, by path."""
-    environment = dict(exporter["$defs"]["EnvironmentKeys"]["properties"])
+    environment = dict(exporter["$defs"]["EnvironmentSettings"]["properties"])
     own = {key: value for key, value in environment.items() if key not in NOT_HERE["environments"]}
     whole = {key: value for key, value in exporter["properties"].items() if key not in NOT_HERE[""]}
     some = {"type": "string", "minLength": 1}

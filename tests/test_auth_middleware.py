@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from exporter.metrics.exposition import View
 from exporter.metrics.own import HTTP_REFUSALS, Activity
 from exporter.web.auth_middleware import AuthMiddleware
-from exporter.web.bounded import WAITING_MOST
 from exporter.web.context import AppContext
 from exporter.web.passwords import Passwords
 from exporter.web.web_config import WebConfig
+from exporter.web.worker import WAITING_MOST
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -26,7 +26,7 @@ def call(*args: str, **environ: str) -> Result:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def config_file(tmp_path: Path) -> Path:
     return tmp_path / "config.yaml"
 
 
@@ -146,23 +146,23 @@ def test_an_unknown_command_is_told() -> None:
     assert "No such command 'fly'" in result.stderr
 
 
-def test_check_config_shows_what_is_active(file: Path) -> None:
-    file.write_text(GOOD)
-    result = call("check-config", str(file))
+def test_check_config_shows_what_is_active(config_file: Path) -> None:
+    config_file.write_text(GOOD)
+    result = call("check-config", str(config_file))
     assert (result.exit_code, result.stderr) == (0, "")
     assert KEY not in result.stdout
     shown = yaml.safe_load(result.stdout)["environments"][0]
     assert (shown["name"], shown["api_key"], shown["rate_limit"]) == ("production", "***", 20.0)
 
 
-def test_check_config_tells_all_problems(file: Path) -> None:
-    file.write_text(BAD)
-    result = call("check-config", str(file))
+def test_check_config_tells_all_problems(config_file: Path) -> None:
+    config_file.write_text(BAD)
+    result = call("check-config", str(config_file))
     assert (result.exit_code, result.stdout) == (1, "")
     assert [line.split(": ")[:3] for line in result.stderr.splitlines()] == [
-        [str(file), "line 3", "environments[0].api_key_env"],
-        [str(file), "line 4", "environments[0].rate_limit"],
-        [str(file), "line 5", "nope"],
+        [str(config_file), "line 3", "environments[0].api_key_env"],
+        [str(config_file), "line 4", "environments[0].rate_limit"],
+        [str(config_file), "line 5", "nope"],
     ]
 
 
@@ -178,9 +178,9 @@ def test_check_config_needs_a_file() -> None:
     assert "Missing argument 'FILE'" in result.stderr
 
 
-def test_a_start_that_fails_ends_with_its_reason(file: Path) -> None:
-    file.write_text(GOOD)
-    result = call(f"--config.file={file}", "--web.listen-address=192.0.2.1:80")
+def test_a_start_that_fails_ends_with_its_reason(config_file: Path) -> None:
+    config_file.write_text(GOOD)
+    result = call(f"--config.file={config_file}", "--web.listen-address=192.0.2.1:80")
     assert result.exit_code == 1
     assert (
         result.stderr
@@ -195,15 +195,15 @@ def test_simulate_needs_a_speed(speed: str) -> None:
     assert "'--speed'" in result.stderr
 
 
-def test_a_key_that_is_unlikely_to_be_one_is_warned_of(file: Path) -> None:
-    file.write_text("environments: [{name: production, api_key_env: KNOCK_KEY}]")
-    result = call("check-config", str(file), KNOCK_KEY="secret-0123456789")
+def test_a_key_that_is_unlikely_to_be_one_is_warned_of(config_file: Path) -> None:
+    config_file.write_text("environments: [{name: production, api_key_env: KNOCK_KEY}]")
+    result = call("check-config", str(config_file), KNOCK_KEY="secret-0123456789")
     assert result.exit_code == 0
     assert result.stderr == (
         "warning: API key of production: environment variable KNOCK_KEY does not begin with sk_, "
         "as Knock's secret keys do\n"
     )
-    assert call("check-config", str(file), KNOCK_KEY=KEY).stderr == ""
-    refused = call("check-config", str(file), KNOCK_KEY=f"'{KEY}'")
+    assert call("check-config", str(config_file), KNOCK_KEY=KEY).stderr == ""
+    refused = call("check-config", str(config_file), KNOCK_KEY=f"'{KEY}'")
     assert (refused.exit_code, "environment variable KNOCK_KEY is in quotes" in refused.stderr) == (1, True)
     assert KEY not in refused.output

@@ -1,9 +1,10 @@
+import ast
 import json
 import re
 import textwrap
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,26 @@ import mistakes
 import pytest
 import trustme
 import yaml
+from config_schema import json_schema
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mistakes import Mistake
+from pydantic import TypeAdapter, ValidationError
 
 from exporter.config import (
     Config,
     EnvironmentSettings,
-    HttpSource,
     ListedOperation,
     Polling,
-    TokenSource,
+    Storage,
     effective_yaml,
     load,
 )
-from exporter.config import settings as defaults
-from exporter.config.models import (
-    ConfigKeys,
-    EnvironmentKeys,
-    HttpSourceKeys,
-    OperationKeys,
-    PollingKeys,
-    RegistrationKeys,
-    StorageKeys,
-    TokenKeys,
-)
-from exporter.config.schema import json_schema
-from exporter.config.selection import only
-from exporter.config.values import (
+from exporter.config.kinds import LoadContext, adapter_of
+from exporter.config.settings import SECTIONS, HttpSource, RegistrationSettings, SharedSettings, TokenSource
+from exporter.errors import ConfigError, StartError
+from exporter.keys import InvalidKey, KeySource, Secret
+from exporter.values import (
     InvalidValue,
     check_base_url,
     check_source_url,
@@ -46,8 +39,6 @@ from exporter.config.values import (
     parse_duration,
     show_duration,
 )
-from exporter.errors import ConfigError, StartError
-from exporter.keys import InvalidKey, KeySource, Secret
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk_test_0123456789abcdef"
@@ -56,18 +47,14 @@ FIRST = "123e4567-e89b-12d3-a456-426614174000"
 SECOND = "b19d032a-fc3b-4a54-9f54-369484527201"
 
 TOKEN = "0123456789abcdef"  # as short as a token may be
-LEVELS = (
-    ConfigKeys,
-    EnvironmentKeys,
-    PollingKeys,
-    OperationKeys,
-    HttpSourceKeys,
-    RegistrationKeys,
-    TokenKeys,
-    StorageKeys,
-)
+
+
+def names(section: type) -> list[str]:
+    return [each.name for each in fields(section)]
+
 
 Loader = Callable[[str], Config]
+CONTEXT = LoadContext(Path(), ENVIRON)
 
 
 @pytest.fixture
@@ -130,6 +117,26 @@ def test_each_mistake_has_its_message_and_no_secret_shows(
         assert secret not in shown
 
 
+def test_no_error_of_pydantic_is_asked_for_what_it_found() -> None:
+    for path in (ROOT / "exporter").rglob("*.py"):
+        calls = [each for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]
+        for call in calls:
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "errors":
+                assert "include_input=False" in ast.unparse(call), path
+    with pytest.raises(ValidationError) as caught:
+        adapter_of(Config).validate_python({"environments": [{"name": [KEY], "api_key": [KEY]}]}, context=CONTEXT)
+    assert KEY not in f"{caught.value!s} {caught.value!r}"
+
+
+def test_no_repr_and_no_dump_shows_a_key(read: Loader) -> None:
+    config = read(
+        _one(f"proxy: http://admin:{KEY}@proxy.example:3128").replace("api_key_env: KNOCK_API_KEY", f"api_key: {KEY}")
+    )
+    dumped = adapter_of(Config).dump_python(config)
+    assert KEY not in f"{config!r} {config} {dumped} {adapter_of(Config).dump_json(config)!r}"
+    assert TypeAdapter(Secret).dump_json(Secret(KEY)) == b'"***"'
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: No such file or directory$"):
         load(tmp_path / "config.yaml", {})
@@ -142,7 +149,7 @@ def test_the_smallest_file_has_the_documented_defaults(read: Loader) -> None:
         environments=(
             EnvironmentSettings(
                 name="production",
-                key=KeySource(variable="KNOCK_API_KEY", knock=True),
+                api_key_env=KeySource(variable="KNOCK_API_KEY", knock=True),
                 base_url="https://api.knock.app",
                 rate_limit=20.0,
                 max_in_flight=40,
@@ -156,7 +163,7 @@ def test_the_smallest_file_has_the_documented_defaults(read: Loader) -> None:
             ),
         ),
         max_operations=50_000,
-        tokens=(),
+        registration=RegistrationSettings(()),
         storage=None,
     )
 
@@ -382,51 +389,64 @@ def test_tokens_are_good_for_all_environments_or_for_some(tmp_path: Path, read: 
             """
         )
     )
-    assert config.tokens == (
-        TokenSource(KeySource(file=tmp_path / "a.token", least=16), None),
-        TokenSource(KeySource(file=tmp_path / "b.token", least=16), None),
-        TokenSource(KeySource(file=tmp_path / "c.token", least=16), frozenset({"production"})),
+    tokens = config.registration.tokens
+    assert tokens == (
+        TokenSource(KeySource(file=tmp_path / "a.token", least=16)),
+        TokenSource(KeySource(file=tmp_path / "b.token", least=16), ("all",)),
+        TokenSource(KeySource(file=tmp_path / "c.token", least=16), ("production",)),
     )
-    assert config.tokens[0].token.read({}) == Secret(TOKEN)
+    assert [each.scope for each in tokens] == [None, None, {"production"}]
+    assert tokens[0].token_file.read({}) == Secret(TOKEN)
     (tmp_path / "a.token").write_text(TOKEN[1:], encoding="utf-8")
     with pytest.raises(InvalidKey, match=r"a\.token is too short for a token \(expected at least 16 ") as caught:
-        config.tokens[0].token.read({})
+        tokens[0].token_file.read({})
     assert TOKEN[1:] not in str(caught.value)
 
 
 def test_the_state_has_a_file_or_none(tmp_path: Path, read: Loader) -> None:
     assert read(_one(top="storage: {path: state.db}\nmax_operations: 1000000")) == replace(
-        read(_one()), storage=tmp_path / "state.db", max_operations=1_000_000
+        read(_one()), storage=Storage(tmp_path / "state.db"), max_operations=1_000_000
     )
     (tmp_path / "state.db").write_bytes(b"")
-    assert read(_one(top="storage: {path: state.db}")).storage == tmp_path / "state.db"
+    assert read(_one(top="storage: {path: state.db}")).storage == Storage(tmp_path / "state.db")
     assert "state.db: is not a folder" in _complaint(read, _one(top="storage: {path: state.db/state.db}"))
     assert "File name too long" in _complaint(read, _one(top=f"storage: {{path: {'x' * 300}}}"))
 
 
-def test_some_environments_may_be_taken_in_the_order_of_the_file(tmp_path: Path, read: Loader) -> None:
+def test_some_environments_may_be_taken_in_the_order_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.token").write_text(TOKEN, encoding="utf-8")
-    config = read("""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        """
         registration: {tokens: [{token_file: a.token, environments: [staging, eu]}]}
         environments: [{name: production, api_key: k}, {name: staging, api_key: k}, {name: eu, api_key: k}]
-    """)
+        """,
+        encoding="utf-8",
+    )
+    config = load(path, {})
     production, _, eu = config.environments
-    assert only(config, ["eu", "production", "eu"]) == replace(config, environments=(production, eu))
-    assert only(config, ["eu"]).tokens == config.tokens
-    assert only(config, ["production"]).tokens == ()
+    assert load(path, {}, ["eu", "production", "eu"]) == replace(config, environments=(production, eu))
+    assert load(path, {}, ["eu"]).registration == config.registration
+    assert load(path, {}, ["production"]).registration.tokens == ()
 
 
 def test_what_other_environments_need_need_not_be_there(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         """
         registration: {tokens: [{token_file: eu.token, environments: [eu]}]}
-        environments: [{name: production, api_key: k}, {name: eu, api_key_file: eu.key}]
+        environments:
+          - {name: production, api_key: k}
+          - name: eu
+            api_key_file: eu.key
+            ca_file: eu.pem
+            operations_http: [{url: 'https://ids.example/', bearer_token_file: list.token, ca_file: list.pem}]
         """,
         encoding="utf-8",
     )
     assert [each.name for each in load(tmp_path / "config.yaml", {}, ["production"]).environments] == ["production"]
-    with pytest.raises(ConfigError, match=r"eu\.key"):
+    with pytest.raises(ConfigError) as caught:
         load(tmp_path / "config.yaml", {}, ["eu"])
+    assert [path.name for path in caught.value.mended_by] == ["eu.token", "eu.key", "eu.pem", "list.token", "list.pem"]
 
 
 @pytest.mark.parametrize(
@@ -440,10 +460,11 @@ def test_what_other_environments_need_need_not_be_there(tmp_path: Path) -> None:
         ([""], '"" is not an environment of the configuration (it has: '),
     ],
 )
-def test_environments_that_are_not_there_cannot_be_taken(read: Loader, names: list[str], message: str) -> None:
-    config = read("environments: [{name: production, api_key: k}, {name: eu, api_key: k}]")
+def test_environments_that_are_not_there_cannot_be_taken(tmp_path: Path, names: list[str], message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("environments: [{name: production, api_key: k}, {name: eu, api_key: k}]", encoding="utf-8")
     with pytest.raises(StartError) as caught:
-        only(config, names)
+        load(path, {}, names)
     assert str(caught.value).startswith(message)
 
 
@@ -514,10 +535,12 @@ def test_effective_settings_mean_the_same_when_read_again(tmp_path: Path, read: 
     config = read(_one(more, top))
     assert None not in (
         config.storage,
-        config.tokens[0].environments,
+        config.registration.tokens[0].scope,
         config.environments[0].operations_http[0].ca_file,
     )
-    assert read(effective_yaml(config)) == config
+    again = read(effective_yaml(config))
+    assert again == config
+    assert hash(again) == hash(config)  # nothing in it can change
 
 
 def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
@@ -526,11 +549,11 @@ def test_the_example_shows_every_key_with_its_default(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     shown = EnvironmentSettings(
         "production",
-        KeySource(file=tmp_path / "knock.key", knock=True),
+        api_key_file=KeySource(file=tmp_path / "knock.key", knock=True),
         operations=(ListedOperation(FIRST), ListedOperation(SECOND, "nightly-sync", (("team", "growth"),))),
     )
     assert load(tmp_path / "config.yaml", {}) == Config((shown,), labels=("team",))
-    keys = {key for model in LEVELS for key in model.model_fields}
+    keys = {key for sections in SECTIONS.values() for each in sections for key in names(each)}
     assert set(re.findall(r"^[\s#-]*(\w+):", text, re.MULTILINE)) == keys
 
 
@@ -544,11 +567,11 @@ def test_the_schema_describes_every_key() -> None:
     models = [schema, *schema["$defs"].values()]
     keys = {key: value for model in models for key, value in model["properties"].items()}
     assert all("description" in value for value in keys.values())
-    assert schema["properties"]["timeout"]["default"] == show_duration(defaults.TIMEOUT)
-    assert "default" not in schema["$defs"]["EnvironmentKeys"]["properties"]["timeout"]
+    assert schema["properties"]["timeout"]["default"] == "10s"
+    assert "default" not in schema["$defs"]["EnvironmentSettings"]["properties"]["timeout"]
 
 
-_KEYS = sorted({key for model in LEVELS for key in model.model_fields})
+_KEYS = sorted({key for sections in SECTIONS.values() for each in sections for key in names(each)})
 _scalars = (
     st.none()
     | st.booleans()
@@ -569,11 +592,11 @@ _documents: st.SearchStrategy[Any] = st.recursive(
     max_leaves=20,
 )
 _environments = st.lists(
-    st.dictionaries(st.sampled_from(sorted(EnvironmentKeys.model_fields)), _documents, max_size=6), max_size=3
+    st.dictionaries(st.sampled_from(names(EnvironmentSettings)), _documents, max_size=6), max_size=3
 )
 _nearly_right = st.fixed_dictionaries(
     {"environments": _environments},
-    optional={key: _documents for key in ConfigKeys.model_fields if key != "environments"},
+    optional={key: _documents for key in (*names(SharedSettings), *names(Config)) if key != "environments"},
 )
 
 

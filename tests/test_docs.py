@@ -12,7 +12,7 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main
-from exporter.config.values import DURATION, parse_duration
+from exporter.values import DURATION, parse_duration
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
@@ -28,6 +28,8 @@ def _schema_keys() -> dict[str, dict[str, Any]]:
         """Return the leaves below a node: `a.b` of a mapping, `a[].b` of a list of mappings."""
         if node.get("items", {}).get("$ref"):
             return walk(f"{path}[]", node["items"])
+        if either := [each for each in node.get("items", {}).get("anyOf", ()) if "$ref" in each]:
+            return {path: node} | walk(f"{path}[]", either[0])
         if "$ref" not in node:
             return {path: node}
         inner = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]["properties"]

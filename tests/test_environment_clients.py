@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -14,7 +15,7 @@ from chaos import answering, http, serving
 from programs import until
 from structlog.testing import capture_logs
 
-from exporter.config import EnvironmentSettings
+from exporter.config import EnvironmentSettings, ListedOperation
 from exporter.errors import KnockError, Reason, StartError
 from exporter.keys import KeySource, Secret
 from exporter.knock.environment_clients import EnvironmentClients
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from chaos import Server
+
 ID = "b19d032a-fc3b-4a54-9f54-369484527201"
 KEY = Secret("sk_test_0123456789abcdef")
 WALL = 1_800_000_000.0
@@ -36,11 +39,14 @@ GOOD, OTHER = OURS.cert_pem.bytes(), THEIRS.cert_pem.bytes()
 class Clients:
     """One environment whose Knock shows a certificate of OURS; messages are taken when this says so."""
 
-    def __init__(self, path: Path, url: str) -> None:
+    def __init__(self, path: Path, server: Server) -> None:
         self.path = path
         self.wall = WALL
         self.inbox: SimpleQueue[PollResponse | Exchange] = SimpleQueue()
-        self.environment = EnvironmentSettings("production", KeySource(inline=KEY), url, ca_file=path)
+        self.server = server
+        self.environment = EnvironmentSettings(
+            "production", api_key=KeySource(inline=KEY), base_url=server.url, ca_file=path
+        )
         self.clients = EnvironmentClients(self.inbox.put, MemoryBudget())
 
     def write(self, content: bytes, age: float = 2.0) -> None:
@@ -77,8 +83,8 @@ class Clients:
 def clients(tmp_path: Path) -> Iterator[Clients]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     OURS.issue_cert("localhost").configure_cert(context)
-    with serving(answering(http(f'{{"id":"{ID}","status":"queued"}}')), context) as server:
-        made = Clients(tmp_path / "ca.pem", server.url)
+    with serving(answering(http(f'{{"id":"{ID}","status":"queued"}}'), keep=True), context) as server:
+        made = Clients(tmp_path / "ca.pem", server)
         made.write(OTHER)
         made.reload()
         yield made
@@ -103,6 +109,22 @@ def test_a_changed_file_is_trusted_at_a_reload(clients: Clients) -> None:
     clients.reload()
     assert clients.trusts()
     assert not clients.check_for_changes()
+
+
+def test_a_reload_keeps_connections_unless_settings_or_the_file_have_changed(clients: Clients) -> None:
+    clients.write(GOOD)
+    clients.reload()
+    opened = []
+    listed: dict[str, Any] = {"operations": (ListedOperation(ID),), "operations_files": ("*.json",)}
+    for changed in ({}, listed, {"timeout": 9.0}):
+        before = clients.server.connections
+        assert clients.trusts()
+        clients.environment = replace(clients.environment, **changed)
+        clients.write(GOOD)
+        clients.reload()
+        assert clients.trusts()
+        opened.append(clients.server.connections - before)
+    assert opened == [1, 0, 1]
 
 
 def test_a_file_that_is_written_again_as_it_was_changes_nothing(clients: Clients) -> None:
@@ -150,9 +172,9 @@ def test_what_comes_before_the_tracker_took_the_last_is_not_lost(clients: Client
 def test_a_reload_that_fails_leaves_no_thread_behind(clients: Clients) -> None:
     before = threading.active_count()
     bad = EnvironmentSettings(
-        "staging", KeySource(inline=KEY), "https://127.0.0.1", proxy=Secret("socks5://127.0.0.1:9")
+        "staging", api_key=KeySource(inline=KEY), base_url="https://127.0.0.1", proxy=Secret("socks5://127.0.0.1:9")
     )
-    changed = EnvironmentSettings("production", KeySource(inline=KEY), clients.environment.base_url, timeout=3.0)
+    changed = replace(clients.environment, ca_file=None, timeout=3.0)
     for _ in range(5):
         with pytest.raises(StartError):
             clients.clients.prepare([changed, bad], {"production": KEY, "staging": KEY})

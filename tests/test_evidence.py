@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from model import KEY, WALL, Model, environment, ids, running
@@ -12,11 +13,11 @@ from structlog.testing import capture_logs
 from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import KeyRefused, KnockError, NotFound
 from exporter.operation import Operation, OperationKey, Status, parse_operation
-from exporter.tracking import transitions
-from exporter.tracking.expiry import ExpiryQueue
 from exporter.tracking.messages import Created, PollRequest, Reconfigure, Registration
-from exporter.tracking.transitions import Circumstances, Moment
 from exporter.web import shapes
+
+if TYPE_CHECKING:
+    from exporter.tracking.transitions import Moment
 
 A, B = ids(2)
 E = {"knock_environment": "production"}
@@ -159,20 +160,6 @@ def test_a_refusal_for_an_environment_that_was_removed_brings_no_series_back() -
     model.activity.refuse("production", "invalid")
     assert model.value("knock_exporter_operations_refused_total", knock_environment="staging") is None
     assert model.value("knock_exporter_operations_refused_total", reason="invalid", **E) == 1
-
-
-def test_lists_that_flap_leave_no_growing_plans() -> None:
-    expiry = ExpiryQueue()
-    ended = transitions.succeeded(
-        transitions.newly_tracked(OperationKey("production", A), "default", (), Moment(0.0, WALL), Polling()),
-        running(A, status=Status.COMPLETED),
-        Circumstances(Moment(1.0, WALL + 1), 1.0, Polling(), WALL, trusted=True),
-    )
-    for at in [500.0, 400.0] * 1000:
-        expiry.note(ended, at)
-    assert list(expiry.due(450.0)) == [ended.key]
-    expiry.note(ended, 500.0)
-    assert list(expiry.due(600.0)) == [ended.key]
 
 
 def test_the_word_of_an_undocumented_status_is_kept_for_people_and_told_once() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model import WALL, Model, environment, ids, running
+from model import LATE, WALL, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
 from exporter.errors import NotFound
@@ -26,6 +26,7 @@ A, B, C, D = ids(4)
 NOW = Moment(1000.0, WALL)
 POLLING = Polling()
 E = {"knock_environment": "production"}
+NEVER = float("inf")
 
 
 def tracked(operation_id: str = A, **fields: object) -> Tracked:
@@ -67,25 +68,15 @@ def test_the_top_n_shows_the_first_by_rank_and_tells_each_change(
 ) -> None:
     top_n, placed, shown = TopN(limit), dict[str, Rank](), set[str]()
     for name, where in moves:
-        place = Rank(where[0], where[1], name) if where is not None else None
-        if place is None:
-            placed.pop(name, None)
-        else:
+        before, place = placed.pop(name, None), Rank(*where, name) if where is not None else None
+        if place is not None:
             placed[name] = place
-        moved = top_n.place(name, place)
+        moved = top_n.move(before, place)
         now_shown = {each.id for each in sorted(placed.values())[:limit]}
-        assert {each for each in "abcdefgh" if top_n.shows(each)} == now_shown
+        assert {each for each in "abcdefgh" if top_n.shows(placed.get(each))} == now_shown
         assert top_n.shown == len(now_shown)
-        assert shown ^ now_shown <= set(moved)
+        assert shown ^ now_shown <= {name, *moved}
         shown = now_shown
-
-
-def test_a_place_that_stays_touches_nothing() -> None:
-    top_n = TopN(2)
-    top_n.place("a", Rank(0, 1, "a"))
-    assert top_n.place("a", Rank(0, 1, "a")) == []
-    assert top_n.place("b", None) == []
-    assert not top_n.shows("b")
 
 
 # Modes.
@@ -99,19 +90,19 @@ LOST = replace(tracked(status=Status.PROCESSING), lost=True)
 @pytest.mark.parametrize(
     ("mode", "operation", "when"),
     [
-        ("all", tracked(), None),
-        ("all", CLEAN, None),
-        ("all", LOST, float("-inf")),
-        ("active", tracked(), None),
+        ("all", tracked(), NEVER),
+        ("all", CLEAN, NEVER),
+        ("all", LOST, -NEVER),
+        ("active", tracked(), NEVER),
         ("active", CLEAN, 1900),
-        ("active", BROKEN, None),
-        ("active", FAILED, None),
-        ("active", LOST, float("-inf")),
-        ("none", tracked(), float("-inf")),
-        ("none", FAILED, float("-inf")),
+        ("active", BROKEN, NEVER),
+        ("active", FAILED, NEVER),
+        ("active", LOST, -NEVER),
+        ("none", tracked(), -NEVER),
+        ("none", FAILED, -NEVER),
     ],
 )
-def test_modes_hide(mode: str, operation: Tracked, when: float | None) -> None:
+def test_modes_hide(mode: str, operation: Tracked, when: float) -> None:
     assert hidden_at(operation, mode) == when
 
 
@@ -143,7 +134,7 @@ def test_active_hides_clean_ones_after_a_quarter_of_an_hour(
     model.run(895)
     assert shown(model) == early
     assert model.value("knock_exporter_operations_not_exposed", **E) == 4 - len(early)
-    model.run(10)
+    model.run(5 + LATE)
     assert shown(model) == late
     assert model.value("knock_exporter_operations_not_exposed", **E) == 4 - len(late)
     assert model.value("knock_bulk_operations", status="completed") == 2, "sums know no modes"
@@ -200,8 +191,7 @@ def test_what_metrics_shows_is_what_a_sort_would_show(
     for name, status, errors in steps:
         told[name] = (status, errors)
         model.run(15)
-        book = model.tracker._book
-        kept = [each for each in book.of("production") if (at := hidden_at(each, mode)) is None or at > model.mono]
+        kept = [each.tracked for each in model.views[-1].snapshot if hidden_at(each.tracked, mode) > model.mono]
         assert shown(model) == {each.key.id for each in sorted(kept, key=rank)[:limit]}
 
 

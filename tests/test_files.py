@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from exporter import files
 from exporter.cli import main
-from exporter.config.yaml_source import BYTES_MOST
 from exporter.errors import ConfigError
 from exporter.keys import InvalidKey, KeySource
 from exporter.knock.transport import trust
@@ -147,5 +146,5 @@ def test_a_pipe_that_took_the_place_of_the_file_holds_nothing_up(tmp_path: Path)
 def test_a_configuration_beyond_its_bound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     with path.open("wb") as file:
-        file.truncate(BYTES_MOST + 1)
+        file.truncate(files.BYTES_MOST + 1)
     assert checked("check-config", str(path)) == f"{path}: cannot be read: is larger than 64 MiB\n"

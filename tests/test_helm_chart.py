@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import chart
 import pytest
 import yaml
@@ -28,6 +31,11 @@ def test_the_chart_is_of_this_version() -> None:
 def test_no_copy_is_left_over(documents: dict[str, str]) -> None:
     files = {str(file.relative_to(chart.CHART)) for file in (chart.CHART / "files").rglob("*.*")}
     assert files == {name for name in documents if name.startswith("files/")}
+
+
+def test_what_the_schema_refers_to_is_in_it(documents: dict[str, str]) -> None:
+    text = documents["values.schema.json"]
+    assert set(re.findall(r'"#/definitions/(\w+)"', text)) <= json.loads(text)["definitions"].keys()
 
 
 def test_every_value_is_described(documents: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from programs import until
 from structlog.testing import capture_logs
 
-from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping, KeyChecks
+from exporter.housekeeping import CHECK_SECONDS, DRIFT_SECONDS, Housekeeping, KeyReader
 from exporter.keys import KeySource, KeyWatch, Secret
 from exporter.tracking.messages import KeyRead
 from exporter.tracking.transitions import Moment
@@ -44,7 +44,7 @@ class Scene:
         self.read: list[KeyRead] = []
         self.write(OLD, age=100)
         watches = others | {"production": KeyWatch(KeySource(file=file), Secret(OLD))}
-        self.keys = KeyChecks({}, self.read.append, lambda: self.now)
+        self.keys = KeyReader({}, self.read.append, lambda: self.now)
         self.keys.use(watches)
         self.keeping = Housekeeping([self.keys.check_for_changes], [self.keys.read_requested], lambda: self.now)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from model import KEY, SELDOM, WALL, Model, environment, ids, running
+from model import KEY, LATE, SELDOM, WALL, Model, environment, ids, running
 from structlog.testing import capture_logs
 
 from exporter.config import Config, ListedOperation
 from exporter.config.settings import HttpSource
 from exporter.errors import KeyRefused, NotFound
 from exporter.keys import Secret
-from exporter.operation import Operation, Status
+from exporter.operation import Operation, OperationKey, Status
+from exporter.tracking import transitions
+from exporter.tracking.expiry import Sweep
 from exporter.tracking.exposure import CLEAN_SECONDS
+from exporter.tracking.followed import NEVER, FollowedOperation
+from exporter.tracking.ledger import contribution_of
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import (
     Created,
@@ -28,13 +33,13 @@ from exporter.tracking.messages import (
     Unread,
 )
 from exporter.tracking.tombstones import KEPT_SECONDS
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.errors import KnockError
     from exporter.tracking.messages import PollRequest
-    from exporter.tracking.transitions import Moment
 
 A, B, C, D = ids(4)
 DAY = 86400.0
@@ -341,6 +346,25 @@ def test_retention_runs_from_when_it_was_first_shown_as_final() -> None:
     assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 1
 
 
+def test_what_is_over_is_found_within_30_seconds_whatever_goes_meanwhile() -> None:
+    tracked = transitions.newly_tracked(OperationKey("production", A), "default", (), Moment(0.0, WALL), SELDOM)
+    followed = [FollowedOperation(tracked, contribution_of(tracked)) for _ in range(40_000)]
+    sweep, chance = Sweep(), random.Random(1)
+    for each in followed:
+        sweep.plan(each, chance.uniform(0.0, 300.0))
+    found: set[FollowedOperation] = set()
+    for second in range(340):
+        if second % 20 == 19:  # so those looked at first in one round may be the last in the next
+            del followed[len(followed) // 2 :]
+        due = sweep.step(second, followed.copy)
+        assert all(0.0 <= second - each.sweep_at <= LATE for each in due)
+        found.update(due)
+        for each in due:
+            each.sweep_at = NEVER
+        assert all(second - each.sweep_at <= LATE for each in followed)
+    assert found >= set(followed)
+
+
 def test_an_end_that_lies_ahead_counts_from_there_but_not_for_ever() -> None:
     ahead = finished(A, completed_at=WALL + 360)
     model = model_of({A: ahead, B: finished(B, completed_at=WALL + 3650 * DAY)}, retention=600.0)
@@ -614,9 +638,9 @@ def test_what_has_left_is_not_remembered_for_the_limit() -> None:
     many = ids(1500, seed=23)
     model = model_of({each: finished(each) for each in many}, retention=5.0, rate_limit=200.0, max_in_flight=64)
     model.register(*many)
-    model.run(20)
+    model.run(20 + LATE)
     assert tracked(model) == 0
-    assert len(model.tracker._intake._expiry._clean) <= 1000
+    assert len(model.tracker._intake._retirement_order._entries) <= 1000
 
 
 def test_a_folded_group_is_counted_once() -> None:

@@ -7,21 +7,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from model import WALL, environment, ids, running
+from model import WALL, Model, environment, ids, running
 from prometheus_client import CollectorRegistry
 from prometheus_client import Histogram as TheirHistogram
 
-from exporter.config import Polling
-from exporter.errors import NotFound, Reason, Unreachable
+from exporter.config import Config, ListedOperation, Polling
+from exporter.errors import KnockError, NotFound, Reason, Unreachable
 from exporter.metrics.exposition import Format, encode_labels, knock_part, render, stale_part
 from exporter.metrics.families import PER_NAME, aggregate_labels, histogram_samples
-from exporter.metrics.own import Activity
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking import transitions
-from exporter.tracking.book import Book
-from exporter.tracking.group_commit import GroupCommit
 from exporter.tracking.ledger import (
     QUEUE_BUCKETS,
     RUN_BUCKETS,
@@ -38,7 +35,10 @@ from exporter.tracking.ledger import (
 from exporter.tracking.transitions import NO_MARKS, Circumstances, Marks, Moment, Tracked
 
 if TYPE_CHECKING:
-    from exporter.errors import KnockError
+    from collections.abc import Iterator
+
+    from exporter.metrics.exposition import View
+    from exporter.tracking.messages import PollRequest
 
 (A,) = ids(1)
 KEY = OperationKey("production", A)
@@ -248,8 +248,8 @@ FIELDS = st.fixed_dictionaries(
 )
 ERRORS: list[KnockError] = [NotFound("404", code=404), Unreachable(Reason.TIMEOUT, "slow")]
 STEPS = st.lists(
-    st.tuples(st.integers(0, 3), st.one_of(FIELDS, st.sampled_from(ERRORS)), st.sampled_from([0.0, 1.0, 50_000.0])),
-    max_size=40,
+    st.tuples(st.integers(0, 3), st.one_of(FIELDS, st.sampled_from(ERRORS)), st.sampled_from([0.0, 20.0, 700.0])),
+    max_size=12,
 )
 
 
@@ -264,35 +264,34 @@ def gauges(aggregate: Aggregate) -> tuple[object, ...]:
     )
 
 
+@settings(max_examples=40)
 @given(STEPS)
 def test_kept_sums_are_what_adding_up_anew_would_give(
     steps: list[tuple[int, dict[str, object] | KnockError, float]],
 ) -> None:
-    book = book_of()
-    keys = [OperationKey("production", each) for each in ids(4)]
-    for number, key in enumerate(keys):
-        book.update(transitions.newly_tracked(key, f"group{number % 2}", (), at(0).now, POLLING), at(0).now)
-    seconds = 0.0
-    for number, what, passed in steps:
-        seconds += passed
-        before = book.get(keys[number])
-        assert before is not None
-        if before.final or before.lost:
-            continue
-        if isinstance(what, dict):
-            later = transitions.succeeded(before, running(keys[number].id, **what), at(seconds))
-        else:
-            later = transitions.failed(before, what, at(seconds))
-        book.update(later, at(seconds).now)
-    assert_sums(book)
+    operations, told = ids(4), dict[str, dict[str, object] | KnockError]()
+
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
+        what = told.get(request.id, {})
+        return running(request.id, **what) if isinstance(what, dict) else what
+
+    listed = tuple(ListedOperation(each, f"group {number % 2}") for number, each in enumerate(operations))
+    watched = environment(polling=Polling(processing=30.0, queued=30.0, slowest=300.0, not_found_after=600.0))
+    model = Model(Config((replace(watched, operations=listed),)), knock)
+    model.run(1)
+    for number, what, seconds in steps:
+        told[operations[number]] = what
+        model.run(seconds)
+    model.run(1)
+    assert_sums(model.views[-1])
 
 
-def assert_sums(book: Book) -> None:
+def assert_sums(view: View) -> None:
+    followed = [each.tracked for each in view.snapshot]
     rebuilt: dict[tuple[str, str], Aggregate] = {}
-    for each in book.of("production"):
+    for each in followed:
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)
         rebuilt.setdefault(place, Aggregate("production", *place)).add(contribution_of(each))
-    view = book.publish()
     shown = b"".join(knock_part(view, Format.TEXT)).decode()
     sums = range(9)  # the levels and minima; the families after them remember what was
     for aggregate in rebuilt.values():
@@ -301,9 +300,9 @@ def assert_sums(book: Book) -> None:
     total = sum(
         float(line.rpartition(" ")[2]) for line in shown.splitlines() if line.startswith("knock_bulk_operations{")
     )
-    assert total == len(book) == 4
+    assert total == len(followed) == 4
     stale = [line for line in stale_part(view, Format.TEXT, 1e12).decode().splitlines() if "{" in line]
-    assert sum(float(line.rpartition(" ")[2]) for line in stale) == sum(each.active for each in book.of("production"))
+    assert sum(float(line.rpartition(" ")[2]) for line in stale) == sum(each.active for each in followed)
 
 
 @given(st.lists(FIELDS, max_size=12), st.integers(0, 11))
@@ -353,37 +352,30 @@ def test_every_state_has_its_place() -> None:
     assert STATES == ("pending", "queued", "processing", "completed", "failed", "unknown", "lost")
 
 
-# The book.
+# Names.
 
 
-def book_of(*operation_ids: str) -> Book:
-    book = Book((), Activity(process=False), GroupCommit(None, lambda _view: None))
-    book.add_environment(environment(), (), (), {})
-    for each in operation_ids:
-        key = OperationKey("production", each)
-        book.update(transitions.newly_tracked(key, "default", (), at(0).now, POLLING), at(0).now)
-    return book
+def answered(answers: Iterator[dict[str, object]]) -> Model:
+    """Return a model of an operation that was answered so, and then as in the last of them."""
+    last: dict[str, object] = {}
+
+    def knock(request: PollRequest, _now: Moment) -> Operation:
+        last.update(next(answers, {}))
+        return running(request.id, **last)
+
+    model = Model(Config((environment(operations=[A]),)), knock)
+    model.run(60)
+    return model
 
 
 def test_a_known_name_stays() -> None:
-    book = book_of(A)
-    for seconds, name in enumerate((UNKNOWN_NAME, "users.identify", UNKNOWN_NAME, "users.delete")):
-        before = book.get(KEY)
-        assert before is not None
-        book.update(after(before, seconds, name=name), at(seconds).now)
-    known = book.get(KEY)
-    assert known is not None
-    assert known.operation is not None
-    assert known.operation.name == "users.identify"
+    model = answered({"name": each} for each in (UNKNOWN_NAME, "users.identify", UNKNOWN_NAME, "users.delete"))
+    assert model.value("knock_bulk_operation_info", name="users.identify") == 1
+    assert model.value("knock_bulk_operation_info") == 1
 
 
 def test_growth_belongs_to_the_current_name() -> None:
-    book = book_of(A)
-    for seconds, (name, rows) in enumerate(((UNKNOWN_NAME, 5), (UNKNOWN_NAME, 7), ("users.identify", 10))):
-        before = book.get(KEY)
-        assert before is not None
-        book.update(after(before, seconds, name=name, rows_processed=rows), at(seconds).now)
-    text = b"".join(knock_part(book.publish(), Format.TEXT)).decode()
-    total = 'knock_bulk_operations_rows_processed_total{group="default",knock_environment="production",name="%s"} %s'
-    assert total % ("unknown", "2.0") in text
-    assert total % ("users.identify", "3.0") in text
+    told = ((UNKNOWN_NAME, 5), (UNKNOWN_NAME, 7), ("users.identify", 10))
+    model = answered({"name": name, "rows_processed": rows} for name, rows in told)
+    assert model.value("knock_bulk_operations_rows_processed_total", name=UNKNOWN_NAME) == 2
+    assert model.value("knock_bulk_operations_rows_processed_total", name="users.identify") == 3

@@ -16,7 +16,6 @@ from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import facts, transitions
 from exporter.tracking.history import History, plotted
 from exporter.tracking.memberships import SourceKey, SourceKind
-from exporter.tracking.memory import StoredOperation
 from exporter.tracking.selection import (
     CHOICES_MOST,
     STATUSES,
@@ -28,9 +27,9 @@ from exporter.tracking.selection import (
 )
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
 from exporter.tracking.transitions import Moment
-from exporter.web.bounded import WAITING_MOST, Worker
-from exporter.web.listing import SEARCH_LONGEST, read_filter
+from exporter.web.filters import SEARCH_LONGEST, read_filter
 from exporter.web.replies import Refusal
+from exporter.web.worker import WAITING_MOST, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +56,7 @@ def snapshot(*shown: Tracked, environments: Iterable[str] = ("production",)) -> 
         )
         for each in environments
     )
-    return SnapshotBuilder().publish(by_key, lambda key: StoredOperation(by_key[key], ()), lambda _key: True, statuses)
+    return SnapshotBuilder().publish(by_key, lambda key: Entry(by_key[key], ()), statuses)
 
 
 def found(shown: Snapshot, **wanted: str) -> list[tuple[str, str]]:
@@ -290,7 +289,7 @@ def test_what_ended_is_not_stale() -> None:
     ],
 )
 def test_a_source_is_named_without_its_secrets(source: SourceKey, name: str) -> None:
-    assert facts.name_of(source) == name
+    assert facts.source_name(source) == name
 
 
 # The thread.

@@ -25,13 +25,13 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def seconds() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def budget(clock: Clock) -> MemoryBudget:
-    return MemoryBudget(clock)
+def budget(seconds: Clock) -> MemoryBudget:
+    return MemoryBudget(seconds)
 
 
 def opened(budget: MemoryBudget, owner: str, body: str, size: int) -> Reservation:
@@ -104,7 +104,7 @@ def test_a_place_that_was_made_is_there_for_the_body(budget: MemoryBudget) -> No
     ended(opened(budget, "a", "x", OWNER_BYTES))
 
 
-def test_what_found_no_room_first_is_next(budget: MemoryBudget, clock: Clock) -> None:
+def test_what_found_no_room_first_is_next(budget: MemoryBudget, seconds: Clock) -> None:
     knows(budget, "a", "small", "other", size=MIB)
     knows(budget, "a", "large", size=OWNER_BYTES)
     assert budget.reserve("a", "small") == 0
@@ -117,13 +117,13 @@ def test_what_found_no_room_first_is_next(budget: MemoryBudget, clock: Clock) ->
     assert budget.reserve("a", "other") == 0
 
 
-def test_nobody_waits_for_one_that_comes_no_more(budget: MemoryBudget, clock: Clock) -> None:
+def test_nobody_waits_for_one_that_comes_no_more(budget: MemoryBudget, seconds: Clock) -> None:
     knows(budget, "a", "small", "other", size=MIB)
     knows(budget, "a", "large", size=OWNER_BYTES)
     assert budget.reserve("a", "small") == 0
     assert budget.reserve("a", "large") > 0
     assert budget.reserve("a", "other") > 0
-    clock.now += PATIENCE_SECONDS
+    seconds.now += PATIENCE_SECONDS
     assert budget.reserve("a", "other") == 0
 
 

@@ -59,7 +59,7 @@ def cases(method: str, operation_id: str) -> Iterator[Case[Any]]:
 
 # Without a parameter all operations are one name, of which pytest's workers run one.
 @schema.include(method="GET").parametrize()
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=20)
 @pytest.mark.parametrize("accept", ["application/json"])
 def test_reading(case: Case[Any], accept: str) -> None:
     checked(case, headers={"Accept": accept})
@@ -72,7 +72,7 @@ def test_reading_what_is_there(operation_id: str) -> None:
 
 
 @schema.exclude(method="GET").parametrize()
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=20)
 @pytest.mark.parametrize("headers", [HEADERS], ids=["with a token"])
 def test_registering(case: Case[Any], headers: dict[str, str]) -> None:
     case.path_parameters["environment"] = "production"

@@ -259,18 +259,22 @@ def test_the_waits_start_anew_after_the_key_was_taken() -> None:
 # The due queue.
 
 
+def planned_queue() -> DueQueue:
+    return DueQueue(lambda _entry: True)
+
+
 def entry(number: int, due: float, interval: float, poll_class: PollClass = PollClass.LIVE) -> DuePoll:
     return DuePoll(due, number, str(number), poll_class, interval)
 
 
 def test_an_empty_due_queue_has_nothing() -> None:
-    due_queue = DueQueue()
+    due_queue = planned_queue()
     assert due_queue.next_due() == math.inf
     assert due_queue.most_overdue(PollClass.NEW, 1e9) is None
 
 
 def test_what_is_not_due_is_not_in_line() -> None:
-    due_queue = DueQueue()
+    due_queue = planned_queue()
     due_queue.add(entry(1, 10.0, 5.0))
     assert due_queue.most_overdue(PollClass.LIVE, 9.9) is None
     assert due_queue.most_overdue(PollClass.NEW, 10.0) is None
@@ -281,7 +285,7 @@ def test_what_is_not_due_is_not_in_line() -> None:
 
 
 def test_the_most_overdue_by_its_own_interval_is_first() -> None:
-    due_queue = DueQueue()
+    due_queue = planned_queue()
     due_queue.add(entry(1, 0.0, 60.0))  # due for longest: a third of its interval
     due_queue.add(entry(2, 10.0, 5.0))  # twice its interval
     first = due_queue.most_overdue(PollClass.LIVE, 20.0)
@@ -300,7 +304,7 @@ ENTRIES = st.lists(
 def test_the_due_queue_hands_out_all_that_is_due_nearly_in_order(
     planned: list[tuple[float, float, PollClass]], now: float
 ) -> None:
-    due_queue = DueQueue()
+    due_queue = planned_queue()
     naive = [entry(number, *each) for number, each in enumerate(planned)]
     for each in naive:
         due_queue.add(each)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import bcrypt
 import pytest
 
-from exporter.web.bounded import WAITING_MOST
 from exporter.web.passwords import REMEMBERED_MOST, Passwords
 from exporter.web.replies import Refusal
+from exporter.web.worker import WAITING_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

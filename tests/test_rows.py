@@ -51,7 +51,7 @@ def test_a_line_of_what_was_never_answered_guesses_nothing() -> None:
         "name not known yet",
         "pending",
         "not known",
-        ("no answer yet",),
+        ("never read yet",),
     )
     assert (line.share, line.rate, line.time_left, line.errors, line.polled_at) == (None, None, None, None, None)
 
@@ -72,7 +72,7 @@ def test_every_line_has_a_name_to_click_on(name: str, told: str) -> None:
         (running(ID), {"lost": True, "up": False}, 0.0, ("Knock does not know it",)),
         (running(ID), {"up": False}, 0.0, ("last poll failed",)),
         (running(ID), {}, 3600.0, ("stale: not read for 1h",)),
-        (None, {}, 3600.0, ("no answer yet", "stale: not read for 1h")),
+        (None, {}, 3600.0, ("never read yet", "stale: not read for 1h")),
     ],
 )
 def test_notes_say_what_the_state_does_not(

@@ -31,7 +31,7 @@ def always_running(request: PollRequest, now: Moment) -> Operation:
 
 
 def tracked(model: Model) -> int:
-    return len(model.tracker._book)
+    return model.tracker.operations
 
 
 def steps(model: Model, most: int = 10_000) -> list[int]:

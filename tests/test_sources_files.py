@@ -30,7 +30,7 @@ UNREAD = Unread("production", ANY, ANY)
 
 
 def environment(name: str, *patterns: str) -> EnvironmentSettings:
-    return EnvironmentSettings(name, KeySource(inline=Secret("sk_test_1")), operations_files=patterns)
+    return EnvironmentSettings(name, api_key=KeySource(inline=Secret("sk_test_1")), operations_files=patterns)
 
 
 def source(path: Path) -> SourceKey:

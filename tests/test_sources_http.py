@@ -20,7 +20,6 @@ from timing import BUSY_SECONDS
 from exporter import __version__
 from exporter.config import Config, EnvironmentSettings, ListedOperation
 from exporter.config.settings import HttpSource
-from exporter.config.values import show_url
 from exporter.errors import Postponed
 from exporter.keys import KeySource, Secret
 from exporter.knock.deadline import MAX_BODY_BYTES
@@ -32,6 +31,7 @@ from exporter.sources.polling import HttpLists
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reread, Unread
 from exporter.tracking.transitions import Moment
+from exporter.values import show_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     with serving(answering(http(BODY, 200, JSON))) as server:
-        get(f"{server.url}/a/b?c=d&e", interval=90.5, bearer_token=KeySource(file=file))
+        get(f"{server.url}/a/b?c=d&e", interval=90.5, bearer_token_file=KeySource(file=file))
         head, *lines = server.requests[0].decode().strip().split("\r\n")
     assert head == "GET /a/b?c=d&e HTTP/1.1"
     assert sorted(lines) == [
@@ -119,14 +119,14 @@ def test_the_token_is_read_each_time(tmp_path: Path) -> None:
     with serving(answering(http("[]", 200, JSON))) as server:
         for token in ("first-token", "second-token"):
             file.write_text(token)
-            assert get(server.url, bearer_token=KeySource(file=file)) == ()
+            assert get(server.url, bearer_token_file=KeySource(file=file)) == ()
             assert f"Authorization: Bearer {token}\r\n".encode() in server.requests[-1]
 
 
 def test_no_token_is_not_a_request(tmp_path: Path) -> None:
     file = tmp_path / "token"
     with serving(answering(http(BODY, 200, JSON))) as server, pytest.raises(BrokenList) as caught:
-        get(server.url, bearer_token=KeySource(file=file))
+        get(server.url, bearer_token_file=KeySource(file=file))
     assert str(caught.value) == f"bearer token: {file}: No such file or directory"
     assert not server.requests
 
@@ -203,7 +203,9 @@ def test_a_name_that_does_not_resolve_in_time() -> None:
 @pytest.mark.parametrize("status", [200, 500])
 def test_no_message_shows_the_token_even_if_it_is_sent_back(status: int) -> None:
     body = json.dumps([{"targets": [TOKEN], "labels": {TOKEN: TOKEN}}])
-    message = problem(http(body, status, JSON, f"X-Request-ID: {TOKEN}"), bearer_token=KeySource(inline=Secret(TOKEN)))
+    message = problem(
+        http(body, status, JSON, f"X-Request-ID: {TOKEN}"), bearer_token_file=KeySource(inline=Secret(TOKEN))
+    )
     assert TOKEN[:12] not in message
 
 
@@ -256,7 +258,9 @@ def test_logs_show_no_query(url: str, public: str) -> None:
 
 
 def configured(*sources: HttpSource, labels: tuple[str, ...] = (), name: str = "production") -> Config:
-    return Config((EnvironmentSettings(name, KeySource(inline=Secret("sk_test_1")), operations_http=sources),), labels)
+    return Config(
+        (EnvironmentSettings(name, api_key=KeySource(inline=Secret("sk_test_1")), operations_http=sources),), labels
+    )
 
 
 HTTP = HttpSource(URL)

@@ -88,23 +88,18 @@ def changes(number: int, now: Moment, *operation_ids: str) -> Changes:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def opened(path: Path, clock: Clock) -> Iterator[Opened]:
+def opened(state_path: Path, clock: Clock) -> Iterator[Opened]:
     stores: list[Store] = []
 
     def open_it() -> tuple[Store, Memory]:
         while stores:
             stores.pop().close()
-        store, memory = open_store(path, clock, sleep=clock.sleep)
+        store, memory = open_store(state_path, clock, sleep=clock.sleep)
         stores.append(store)
         return store, memory
 
@@ -120,11 +115,11 @@ def impatient(_tried: int) -> bool:
 # What is kept.
 
 
-def test_a_new_file_is_its_owners_alone_and_empty(path: Path, opened: Opened) -> None:
+def test_a_new_file_is_its_owners_alone_and_empty(state_path: Path, opened: Opened) -> None:
     _store, memory = opened()
     assert memory == Memory()
     names = ("state.db", "state.db-wal", "state.db-shm", "state.db.lock")
-    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()}
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in state_path.parent.iterdir()}
     assert modes == dict.fromkeys(names, "0o600")
 
 
@@ -163,19 +158,19 @@ def test_an_operation_is_written_over(opened: Opened, clock: Clock) -> None:
     assert read[key(B)].tracked.handed_over == Moment(1000.0, WALL)
 
 
-def test_only_time_since_the_checkpoint_counts(path: Path) -> None:
+def test_only_time_since_the_checkpoint_counts(state_path: Path) -> None:
     first = Clock(mono=1000.0)
-    store, _ = open_store(path, first)
+    store, _ = open_store(state_path, first)
     store.commit(changes(1, first.now, A), impatient)
     first.sleep(600)
     store.commit(Changes(2, first.now), impatient)
     store.close()
     rebooted = Clock(mono=20.0, wall=WALL + 600 + 3600)
-    store, memory = open_store(path, rebooted)
+    store, memory = open_store(state_path, rebooted)
     store.close()
     assert memory.operations[key(A)].tracked.handed_over == Moment(20.0 - 3600 - 600, WALL)
     went_back = Clock(mono=20.0, wall=WALL - 1e6)
-    store, memory = open_store(path, went_back)
+    store, memory = open_store(state_path, went_back)
     store.close()
     assert memory.operations[key(A)].tracked.handed_over == Moment(20.0 - 600, WALL)
 
@@ -191,10 +186,10 @@ def test_only_time_since_the_checkpoint_counts(path: Path) -> None:
         "UPDATE operations SET handed_over = NULL WHERE id = ?",
     ],
 )
-def test_a_row_that_cannot_be_read_costs_no_other(path: Path, opened: Opened, clock: Clock, damage: str) -> None:
+def test_a_row_that_cannot_be_read_costs_no_other(state_path: Path, opened: Opened, clock: Clock, damage: str) -> None:
     store, _ = opened()
     store.commit(changes(1, clock.now, A, B), impatient)
-    outside = sqlite3.connect(path)
+    outside = sqlite3.connect(state_path)
     outside.execute(damage, (A,))
     outside.commit()
     outside.close()
@@ -210,25 +205,25 @@ def test_a_row_that_cannot_be_read_costs_no_other(path: Path, opened: Opened, cl
 # One process.
 
 
-def test_another_process_that_holds_the_file_is_waited_for(path: Path, clock: Clock) -> None:
-    store, _ = open_store(path, clock)
+def test_another_process_that_holds_the_file_is_waited_for(state_path: Path, clock: Clock) -> None:
+    store, _ = open_store(state_path, clock)
     with pytest.raises(StartError, match=r"state .*state\.db is held by another process, for 10 s now"):
-        open_store(path, clock, sleep=clock.sleep)
+        open_store(state_path, clock, sleep=clock.sleep)
     assert clock.slept == pytest.approx(10.0, abs=0.2)
     store.close()
 
 
-def test_the_lock_is_of_the_file_whatever_its_name(path: Path, clock: Clock) -> None:
-    other = path.with_name("other.db")
-    other.symlink_to(path)
-    store, _ = open_store(path, clock)
+def test_the_lock_is_of_the_file_whatever_its_name(state_path: Path, clock: Clock) -> None:
+    other = state_path.with_name("other.db")
+    other.symlink_to(state_path)
+    store, _ = open_store(state_path, clock)
     with pytest.raises(StartError, match="held by another process"):
         open_store(other, clock, sleep=clock.sleep)
     store.close()
 
 
-def test_a_lock_that_is_let_go_in_time_is_taken(path: Path, clock: Clock) -> None:
-    holder = os.open(path.with_name("state.db.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+def test_a_lock_that_is_let_go_in_time_is_taken(state_path: Path, clock: Clock) -> None:
+    holder = os.open(state_path.with_name("state.db.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(holder, fcntl.LOCK_EX)
 
     def sleep(seconds: float) -> None:
@@ -236,16 +231,16 @@ def test_a_lock_that_is_let_go_in_time_is_taken(path: Path, clock: Clock) -> Non
         if clock.slept > 3:
             fcntl.flock(holder, fcntl.LOCK_UN)
 
-    store, _ = open_store(path, clock, sleep=sleep)
+    store, _ = open_store(state_path, clock, sleep=sleep)
     store.close()
     os.close(holder)
     assert clock.slept == pytest.approx(3.1, abs=0.2)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_lock_that_was_removed_is_taken_again(path: Path, clock: Clock, *, replaced: bool) -> None:
-    store, _ = open_store(path, clock)
-    lock = path.with_name("state.db.lock")
+def test_a_lock_that_was_removed_is_taken_again(state_path: Path, clock: Clock, *, replaced: bool) -> None:
+    store, _ = open_store(state_path, clock)
+    lock = state_path.with_name("state.db.lock")
     lock.unlink()
     if replaced:
         lock.touch()
@@ -254,14 +249,14 @@ def test_a_lock_that_was_removed_is_taken_again(path: Path, clock: Clock, *, rep
         store.commit(changes(2, clock.now, B), impatient)
     assert [line["event"] for line in lines] == ["the lock of the state was removed: taken again"]
     with pytest.raises(StartError, match="held by another process"):
-        open_store(path, clock, sleep=clock.sleep)
+        open_store(state_path, clock, sleep=clock.sleep)
     store.close()
 
 
-def test_a_removed_lock_that_another_process_took_is_told(path: Path, clock: Clock) -> None:
-    first, _ = open_store(path, clock)
-    path.with_name("state.db.lock").unlink()
-    second, _ = open_store(path, clock)
+def test_a_removed_lock_that_another_process_took_is_told(state_path: Path, clock: Clock) -> None:
+    first, _ = open_store(state_path, clock)
+    state_path.with_name("state.db.lock").unlink()
+    second, _ = open_store(state_path, clock)
     with pytest.raises(LockLost, match="held by another process: the file of the lock was removed"):
         first.commit(changes(1, clock.now, A), impatient)
     second.commit(changes(1, clock.now, B), impatient)
@@ -269,8 +264,8 @@ def test_a_removed_lock_that_another_process_took_is_told(path: Path, clock: Clo
     first.close()
 
 
-def test_the_lock_of_a_file_that_is_gone_is_not_a_lock(path: Path, clock: Clock) -> None:
-    lock = path.with_name("state.db.lock")
+def test_the_lock_of_a_file_that_is_gone_is_not_a_lock(state_path: Path, clock: Clock) -> None:
+    lock = state_path.with_name("state.db.lock")
     lock.touch()
     holder = os.open(lock, os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_EX)
@@ -279,39 +274,39 @@ def test_the_lock_of_a_file_that_is_gone_is_not_a_lock(path: Path, clock: Clock)
         clock.sleep(seconds)
         lock.unlink(missing_ok=True)
 
-    store, _ = open_store(path, clock, sleep=sleep)
+    store, _ = open_store(state_path, clock, sleep=sleep)
     with pytest.raises(StartError, match="held by another process"):
-        open_store(path, clock, sleep=clock.sleep)
+        open_store(state_path, clock, sleep=clock.sleep)
     store.close()
     os.close(holder)
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_a_shell_that_holds_the_write_lock_is_waited_for(path: Path, clock: Clock, mode: str) -> None:
-    store, _ = open_store(path, clock)
+def test_a_shell_that_holds_the_write_lock_is_waited_for(state_path: Path, clock: Clock, mode: str) -> None:
+    store, _ = open_store(state_path, clock)
     store.close()
-    shell = sqlite3.connect(path, isolation_level=None)
+    shell = sqlite3.connect(state_path, isolation_level=None)
     shell.execute(f"PRAGMA journal_mode = {mode}")
     shell.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StartError, match="held by another process"):
-        open_store(path, clock, sleep=clock.sleep)
+        open_store(state_path, clock, sleep=clock.sleep)
     shell.execute("COMMIT")
-    store, _ = open_store(path, clock, sleep=clock.sleep)
+    store, _ = open_store(state_path, clock, sleep=clock.sleep)
     store.close()
     shell.close()
 
 
-def test_readers_do_not_disturb_and_see_one_moment(path: Path, opened: Opened, clock: Clock) -> None:
+def test_readers_do_not_disturb_and_see_one_moment(state_path: Path, opened: Opened, clock: Clock) -> None:
     store, _ = opened()
     store.commit(changes(1, clock.now, A), impatient)
     count = "SELECT count(*) FROM operations"
-    with database.reading(path) as reader:
+    with database.reading(state_path) as reader:
         assert reader.execute(count).fetchone() == (1,)
         store.commit(changes(2, clock.now, B), impatient)
         assert reader.execute(count).fetchone() == (1,)
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             reader.execute("DELETE FROM operations")
-    with database.reading(path) as reader:
+    with database.reading(state_path) as reader:
         assert reader.execute(count).fetchone() == (2,)
 
 
@@ -379,104 +374,104 @@ def each_fourth_page_lost(path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_put_aside_and_what_can_be_read_is_saved(
-    path: Path, clock: Clock, damage: Callable[[Path], None], least: int
+    state_path: Path, clock: Clock, damage: Callable[[Path], None], least: int
 ) -> None:
-    some_state(path, clock)
-    damage(path)
-    damaged = path.read_bytes()
+    some_state(state_path, clock)
+    damage(state_path)
+    damaged = state_path.read_bytes()
     with capture_logs() as lines:
-        store, memory = open_store(path, clock)
+        store, memory = open_store(state_path, clock)
     saved = dict(memory.operations)
     store.commit(changes(1, clock.now, A), impatient)
     store.close()
     assert least <= len(saved) <= (200 if least else 0)
     assert saved.items() <= changes(1, Clock().now, *ids(200)).operations.items()
     (line,) = [line for line in lines if line["log_level"] == "error"]
-    aside = path.with_name("state.db.corrupt-20270115T080000Z")
-    assert (line["path"], line["kept_as"]) == (str(path), str(aside))
+    aside = state_path.with_name("state.db.corrupt-20270115T080000Z")
+    assert (line["path"], line["kept_as"]) == (str(state_path), str(aside))
     assert (f"{len(saved)} operations" if saved else "nothing") in line["saved"]
     assert aside.read_bytes() == damaged
-    assert not [file for file in path.parent.iterdir() if file.name.startswith(("state.db.new", "state.db.copy"))]
-    store, memory = open_store(path, clock)
+    assert not [file for file in state_path.parent.iterdir() if file.name.startswith(("state.db.new", "state.db.copy"))]
+    store, memory = open_store(state_path, clock)
     store.close()
     assert memory.operations.keys() == {*saved, key(A)}
 
 
 @pytest.mark.parametrize("damage", [each_fourth_page_lost, without_head])
 def test_a_large_damaged_file_is_saved_between_its_gaps(
-    path: Path, clock: Clock, damage: Callable[[Path], None]
+    state_path: Path, clock: Clock, damage: Callable[[Path], None]
 ) -> None:
-    store, _ = open_store(path, clock)
+    store, _ = open_store(state_path, clock)
     stones = {key(each): Tombstone(clock.now.mono, retired=True) for each in ids(2500, seed=9)}
     store.commit(replace(changes(1, clock.now, *ids(1000)), tombstones=stones), impatient)
     store.commit(Changes(2, clock.now, environments={"production": ENVIRONMENT}), impatient)
     store.close()
-    damage(path)
-    store, memory = open_store(path, clock)
+    damage(state_path)
+    store, memory = open_store(state_path, clock)
     store.close()
     assert len(memory.operations) > 0.7 * 1000
     assert len(memory.tombstones) > 0.7 * 2500
     assert dict(memory.tombstones).items() <= stones.items()
 
 
-def test_what_belongs_to_a_damaged_file_goes_with_it_and_no_name_is_taken_twice(path: Path, clock: Clock) -> None:
+def test_what_belongs_to_a_damaged_file_goes_with_it_and_no_name_is_taken_twice(state_path: Path, clock: Clock) -> None:
     for round_number in range(2):
-        text(path)
-        path.with_name("state.db-wal").write_text(f"log {round_number}")
-        store, _ = open_store(path, clock)
+        text(state_path)
+        state_path.with_name("state.db-wal").write_text(f"log {round_number}")
+        store, _ = open_store(state_path, clock)
         store.close()
     aside = "state.db.corrupt-20270115T080000Z"
-    names = {file.name for file in path.parent.iterdir()}
+    names = {file.name for file in state_path.parent.iterdir()}
     assert {aside, f"{aside}-wal", f"{aside}-1", f"{aside}-1-wal"} <= names
-    assert path.with_name(f"{aside}-1-wal").read_text() == "log 1"
+    assert state_path.with_name(f"{aside}-1-wal").read_text() == "log 1"
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_bytes_are_wrong_the_exporter_starts(path: Path, clock: Clock, seed: int) -> None:
-    some_state(path, clock)
+def test_whatever_bytes_are_wrong_the_exporter_starts(state_path: Path, clock: Clock, seed: int) -> None:
+    some_state(state_path, clock)
     chance = random.Random(seed)
-    content = bytearray(path.read_bytes())
+    content = bytearray(state_path.read_bytes())
     for _ in range(chance.choice([1, 10, 1000])):
         content[chance.randrange(100, len(content))] = chance.randrange(256)
-    path.write_bytes(content)
+    state_path.write_bytes(content)
     with capture_logs():
-        store, memory = open_store(path, clock)
+        store, memory = open_store(state_path, clock)
         store.commit(changes(1, clock.now, A), impatient)
         store.close()
-        store, again = open_store(path, clock)
+        store, again = open_store(state_path, clock)
     store.close()
     assert key(A) in again.operations
     assert len(memory.operations) <= 200
 
 
-def test_an_empty_file_is_begun_and_told(path: Path, clock: Clock) -> None:
-    path.touch()
+def test_an_empty_file_is_begun_and_told(state_path: Path, clock: Clock) -> None:
+    state_path.touch()
     with capture_logs() as lines:
-        store, memory = open_store(path, clock)
+        store, memory = open_store(state_path, clock)
     store.close()
     assert memory == Memory()
     assert [line["event"] for line in lines] == ["state file is empty: starting without state"]
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(path: Path, clock: Clock) -> None:
-    foreign = sqlite3.connect(path)
+def test_a_database_of_another_program_is_refused_and_left_alone(state_path: Path, clock: Clock) -> None:
+    foreign = sqlite3.connect(state_path)
     foreign.execute("CREATE TABLE bookmarks (url)")
     foreign.commit()
     foreign.close()
-    before = path.read_bytes()
+    before = state_path.read_bytes()
     with pytest.raises(StartError, match="is a database of another program: name another file"):
-        open_store(path, clock)
-    assert path.read_bytes() == before
+        open_store(state_path, clock)
+    assert state_path.read_bytes() == before
 
 
-def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path, clock: Clock) -> None:
-    some_state(path, clock)
-    newer = sqlite3.connect(path)
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(state_path: Path, clock: Clock) -> None:
+    some_state(state_path, clock)
+    newer = sqlite3.connect(state_path)
     newer.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     newer.close()
     with pytest.raises(StartError, match=r"written by a newer version of knock-exporter .*: run that version"):
-        open_store(path, clock)
-    assert [file.name for file in path.parent.iterdir() if "corrupt" in file.name] == []
+        open_store(state_path, clock)
+    assert [file.name for file in state_path.parent.iterdir() if "corrupt" in file.name] == []
 
 
 @pytest.mark.parametrize(
@@ -504,10 +499,10 @@ def test_a_folder_without_permission_is_told(tmp_path: Path, clock: Clock, mode:
     folder.chmod(0o700)
 
 
-def test_a_full_disk_at_the_start_is_not_damage(path: Path, clock: Clock) -> None:
+def test_a_full_disk_at_the_start_is_not_damage(state_path: Path, clock: Clock) -> None:
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
-    with pytest.raises(StartError, match="cannot be used: database or disk is full"), database.ours(path):
+    with pytest.raises(StartError, match="cannot be used: database or disk is full"), database.ours(state_path):
         raise full
 
 
@@ -570,7 +565,7 @@ def test_the_heart_beats_when_idle(unthreaded: UnthreadedWriter, clock: Clock) -
 
 
 def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
-    path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
+    state_path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
 ) -> None:
     fill_disk(unthreaded.writer._store, full=True)
     with capture_logs() as lines:
@@ -593,12 +588,12 @@ def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
 
 @pytest.mark.alone
 def test_a_locked_file_fails_after_two_seconds_and_sooner_when_ending(
-    path: Path, clock: Clock, in_time: InTime
+    state_path: Path, clock: Clock, in_time: InTime
 ) -> None:
-    unthreaded = UnthreadedWriter(open_store(path, clock)[0], clock)
+    unthreaded = UnthreadedWriter(open_store(state_path, clock)[0], clock)
     tries = [tried for tried in range(1, 100) if not unthreaded.writer._patient(tried)]
     assert tries[0] * database.BUSY_SECONDS == 2.0
-    shell = sqlite3.connect(path, isolation_level=None)
+    shell = sqlite3.connect(state_path, isolation_level=None)
     shell.execute("BEGIN IMMEDIATE")
     unthreaded.writer.save(changes(1, clock.now, A))
     unthreaded.writer.stop()
@@ -661,7 +656,7 @@ def everything(number: int, now: Moment, *operation_ids: str) -> Changes:
     ],
 )
 def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
-    path: Path, unthreaded: UnthreadedWriter, clock: Clock, damage: Callable[[Path], None], *, checkpointed: bool
+    state_path: Path, unthreaded: UnthreadedWriter, clock: Clock, damage: Callable[[Path], None], *, checkpointed: bool
 ) -> None:
     known = ids(200)
     unthreaded.writer.save(changes(1, clock.now, *known))
@@ -670,7 +665,7 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
         unthreaded.writer._store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         unthreaded.writer.save(changes(2, clock.now, known[0]))
         unthreaded.step()
-    damage(path)
+    damage(state_path)
     clock.sleep(1)
     with capture_logs() as lines:
         unthreaded.writer.save(changes(3, clock.now, C))
@@ -685,14 +680,14 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
     events = ["state is damaged: a new file is to be begun"]
     assert [line["event"] for line in lines if line["log_level"] == "error"] == (events if lost else [])
     assert [line["kept_as"] for line in lines if "kept_as" in line] == (
-        [str(path.with_name("state.db.corrupt-20270115T080001Z"))] if lost else []
+        [str(state_path.with_name("state.db.corrupt-20270115T080001Z"))] if lost else []
     )
     unthreaded.writer.save(changes(5, clock.now, B))
     unthreaded.step()
     assert unthreaded.said[-1] == Saved(5, ok=True)
-    crashed = path.with_name("crashed.db")  # what a restart would find
+    crashed = state_path.with_name("crashed.db")  # what a restart would find
     for side in ("", "-wal"):
-        crashed.with_name(f"crashed.db{side}").write_bytes(path.with_name(f"state.db{side}").read_bytes())
+        crashed.with_name(f"crashed.db{side}").write_bytes(state_path.with_name(f"state.db{side}").read_bytes())
     store, memory = open_store(crashed, clock)
     store.close()
     assert memory.operations.keys() == {key(each) for each in [*known, B, C]}
@@ -700,17 +695,17 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
 
 
 def test_what_others_may_do_to_the_file_is_not_damage(
-    path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
+    state_path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
 ) -> None:
     def touch() -> None:
-        path.chmod(0o640)
+        state_path.chmod(0o640)
 
     def write_back() -> None:
-        with closing(sqlite3.connect(path)) as shell:
+        with closing(sqlite3.connect(state_path)) as shell:
             shell.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def vacuum() -> None:
-        with closing(sqlite3.connect(path)) as shell:
+        with closing(sqlite3.connect(state_path)) as shell:
             shell.execute("VACUUM")
 
     with capture_logs() as lines:
@@ -726,10 +721,10 @@ def test_what_others_may_do_to_the_file_is_not_damage(
 
 
 def test_a_new_file_that_cannot_be_made_is_asked_for_again(
-    path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
+    state_path: Path, unthreaded: UnthreadedWriter, opened: Opened, clock: Clock
 ) -> None:
-    path.unlink()
-    obstacle = path.with_name("state.db.new")
+    state_path.unlink()
+    obstacle = state_path.with_name("state.db.new")
     obstacle.mkdir()
     with capture_logs() as lines:
         for number in range(1, 4):
@@ -748,8 +743,8 @@ def test_a_new_file_that_cannot_be_made_is_asked_for_again(
     assert set(opened()[1].operations) == {key(A), key(B)}
 
 
-def test_stopping_commits_what_is_queued_and_lets_go(path: Path, clock: Clock) -> None:
-    store, _ = open_store(path, clock)
+def test_stopping_commits_what_is_queued_and_lets_go(state_path: Path, clock: Clock) -> None:
+    store, _ = open_store(state_path, clock)
     unthreaded = UnthreadedWriter(store, clock)
     thread = threading.Thread(target=unthreaded.writer.run)
     thread.start()
@@ -758,17 +753,17 @@ def test_stopping_commits_what_is_queued_and_lets_go(path: Path, clock: Clock) -
     unthreaded.writer.stop()
     thread.join(5)
     assert unthreaded.said[-1] == Saved(49, ok=True)
-    assert not path.with_name("state.db-wal").exists(), "its log is written back"
-    store, memory = open_store(path, clock)
+    assert not state_path.with_name("state.db-wal").exists(), "its log is written back"
+    store, memory = open_store(state_path, clock)
     store.close()
     assert len(memory.operations) == 50
 
 
-def test_the_log_does_not_grow_without_bound(path: Path, unthreaded: UnthreadedWriter, clock: Clock) -> None:
+def test_the_log_does_not_grow_without_bound(state_path: Path, unthreaded: UnthreadedWriter, clock: Clock) -> None:
     for number in range(150):
         unthreaded.writer.save(changes(number, clock.now, *ids(40)))
         unthreaded.step()
-    assert path.with_name("state.db-wal").stat().st_size < 5 << 20
+    assert state_path.with_name("state.db-wal").stat().st_size < 5 << 20
 
 
 CHILD = """
@@ -801,9 +796,9 @@ def killed_while_writing(path: Path, lines: int) -> int:
     return int(told[-1]) if told else safe
 
 
-def test_what_was_committed_survives_a_kill(path: Path) -> None:
-    safe = killed_while_writing(path, 20)
-    store, memory = open_store(path, Clock())
+def test_what_was_committed_survives_a_kill(state_path: Path) -> None:
+    safe = killed_while_writing(state_path, 20)
+    store, memory = open_store(state_path, Clock())
     store.close()
     assert set(memory.operations) >= {key(each) for each in ids(5000)[:safe]}
     assert len(memory.operations) <= safe + 5

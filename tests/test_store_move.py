@@ -78,11 +78,6 @@ def call(*args: str, text: str | bytes = "") -> Result:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
 def other(tmp_path: Path) -> Path:
     return tmp_path / "other.db"
 
@@ -90,10 +85,10 @@ def other(tmp_path: Path) -> Path:
 # Out and in.
 
 
-def test_an_export_is_imported_as_it_was(path: Path, other: Path) -> None:
+def test_an_export_is_imported_as_it_was(state_path: Path, other: Path) -> None:
     clock = Clock()
-    write(path, STATE, clock)
-    lines = export(path)
+    write(state_path, STATE, clock)
+    lines = export(state_path)
     put_in(other, lines, clock)
     assert [json.loads(line) for line in export(other)[2:]] == [
         {each: value for each, value in json.loads(line).items() if each != "asleep_since"} for line in lines[2:]
@@ -103,9 +98,9 @@ def test_an_export_is_imported_as_it_was(path: Path, other: Path) -> None:
     )
 
 
-def test_an_export_says_what_it_is(path: Path) -> None:
-    write(path, STATE, Clock())
-    header, *lines = [json.loads(line) for line in export(path)]
+def test_an_export_says_what_it_is(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    header, *lines = [json.loads(line) for line in export(state_path)]
     assert header == {"format": "knock-exporter-state", "version": 1, "age": WALL, "wall": WALL}
     kinds = [line["kind"] for line in lines]
     assert kinds == ["environment"] * 2 + ["operation"] * 3 + ["tombstone", "cell", "end"]
@@ -114,51 +109,53 @@ def test_an_export_says_what_it_is(path: Path) -> None:
     assert operation["namings"] == [{"kind": "api", "name": "", "group": "nightly", "labels": {"team": "growth"}}]
 
 
-def test_times_move_with_the_clock_of_the_other_machine(path: Path, other: Path) -> None:
-    write(path, STATE, Clock())
+def test_times_move_with_the_clock_of_the_other_machine(state_path: Path, other: Path) -> None:
+    write(state_path, STATE, Clock())
     later = Clock(mono=50.0, wall=WALL + 600)
     write(other, Memory(), Clock(mono=7.0, wall=WALL + 100))
-    put_in(other, export(path), later)
+    put_in(other, export(state_path), later)
     tracked = read(other, later).operations[key(A)].tracked
     assert tracked.handed_over.mono == pytest.approx(50.0 - 600)
     assert tracked.handed_over.wall == WALL
     behind = Clock(mono=50.0, wall=WALL - 600)
     write(other.with_name("third.db"), Memory(), behind)
-    put_in(other.with_name("third.db"), export(path), behind)
+    put_in(other.with_name("third.db"), export(state_path), behind)
     assert read(other.with_name("third.db"), behind).operations[key(A)].tracked.due == pytest.approx(55.0)
 
 
-def test_only_some_environments(path: Path) -> None:
-    write(path, STATE, Clock())
-    lines = [json.loads(line) for line in export(path, "staging")]
+def test_only_some_environments(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    lines = [json.loads(line) for line in export(state_path, "staging")]
     assert {line["environment"] for line in lines[1:-1]} == {"staging"}
     assert [line["kind"] for line in lines[1:]] == ["environment", "operation", "end"]
     with pytest.raises(StartError, match="no environment 'prod'; it has: production, staging"):
-        export(path, "prod")
+        export(state_path, "prod")
 
 
-def test_what_is_there_already_is_added_to_and_the_rest_left_alone(path: Path, other: Path) -> None:
+def test_what_is_there_already_is_added_to_and_the_rest_left_alone(state_path: Path, other: Path) -> None:
     clock = Clock()
-    write(path, STATE, clock)
+    write(state_path, STATE, clock)
     elsewhere = key(D, "elsewhere")
     there = Memory({elsewhere: kept(D, NOW, "elsewhere")}, environments={"elsewhere": ENVIRONMENT})
     write(other, there, clock)
-    told = put_in(other, export(path, "production"), clock)
+    told = put_in(other, export(state_path, "production"), clock)
     assert told == [
         "environment production: 2 operations (0 known here before, 0 left out as retired here), 1 tombstones"
     ]
     memory = read(other, clock)
     assert set(memory.operations) == {elsewhere, key(A), key(B)}
-    assert put_in(other, export(path, "production"), clock)[0].startswith("environment production: 2 operations (2 kno")
+    assert put_in(other, export(state_path, "production"), clock)[0].startswith(
+        "environment production: 2 operations (2 kno"
+    )
     assert read(other, clock) == memory
 
 
-def test_another_knock_under_the_same_name_is_told(path: Path, other: Path) -> None:
+def test_another_knock_under_the_same_name_is_told(state_path: Path, other: Path) -> None:
     clock = Clock()
-    write(path, STATE, clock)
+    write(state_path, STATE, clock)
     there = Memory(environments={"production": replace(ENVIRONMENT, branch="feature", epoch=WALL + 5)})
     write(other, there, clock)
-    told = put_in(other, export(path, "production"), clock)
+    told = put_in(other, export(state_path, "production"), clock)
     assert "(branch None), here https://api.knock.app (branch feature); if these are two" in told[1]
     assert read(other, clock).environments["production"] == there.environments["production"]
 
@@ -189,10 +186,10 @@ GOOD = {"kind": "operation", "environment": "production", "id": A}
     ],
 )
 def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(
-    path: Path, other: Path, change: dict[int, str], told: str
+    state_path: Path, other: Path, change: dict[int, str], told: str
 ) -> None:
-    write(path, STATE, Clock())
-    lines = export(path)
+    write(state_path, STATE, Clock())
+    lines = export(state_path)
     for number, line in change.items():
         lines[number] = line
     with pytest.raises(StartError, match="^" + told.replace("(", r"\(")) as error:
@@ -202,34 +199,34 @@ def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(
 
 
 @pytest.mark.parametrize("lines_left", range(8))
-def test_an_export_that_was_cut_off_is_refused(path: Path, other: Path, lines_left: int) -> None:
-    write(path, STATE, Clock())
+def test_an_export_that_was_cut_off_is_refused(state_path: Path, other: Path, lines_left: int) -> None:
+    write(state_path, STATE, Clock())
     with pytest.raises(StartError, match=f"line {lines_left + 1}: the export ends too soon: was it cut off"):
-        put_in(other, export(path)[:lines_left], Clock())
+        put_in(other, export(state_path)[:lines_left], Clock())
 
 
 @pytest.mark.parametrize("number", [1, 3, 6, 7])
-def test_nothing_stands_there_twice(path: Path, other: Path, number: int) -> None:
-    write(path, STATE, Clock())
-    lines = export(path)
+def test_nothing_stands_there_twice(state_path: Path, other: Path, number: int) -> None:
+    write(state_path, STATE, Clock())
+    lines = export(state_path)
     with pytest.raises(StartError, match=f"line {number + 2}: .* is a duplicate"):
         put_in(other, [*lines[: number + 1], *lines[number:]], Clock())
 
 
-def test_no_import_while_an_exporter_runs(path: Path, other: Path) -> None:
+def test_no_import_while_an_exporter_runs(state_path: Path, other: Path) -> None:
     clock = Clock()
-    write(path, STATE, clock)
+    write(state_path, STATE, clock)
     store, _ = open_store(other, clock)
     with pytest.raises(StartError, match="is held by another process, for 3 s now"):
-        put_in(other, export(path), clock)
+        put_in(other, export(state_path), clock)
     store.close()
 
 
-def test_an_import_into_a_damaged_file_changes_nothing(path: Path, other: Path) -> None:
-    write(path, STATE, Clock())
+def test_an_import_into_a_damaged_file_changes_nothing(state_path: Path, other: Path) -> None:
+    write(state_path, STATE, Clock())
     other.write_text("no database")
     with pytest.raises(StartError, match=r"is damaged \(file is not a database\): move it away"):
-        put_in(other, export(path), Clock())
+        put_in(other, export(state_path), Clock())
     assert other.read_text() == "no database"
 
 
@@ -338,10 +335,10 @@ def test_who_names_it_is_united_and_says_the_group() -> None:
     assert (after.tracked.group, after.tracked.labels) == ("new", (("team", "x"),))
 
 
-def test_to_another_machine_and_back(path: Path, other: Path) -> None:
+def test_to_another_machine_and_back(state_path: Path, other: Path) -> None:
     clock = Clock()
-    write(path, STATE, clock)
-    put_in(other, export(path, "production"), clock)
+    write(state_path, STATE, clock)
+    put_in(other, export(state_path, "production"), clock)
     clock.sleep(60)
     moved = read(other, clock)
     grown = StoredOperation(
@@ -351,8 +348,8 @@ def test_to_another_machine_and_back(path: Path, other: Path) -> None:
     store, _ = open_store(other, clock)
     store.commit(Changes(2, clock.now, {key(A): grown}), impatient)
     store.close()
-    put_in(path, export(other), clock)
-    after = read(path, clock)
+    put_in(state_path, export(other), clock)
+    after = read(state_path, clock)
     assert after.operations[key(A)].tracked.marks == Marks(500, 500, 7)
     assert after.operations[key(A)].tracked.from_birth
     assert {each: after.operations[each] for each in (key(B), key(C, "staging"))} == {
@@ -389,9 +386,9 @@ def test_the_later_epoch_and_what_was_let_in_here_first() -> None:
 # The commands.
 
 
-def test_the_commands_move_an_environment(path: Path, other: Path) -> None:
-    write(path, STATE, Clock())
-    exported = call("export", f"--storage.path={path}", "--environment=production")
+def test_the_commands_move_an_environment(state_path: Path, other: Path) -> None:
+    write(state_path, STATE, Clock())
+    exported = call("export", f"--storage.path={state_path}", "--environment=production")
     assert exported.exit_code == 0
     imported = call("import", f"--storage.path={other}", text=exported.stdout)
     assert (imported.exit_code, imported.stdout) == (0, "")
@@ -400,12 +397,12 @@ def test_the_commands_move_an_environment(path: Path, other: Path) -> None:
     assert again.stdout.splitlines()[1:] == exported.stdout.splitlines()[1:]
 
 
-def test_check_tells_what_is_there(path: Path) -> None:
-    write(path, STATE, Clock())
-    result = call("check", f"--storage.path={path}")
+def test_check_tells_what_is_there(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    result = call("check", f"--storage.path={state_path}")
     assert (result.exit_code, result.stderr) == (0, "")
     head, *lines = result.stdout.splitlines()
-    assert head == f"{path}: form 2, {path.stat().st_size:,} bytes"
+    assert head == f"{state_path}: form 2, {state_path.stat().st_size:,} bytes"
     since = "from birth since 2027-01-15 08:00:00 UTC"
     assert lines == [
         "integrity: ok",
@@ -416,31 +413,31 @@ def test_check_tells_what_is_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "export"])
-def test_looking_changes_nothing_and_works_beside_an_exporter(path: Path, command: str) -> None:
+def test_looking_changes_nothing_and_works_beside_an_exporter(state_path: Path, command: str) -> None:
     clock = Clock()
-    write(path, STATE, clock)
-    before = path.read_bytes()
-    assert call(command, f"--storage.path={path}").exit_code == 0
-    assert path.read_bytes() == before
-    store, _ = open_store(path, clock)
+    write(state_path, STATE, clock)
+    before = state_path.read_bytes()
+    assert call(command, f"--storage.path={state_path}").exit_code == 0
+    assert state_path.read_bytes() == before
+    store, _ = open_store(state_path, clock)
     store.commit(Changes(2, clock.now, {key(D, "production"): kept(D, NOW)}), impatient)
-    result = call(command, f"--storage.path={path}")
+    result = call(command, f"--storage.path={state_path}")
     assert result.exit_code == 0
     assert ("3 operations" if command == "check" else D) in result.stdout
     store.commit(Changes(3, clock.now), impatient)
     store.close()
 
 
-def test_check_names_what_cannot_be_read(path: Path) -> None:
-    write(path, STATE, Clock())
-    shell = sqlite3.connect(path)
+def test_check_names_what_cannot_be_read(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    shell = sqlite3.connect(state_path)
     shell.execute("UPDATE operations SET status = 'done' WHERE id = ?", (A,))
     shell.commit()
     shell.close()
-    result = call("check", f"--storage.path={path}")
+    result = call("check", f"--storage.path={state_path}")
     assert result.exit_code == 1
     assert f"environment production: {A}: cannot be read: status: expected one of" in result.stderr
-    exported = call("export", f"--storage.path={path}")
+    exported = call("export", f"--storage.path={state_path}")
     assert A not in exported.stdout
     assert f"production {A}: cannot be read, left out" in exported.stderr
 
@@ -450,25 +447,25 @@ def test_check_names_what_cannot_be_read(path: Path) -> None:
     ("content", "told"),
     [(None, "No such file or directory"), (b"", "is empty"), (b"no database at all" * 99, "is damaged: file is not a")],
 )
-def test_what_cannot_be_looked_at_is_told(path: Path, command: str, content: bytes | None, told: str) -> None:
+def test_what_cannot_be_looked_at_is_told(state_path: Path, command: str, content: bytes | None, told: str) -> None:
     if content is not None:
-        path.write_bytes(content)
-    result = call(command, f"--storage.path={path}")
+        state_path.write_bytes(content)
+    result = call(command, f"--storage.path={state_path}")
     assert (result.exit_code, result.stdout) == (1, "")
     assert told in result.stderr
-    assert path.exists() == (content is not None)
+    assert state_path.exists() == (content is not None)
 
 
-def test_an_export_that_cannot_be_written_is_told(path: Path) -> None:
-    write(path, STATE, Clock())
+def test_an_export_that_cannot_be_written_is_told(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "exporter", "state", "export", f"--storage.path={path}"]
+        command = [sys.executable, "-m", "exporter", "state", "export", f"--storage.path={state_path}"]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (result.returncode, result.stderr) == (1, "the export cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", ["check", "export", "import"])
-def test_the_path_is_required_and_may_come_from_the_environment(path: Path, command: str) -> None:
+def test_the_path_is_required_and_may_come_from_the_environment(state_path: Path, command: str) -> None:
     assert call(command).exit_code == 2
-    runner = CliRunner(env={"KNOCK_EXPORTER_STORAGE_PATH": str(path)})
+    runner = CliRunner(env={"KNOCK_EXPORTER_STORAGE_PATH": str(state_path)})
     assert runner.invoke(main, ["state", command], input=io.BytesIO()).exit_code == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from timing import BUSY_SECONDS, InTime
+from timing import BUSY_SECONDS, PAIRS, InTime, check_cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,12 @@ def test_what_does_not_run_alone_promises_no_seconds(path: Path) -> None:
     assert list(hasty(path.read_text(encoding="utf-8"))) == [], "use the fixture in_time, or until, or run it alone"
 
 
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_cpu_is_measured_by_one_function(path: Path) -> None:
+    measured = "process_time" in path.read_text(encoding="utf-8")
+    assert measured <= (path.name in {"timing.py", "test_timing.py"}), "use check_cost, or cpu_seconds"
+
+
 def test_such_an_assertion_is_found() -> None:
     promise = "def test():\n    assert time.monotonic() - began < 5\n"
     assert list(hasty(promise)) == [2]
@@ -56,3 +62,24 @@ def test_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for seconds, alone, at_least in ((5.1, True, 0.0), (5.1 + BUSY_SECONDS, False, 0.0), (4.0, True, 4.5)):
         with pytest.raises(AssertionError, match="took"):
             taking(seconds, alone=alone, at_least=at_least)
+
+
+@pytest.mark.parametrize(("costs", "pairs"), [([2.0], 1), ([9.0, 2.1, 1.9], 3), ([2.1] * PAIRS, PAIRS)])
+def test_one_pair_that_costs_little_enough_is_enough(
+    monkeypatch: pytest.MonkeyPatch, costs: list[float], pairs: int
+) -> None:
+    now, measured = [0.0], iter(costs)
+    monkeypatch.setattr(time, "process_time", lambda: now[0])
+
+    def taking(seconds: float) -> None:
+        now[0] += seconds
+
+    def check() -> None:
+        check_cost(lambda: taking(next(measured)), 2.0, lambda: taking(1.0))
+
+    if pairs < PAIRS:
+        check()
+    else:
+        with pytest.raises(AssertionError, match=r"^took 2\.10, "):
+            check()
+    assert next(measured, None) is None

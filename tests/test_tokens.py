@@ -13,6 +13,7 @@ from exporter.config.settings import TokenSource
 from exporter.errors import StartError
 from exporter.keys import KeySource, Secret
 from exporter.tokens import Token, Tokens, TokenWatch
+from exporter.values import ALL_ENVIRONMENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +99,7 @@ class Files:
 
 
 def source(path: Path, *environments: str) -> TokenSource:
-    return TokenSource(KeySource(file=path), frozenset(environments) or None)
+    return TokenSource(KeySource(file=path), environments or (ALL_ENVIRONMENTS,))
 
 
 def good(tokens: Tokens, *names: str) -> list[bool]:

@@ -627,6 +627,6 @@ def test_the_nil_id_never_becomes_an_operation() -> None:
 
 def test_a_refused_key_is_told_with_where_it_comes_from() -> None:
     with capture_logs() as logs:
-        Model(one(key=KeySource(variable="KNOCK_KEY")), lambda *_: KeyRefused("HTTP 401", code=401)).run(60)
+        Model(one(api_key=KeySource(variable="KNOCK_KEY")), lambda *_: KeyRefused("HTTP 401", code=401)).run(60)
     told = [each for each in logs if each["event"] == "Knock refuses the key"]
     assert [(each["key"], each["hint"]) for each in told] == [("environment variable KNOCK_KEY", REFUSED_HINT)]

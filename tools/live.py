@@ -161,15 +161,9 @@ class Objects:
         return set()
 
     def by_environment(self) -> Counter[str]:
-        """Return the attributes that are dicts with the environments' names as keys."""
-        return Counter(
-            {
-                f"{type(each).__name__}.{name}"
-                for each in self._found
-                for name, value in _attributes(each)
-                if isinstance(value, dict) and set(value) == set(ENVIRONMENTS)
-            }
-        )
+        """Return the dicts with the environments' names as keys, each once, by an attribute that holds it."""
+        dicts = [each for each in self._found if isinstance(each, dict) and set(each) == set(ENVIRONMENTS)]
+        return Counter({self._paths[id(each)] for each in dicts})
 
 
 def _names(value: str | bytes | int | uuid.UUID, known: uuid.UUID) -> bool:

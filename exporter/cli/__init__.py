@@ -211,7 +211,7 @@ def get(
     With the key from a configuration, or from KNOCK_API_KEY (and KNOCK_BASE_URL, KNOCK_BRANCH) as Knock's SDKs do.
     """
     from exporter import lookup  # noqa: PLC0415 - only this command needs these
-    from exporter.knock.connect import connect, read_key  # noqa: PLC0415 - the same
+    from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same
     from exporter.terminal import get as writer  # noqa: PLC0415 - the same
 
     asked = lookup.environment_for(operation_id, config_file, environment, os.environ)

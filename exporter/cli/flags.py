@@ -11,6 +11,7 @@ import click
 
 from exporter.errors import redact
 from exporter.operation import is_operation_id
+from exporter.values import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,8 +119,6 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read the value, or fail with what was expected."""
-        from exporter.config.values import parse_duration  # noqa: PLC0415 - pydantic is not needed for --help
-
         if isinstance(value, float):
             return value
         try:

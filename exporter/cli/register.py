@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from exporter.cli.flags import TAKEN, FilePath, OperationId, flag
+from exporter.values import InvalidValue, check_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +30,6 @@ class _Url(click.ParamType[str]):
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from exporter.config.values import InvalidValue, check_address  # noqa: PLC0415 - pydantic is not needed for --help
-
         try:
             url = check_address(str(value))
         except InvalidValue:  # its message knows of Knock's own address only; and the value may hold a password

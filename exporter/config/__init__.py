@@ -1,41 +1,35 @@
 """The configuration: from a YAML file to a frozen Config, or to a ConfigError with everything that is wrong.
 
 yaml_source   the file as plain values that remember their lines
-models        the keys, one by one (pydantic); `values` says what a single value may look like
+kinds         for pydantic: how each kind of value is read (`exporter/values.py`), shown and described
+settings      every key, once: from plain values to a Config, and back to YAML with secrets masked
 wording       pydantic's errors in our words
-checks        what concerns several keys; `plain` steps through values that may be of any type
-files         what the keys name outside of the file
-resolve       keys → `settings`, with the defaults
-effective     `settings` → YAML, secrets masked
-selection     some of the environments
-schema        `models` → JSON Schema (`python -m exporter.config`)
+checks        what concerns several keys
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from exporter.config.checks import check
-from exporter.config.effective import effective_yaml
-from exporter.config.files import check_files
-from exporter.config.models import ConfigKeys
-from exporter.config.resolve import resolve
-from exporter.config.selection import only
+from exporter.config.kinds import LoadContext, PerOperation
+from exporter.config.problems import closest
 from exporter.config.settings import (
     Config,
     EnvironmentSettings,
-    HttpSource,
     ListedOperation,
-    PerOperation,
     Polling,
-    TokenSource,
+    RegistrationSettings,
+    Storage,
+    effective_yaml,
+    read,
 )
-from exporter.config.wording import reworded
-from exporter.config.yaml_source import Found, no_garbage_collection, read_document
+from exporter.config.yaml_source import no_garbage_collection, read_document
+from exporter.errors import StartError
 from exporter.files import is_pipe
+from exporter.values import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,11 +37,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "EnvironmentSettings",
-    "HttpSource",
     "ListedOperation",
     "PerOperation",
     "Polling",
-    "TokenSource",
+    "Storage",
     "effective_yaml",
     "load",
 ]
@@ -67,25 +60,29 @@ def load(
     at once, in the order of the file, and StartError for a name that is not in it.
     """
     with no_garbage_collection():
-        return _load(path, environ, names, pipe_seconds)
+        document = read_document(path, pipe_seconds=pipe_seconds)
+        folder = Path() if is_pipe(path) else path.parent
+        config, found = read(document, LoadContext(folder, environ, names))
+        broken = {problem.loc for problem in found if problem.file is None}
+        found += [problem for problem in check(document) if problem.loc not in broken]
+        found = [problem for problem in found if problem.loc not in document.unusable] + document.found
+        if config is None or found:
+            raise document.error(str(path), found)
+        return _only(config, names) if names else config
 
 
-def _load(path: Path, environ: Mapping[str, str], names: Sequence[str], pipe_seconds: float) -> Config:
-    folder = Path() if is_pipe(path) else path.parent
-    document = read_document(path, pipe_seconds=pipe_seconds)
-    keys, found = _validate(document.data)
-    places = {problem.loc for problem in found}
-    more = [*check(document), *check_files(document, folder, environ, names)]
-    found += [problem for problem in more if problem.loc not in places]
-    found = [problem for problem in found if problem.loc not in document.unusable] + document.found
-    if keys is None or found:
-        raise document.error(str(path), found)
-    settings = resolve(keys, folder)
-    return only(settings, names) if names else settings
-
-
-def _validate(data: object) -> tuple[ConfigKeys | None, list[Found]]:
-    try:
-        return ConfigKeys.model_validate(data), []
-    except ValidationError as error:
-        return None, reworded(error)
+def _only(config: Config, names: Sequence[str]) -> Config:
+    """Keep these environments, in the order of the file, and the tokens that are good for any of them."""
+    known = [environment.name for environment in config.environments]
+    for name in names:
+        if name not in known:
+            close = closest(name, known)
+            hint = f'did you mean "{close}"? ' if close else ""
+            has = f"{hint}it has: {', '.join(known)}"
+            raise StartError(f"{quoted(name)} is not an environment of the configuration ({has})")
+    tokens = tuple(each for each in config.registration.tokens if not (each.scope or {*names}).isdisjoint(names))
+    return replace(
+        config,
+        environments=tuple(each for each in config.environments if each.name in names),
+        registration=RegistrationSettings(tokens),
+    )

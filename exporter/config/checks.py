@@ -1,102 +1,115 @@
 """What concerns several keys at once: doubles, contradictions, names that lead nowhere.
 
-The checks read the plain values and step over what is of a wrong type (the models report that), so one run finds
-everything.
+The checks read the plain values and step over what is of a wrong type (which is reported where values are read), so one
+run finds everything.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.config import plain, values
-from exporter.config.models import KEY_SOURCES
-from exporter.config.settings import ALL_ENVIRONMENTS, Polling
-from exporter.config.values import quoted, show_duration
-from exporter.config.wording import suggestion
-from exporter.config.yaml_source import Found
+from exporter import values
+from exporter.config.problems import suggestion
+from exporter.config.settings import KEY_SOURCES, Polling
+from exporter.errors import Found
 from exporter.operation import is_operation_id
+from exporter.values import ALL_ENVIRONMENTS, InvalidValue, quoted, show_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from exporter.config.plain import Level
-    from exporter.config.yaml_source import Document, Loc
+    from exporter.config.yaml_source import Document
+    from exporter.errors import Loc
 
-    _Place = tuple[Loc, Any]  # where a value stands, and the value
-
+_DUPLICATE = "{} is a duplicate (first on line {}): keep one"
+_NAMED_TWICE = "{} is the name of another environment (line {}): rename one"
+_LISTED_TWICE = "the same address is listed twice (first on line {1}): keep one"  # its query may hold a secret
 _UNPROTECTED = "to another machine (use https://, or set insecure_http: true)"
 
 
+class Place(NamedTuple):
+    """A place in a file, and what is there: None where there is nothing."""
+
+    loc: Loc
+    value: Any
+
+    def at(self, key: str) -> Place:
+        """Step to a key."""
+        return Place((*self.loc, key), self.mapping().get(key))
+
+    def mapping(self) -> dict[str, Any]:
+        """Return the mapping, or an empty one for anything else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def list(self) -> list[Any]:
+        """Return the list, or an empty one for anything else."""
+        return self.value if isinstance(self.value, list) else []
+
+    def items(self) -> Iterator[Place]:
+        """Step to each item of the list."""
+        return (Place((*self.loc, index), item) for index, item in enumerate(self.list()))
+
+    def mappings(self) -> Iterator[Place]:
+        """Step to each item that is a mapping."""
+        return (item for item in self.items() if isinstance(item.value, dict))
+
+    def fits(self, parse: Callable[[str], object]) -> bool:
+        """Whether there is a text that `parse` takes."""
+        try:
+            return isinstance(self.value, str) and parse(self.value) is not None
+        except InvalidValue:
+            return False
+
+
 def check(document: Document) -> Iterator[Found]:
-    """Find what the models cannot see."""
-    top = plain.mapping(document.data)
-    declared = dict.fromkeys(plain.texts(top.get("labels")))
-    known = _known_environments(top)
-    for places, message in _unique(top):
-        yield from _doubled(places, message, document.line)
-    yield from _polling(top)
-    for loc, environment in plain.environments(top):
-        yield from _key(loc, environment)
-        yield from _addresses(loc, environment)
-        yield from _http_sources(loc, environment)
-        yield from _undeclared_labels(loc, environment, declared)
-    for loc, token in plain.tokens(top):
-        yield from _token_environments(loc, token, known)
+    """Find what cannot be seen in single values."""
+    top = Place((), document.data)
+    environments = list(top.at("environments").mappings())
+    tokens = list(top.at("registration").at("tokens").mappings())
+    for message, places in _unique(top, environments, tokens):
+        yield from _doubled(message, places, document.line)
+    yield from _polling(top, environments)
+    declared = dict.fromkeys(each for each in top.at("labels").list() if isinstance(each, str))
+    for environment in environments:
+        yield from _key(environment)
+        yield from _addresses(environment)
+        yield from _undeclared_labels(environment.at("operations"), declared)
+    names = [each.at("name") for each in environments]
+    known = dict.fromkeys([*(each.value for each in names if each.fits(values.check_name)), ALL_ENVIRONMENTS])
+    for token in tokens:
+        yield from _token_environments(token.at("environments"), known)
 
 
-def _twice(value: str, first: int) -> str:
-    return f"{quoted(value)} is a duplicate (first on line {first}): keep one"
+def _unique(top: Place, environments: list[Place], tokens: list[Place]) -> Iterator[tuple[str, Iterable[Place]]]:
+    yield _DUPLICATE, top.at("labels").items()
+    yield _NAMED_TWICE, (each.at("name") for each in environments)
+    for environment in environments:
+        yield _DUPLICATE, _ids(environment.at("operations"))
+        yield _DUPLICATE, environment.at("operations_files").items()
+        yield _LISTED_TWICE, (_address(each.at("url")) for each in environment.at("operations_http").mappings())
+    yield _DUPLICATE, (each.at("token_file") for each in tokens)
+    for token in tokens:
+        yield _DUPLICATE, token.at("environments").items()
 
 
-def _named_twice(name: str, first: int) -> str:
-    return f"{quoted(name)} is the name of another environment (line {first}): rename one"
-
-
-def _listed_twice(_url: str, first: int) -> str:  # the query may hold a secret
-    return f"the same address is listed twice (first on line {first}): keep one"
-
-
-def _unique(top: dict[str, Any]) -> Iterator[tuple[Iterable[_Place], Callable[[str, int], str]]]:
-    yield _numbered(("labels",), top.get("labels")), _twice
-    yield _of_each("name", plain.environments(top)), _named_twice
-    for loc, environment in plain.environments(top):
-        yield _ids(loc, environment), _twice
-        yield _numbered((*loc, "operations_files"), environment.get("operations_files")), _twice
-        urls = _of_each("url", plain.http_sources(loc, environment))
-        yield ((place, _address(url)) for place, url in urls), _listed_twice
-    yield _of_each("token_file", plain.tokens(top)), _twice
-    for loc, token in plain.tokens(top):
-        yield _numbered((*loc, "environments"), token.get("environments")), _twice
-
-
-def _numbered(loc: Loc, value: Any) -> Iterator[_Place]:
-    return (((*loc, index), item) for index, item in enumerate(plain.items(value)))
-
-
-def _of_each(key: str, levels: Iterable[Level]) -> Iterator[_Place]:
-    return (((*loc, key), level.get(key)) for loc, level in levels)
-
-
-def _doubled(
-    places: Iterable[_Place], message: Callable[[str, int], str], line: Callable[[Loc], int]
-) -> Iterator[Found]:
+def _doubled(message: str, places: Iterable[Place], line: Callable[[Loc], int]) -> Iterator[Found]:
     first: dict[str, Loc] = {}
     for loc, value in places:
         if isinstance(value, str) and first.setdefault(value, loc) != loc:
             yield Found(loc, partial(_again, message, value, line, first[value]))
 
 
-def _again(message: Callable[[str, int], str], value: str, line: Callable[[Loc], int], first: Loc) -> str:
-    return message(value, line(first))
+def _again(message: str, value: str, line: Callable[[Loc], int], first: Loc) -> str:
+    return message.format(quoted(value), line(first))
 
 
-def _ids(loc: Loc, environment: dict[str, Any]) -> Iterator[_Place]:
-    ids = list(map(_id, plain.items(environment.get("operations"))))
+def _ids(operations: Place) -> Iterator[Place]:
+    ids = list(map(_id, operations.list()))
     if len(set(ids)) == len(ids):
         return  # places of ids by the ten thousand take as long to make as the ids to read
-    for place, found in _numbered((*loc, "operations"), ids):
-        yield place, found if found and is_operation_id(found) else None
+    for place in Place(operations.loc, ids).items():
+        yield place if place.value and is_operation_id(place.value) else Place(place.loc, None)
 
 
 def _id(item: Any) -> str | None:
@@ -104,80 +117,62 @@ def _id(item: Any) -> str | None:
     return text.lower() if isinstance(text, str) else None
 
 
-def _address(url: Any) -> str | None:
-    return values.check_source_url(url) if plain.fits(values.check_source_url, url) else None
+def _address(url: Place) -> Place:
+    return Place(url.loc, values.check_source_url(url.value) if url.fits(values.check_source_url) else None)
 
 
-def _undeclared_labels(loc: Loc, environment: dict[str, Any], declared: Collection[str]) -> Iterator[Found]:
+def _undeclared_labels(operations: Place, declared: Collection[str]) -> Iterator[Found]:
     message = "is not declared under the top level's labels"
-    for index, item in enumerate(plain.items(environment.get("operations"))):
-        if isinstance(item, dict):
-            for name in plain.mapping(item.get("labels")):
-                if name not in declared:
-                    place = (*loc, "operations", index, "labels", name)
-                    yield Found(place, partial(_suggesting, message, name, declared))
+    for index, item in enumerate(operations.list()):
+        labels = item.get("labels") if isinstance(item, dict) else None
+        for name in labels if isinstance(labels, dict) else ():
+            if name not in declared:
+                place = (*operations.loc, index, "labels", name)
+                yield Found(place, partial(suggestion, name, declared, message))
 
 
-def _suggesting(message: str, word: str, known: Collection[str]) -> str:
-    return message + suggestion(word, known)
-
-
-def _key(loc: Loc, environment: dict[str, Any]) -> Iterator[Found]:
-    given = [key for key in KEY_SOURCES if key in environment]
+def _key(environment: Place) -> Iterator[Found]:
+    given = [key for key in KEY_SOURCES if key in environment.mapping()]
     if not given:
-        yield Found(loc, f"has no API key (set one of {', '.join(KEY_SOURCES)})")
+        yield Found(environment.loc, f"has no API key (set one of {', '.join(KEY_SOURCES)})")
     if len(given) > 1:
-        yield Found(loc, f"has {len(given)} sources of its API key, {' and '.join(given)} (keep one)")
+        yield Found(environment.loc, f"has {len(given)} sources of its API key, {' and '.join(given)} (keep one)")
 
 
-def _addresses(loc: Loc, environment: dict[str, Any]) -> Iterator[Found]:
-    if _unprotected(values.check_base_url, environment.get("base_url"), environment):
-        yield Found((*loc, "base_url"), f"http:// would send the key unprotected {_UNPROTECTED}")
-    if "proxy" in environment and environment.get("proxy_from_environment") is True:
-        yield Found((*loc, "proxy_from_environment"), "contradicts proxy, which is set as well (keep one)")
+def _addresses(environment: Place) -> Iterator[Found]:
+    if environment.at("insecure_http").value is not True:
+        if (url := environment.at("base_url")).fits(values.check_base_url) and values.is_unprotected_http(url.value):
+            yield Found(url.loc, f"http:// would send the key unprotected {_UNPROTECTED}")
+        for source in environment.at("operations_http").mappings():
+            url = source.at("url")
+            with_token = "bearer_token_file" in source.value
+            if with_token and url.fits(values.check_source_url) and values.is_unprotected_http(url.value):
+                yield Found(url.loc, f"http:// would send the bearer token unprotected {_UNPROTECTED}")
+    by_variables = environment.at("proxy_from_environment")
+    if "proxy" in environment.mapping() and by_variables.value is True:
+        yield Found(by_variables.loc, "contradicts proxy, which is set as well (keep one)")
 
 
-def _http_sources(loc: Loc, environment: dict[str, Any]) -> Iterator[Found]:
-    for place, source in plain.http_sources(loc, environment):
-        if "bearer_token_file" in source and _unprotected(values.check_source_url, source.get("url"), environment):
-            yield Found((*place, "url"), f"http:// would send the bearer token unprotected {_UNPROTECTED}")
-
-
-def _unprotected(parse: Callable[[str], str], url: Any, environment: dict[str, Any]) -> bool:
-    allowed = environment.get("insecure_http") is True
-    return not allowed and plain.fits(parse, url) and values.plain_http_abroad(str(url))
-
-
-def _known_environments(top: dict[str, Any]) -> Collection[str]:
-    named = plain.texts([environment.get("name") for _, environment in plain.environments(top)])
-    return dict.fromkeys([*(name for name in named if plain.fits(values.check_name, name)), ALL_ENVIRONMENTS])
-
-
-def _token_environments(loc: Loc, token: dict[str, Any], known: Collection[str]) -> Iterator[Found]:
-    names = token.get("environments")
-    for place, name in _numbered((*loc, "environments"), names):
+def _token_environments(names: Place, known: Collection[str]) -> Iterator[Found]:
+    for loc, name in names.items():
         if isinstance(name, str) and name not in known:
-            yield Found(place, partial(_suggesting, f"{quoted(name)} is not an environment of this file", name, known))
-    if ALL_ENVIRONMENTS in (texts := plain.texts(names)) and set(texts) != {ALL_ENVIRONMENTS}:
-        yield Found(
-            (*loc, "environments"), f"{ALL_ENVIRONMENTS} stands for every environment (remove it, or the others)"
-        )
+            yield Found(loc, partial(suggestion, name, known, f"{quoted(name)} is not an environment of this file"))
+    others = [each for each in names.list() if isinstance(each, str) and each != ALL_ENVIRONMENTS]
+    if others and ALL_ENVIRONMENTS in names.list():
+        yield Found(names.loc, f"{ALL_ENVIRONMENTS} stands for every environment (remove it, or the others)")
 
 
-def _polling(top: dict[str, Any]) -> Iterator[Found]:
-    shared: Level = (("polling",), plain.mapping(top.get("polling")))
-    own = [
-        ((*loc, "polling"), plain.mapping(environment.get("polling"))) for loc, environment in plain.environments(top)
-    ]
+def _polling(top: Place, environments: list[Place]) -> Iterator[Found]:
+    shared = top.at("polling")
+    chains: list[tuple[Place, ...]] = [(each.at("polling"), shared) for each in environments] or [(shared,)]
     seen: set[Found] = set()
-    chains: list[tuple[Level, ...]] = [(level, shared) for level in own] or [(shared,)]
     for levels in chains:
         found = set(_too_fast(levels)) - seen
         seen |= found
         yield from sorted(found, key=str)
 
 
-def _too_fast(levels: tuple[Level, ...]) -> Iterator[Found]:
+def _too_fast(levels: tuple[Place, ...]) -> Iterator[Found]:
     slowest, slowest_loc = _interval("slowest", levels)
     for key in ("processing", "queued"):
         seconds, loc = _interval(key, levels)
@@ -186,9 +181,9 @@ def _too_fast(levels: tuple[Level, ...]) -> Iterator[Found]:
             yield Found(max(slowest_loc, loc, key=len), message)
 
 
-def _interval(key: str, levels: tuple[Level, ...]) -> tuple[float, Loc]:
-    for loc, polling in levels:
-        if plain.fits(values.parse_duration, polling.get(key)):
-            return values.parse_duration(polling[key]), (*loc, key)
+def _interval(key: str, levels: tuple[Place, ...]) -> tuple[float, Loc]:
+    for polling in levels:
+        if (place := polling.at(key)).fits(values.parse_duration):
+            return values.parse_duration(place.value), place.loc
     default: float = getattr(Polling(), key)
     return default, ()

@@ -9,30 +9,29 @@ from __future__ import annotations
 import gc
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from exporter import files
-from exporter.config.values import quoted
-from exporter.errors import ConfigError, ConfigProblem, redact
+from exporter.errors import ConfigError, ConfigProblem, Found, redact
+from exporter.values import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from exporter.errors import Loc
 
 try:
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # PyYAML built without libyaml: ten times slower, otherwise the same
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-Loc = tuple[str | int, ...]  # as pydantic names places: ("environments", 0, "name")
-
 PROBLEMS_SHOWN = 50
 MESSAGE_LONGEST = 1000  # characters of a problem's path and of its message
 DEEPEST = 64  # deeper nesting overflows the stack of libyaml's caller, which kills the process
 UNBOUNDED = 2**60
-BYTES_MOST = 64 * 2**20  # a million ids are 43
 COPIES_MOST = 100_000  # of what merge keys (<<) copy: it can grow with the square of a file
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
@@ -44,19 +43,6 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
 _TOKEN = re.compile(r"'(?:.|\\.|<[a-z ]+>)'")  # what PyYAML may quote: signs and names of tokens, nothing of the file
 _SCRAP = re.compile(r"(['\"]).*\1", re.DOTALL)
-
-
-class Found(NamedTuple):
-    """A problem before its place is looked up; `line` only where it is not the line of `loc`.
-
-    A `message` that takes a while to word is made when it is shown. `file` is what may mend it without a change of the
-    configuration.
-    """
-
-    loc: Loc
-    message: str | Callable[[], str]
-    line: int | None = None
-    file: Path | None = None
 
 
 class NoDocument(ConfigError):
@@ -187,7 +173,7 @@ def _parse(text: str, source: str, most: int) -> Document:
 
 def _read_text(path: Path, pipe_seconds: float) -> str:
     try:
-        content = files.read(path, BYTES_MOST, pipe_seconds=pipe_seconds)
+        content = files.read(path, files.BYTES_MOST, pipe_seconds=pipe_seconds)
     except OSError as error:
         raise ConfigError(str(path), (ConfigProblem("", f"cannot be read: {error.strerror}"),)) from None
     try:

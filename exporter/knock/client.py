@@ -21,7 +21,7 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from exporter import __version__
 from exporter.errors import BadResponse, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
-from exporter.keys import MASK
+from exporter.keys import MASK, InvalidKey
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import about, failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
+    from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
@@ -278,3 +279,30 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
         return min(max(parsedate_to_datetime(text).timestamp() - wall, 0.0), MAX_RETRY_AFTER)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
+
+
+def read_key(environment: EnvironmentSettings, environ: Mapping[str, str]) -> Secret:
+    """Read an environment's key. Raises StartError."""
+    try:
+        return environment.key.read(environ)
+    except InvalidKey as error:
+        raise StartError(f"API key of {environment.name}: {error}") from None
+
+
+def connect(environment: EnvironmentSettings, key: Secret, budget: MemoryBudget | None = None) -> Client:
+    """Make the client of an environment; large answers are reserved in `budget`.
+
+    Raises StartError for what cannot be used on this machine.
+    """
+    return Client(
+        base_url=environment.base_url,
+        key=key,
+        branch=environment.branch,
+        timeout=environment.timeout,
+        ca_file=environment.ca_file,
+        proxy=environment.proxy,
+        proxy_from_environment=environment.proxy_from_environment,
+        connections=environment.max_in_flight,
+        budget=budget,
+        owner=environment.name,
+    )

@@ -9,7 +9,7 @@ import structlog
 
 from exporter import files
 from exporter.errors import StartError
-from exporter.knock.connect import connect
+from exporter.knock.client import connect
 from exporter.knock.pool import FetchPool
 from exporter.tracking.messages import Exchange
 
@@ -22,16 +22,13 @@ if TYPE_CHECKING:
     from exporter.knock.memory_budget import MemoryBudget
     from exporter.tracking.messages import PollRequest, PollResponse
 
-
 log = structlog.get_logger()
-
-_digest = partial(files.digest, most=files.PEM_BYTES_MOST)
 
 
 class EnvironmentClient(NamedTuple):
-    """A client and the threads that use it; `traits` are the settings that both were made with, and the CA file."""
+    """A client and the threads that use it; `made_of` are the settings that both were made with, and the CA file."""
 
-    traits: tuple[object, ...]
+    made_of: tuple[EnvironmentSettings, tuple[bytes, ...]]
     ca_file: files.Watch
     client: Client
     pool: FetchPool
@@ -40,11 +37,6 @@ class EnvironmentClient(NamedTuple):
         """End what is idle; requests on their way end by themselves."""
         self.pool.close()
         self.client.close()
-
-
-def _traits(each: EnvironmentSettings) -> tuple[object, ...]:
-    connection = (each.base_url, each.branch, each.ca_file, each.proxy, each.proxy_from_environment)
-    return (*connection, each.timeout, each.max_in_flight, each.ca_file and _digest(each.ca_file))
 
 
 def _close(clients: Mapping[str, EnvironmentClient], kept: Mapping[str, EnvironmentClient]) -> None:
@@ -119,11 +111,11 @@ class EnvironmentClients:
         _close(old, fresh)
 
     def _made_client(self, environment: EnvironmentSettings, key: Secret) -> EnvironmentClient:
-        ca_file = files.Watch([environment.ca_file] if environment.ca_file else [], _digest)
-        traits = _traits(environment)
+        ca_file = files.Watch([environment.ca_file] if environment.ca_file else [])
+        made_of = environment.without_operations(), ca_file.seen
         present = self._prepared.get(environment.name)
-        if present is not None and present.traits == traits:
+        if present is not None and present.made_of == made_of:
             return present
         client = connect(environment, key, self._budget)
         pool = FetchPool(environment.name, environment.max_in_flight, client.fetch, self._deliver)
-        return EnvironmentClient(traits, ca_file, client, pool)
+        return EnvironmentClient(made_of, ca_file, client, pool)

@@ -39,7 +39,7 @@ HTTP_REFUSALS = (
     "rate",
     "busy",
 )
-REFUSALS = ("limit", "invalid")
+ID_REFUSALS = ("limit", "invalid")
 FOLDED_LABELS = ("group", "name")
 NO_ANSWER = "none"
 
@@ -158,7 +158,7 @@ class Activity:
         "knock_exporter_operations_refused",
         "Operation ids handed over and not taken.",
         *(_E, "reason"),
-        at_first=REFUSALS,
+        at_first=ID_REFUSALS,
     )
     conflicts = OwnFamily(
         Counter,
@@ -300,7 +300,7 @@ class Activity:
         """Make the series of an environment that stand from the start, at 0; return those of its polls."""
         for row, family in self._by_environment:
             row.begin(family, name)
-        self._refusals[name] = {reason: self.refused.labels(name, reason) for reason in REFUSALS}
+        self._refusals[name] = {reason: self.refused.labels(name, reason) for reason in ID_REFUSALS}
         return PollCounters(
             self.polls.labels(name),
             self.request_duration.labels(name),

@@ -9,17 +9,17 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from exporter.config.settings import GROUP
-from exporter.config.values import InvalidValue, check_label_value, quoted
 from exporter.config.yaml_source import parse_document
 from exporter.errors import ConfigError
+from exporter.operation import GROUP
 from exporter.sources.listing import MAX_IDS, BrokenList, Listing
+from exporter.values import InvalidValue, check_label_value, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from exporter.config import ListedOperation
-    from exporter.config.yaml_source import Loc
+    from exporter.errors import Loc
 
 MAX_VALUES = 500_000  # of a YAML file; each takes 400 bytes while it is read
 MAX_COLONS = 800_000  # of JSON; there is one for each key, which takes 250 bytes while it is read

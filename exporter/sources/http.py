@@ -59,10 +59,10 @@ def fetch(
 
 
 def _token(source: HttpSource) -> str:
-    if source.bearer_token is None:
+    if source.bearer_token_file is None:
         return ""
     try:
-        return source.bearer_token.read(os.environ).reveal()
+        return source.bearer_token_file.read(os.environ).reveal()
     except InvalidKey as error:
         raise BrokenList(f"bearer token: {error}") from None
 

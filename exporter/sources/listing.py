@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from exporter.config.settings import GROUP, ListedOperation
-from exporter.config.values import InvalidValue, check_operation_id, quoted
-from exporter.config.wording import suggestion
+from exporter.config.problems import suggestion
+from exporter.config.settings import ListedOperation
 from exporter.errors import ExporterError, redact
+from exporter.operation import GROUP
+from exporter.values import InvalidValue, check_operation_id, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

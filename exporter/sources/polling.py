@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from exporter.config.values import show_url
 from exporter.errors import Postponed
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.sources.http import fetch
 from exporter.sources.listing import BrokenList
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Unread
+from exporter.values import show_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exporter.config.settings import GROUP
 from exporter.metrics.exposition import operation_text
-from exporter.operation import OperationKey
+from exporter.operation import GROUP, OperationKey
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
 from exporter.wording import moment, number, span
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.config.values import quoted
 from exporter.registrations import BELIEVED_KEYS, OWN_KEYS, InvalidRequest, is_record, read_lines
+from exporter.values import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

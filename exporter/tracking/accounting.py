@@ -12,10 +12,9 @@ from exporter.operation import Operation
 
 if TYPE_CHECKING:
     from exporter.metrics.own import Activity
-    from exporter.tracking.environments import EnvironmentRegistry
+    from exporter.tracking.environment import Upstream, WatchedEnvironment
     from exporter.tracking.messages import Outside, PollResponse
     from exporter.tracking.transitions import Moment
-    from exporter.tracking.upstream import EnvironmentPoller, Upstream
 
 LOGGED_WORDS_MOST = 100  # undocumented statuses, each told once
 
@@ -29,111 +28,117 @@ def _code(outcome: Operation | KnockError) -> int | None:
 class ResponseAccounting:
     """Counts requests and draws the conclusions for their upstream. Owned by the tracker's thread."""
 
-    def __init__(self, environments: EnvironmentRegistry, activity: Activity, outside: Outside) -> None:
-        self._environments = environments
+    def __init__(self, activity: Activity, outside: Outside) -> None:
         self._activity = activity
         self._outside = outside
         self._logged_words: set[str] = set()
 
-    def account(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
+    def account(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
         """Take in what an answer tells."""
-        self._count_request(answer)
+        self._count_request(environment, answer)
         if isinstance(answer.outcome, Postponed):
-            self._pass_over(poller, answer, now)
-            if not poller.logged_postponed:
-                poller.logged_postponed = True
+            self._pass_over(environment, answer, now)
+            if not environment.logged_postponed:
+                environment.logged_postponed = True
                 error = str(answer.outcome)
-                log.warning("a response is postponed: its operation stays due", environment=poller.name, error=error)
+                log.warning(
+                    "a response is postponed: its operation stays due", environment=environment.name, error=error
+                )
             return
-        self._count_poll(poller, answer, now)
-        self._account_upstream(poller, answer, now)
+        self._count_poll(environment, answer, now)
+        self._account_upstream(environment, answer, now)
 
-    def account_lost(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
+    def account_lost(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
         """Take in that a request was lost with its connection: it was sent, and tells nothing."""
-        self._count_request(answer)
-        self._pass_over(poller, answer, now)
+        self._count_request(environment, answer)
+        self._pass_over(environment, answer, now)
 
-    def _pass_over(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
-        if answer.request.probe and answer.request.key_epoch == poller.key_epoch:
-            self._environments.upstream(poller).circuit_breaker.probe_lost(now.mono)
+    def _pass_over(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
+        if answer.request.probe and answer.request.key_epoch == environment.key_epoch:
+            environment.upstream.circuit_breaker.probe_lost(now.mono)
 
-    def _count_request(self, answer: PollResponse) -> None:
-        environment = answer.request.environment
-        self._activity.requests.labels(environment, code_label(_code(answer.outcome))).inc()
-        self._environments.counters[environment].seconds.observe(answer.seconds)
+    def _count_request(self, environment: WatchedEnvironment, answer: PollResponse) -> None:
+        self._activity.requests.labels(environment.name, code_label(_code(answer.outcome))).inc()
+        environment.counters.seconds.observe(answer.seconds)
 
-    def _count_poll(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
-        environment, outcome = answer.request.environment, answer.outcome
+    def _count_poll(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
+        outcome = answer.outcome
         if _code(outcome) is not None:
-            poller.activity.last_response = now.wall
-            self._activity.last_response.labels(environment).set(now.wall)
+            environment.activity.last_response = now.wall
+            self._activity.last_response.labels(environment.name).set(now.wall)
         # A check of the key asks for what nobody has: "not found" is its good answer.
         if isinstance(outcome, KnockError) and not (answer.request.checks_key and outcome.accepted_key):
-            poller.activity.failed(outcome, now.wall)
+            environment.activity.failed(outcome, now.wall)
         if not answer.request.checks_key:
-            self._environments.counters[environment].polls.inc()
+            environment.counters.polls.inc()
             if isinstance(outcome, KnockError):
-                self._activity.poll_failures.labels(environment, outcome.reason).inc()
+                self._activity.poll_failures.labels(environment.name, outcome.reason).inc()
 
-    def _account_upstream(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
-        upstream, outcome, request = self._environments.upstream(poller), answer.outcome, answer.request
+    def _account_upstream(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
+        upstream, outcome, request = environment.upstream, answer.outcome, answer.request
         if isinstance(outcome, RateLimited):
             if upstream.rate_limiter.limited(now.mono, request.sent_at, outcome.retry_after, self._outside.chance()):
                 log.warning(
-                    "rate limited by Knock, slowing down", environment=poller.name, limit=upstream.rate_limiter.rate
+                    "rate limited by Knock, slowing down",
+                    environment=environment.name,
+                    limit=upstream.rate_limiter.rate,
                 )
         elif isinstance(outcome, Operation):
             upstream.rate_limiter.accepted(request.sent_at)
-        self._account_bad_responses(upstream, poller, outcome)
-        if request.key_epoch != poller.key_epoch:
+        self._account_bad_responses(upstream, environment, outcome)
+        if request.key_epoch != environment.key_epoch:
             return  # it says nothing about the key of now
-        self._account_key(upstream, poller, answer, now)
-        poller.trusted |= isinstance(outcome, Operation)
+        self._account_key(upstream, environment, answer, now)
+        environment.trusted |= isinstance(outcome, Operation)
 
     def _account_bad_responses(
-        self, upstream: Upstream, poller: EnvironmentPoller, outcome: Operation | KnockError
+        self, upstream: Upstream, environment: WatchedEnvironment, outcome: Operation | KnockError
     ) -> None:
         if isinstance(outcome, BadResponse):
             if upstream.bad_response(outcome.field):
                 log.warning(
-                    "Knock keeps answering what it does not document", environment=poller.name, error=str(outcome)
+                    "Knock keeps answering what it does not document", environment=environment.name, error=str(outcome)
                 )
         elif isinstance(outcome, Operation):
             upstream.good_response()
-            self._log_word(poller, outcome.status_word)
+            self._log_word(environment, outcome.status_word)
 
-    def _log_word(self, poller: EnvironmentPoller, word: str | None) -> None:
+    def _log_word(self, environment: WatchedEnvironment, word: str | None) -> None:
         if word is not None and word not in self._logged_words and len(self._logged_words) < LOGGED_WORDS_MOST:
             self._logged_words.add(word)
-            log.warning("Knock reported a status that it does not document", environment=poller.name, status=word)
+            log.warning("Knock reported a status that it does not document", environment=environment.name, status=word)
 
-    def _account_key(self, upstream: Upstream, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
-        outcome, request, was_up = answer.outcome, answer.request, poller.health.up
+    def _account_key(
+        self, upstream: Upstream, environment: WatchedEnvironment, answer: PollResponse, now: Moment
+    ) -> None:
+        outcome, request, was_up = answer.outcome, answer.request, environment.health.up
         good = isinstance(outcome, Operation) or outcome.accepted_key
         tells = good or isinstance(outcome, KeyRefused)
         if tells and not request.probe and upstream.circuit_breaker.is_late(request.sent_at, good=good):
             return
         if isinstance(outcome, KeyRefused):
-            poller.health.refused()
+            environment.health.refused()
             if upstream.circuit_breaker.refused(now.mono, probe=request.probe):
-                self._outside.read_key(poller.name)
+                self._outside.read_key(environment.name)
         elif good:
-            poller.health.accepted()
+            environment.health.accepted()
             if request.probe:
                 upstream.circuit_breaker.accepted(now.mono)
         else:
-            if poller.health.missed(request.sent_at, now.mono):
-                log.warning("no good response from Knock, retrying", environment=poller.name, error=str(outcome))
+            if environment.health.missed(request.sent_at, now.mono):
+                log.warning("no good response from Knock, retrying", environment=environment.name, error=str(outcome))
             if request.probe:
                 upstream.circuit_breaker.probe_failed(now.mono)
-        if poller.health.up != was_up:
-            self._log_health(poller, outcome)
+        if environment.health.up != was_up:
+            self._log_health(environment, outcome)
 
-    def _log_health(self, poller: EnvironmentPoller, outcome: Operation | KnockError) -> None:
-        if poller.health.up:
-            log.info("Knock answers and takes the key", environment=poller.name)
+    def _log_health(self, environment: WatchedEnvironment, outcome: Operation | KnockError) -> None:
+        if environment.health.up:
+            log.info("Knock answers and takes the key", environment=environment.name)
         else:
             trouble = "Knock refuses the key" if isinstance(outcome, KeyRefused) else "Knock cannot be read"
-            key = {"key": str(poller.settings.key), "hint": REFUSED_HINT} if isinstance(outcome, KeyRefused) else {}
-            log.error(trouble, environment=poller.name, error=str(outcome), **key)
-        self._activity.up.labels(poller.name).set(poller.health.up or 0)
+            key = (
+                {"key": str(environment.settings.key), "hint": REFUSED_HINT} if isinstance(outcome, KeyRefused) else {}
+            )
+            log.error(trouble, environment=environment.name, error=str(outcome), **key)
+        self._activity.up.labels(environment.name).set(environment.health.up or 0)

@@ -1,4 +1,4 @@
-"""The book of all operations: who is tracked, what they add up to, and how it is published.
+"""The book: what all operations add up to, which have series of their own, and how it is published.
 
 Every change of an operation goes through `update`. Only what it touched is rendered again, once, when the next view is
 published.
@@ -7,71 +7,66 @@ published.
 from __future__ import annotations
 
 from dataclasses import replace
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from exporter.metrics.exposition import RenderedRows, View, render_operation
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
-from exporter.tracking.exposure import CardinalityLimit, TopN
-from exporter.tracking.ledger import Ordered, contribution_of, ended_now, grow
+from exporter.tracking.exposure import TopN
+from exporter.tracking.followed import FollowedOperation
+from exporter.tracking.ledger import contribution_of, ended_now, grow
+from exporter.tracking.snapshot import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from exporter.config import EnvironmentSettings
     from exporter.metrics.own import Activity
-    from exporter.tracking.exposure import Rank
+    from exporter.tracking.environment import WatchedEnvironment
+    from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.group_commit import GroupCommit
+    from exporter.tracking.ledger import Aggregate
     from exporter.tracking.memory import AggregateKey, StoredAggregate
     from exporter.tracking.transitions import Moment, Tracked
 
 
-class _EnvironmentBook:
-    """What the book keeps for one environment."""
-
-    def __init__(self, settings: EnvironmentSettings, groups: Sequence[str], names: Sequence[str]) -> None:
-        self.settings = settings
-        self.top_n = TopN(settings.per_operation_limit)
-        self.groups = CardinalityLimit(exposure.GROUPS_MOST, groups)
-        self.names = CardinalityLimit(exposure.NAMES_MOST, names)
-        self.tracked = 0
-        self.lost = 0
-        self.missing = 0  # those of which Knock said 404 since their last record
-        self.intervals = Ordered()
-
-
 class Book:
-    """All tracked operations. Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
+    """Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
 
-    def __init__(self, labels: Sequence[str], activity: Activity, group_commit: GroupCommit) -> None:
+    def __init__(
+        self,
+        environments: Mapping[str, WatchedEnvironment],
+        labels: Sequence[str],
+        activity: Activity,
+        group_commit: GroupCommit,
+    ) -> None:
+        self._environments = environments
         self._labels = labels
         self._activity = activity
         self._group_commit = group_commit
-        self._environments: dict[str, _EnvironmentBook] = {}
-        self._operations: dict[OperationKey, Tracked] = {}
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
         self._touched: dict[OperationKey, None] = {}
-        self._hidings: list[tuple[float, OperationKey]] = []
         self.changed = True
         self.generation = 0  # of what is published: counts the configurations
 
     def __len__(self) -> int:
-        return len(self._operations)
+        return sum(len(each.operations) for each in self._environments.values())
 
-    def get(self, key: OperationKey) -> Tracked | None:
-        """Return an operation as it stands, if it is tracked."""
-        return self._operations.get(key)
+    def find(self, key: OperationKey) -> FollowedOperation | None:
+        """Return an operation, if it is followed."""
+        environment = self._environments.get(key.environment)
+        return environment.operations.get(key.id) if environment is not None else None
 
-    def of(self, environment: str) -> Iterator[Tracked]:
-        """Walk through the operations of an environment."""
-        return (each for each in self._operations.values() if each.key.environment == environment)
+    def entry(self, key: OperationKey) -> Entry | None:
+        """Return what pages and programs are shown of an operation, if it is followed."""
+        operation = self.find(key)
+        if operation is None:
+            return None
+        return Entry(*operation.stored, operation.history, self._exposes(operation))
 
-    def exposes(self, key: OperationKey) -> bool:
-        """Whether a tracked operation has series of its own."""
-        return self._environments[key.environment].top_n.shows(key.id)
+    def _exposes(self, operation: FollowedOperation) -> bool:
+        return self._environments[operation.key.environment].top_n.shows(operation.rank)
 
     @property
     def touched(self) -> Collection[OperationKey]:
@@ -85,54 +80,37 @@ class Book:
 
     # Environments.
 
-    def add_environment(
-        self,
-        settings: EnvironmentSettings,
-        groups: Sequence[str],
-        names: Sequence[str],
-        aggregates: Mapping[AggregateKey, StoredAggregate],
-    ) -> None:
-        """Begin with an environment: the label values that it let in before, and what its aggregates remember."""
-        self._environments[settings.name] = _EnvironmentBook(settings, groups, names)
+    def restore(self, aggregates: Mapping[AggregateKey, StoredAggregate]) -> None:
+        """Begin with what the aggregates of an environment remember."""
         for place, memory in aggregates.items():
             self._aggregates.remember(place, memory)
         self.changed = True
 
-    def remove_environment(self, name: str) -> None:
+    def remove_environment(self, environment: WatchedEnvironment) -> None:
         """End with an environment: nothing of it is shown any more."""
-        for key in [each.key for each in self.of(name)]:
-            del self._operations[key]
-            self._touched[key] = None  # those dropped since the last view are among the touched ones already
-        self._aggregates.remove_environment(name)
-        del self._environments[name]
-        self.changed = True
+        self._touch_all(environment)  # those dropped since the last view are among the touched ones already
+        self._aggregates.remove_environment(environment.name)
 
-    def change_environment(self, settings: EnvironmentSettings, now: Moment) -> None:
+    def change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Show the operations of an environment as its settings now say."""
-        kept = self._environments[settings.name]
-        before, kept.settings = kept.settings, settings
-        if (before.per_operation, before.per_operation_limit) == (settings.per_operation, settings.per_operation_limit):
-            return
-        kept.top_n = TopN(settings.per_operation_limit)
-        shown = [each for each in self.of(settings.name) if not self._is_hidden(each, now)]
-        kept.top_n.fill(exposure.rank(each) for each in shown)
-        self._touch_all(settings.name)
+        ranks = []
+        for each in environment.operations.values():
+            each.rank = self._rank(environment, each.tracked, now)
+            if each.rank is not None:
+                ranks.append(each.rank)
+        environment.top_n = TopN(environment.settings.per_operation_limit, ranks)
+        self._touch_all(environment)
 
     def use_labels(self, labels: Sequence[str]) -> None:
         """Show these declared labels from now on."""
         if labels != self._labels:
             self._labels = labels
-            for name in self._environments:
-                self._touch_all(name)
+            for environment in self._environments.values():
+                self._touch_all(environment)
 
-    def _touch_all(self, environment: str) -> None:
-        self._touched |= dict.fromkeys(each.key for each in self.of(environment))
+    def _touch_all(self, environment: WatchedEnvironment) -> None:
+        self._touched |= dict.fromkeys(each.key for each in environment.operations.values())
         self.changed = True
-
-    def admitted(self, environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the groups and the names that an environment lets in."""
-        kept = self._environments[environment]
-        return kept.groups.admitted, kept.names.admitted
 
     def remembered(self, place: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name."""
@@ -142,57 +120,73 @@ class Book:
         """Return what is to be remembered of all aggregates of an environment."""
         return self._aggregates.all_remembered(environment)
 
-    def admit_group(self, environment: str, group: str) -> str:
+    def admit_group(self, environment: WatchedEnvironment, group: str) -> str:
         """Return the group under which a new operation is shown; what is folded is counted."""
-        return self._admit(environment, "group", group)
+        return self._admit(environment, "group", environment.groups, group)
 
-    def fold_group(self, environment: str, group: str) -> str:
-        """Return the group under which an operation would be shown; counts nothing."""
-        return self._environments[environment].groups.fold(group)
-
-    def _admit(self, environment: str, label: str, value: str) -> str:
-        kept = self._environments[environment]
-        cardinality_limit = kept.groups if label == "group" else kept.names
-        known = len(cardinality_limit.admitted)
-        admitted = cardinality_limit.admit(value)
+    def _admit(self, environment: WatchedEnvironment, label: str, limit: CardinalityLimit, value: str) -> str:
+        known = len(limit.admitted)
+        admitted = limit.admit(value)
         if admitted != value:
-            self._activity.folded.labels(environment, label).inc()
-        if len(cardinality_limit.admitted) != known:
-            self._group_commit.dirty.environments[environment] = None
+            self._activity.folded.labels(environment.name, label).inc()
+        if len(limit.admitted) != known:
+            self._group_commit.dirty.environments[environment.name] = None
         return admitted
 
-    def only_missing(self, environment: str) -> bool:
-        """Whether Knock said 404 of every operation of an environment, and has shown no record of any since."""
-        kept = self._environments[environment]
-        return kept.missing == kept.tracked > 0
+    # Operations.
 
-    def update(self, after: Tracked, now: Moment) -> Tracked:
-        """Take in an operation, new or changed, and return it with its marks raised and its name admitted."""
-        before = self._operations.get(after.key)
+    def add(self, tracked: Tracked, now: Moment) -> FollowedOperation:
+        """Take in a new operation, with its name admitted."""
+        tracked = self._admitted(None, tracked)
+        operation = FollowedOperation(tracked, contribution_of(tracked))
+        self._environments[tracked.key.environment].follow(operation)
+        self._sum_up(operation, now)
+        return operation
+
+    def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
+        """Take in what is known of an operation now, with its marks raised and its name admitted."""
+        before = operation.tracked
         after = self._admitted(before, after)
-        if before is not None and after.operation is not None and after.operation is not before.operation:
+        if after.operation is not None and after.operation is not before.operation:
             after = self._count(before, after)
-        self._operations[after.key] = after
-        if before is not None:
-            self._aggregates.aggregate_of(before).remove(contribution_of(before))
-            self._tally(before, -1)
-        self._aggregates.aggregate_of(after).add(contribution_of(after))
-        self._tally(after, 1)
-        self._touched[after.key] = None
-        self._show(after, now)
-        self.changed = True
-        return after
+        self._subtract(operation)
+        operation.tracked, operation.contribution = after, contribution_of(after)
+        self._sum_up(operation, now)
 
-    def remove(self, key: OperationKey, reason: str | None) -> None:
+    def remove(self, operation: FollowedOperation, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
-        before = self._operations.pop(key)
-        aggregate = self._aggregates.aggregate_of(before)
-        aggregate.remove(contribution_of(before))
+        aggregate = self._subtract(operation)
         if reason is not None:
             aggregate.retired[reason] += 1
-        self._tally(before, -1)
-        self._touched |= dict.fromkeys([key, *self._placed(before, None)])
-        self.changed = True
+        environment = self._environments[operation.key.environment]
+        self._move(environment, operation, None)
+        environment.drop(operation)
+
+    def _sum_up(self, operation: FollowedOperation, now: Moment) -> None:
+        self._aggregates.aggregate_of(operation.tracked).add(operation.contribution)
+        self._tally(operation.tracked, 1)
+        self.show(operation, now)
+
+    def _subtract(self, operation: FollowedOperation) -> Aggregate:
+        aggregate = self._aggregates.aggregate_of(operation.tracked)
+        aggregate.remove(operation.contribution)
+        self._tally(operation.tracked, -1)
+        return aggregate
+
+    def show(self, operation: FollowedOperation, now: Moment) -> None:
+        """Give an operation the rank that it has now, or hide it."""
+        environment = self._environments[operation.key.environment]
+        self._move(environment, operation, self._rank(environment, operation.tracked, now))
+
+    def _rank(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> Rank | None:
+        hidden = exposure.hidden_at(tracked, environment.settings.per_operation) <= now.mono
+        return None if hidden else exposure.rank(tracked)
+
+    def _move(self, environment: WatchedEnvironment, operation: FollowedOperation, rank: Rank | None) -> None:
+        for each in environment.top_n.move(operation.rank, rank):
+            self._touched[OperationKey(environment.name, each)] = None
+        operation.rank = rank
+        self.touch(operation.key)
 
     def _admitted(self, before: Tracked | None, after: Tracked) -> Tracked:
         record = after.operation
@@ -206,7 +200,8 @@ class Book:
         elif record.name == UNKNOWN_NAME:
             return after
         else:
-            name = self._admit(after.key.environment, "name", record.name)
+            environment = self._environments[after.key.environment]
+            name = self._admit(environment, "name", environment.names, record.name)
         return after if name == record.name else replace(after, operation=replace(record, name=name))
 
     def _count(self, before: Tracked, after: Tracked) -> Tracked:
@@ -224,40 +219,11 @@ class Book:
         return replace(after, marks=marks)
 
     def _tally(self, tracked: Tracked, sign: int) -> None:
-        kept = self._environments[tracked.key.environment]
-        kept.tracked += sign
-        kept.lost += sign * tracked.lost
-        kept.missing += sign * (tracked.missing_since is not None)
+        environment = self._environments[tracked.key.environment]
+        environment.lost += sign * tracked.lost
+        environment.missing += sign * (tracked.missing_since is not None)
         if tracked.active:
-            (kept.intervals.add if sign > 0 else kept.intervals.remove)(tracked.interval)
-
-    def _show(self, tracked: Tracked, now: Moment) -> None:
-        rank = None if self._is_hidden(tracked, now) else exposure.rank(tracked)
-        self._touched |= dict.fromkeys(self._placed(tracked, rank))
-
-    def _placed(self, tracked: Tracked, rank: Rank | None) -> Iterator[OperationKey]:
-        kept, environment = self._environments[tracked.key.environment], tracked.key.environment
-        return (OperationKey(environment, each) for each in kept.top_n.place(tracked.key.id, rank))
-
-    def _is_hidden(self, tracked: Tracked, now: Moment) -> bool:
-        mode = self._environments[tracked.key.environment].settings.per_operation
-        hidden_at = exposure.hidden_at(tracked, mode)
-        if hidden_at is None or hidden_at <= now.mono:
-            return hidden_at is not None
-        heappush(self._hidings, (hidden_at, tracked.key))
-        return False
-
-    def hide_due(self, now: Moment) -> None:
-        """Take away the series of clean operations whose time in `active` mode is over."""
-        while self._hidings and self._hidings[0][0] <= now.mono:
-            _, key = heappop(self._hidings)
-            if (tracked := self._operations.get(key)) is not None:
-                self._show(tracked, now)
-                self.changed = True
-
-    def next_hiding(self) -> float:
-        """Return when `hide_due` has work next (monotonic; inf: never)."""
-        return self._hidings[0][0] if self._hidings else float("inf")
+            (environment.intervals.add if sign > 0 else environment.intervals.remove)(tracked.interval)
 
     def publish(self) -> View:
         """Render what changed since the last view, and return all as it stands."""
@@ -273,17 +239,17 @@ class Book:
         return View(operations, aggregates, groups, self._aggregates.stale, size, self.generation)
 
     def _render_operation(self, key: OperationKey) -> None:
-        tracked = self._operations.get(key)
-        if tracked is None or not self.exposes(key):
-            self._rendered.drop(key)
+        operation = self.find(key)
+        if operation is not None and self._exposes(operation):
+            self._rendered.put(key, render_operation(operation.tracked, self._labels))
         else:
-            self._rendered.put(key, render_operation(tracked, self._labels))
+            self._rendered.drop(key)
 
     def _publish_gauges(self) -> None:
-        for name, kept in self._environments.items():
-            self._activity.operations.labels(name).set(kept.tracked)
-            self._activity.not_exposed.labels(name).set(kept.tracked - kept.lost - kept.top_n.shown)
-            longest = kept.intervals.most
+        for name, each in self._environments.items():
+            self._activity.operations.labels(name).set(len(each.operations))
+            self._activity.not_exposed.labels(name).set(len(each.operations) - each.lost - each.top_n.shown)
+            longest = each.intervals.most
             if longest is None:
                 self._activity.poll_interval.remove(name)
             else:

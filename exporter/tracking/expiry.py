@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from exporter.tracking.exposure import CLEAN_SECONDS
+from exporter.tracking.followed import NEVER
 from exporter.tracking.memberships import CONFIG
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
     from exporter.operation import OperationKey
+    from exporter.tracking.followed import FollowedOperation
     from exporter.tracking.memberships import Memberships
     from exporter.tracking.transitions import Tracked
 
-NEVER = float("inf")
+PARTS = 14  # of a round, each a second: what comes too late for one is found by the next, within 30 s
+PART_LEAST = 1000  # operations: some 50 µs
 PRUNE_LEAST = 1000
 
 
@@ -38,67 +41,73 @@ def leaves_at(tracked: Tracked, memberships: Memberships, retention: float) -> f
     return until if memberships or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
 
 
-class ExpiryQueue:
-    """Who leaves next. Times are looked at again when they come, so an entry may be too early, never too late."""
+class Sweep:
+    """Finds the operations that are to be hidden or to leave: each at most 30 s late.
+
+    Once one may be, all are looked at, a part each second; until then nothing is done.
+    """
 
     def __init__(self) -> None:
-        self._leaving: list[tuple[float, OperationKey]] = []
-        self._clean: list[tuple[float, OperationKey]] = []
-        self._noted: dict[OperationKey, float] = {}  # the earliest entry of each in `_leaving`
-        self._noted_clean: dict[OperationKey, float] = {}
+        self._left: list[FollowedOperation] = []  # to be looked at in this round
+        self._part = 0
+        self._earliest = NEVER  # when one may be due that this round does not find
 
-    def note(self, ended: Tracked, at: float) -> None:
-        """Plan when an operation that ended or was lost leaves."""
-        if at == NEVER:
-            return
-        if at < self._noted.get(ended.key, NEVER):
-            self._noted[ended.key] = at
-            heappush(self._leaving, (at, ended.key))
-        if ended.clean and ended.final_at is not None and self._noted_clean.get(ended.key) != ended.final_at:
-            self._noted_clean[ended.key] = ended.final_at
-            heappush(self._clean, (ended.final_at, ended.key))
+    def plan(self, operation: FollowedOperation, at: float) -> None:
+        """Look at an operation from then on (monotonic): not later than when it is due."""
+        operation.sweep_at = at
+        self._earliest = min(self._earliest, at)
 
-    def restart(self, ended: Iterable[tuple[Tracked, float]]) -> None:
-        """Plan again when all of them leave: the settings have changed."""
-        self._leaving, self._clean = [], []
-        self._noted, self._noted_clean = {}, {}
-        for tracked, at in ended:
-            self.note(tracked, at)
+    def next_step(self, next_second: float) -> float:
+        """Return when there is something to do (monotonic; NEVER: nothing is planned)."""
+        return next_second if self._left else max(self._earliest, next_second)
 
-    @property
-    def next(self) -> float:
-        """When the next one may leave (monotonic)."""
-        return self._leaving[0][0] if self._leaving else NEVER
+    def step(self, now: float, all_operations: Callable[[], list[FollowedOperation]]) -> list[FollowedOperation]:
+        """Look at the next part; return those in it whose time has come, and who may be dropped meanwhile."""
+        if not self._left and self._earliest <= now:
+            self._left = all_operations()
+            self._part = max(PART_LEAST, len(self._left) // PARTS + 1)
+            self._earliest = NEVER
+        part = self._left[-self._part :]
+        del self._left[-self._part :]
+        self._earliest = min([self._earliest, *(each.sweep_at for each in part if each.sweep_at > now)])
+        return [each for each in part if each.sweep_at <= now]
 
-    def due(self, now: float) -> Iterator[OperationKey]:
-        """Take out, one by one, those whose time may have come."""
-        while self._leaving and self._leaving[0][0] <= now:
-            at, key = heappop(self._leaving)
-            if self._noted.get(key) == at:
-                del self._noted[key]
-                yield key
 
-    def take_cleanest(self, count: int, may_leave: Callable[[OperationKey], bool]) -> list[OperationKey]:
-        """Take out the `count` operations that ended cleanly longest ago; none at all if there are not so many."""
-        if count > len(self._clean):
-            return []
-        taken: dict[OperationKey, float] = {}
-        while self._clean and len(taken) < count:
-            at, key = heappop(self._clean)
-            if self._noted_clean.get(key) != at:
-                continue  # an earlier end: it was dropped since, and followed again
-            del self._noted_clean[key]
-            if may_leave(key):
-                taken[key] = at
-        if len(taken) < count:
-            for key, at in taken.items():
-                self._noted_clean[key] = at
-                heappush(self._clean, (at, key))
-            return []
-        return list(taken)
+class RetirementOrder:
+    """The operations that may retire early, at the limit: they ended cleanly, the one that did so longest ago first."""
 
-    def prune(self, tracked: int, may_leave: Callable[[OperationKey], bool]) -> None:
-        """Forget entries of operations that are gone, once they are most of them."""
-        if len(self._clean) > 2 * tracked + PRUNE_LEAST:
-            self._clean = sorted({each for each in self._clean if may_leave(each[1])})
-            self._noted_clean = {key: at for at, key in self._clean}
+    def __init__(self, find: Callable[[OperationKey], FollowedOperation | None]) -> None:
+        self._find = find
+        self._entries: list[tuple[float, OperationKey]] = []
+
+    def add(self, operation: FollowedOperation) -> None:
+        """Take in an operation, if it is not there yet."""
+        if operation.retirement is None and operation.tracked.final_at is not None:
+            operation.retirement = (operation.tracked.final_at, operation.key)
+            heappush(self._entries, operation.retirement)
+
+    def take(self, count: int, may_leave: Callable[[FollowedOperation], bool]) -> list[FollowedOperation]:
+        """Take out the first `count` that may leave; none at all if there are not so many."""
+        taken: list[FollowedOperation] = []
+        while len(taken) < count <= len(taken) + len(self._entries):
+            operation = self._followed(heappop(self._entries))
+            if operation is not None:
+                operation.retirement = None
+                if may_leave(operation):
+                    taken.append(operation)
+        if len(taken) == count:
+            return taken
+        for each in taken:
+            self.add(each)
+        return []
+
+    def _followed(self, entry: tuple[float, OperationKey]) -> FollowedOperation | None:
+        """Return the operation of an entry, unless it was dropped since."""
+        operation = self._find(entry[1])
+        return operation if operation is not None and operation.retirement is entry else None
+
+    def prune(self, followed: int) -> None:
+        """Forget the entries of operations that were dropped, once they are most of them."""
+        if len(self._entries) > 2 * followed + PRUNE_LEAST:
+            self._entries = [each for each in self._entries if self._followed(each) is not None]
+            heapify(self._entries)

@@ -34,60 +34,47 @@ def rank(tracked: Tracked) -> Rank:
     return Rank(level, -(tracked.handed_over.wall if inserted is None else inserted), tracked.key.id)
 
 
-def hidden_at(tracked: Tracked, mode: str) -> float | None:
-    """Return from when on (monotonic) the mode hides an operation: -inf for always, None for never."""
+def hidden_at(tracked: Tracked, mode: str) -> float:
+    """Return from when on (monotonic) the mode hides an operation: -inf for always, inf for never."""
     if mode == "none" or tracked.lost:
         return float("-inf")
     if mode == "active" and tracked.clean and tracked.final_at is not None:
         return tracked.final_at + CLEAN_SECONDS
-    return None
+    return float("inf")
 
 
 class TopN:
-    """The first `limit` operations of an environment, by rank."""
+    """The first `limit` operations of an environment, by rank; none has two."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, ranks: Iterable[Rank] = ()) -> None:
         self.limit = limit
-        self._order: list[Rank] = []
-        self._ranks: dict[str, Rank] = {}
+        self._order = sorted(ranks)
 
     @property
     def shown(self) -> int:
         """How many have series of their own."""
         return min(self.limit, len(self._order))
 
-    def shows(self, operation_id: str) -> bool:
-        """Whether an operation has series of its own."""
-        rank = self._ranks.get(operation_id)
+    def shows(self, rank: Rank | None) -> bool:
+        """Whether the operation of a rank (None: it has none) has series of its own."""
         return rank is not None and bisect_left(self._order, rank, hi=self.shown) < self.shown
 
-    def fill(self, ranks: Iterable[Rank]) -> None:
-        """Begin with these, all at once."""
-        self._order = sorted(ranks)
-        self._ranks = {rank.id: rank for rank in self._order}
-
-    def place(self, operation_id: str, rank: Rank | None) -> list[str]:
-        """Move an operation to its rank (None: not ranked); return the ids that may be shown or hidden by it."""
-        before = self._ranks.get(operation_id)
-        if before == rank:
+    def move(self, before: Rank | None, after: Rank | None) -> list[str]:
+        """Give an operation another rank (None: it has none); return the other ids that are shown or hidden by that."""
+        if before == after:
             return []
-        moved = [operation_id]
-        if before is not None:
-            moved += self._take(before)
-        if rank is not None:
-            moved += self._insert(rank)
-        return moved
+        taken = self._take(before) if before is not None else []
+        return taken if after is None else [*taken, *self._insert(after)]
 
     def _take(self, rank: Rank) -> list[str]:
         index = bisect_left(self._order, rank)
-        del self._order[index], self._ranks[rank.id]
+        del self._order[index]
         moves_up = index < self.limit <= len(self._order)
         return [self._order[self.limit - 1].id] if moves_up else []
 
     def _insert(self, rank: Rank) -> list[str]:
         index = bisect_left(self._order, rank)
         self._order.insert(index, rank)
-        self._ranks[rank.id] = rank
         displaces = index < self.limit < len(self._order)
         return [self._order[self.limit].id] if displaces else []
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.config.values import show_url
 from exporter.operation import Status
 from exporter.tracking.memberships import SourceKind
+from exporter.values import show_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +63,6 @@ def delays(entries: Iterable[Entry], now: Moment) -> list[float]:
     return [now.mono - due for each in entries if (due := each.tracked.due) is not None and due <= now.mono]
 
 
-def name_of(source: SourceKey) -> str:
+def source_name(source: SourceKey) -> str:
     """Return a source's name as it may be shown: user, password and query of a URL may be secrets."""
     return show_url(source.name) if source.kind is SourceKind.HTTP else source.name

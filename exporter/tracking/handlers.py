@@ -19,10 +19,10 @@ from exporter.tracking.messages import (
 from exporter.tracking.slices import is_due
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from exporter.metrics.own import Activity
-    from exporter.tracking.environments import EnvironmentRegistry
+    from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.intake import Intake
     from exporter.tracking.messages import Registration
@@ -35,56 +35,59 @@ class MessageHandlers:
 
     def __init__(
         self,
+        environments: Mapping[str, WatchedEnvironment],
         intake: Intake,
-        environments: EnvironmentRegistry,
         group_commit: GroupCommit,
         activity: Activity,
         chance: Callable[[], float],
     ) -> None:
-        self._intake = intake
         self._environments = environments
+        self._intake = intake
         self._group_commit = group_commit
         self._activity = activity
         self._chance = chance
 
     def take(self, message: Listed | Reread | Unread | Register | Release, now: Moment) -> None:
         """Take a message in; its environment may be configured no more since it was sent."""
-        known = message.environment in self._environments.pollers
+        environment = self._environments.get(message.environment)
         match message:
-            case Listed() if known:
-                self._intake.list_all(message, now)
-            case Reread() if known:
-                self._environments.pollers[message.environment].activity.reread(message.kind, now.wall)
-                self._activity.source_success.labels(message.environment, message.kind).set(now.wall)
-            case Unread() if known:
-                self._environments.pollers[message.environment].activity.unread(message.source, message.problem)
-                self._activity.source_failures.labels(message.environment, message.source.kind).inc()
             case Register():
                 self._intake.slices.put_urgent(self._register(message), now)
             case Release():
                 self._intake.slices.put_urgent(self._release(message), now)
+            case Listed() if environment is not None:
+                self._intake.list_all(message, now)
+            case Reread() if environment is not None:
+                environment.activity.reread(message.kind, now.wall)
+                self._activity.source_success.labels(message.environment, message.kind).set(now.wall)
+            case Unread() if environment is not None:
+                environment.activity.unread(message.source, message.problem)
+                self._activity.source_failures.labels(message.environment, message.source.kind).inc()
 
     def _release(self, message: Release) -> Job:
         now = yield
-        known = message.environment in self._environments.pollers
-        released = self._intake.release(message.environment, message.id, now) if known else ReleaseResult(known=False)
+        environment = self._environments.get(message.environment)
+        if environment is None:
+            released = ReleaseResult(known=False)
+        else:
+            released = self._intake.release(environment, message.id, now)
         self._group_commit.when_saved(lambda ok: message.reply(replace(released, saved=ok)))
 
     def _register(self, message: Register) -> Job:
         now = yield
-        pollers, taken = self._environments.pollers, []
+        taken = []
         for number, each in enumerate(message.operations):
             if is_due(number):
                 now = yield
-            known = message.environment in pollers
-            taken.append(Taken(each.operation.id, self._register_one(message, each, now) if known else None))
-        if message.environment in pollers:
-            pollers[message.environment].activity.read(API, now.wall)
+            taken.append(Taken(each.operation.id, self._register_one(message, each, now)))
+        if (environment := self._environments.get(message.environment)) is not None:
+            environment.activity.read(API, now.wall)
             self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
         durable = self._group_commit.durable
         self._group_commit.when_saved(lambda ok: message.reply(RegistrationResult(tuple(taken), durable, saved=ok)))
 
     def _register_one(self, message: Register, registration: Registration, now: Moment) -> str | None:
-        return self._intake.register(
-            message.environment, registration, again=message.again, now=now, chance=self._chance()
-        )
+        environment = self._environments.get(message.environment)
+        if environment is None:
+            return None
+        return self._intake.register(environment, registration, again=message.again, now=now, chance=self._chance())

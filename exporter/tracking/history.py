@@ -10,6 +10,8 @@ from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.errors import KnockError
+
 if TYPE_CHECKING:
     from exporter.operation import Operation
 
@@ -80,6 +82,13 @@ class History:
 
 
 NO_HISTORY = History()
+
+
+def recorded(history: History, seconds: float, outcome: Operation | KnockError, at: float) -> History:
+    """Note what became of a poll, and the counts that it brought."""
+    if isinstance(outcome, KnockError):
+        return polled(history, at, seconds, PollFailure(outcome.reason, str(outcome)))
+    return plotted(polled(history, at, seconds, None), at, outcome)
 
 
 def polled(history: History, at: float, seconds: float, trouble: PollFailure | None) -> History:

@@ -1,6 +1,6 @@
 """Who is tracked, because of whom, and for how long: sources, the limit, retention and tombstones.
 
-Owned by the tracker's thread. Whatever enters or leaves the book does so here.
+Owned by the tracker's thread. Whatever is followed enters and leaves here.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import structlog
 from exporter.config.settings import ListedOperation
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import transitions
-from exporter.tracking.expiry import NEVER, ExpiryQueue, leaves_at
-from exporter.tracking.memberships import API, CONFIG, Conflicts, MembershipIndex, SourceKind, group_of, labels_of
-from exporter.tracking.memory import StoredOperation
+from exporter.tracking.expiry import RetirementOrder, Sweep, leaves_at
+from exporter.tracking.exposure import hidden_at
+from exporter.tracking.followed import NEVER
+from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of
 from exporter.tracking.messages import ReleaseResult
 from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
 from exporter.tracking.tombstones import Tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Mapping
 
     from exporter.metrics.own import Activity
     from exporter.tracking.book import Book
+    from exporter.tracking.environment import WatchedEnvironment
+    from exporter.tracking.followed import FollowedOperation
     from exporter.tracking.group_commit import GroupCommit
-    from exporter.tracking.memberships import SourceKey
+    from exporter.tracking.memberships import Memberships, SourceKey
+    from exporter.tracking.memory import StoredOperation
     from exporter.tracking.messages import Created, Listed, Registration
     from exporter.tracking.slices import Job
     from exporter.tracking.snapshot import SourceState
     from exporter.tracking.tombstones import Tombstones
     from exporter.tracking.transitions import Moment, Tracked
-    from exporter.tracking.upstream import EnvironmentPoller
 
 FORGOTTEN_A_STEP = 200  # tombstones: some 20 ms
 RETIRED = "retired"  # the state of an id of which only a tombstone is left
@@ -44,123 +47,128 @@ log = structlog.get_logger()
 class Intake:
     """Takes operations in and drops them; at most `limit` are tracked."""
 
-    def __init__(self, book: Book, group_commit: GroupCommit, activity: Activity, tombstones: Tombstones) -> None:
+    def __init__(
+        self,
+        environments: Mapping[str, WatchedEnvironment],
+        book: Book,
+        group_commit: GroupCommit,
+        activity: Activity,
+        tombstones: Tombstones,
+    ) -> None:
         self.limit = 0
         self.tombstones = tombstones
         self.slices = Slices()
+        self._environments = environments
         self._book = book
         self._group_commit = group_commit
         self._activity = activity
-        self._pollers: dict[str, EnvironmentPoller] = {}
-        self._indexes: dict[str, MembershipIndex] = {}
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
-        self._conflicts = Conflicts()
-        self._expiry = ExpiryQueue()
+        self._sweep = Sweep()
+        self._retirement_order = RetirementOrder(book.find)
 
     # Environments.
 
-    def add_environment(self, poller: EnvironmentPoller, operations: Iterable[StoredOperation], now: Moment) -> None:
-        """Begin with an environment, and with what is known of it from before."""
-        index = self._indexes[poller.name] = MembershipIndex()
-        self._pollers[poller.name] = poller
+    def restore(self, environment: WatchedEnvironment, operations: Iterable[StoredOperation], now: Moment) -> None:
+        """Begin with what is known of an environment from before."""
         for tracked, memberships in operations:
-            index.restore(tracked.key.id, memberships)
-            self._noted(self._book.update(tracked, now))
-            poller.plan(tracked)
+            environment.index.restore(tracked.key.id, memberships)
+            operation = self._book.add(tracked, now)
+            self._plan_sweep(operation)
+            environment.plan(operation)
 
-    def remove_environment(self, name: str) -> dict[str, StoredOperation]:
-        """End with an environment; return what is known of it, by id."""
-        known = {each.tracked.key.id: each for each in self.all_stored(name)}
-        index = self._indexes.pop(name)
-        del self._pollers[name]
+    def remove_environment(self, name: str) -> None:
+        """End with an environment."""
         self._waiting = {key: None for key in self._waiting if key.environment != name}
         self._ended = {key: each for key, each in self._ended.items() if key.environment != name}
-        for operation_id in index:
-            self._conflicts.newly(OperationKey(name, operation_id), ())
-        return known
 
-    def unlist_http(self, poller: EnvironmentPoller, now: Moment) -> None:
+    def unlist_http(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Drop what http lists named that are configured no more."""
-        urls = {each.url for each in poller.settings.operations_http}
-        for source in self._indexes[poller.name].sources(SourceKind.HTTP):
+        urls = {each.url for each in environment.settings.operations_http}
+        for source in environment.index.sources(SourceKind.HTTP):
             if source.name not in urls:
-                self.slices.put((poller.name, source), self._list(poller, source, ()), now)
+                self.slices.put((environment.name, source), self._list(environment, source, ()), now)
 
-    def sources(self, poller: EnvironmentPoller) -> tuple[SourceState, ...]:
+    def sources(self, environment: WatchedEnvironment) -> tuple[SourceState, ...]:
         """Return the sources of an environment as they stand."""
-        urls = {each.url for each in poller.settings.operations_http}
-        return poller.activity.sources(self._indexes[poller.name].counts(), urls)
+        urls = {each.url for each in environment.settings.operations_http}
+        return environment.activity.sources(environment.index.counts(), urls)
 
-    def stored(self, key: OperationKey) -> StoredOperation | None:
-        """Return what is to be remembered of an operation, None if it is not tracked."""
-        tracked, index = self._book.get(key), self._indexes.get(key.environment)
-        return (
-            StoredOperation(tracked, index.memberships(key.id)) if tracked is not None and index is not None else None
-        )
-
-    def all_stored(self, name: str) -> Iterator[StoredOperation]:
-        """Return what is to be remembered of the operations of an environment."""
-        index = self._indexes[name]
-        return (StoredOperation(each, index.memberships(each.key.id)) for each in self._book.of(name))
+    def _memberships(self, key: OperationKey) -> Memberships:
+        return self._environments[key.environment].index.memberships(key.id)
 
     # In.
 
-    def update(self, after: Tracked, now: Moment) -> Tracked:
-        """Take in an operation as it is now, and note when it is to leave."""
-        after = self._book.update(after, now)
+    def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
+        """Take in what is known of an operation now, and note when it is to leave."""
+        self._book.update(operation, after, now)
         self._group_commit.dirty.operations[after.key] = None
-        return self._noted(after)
+        self._plan_sweep(operation)
 
-    def _noted(self, tracked: Tracked) -> Tracked:
-        if tracked.final or tracked.lost:
-            self._expiry.note(tracked, self._leaves_at(tracked))
-        return tracked
+    def _add(self, tracked: Tracked, now: Moment) -> FollowedOperation:
+        operation = self._book.add(tracked, now)
+        self._group_commit.dirty.operations[tracked.key] = None
+        self._plan_sweep(operation)
+        return operation
+
+    def _plan_sweep(self, operation: FollowedOperation) -> None:
+        """Note when an operation is to be hidden or to leave."""
+        tracked, at = operation.tracked, NEVER
+        if not tracked.active:
+            at = self._leaves_at(operation)
+            if at < NEVER and tracked.clean:
+                self._retirement_order.add(operation)
+            if operation.rank is not None:
+                mode = self._environments[tracked.key.environment].settings.per_operation
+                at = min(at, hidden_at(tracked, mode))
+        self._sweep.plan(operation, at)
 
     def list_all(self, message: Listed, now: Moment) -> None:
         """Take a source's whole list in place of its last one."""
-        poller = self._pollers[message.environment]
-        poller.activity.read(message.source, now.wall)
-        self._activity.source_success.labels(poller.name, message.source.kind).set(now.wall)
-        self.slices.put((poller.name, message.source), self._list(poller, message.source, message.operations), now)
+        environment = self._environments[message.environment]
+        environment.activity.read(message.source, now.wall)
+        self._activity.source_success.labels(environment.name, message.source.kind).set(now.wall)
+        self.slices.put(
+            (environment.name, message.source), self._list(environment, message.source, message.operations), now
+        )
 
-    def _list(self, poller: EnvironmentPoller, source: SourceKey, operations: Iterable[ListedOperation]) -> Job:
+    def _list(self, environment: WatchedEnvironment, source: SourceKey, operations: Iterable[ListedOperation]) -> Job:
         now = yield
-        index = self._indexes[poller.name]
+        index = environment.index
         listed = {each.id: each for each in operations}
         dropped = index.left_out(source, listed)
         refused = conflicts = 0
         for number, operation_id in enumerate([*dropped, *listed]):  # the dropped ones first: they make room
             if is_due(number):
                 now = yield
-                if self._pollers.get(poller.name) is not poller:
+                if self._environments.get(environment.name) is not environment:
                     return
-            key = OperationKey(poller.name, operation_id)
+            key = OperationKey(environment.name, operation_id)
             if number < len(dropped):
                 index.drop(source, operation_id)
                 self._unlisted(key, source, now)
-            elif index.name(source, listed[operation_id]):
-                conflicts += self._conflicts_newly(key)
+            elif (before := index.name(source, listed[operation_id])) is not None:
+                conflicts += self._conflicts_newly(key, before)
                 # What the configuration lists is followed, whatever became of it before.
                 refused += self._enter(key, now, again=source == CONFIG) is None
-        self._log(poller, source, refused, conflicts)
+        self._log(environment, source, refused, conflicts)
 
-    def _log(self, poller: EnvironmentPoller, source: SourceKey, refused: int, conflicts: int) -> None:
-        where = {"environment": poller.name, "source": str(source.kind)}
+    def _log(self, environment: WatchedEnvironment, source: SourceKey, refused: int, conflicts: int) -> None:
+        where = {"environment": environment.name, "source": str(source.kind)}
         if refused:
             log.error("no room for operations: max_operations is reached", refused=refused, limit=self.limit, **where)
         if conflicts:
             log.warning("sources name different groups or labels for operations", operations=conflicts, **where)
 
     def register(
-        self, environment: str, registration: Registration, *, again: bool, now: Moment, chance: float
+        self, environment: WatchedEnvironment, registration: Registration, *, again: bool, now: Moment, chance: float
     ) -> str | None:
         """Take in an operation that a program registers; return its state, or None where there is no room."""
-        key, index = OperationKey(environment, registration.operation.id), self._indexes[environment]
+        key, index = OperationKey(environment.name, registration.operation.id), environment.index
         known = any(each.source == API for each in index.memberships(key.id))
         if not known or registration.operation != ListedOperation(key.id):  # a bare id repeated takes nothing back
-            index.name(API, registration.operation)
-            self._log(self._pollers[environment], API, 0, self._conflicts_newly(key))
+            before = index.name(API, registration.operation)
+            self._log(environment, API, 0, before is not None and self._conflicts_newly(key, before))
         state = self._enter(key, now, again=again)
         if state is None or state == RETIRED:
             index.drop(API, key.id)
@@ -169,20 +177,20 @@ class Intake:
         return state
 
     def _believe(self, key: OperationKey, created: Created, now: Moment, chance: float) -> str:
-        tracked = self._book.get(key)
-        if tracked is None:
-            raise LookupError(key.id)
+        environment = self._environments[key.environment]
+        operation = environment.operations[key.id]
+        tracked = operation.tracked
         # Not where more is known already: an answer of Knock, or that it was followed before.
         if tracked.operation is None and tracked.from_birth is None and tracked.up is None:
-            operation = Operation(key.id, Status.QUEUED, created.name, inserted_at=created.inserted_at)
-            tracked = self.update(transitions.created(tracked, operation, chance), now)
-            self._pollers[key.environment].plan(tracked)
-        return tracked.state
+            record = Operation(key.id, Status.QUEUED, created.name, inserted_at=created.inserted_at)
+            self.update(operation, transitions.created(tracked, record, chance), now)
+            environment.plan(operation)
+        return operation.tracked.state
 
     def _enter(self, key: OperationKey, now: Moment, *, again: bool) -> str | None:
-        tracked = self._book.get(key)
-        if tracked is not None:
-            return self._use_memberships(tracked, now, again=again)
+        operation = self._book.find(key)
+        if operation is not None:
+            return self._use_memberships(operation, now, again=again)
         stone = self.tombstones.get(key)
         if stone is not None and stone.retired and not again:
             self._waiting.pop(key, None)
@@ -195,7 +203,7 @@ class Intake:
             return None
         self._waiting.pop(key, None)
         self._drop_tombstone(key)
-        return self._begin(key, now, known=stone is not None).state
+        return self._begin(key, now, known=stone is not None).tracked.state
 
     def _touch(self, key: OperationKey) -> None:
         """Note that an operation is named otherwise: it is to be kept, and shown, as it is now."""
@@ -203,71 +211,68 @@ class Intake:
         self._book.touch(key)
 
     def _listed(self, key: OperationKey) -> bool:
-        return any(each.source != API for each in self._indexes[key.environment].memberships(key.id))
+        return any(each.source != API for each in self._memberships(key))
 
-    def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> Tracked:
-        poller, memberships = self._pollers[key.environment], self._indexes[key.environment].memberships(key.id)
-        group = self._book.admit_group(poller.name, group_of(memberships))
+    def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> FollowedOperation:
+        environment, memberships = self._environments[key.environment], self._memberships(key)
+        group = self._book.admit_group(environment, group_of(memberships))
         labels, ended = labels_of(memberships), self._ended.pop(key, None)
         if ended is not None:
-            return self.update(replace(ended, group=group, labels=labels), now)
-        new = transitions.newly_tracked(key, group, labels, now, poller.settings.polling)
+            return self._add(replace(ended, group=group, labels=labels), now)
+        new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
         # What was followed before was counted before.
-        new = self.update(replace(new, from_birth=False) if known else new, now)
-        poller.plan(new)
-        return new
+        operation = self._add(replace(new, from_birth=False) if known else new, now)
+        environment.plan(operation)
+        return operation
 
-    def _use_memberships(self, tracked: Tracked, now: Moment, *, again: bool) -> str:
-        memberships = self._indexes[tracked.key.environment].memberships(tracked.key.id)
+    def _use_memberships(self, operation: FollowedOperation, now: Moment, *, again: bool) -> str:
+        tracked, memberships = operation.tracked, operation.memberships
         self._touch(tracked.key)
         group, labels = group_of(memberships), labels_of(memberships)
-        if (self._book.fold_group(tracked.key.environment, group), labels) != (tracked.group, tracked.labels):
-            group = self._book.admit_group(tracked.key.environment, group)
-            tracked = self.update(replace(tracked, group=group, labels=labels), now)
+        environment = self._environments[tracked.key.environment]
+        if (environment.groups.fold(group), labels) != (tracked.group, tracked.labels):
+            group = self._book.admit_group(environment, group)
+            self.update(operation, replace(tracked, group=group, labels=labels), now)
         if tracked.lost and again:
-            tracked = self.retry(tracked, now)
-        return tracked.state
+            self.retry(operation, now)
+        return operation.tracked.state
 
-    def retry(self, missing: Tracked, now: Moment) -> Tracked:
+    def retry(self, missing: FollowedOperation, now: Moment) -> None:
         """Give an operation that is lost, or about to be, another chance."""
-        poller = self._pollers[missing.key.environment]
-        tracked = self.update(transitions.retried(missing, now, poller.settings.polling), now)
-        poller.plan(tracked)
-        return tracked
+        environment = self._environments[missing.key.environment]
+        self.update(missing, transitions.retried(missing.tracked, now, environment.settings.polling), now)
+        environment.plan(missing)
 
-    def _conflicts_newly(self, key: OperationKey) -> bool:
-        newly = self._conflicts.newly(key, self._indexes[key.environment].memberships(key.id))
+    def _conflicts_newly(self, key: OperationKey, before: Memberships) -> bool:
+        newly = contradict(self._memberships(key)) and not contradict(before)
         self._activity.conflicts.labels(key.environment).inc(newly)
         return newly
 
     # Out.
 
-    def release(self, environment: str, operation_id: str, now: Moment) -> ReleaseResult:
+    def release(self, environment: WatchedEnvironment, operation_id: str, now: Moment) -> ReleaseResult:
         """Drop an operation because somebody says so; not while another source lists it."""
-        key, index = OperationKey(environment, operation_id), self._indexes[environment]
+        key, index = OperationKey(environment.name, operation_id), environment.index
         stone = self.tombstones.get(key)
         listed_by = tuple(each.source for each in index.memberships(operation_id) if each.source != API)
         if listed_by:
             return ReleaseResult(known=True, listed_by=listed_by)
-        if key not in self and (stone is None or not stone.retired):
+        if operation_id not in environment.operations and (stone is None or not stone.retired):
             return ReleaseResult(known=False)
         self._drop(key, now, retired=False)
         return ReleaseResult(known=True, durable=self._group_commit.durable)
-
-    def __contains__(self, key: OperationKey) -> bool:
-        return self._book.get(key) is not None
 
     def _unlisted(self, key: OperationKey, source: SourceKey, now: Moment) -> None:
         """Let an operation go that a source lists no more: unless another one names it, or its end is to be seen."""
         if not self._listed(key):
             self._waiting.pop(key, None)
-        self._conflicts_newly(key)
-        tracked, memberships = self._book.get(key), self._indexes[key.environment].memberships(key.id)
-        if tracked is None:
+        operation = self._book.find(key)
+        if operation is None:
             return
-        if memberships:
-            self._use_memberships(tracked, now, again=False)
-            self._noted(tracked)  # it could not leave while the configuration listed it
+        tracked = operation.tracked
+        if operation.memberships:
+            self._use_memberships(operation, now, again=False)
+            self._plan_sweep(operation)  # it could not leave while the configuration listed it
         elif source == CONFIG or tracked.clean or tracked.lost:
             self._drop(key, now, retired=False)
             if tracked.final:
@@ -276,12 +281,10 @@ class Intake:
             self._touch(key)
 
     def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
-        index = self._indexes[key.environment]
-        index.drop(API, key.id)
-        self._conflicts.newly(key, ())
-        if key in self:
-            self._book.remove(key, reason)
-            self._pollers[key.environment].drop(key.id)
+        self._environments[key.environment].index.drop(API, key.id)
+        operation = self._book.find(key)
+        if operation is not None:
+            self._book.remove(operation, reason)
             self._group_commit.dirty.operations[key] = None
         self.tombstones[key] = Tombstone(now.mono, retired)
         self._group_commit.dirty.tombstones[key] = None
@@ -290,42 +293,52 @@ class Intake:
         if self.tombstones.pop(key, None) is not None:
             self._group_commit.dirty.tombstones[key] = None
 
-    def _leaves_at(self, tracked: Tracked) -> float:
-        environment = tracked.key.environment
-        memberships = self._indexes[environment].memberships(tracked.key.id)
-        return leaves_at(tracked, memberships, self._pollers[environment].settings.retention)
+    def _leaves_at(self, operation: FollowedOperation) -> float:
+        retention = self._environments[operation.key.environment].settings.retention
+        return leaves_at(operation.tracked, operation.memberships, retention)
 
-    def use_retention(self) -> None:
-        """Work out again when operations leave: settings have changed."""
-        ended = (each for name in self._pollers for each in self._book.of(name) if each.final or each.lost)
-        self._expiry.restart((each, self._leaves_at(each)) for each in ended)
+    def sweep(self, environment: WatchedEnvironment, now: Moment) -> None:
+        """Look at all operations of an environment: when they are hidden or leave has changed."""
+        for each in environment.operations.values():
+            self._sweep.plan(each, now.mono)
 
     def next_step(self, next_round: float) -> float:
         """Return when `step` has something to do (monotonic; inf: nothing is planned); rounds look for room."""
         if not self._waiting:
-            return self._expiry.next
-        return -NEVER if len(self._book) < self.limit else min(self._expiry.next, next_round)
+            return self._sweep.next_step(next_round)
+        return next_round if len(self._book) >= self.limit else -NEVER
 
     def step(self, now: Moment) -> None:
         """Retire what has had its time, forget tombstones that are too old, and let in what waits for room."""
-        for key in islice(self._expiry.due(now.mono), SLICE * SLICES_A_STEP):
-            tracked = self._book.get(key)
-            if tracked is None or not (tracked.final or tracked.lost):
-                continue
-            if (at := self._leaves_at(tracked)) <= now.mono:
-                self._drop(key, now, retired=True, reason="retention")
-            else:
-                self._expiry.note(tracked, at)
-        self._expiry.prune(len(self._book), self._may_leave)
+        due = self._sweep.step(now.mono, self._all_operations)
+        if due:
+            self.slices.put(("sweep", now), self._hide_or_retire(due), now)
+        self._retirement_order.prune(len(self._book))
         self._forget_tombstones(now)
         self._forget_ended()
         self._let_in(now)
+
+    def _all_operations(self) -> list[FollowedOperation]:
+        return [operation for each in self._environments.values() for operation in each.operations.values()]
+
+    def _hide_or_retire(self, operations: list[FollowedOperation]) -> Job:
+        now = yield
+        for number, operation in enumerate(operations):
+            if is_due(number):
+                now = yield
+            if self._book.find(operation.key) is not operation:
+                continue
+            if self._leaves_at(operation) <= now.mono:
+                self._drop(operation.key, now, retired=True, reason="retention")
+            else:
+                self._book.show(operation, now)
+                self._plan_sweep(operation)
 
     def _forget_tombstones(self, now: Moment) -> None:
         listed = []
         for key in islice(self.tombstones.overdue(now.mono), FORGOTTEN_A_STEP):
             self._group_commit.dirty.tombstones[key] = None
-            if key.environment in self._indexes and self._listed(key):
+            if key.environment in self._environments and self._listed(key):
                 listed.append(key)
         for key in listed:  # a source that still names it would have it counted again
             self.tombstones[key] = Tombstone(now.mono, retired=True)
@@ -339,17 +352,16 @@ class Intake:
         for key in list(islice(self._waiting, SLICE * SLICES_A_STEP)):
             if not self._has_room(now):
                 return
-            memberships = self._indexes[key.environment].memberships(key.id)
+            memberships = self._memberships(key)
             self._enter(key, now, again=any(each.source == CONFIG for each in memberships))
 
     def _has_room(self, now: Moment) -> bool:
         """Whether one more can be tracked: if need be, the operation that ended cleanly longest ago retires early."""
         if len(self._book) < self.limit:
             return True
-        for key in self._expiry.take_cleanest(len(self._book) - self.limit + 1, self._may_leave):
-            self._drop(key, now, retired=True, reason="limit")
+        for each in self._retirement_order.take(len(self._book) - self.limit + 1, self._may_leave):
+            self._drop(each.key, now, retired=True, reason="limit")
         return len(self._book) < self.limit
 
-    def _may_leave(self, key: OperationKey) -> bool:
-        tracked = self._book.get(key)
-        return tracked is not None and tracked.clean and self._leaves_at(tracked) < NEVER
+    def _may_leave(self, operation: FollowedOperation) -> bool:
+        return self._leaves_at(operation) < NEVER

@@ -7,15 +7,14 @@ the order of precedence: configuration, files by path, http lists by URL, regist
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from exporter.config.settings import GROUP
+from exporter.operation import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Mapping
 
     from exporter.config import ListedOperation
-    from exporter.operation import OperationKey
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -74,35 +73,34 @@ def contradict(memberships: Memberships) -> bool:
     return len(groups) > 1 or len(labels) > len({name for name, _ in labels})
 
 
-class Conflicts:
-    """The operations that sources contradict each other about."""
+class Followed(Protocol):
+    """An operation that is followed."""
 
-    def __init__(self) -> None:
-        self._known: set[OperationKey] = set()
-
-    def newly(self, key: OperationKey, memberships: Memberships) -> bool:
-        """Look at an operation as it is named now; return whether it is one of them that was none before."""
-        if not contradict(memberships):
-            self._known.discard(key)
-            return False
-        before = len(self._known)
-        self._known.add(key)
-        return len(self._known) > before
+    memberships: Memberships
 
 
 class MembershipIndex:
-    """Who names which operation of one environment. Owned by the tracker's thread."""
+    """Who names which operation of one environment; those of a followed one are in its object."""
 
-    def __init__(self) -> None:
-        self._memberships: dict[str, Memberships] = {}
+    def __init__(self, followed: Mapping[str, Followed]) -> None:
+        self._followed = followed
+        self._others: dict[str, Memberships] = {}  # of operations that are not
         self._lists: dict[SourceKey, set[str]] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._memberships)
 
     def memberships(self, operation_id: str) -> Memberships:
         """Return who names an operation; empty: nobody any more."""
-        return self._memberships.get(operation_id, ())
+        followed = self._followed.get(operation_id)
+        return followed.memberships if followed is not None else self._others.get(operation_id, ())
+
+    def put(self, operation_id: str, memberships: Memberships) -> None:
+        """Note who names an operation."""
+        followed = self._followed.get(operation_id)
+        if followed is not None:
+            followed.memberships = memberships
+        elif memberships:
+            self._others[operation_id] = memberships
+        else:
+            self._others.pop(operation_id, None)
 
     def counts(self) -> dict[SourceKey, int]:
         """Return how many operations each source names; one that names none is left out."""
@@ -114,8 +112,7 @@ class MembershipIndex:
 
     def restore(self, operation_id: str, memberships: Memberships) -> None:
         """Take over what is known of an operation from before."""
-        if memberships:
-            self._memberships[operation_id] = memberships
+        self.put(operation_id, memberships)
         for membership in memberships:
             self._lists.setdefault(membership.source, set()).add(operation_id)
 
@@ -123,24 +120,20 @@ class MembershipIndex:
         """Return what a source names that its new list does not."""
         return [each for each in self._lists.get(source, ()) if each not in listed]
 
-    def name(self, source: SourceKey, operation: ListedOperation) -> bool:
-        """Note that a source names an operation; return whether that is new, or says something new."""
-        before = self._memberships.get(operation.id, ())
+    def name(self, source: SourceKey, operation: ListedOperation) -> Memberships | None:
+        """Note that a source names an operation; return who did before, None if that says nothing new."""
+        before = self.memberships(operation.id)
         membership = Membership(source, operation.group, operation.labels)
         if membership in before:
-            return False
+            return None
         others = [each for each in before if each.source != source]
-        self._memberships[operation.id] = tuple(sorted([*others, membership], key=precedence))
+        self.put(operation.id, tuple(sorted([*others, membership], key=precedence)))
         self._lists.setdefault(source, set()).add(operation.id)
-        return True
+        return before
 
     def drop(self, source: SourceKey, operation_id: str) -> None:
         """Note that a source names an operation no more."""
-        left = tuple(each for each in self._memberships.get(operation_id, ()) if each.source != source)
-        if left:
-            self._memberships[operation_id] = left
-        else:
-            self._memberships.pop(operation_id, None)
+        self.put(operation_id, tuple(each for each in self.memberships(operation_id) if each.source != source))
         listed = self._lists.get(source)
         if listed is not None:
             listed.discard(operation_id)

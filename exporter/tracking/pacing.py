@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from exporter.operation import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exporter.config import Polling
 
 SPREAD_LEAST = 0.8
@@ -205,33 +207,25 @@ class DueQueue:
     """The planned requests of one environment: by class, and inside a class by how often they are meant to be asked.
 
     "Most overdue by its own interval" changes its order with time, so no single heap can hold it. Entries are kept in
-    heaps of nearly equal intervals (within 19%), and only their heads are compared. An operation has one plan at most:
-    a replaced one stays in its heap until it comes to the head, and is dropped there.
+    heaps of nearly equal intervals (within 19%), and only their heads are compared. `is_planned` tells whether one
+    is still the plan of its operation: one that is replaced stays in its heap until it comes to the head.
     """
 
-    def __init__(self) -> None:
-        self._plans: dict[str, DuePoll] = {}
+    def __init__(self, is_planned: Callable[[DuePoll], bool]) -> None:
+        self._is_planned = is_planned
         self._heaps: dict[PollClass, dict[int, list[DuePoll]]] = {each: {} for each in PollClass}
 
     def add(self, entry: DuePoll) -> None:
-        """Plan a request, in place of the one that was planned about the same operation."""
-        before = self._plans.get(entry.id)
-        self._plans[entry.id] = entry
-        bucket = _bucket(entry)
-        heappush(self._heaps[entry.poll_class].setdefault(bucket, []), entry)
-        if before is not None:
-            self._drop_replaced(before.poll_class, _bucket(before))
+        """Take in a request that is planned."""
+        heappush(self._heaps[entry.poll_class].setdefault(_bucket(entry), []), entry)
 
-    def discard(self, operation_id: str) -> None:
-        """Plan nothing about an operation."""
-        before = self._plans.pop(operation_id, None)
-        if before is not None:
-            self._drop_replaced(before.poll_class, _bucket(before))
+    def replaced(self, entry: DuePoll) -> None:
+        """Note that a request is planned no more; each is told of, as the heads must be planned ones."""
+        self._settle(entry.poll_class, _bucket(entry))
 
-    def _drop_replaced(self, poll_class: PollClass, bucket: int) -> None:
-        """Keep the head of a heap one that is still planned."""
+    def _settle(self, poll_class: PollClass, bucket: int) -> None:
         heap = self._heaps[poll_class][bucket]
-        while heap and self._plans.get(heap[0].id) is not heap[0]:
+        while heap and not self._is_planned(heap[0]):
             heappop(heap)
         if not heap:
             del self._heaps[poll_class][bucket]
@@ -252,8 +246,7 @@ class DueQueue:
     def pop(self, poll_class: PollClass, bucket: int) -> DuePoll:
         """Take the first in line out of a bucket that `most_overdue` named."""
         entry = heappop(self._heaps[poll_class][bucket])
-        del self._plans[entry.id]
-        self._drop_replaced(poll_class, bucket)
+        self._settle(poll_class, bucket)
         return entry
 
 

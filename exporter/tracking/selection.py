@@ -62,7 +62,7 @@ WORDS: Mapping[str, Callable[[Entry, Moment], bool]] = {
 STATUSES = (*STATES, *WORDS)
 
 
-def name_of(entry: Entry) -> str:
+def operation_name(entry: Entry) -> str:
     """Return what Knock calls the work, as far as it is known."""
     record = entry.tracked.operation
     return record.name if record is not None else UNKNOWN_NAME
@@ -84,7 +84,7 @@ def select(snapshot: Snapshot, wanted: Filter, now: Moment) -> list[Entry]:
     if wanted.group is not None:
         found = [each for each in found if each.tracked.group == wanted.group]
     if wanted.name is not None:
-        found = [each for each in found if name_of(each) == wanted.name]
+        found = [each for each in found if operation_name(each) == wanted.name]
     if wanted.status is not None:
         word = WORDS.get(wanted.status)
         found = [each for each in found if (word(each, now) if word else each.tracked.state == wanted.status)]
@@ -97,7 +97,7 @@ def choices(snapshot: Snapshot) -> Choices:
     for entry in snapshot:
         environments[entry.tracked.key.environment] += 1
         groups[entry.tracked.group] += 1
-        names[name_of(entry)] += 1
+        names[operation_name(entry)] += 1
         states[entry.tracked.state] += 1
     environments.update({each.name: 0 for each in snapshot.environments})
     in_order = tuple(FilterOption(state, states[state]) for state in STATES if states[state])

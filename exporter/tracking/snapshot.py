@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.errors import KnockError
-from exporter.tracking.history import NO_HISTORY, History, PollFailure, plotted, polled, without_points
+from exporter.tracking.history import NO_HISTORY, History, PollFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from exporter.operation import Operation, OperationKey
+    from exporter.operation import OperationKey
     from exporter.tracking.memberships import Memberships, SourceKey
-    from exporter.tracking.memory import StoredOperation
     from exporter.tracking.transitions import Tracked
 
 BUCKETS = 256
@@ -98,21 +96,11 @@ class SnapshotBuilder:
 
     def __init__(self) -> None:
         self._buckets: list[Mapping[OperationKey, Entry]] = [{}] * BUCKETS
-        self._histories: dict[OperationKey, History] = {}
-
-    def polled(self, key: OperationKey, seconds: float, outcome: Operation | KnockError, wall: float) -> None:
-        """Note what a poll of a tracked operation brought; shown when the operation is touched."""
-        before = self._histories.get(key, NO_HISTORY)
-        if isinstance(outcome, KnockError):
-            self._histories[key] = polled(before, wall, seconds, PollFailure(outcome.reason, str(outcome)))
-        else:
-            self._histories[key] = plotted(polled(before, wall, seconds, None), wall, outcome)
 
     def publish(
         self,
         touched: Iterable[OperationKey],
-        lookup: Callable[[OperationKey], StoredOperation | None],
-        exposes: Callable[[OperationKey], bool],
+        lookup: Callable[[OperationKey], Entry | None],
         environments: tuple[EnvironmentStatus, ...],
     ) -> Snapshot:
         """Take the touched operations in as `lookup` finds them (None: dropped), and return all, frozen."""
@@ -121,22 +109,14 @@ class SnapshotBuilder:
             number = _bucket(key)
             if number not in copies:
                 copies[number] = dict(self._buckets[number])
-            kept = lookup(key)
-            if kept is None:
+            entry = lookup(key)
+            if entry is None:
                 copies[number].pop(key, None)
-                self._histories.pop(key, None)
             else:
-                copies[number][key] = self._entry(kept, exposed=exposes(key))
+                copies[number][key] = entry
         for number, bucket in copies.items():
             self._buckets[number] = bucket
         return Snapshot(tuple(self._buckets), environments)
-
-    def _entry(self, kept: StoredOperation, *, exposed: bool) -> Entry:
-        key = kept.tracked.key
-        history = self._histories.get(key, NO_HISTORY)
-        if kept.tracked.clean and history.packed_points:
-            history = self._histories[key] = without_points(history)
-        return Entry(*kept, history, exposed)
 
 
 def _bucket(key: OperationKey) -> int:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import ConnectionLost, KeyRefused, KnockError, NotFound, Postponed, RateLimited
-from exporter.operation import NIL_ID, Operation, OperationKey
+from exporter.operation import NIL_ID, Operation
 from exporter.tracking import transitions
 from exporter.tracking.accounting import ResponseAccounting
 from exporter.tracking.book import Book
-from exporter.tracking.environments import EnvironmentRegistry
 from exporter.tracking.group_commit import CurrentState, GroupCommit
 from exporter.tracking.handlers import MessageHandlers
+from exporter.tracking.history import recorded, without_points
 from exporter.tracking.intake import Intake
 from exporter.tracking.memory import Memory
 from exporter.tracking.messages import (
@@ -39,6 +39,7 @@ from exporter.tracking.messages import (
     Stop,
     Unread,
 )
+from exporter.tracking.registry import EnvironmentRegistry
 from exporter.tracking.snapshot import EnvironmentStatus, SnapshotBuilder
 from exporter.tracking.transitions import Circumstances, Moment
 
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
     from exporter.keys import Secret
     from exporter.metrics.exposition import View
     from exporter.metrics.own import Activity
+    from exporter.tracking.environment import NextPoll, Upstream, WatchedEnvironment
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
-    from exporter.tracking.upstream import EnvironmentPoller, NextPoll, Upstream
 
 PUBLISH_SECONDS = 0.1
 RELOAD_SECONDS = 1.0  # in which a reload is taken in before a view may show a part of it
@@ -83,19 +84,23 @@ class Tracker:
         self._outside = outside
         self._activity = activity
         self._group_commit = GroupCommit(outside.save, self._show)
-        self._book = Book(config.labels, activity, self._group_commit)
-        self._intake = Intake(self._book, self._group_commit, activity, memory.tombstones)
-        self._environments = EnvironmentRegistry(memory, self._book, self._intake, self._group_commit, activity)
-        self._handlers = MessageHandlers(self._intake, self._environments, self._group_commit, activity, outside.chance)
-        self._accounting = ResponseAccounting(self._environments, activity, outside)
-        self._current = CurrentState(
-            self._environments.everything,
-            self._environments.stored_operation,
-            self._intake.tombstones.get,
-            self._environments.stored_aggregate,
-            self._environments.stored_environment,
+        environments: dict[str, WatchedEnvironment] = {}
+        self._environments = environments
+        self._book = Book(environments, config.labels, activity, self._group_commit)
+        self._intake = Intake(environments, self._book, self._group_commit, activity, memory.tombstones)
+        self._registry = EnvironmentRegistry(
+            environments, memory, self._book, self._intake, self._group_commit, activity
         )
-        self._environments.configure(config, keys, now)
+        self._handlers = MessageHandlers(environments, self._intake, self._group_commit, activity, outside.chance)
+        self._accounting = ResponseAccounting(activity, outside)
+        self._current = CurrentState(
+            self._registry.everything,
+            self._registry.stored_operation,
+            self._intake.tombstones.get,
+            self._registry.stored_aggregate,
+            self._registry.stored_environment,
+        )
+        self._registry.configure(config, keys, now)
         self._stopping = False
         self._reloads: list[Callable[[], None]] = []  # the replies to those whose lists are not taken in yet
         self._replies: list[Callable[[], None]] = []  # those that wait for the next view
@@ -103,7 +108,7 @@ class Tracker:
         self._statuses: tuple[EnvironmentStatus, ...] = ()
         self._next_publish = -math.inf
         self._view_waits_until = -math.inf
-        self._next_round = now.mono + ROUND_SECONDS
+        self._next_round = now.mono
 
     @property
     def operations(self) -> int:
@@ -137,7 +142,7 @@ class Tracker:
         """Apply a configuration; scrapes see nothing of it until they see all of it."""
         self._activity.fresh.freeze()
         message.switch()
-        self._environments.configure(message.config, message.keys, now)
+        self._registry.configure(message.config, message.keys, now)
         self._show_next(now)
         self._view_waits_until = now.mono + RELOAD_SECONDS
         self._reloads.append(message.reply)
@@ -173,78 +178,75 @@ class Tracker:
         self._group_commit.saved(message, now)
 
     def _take_response(self, answer: PollResponse, now: Moment) -> None:
-        poller = self._environments.pollers.get(answer.request.environment)
-        if poller is None or not poller.owns(answer.request):
+        environment = self._environments.get(answer.request.environment)
+        if environment is None or not environment.owns(answer.request):
             return  # the environment was taken out of the configuration meanwhile
-        if poller.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
-            self._repeat(poller, answer, now)
+        if environment.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
+            self._repeat(environment, answer, now)
             return
-        self._accounting.account(poller, answer, now)
+        self._accounting.account(environment, answer, now)
         if not answer.request.checks_key:
-            self._take_outcome(poller, answer, now)
+            self._take_outcome(environment, answer, now)
 
-    def _repeat(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
+    def _repeat(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
         """Ask again at once, in a slot of its own: that a kept connection had ended says nothing of Knock."""
-        self._accounting.account_lost(poller, answer, now)
+        self._accounting.account_lost(environment, answer, now)
         if answer.request.checks_key:
-            poller.check_key_again()
-        elif (before := self._book.get(OperationKey(poller.name, answer.request.id))) is not None:
-            poller.plan(before)
-        else:
-            poller.drop(answer.request.id)
+            environment.check_key_again()
+        elif (operation := environment.operations.get(answer.request.id)) is not None:
+            environment.plan(operation)
 
-    def _take_outcome(self, poller: EnvironmentPoller, answer: PollResponse, now: Moment) -> None:
-        before = self._book.get(OperationKey(poller.name, answer.request.id))
-        outcome = answer.outcome
-        if before is None or before.final:
+    def _take_outcome(self, environment: WatchedEnvironment, answer: PollResponse, now: Moment) -> None:
+        operation, outcome = environment.operations.get(answer.request.id), answer.outcome
+        if operation is None or operation.tracked.final:
             return
         if isinstance(outcome, Postponed):
-            if before.due is not None:
-                poller.plan(replace(before, due=now.mono + POSTPONED_SECONDS))
+            environment.plan(operation, now.mono + POSTPONED_SECONDS)
             return
-        self._snapshot_builder.polled(before.key, answer.seconds, outcome, now.wall)
-        if not poller.requested_here(answer.request):
-            poller.plan(before)  # another Knock said that
-            return
-        if isinstance(outcome, NotFound) and answer.request.key_epoch != poller.key_epoch:
-            poller.plan(before)  # under another key, which proves nothing
+        operation.history = recorded(operation.history, answer.seconds, outcome, now.wall)
+        other_knock = not environment.requested_here(answer.request)
+        other_key = isinstance(outcome, NotFound) and answer.request.key_epoch != environment.key_epoch
+        if other_knock or other_key:  # which proves nothing
+            environment.plan(operation)
             return
         if isinstance(outcome, (RateLimited, KeyRefused)):
-            self._book.touch(before.key)
-            poller.plan(before)  # the upstream's trouble, not the operation's: it stays due
+            self._book.touch(operation.key)
+            environment.plan(operation)  # the upstream's trouble, not the operation's: it stays due
             return
         at = Circumstances(
-            now, self._outside.chance(), poller.settings.polling, self._environments.epoch(poller), poller.trusted
+            now, self._outside.chance(), environment.settings.polling, environment.memory.epoch, environment.trusted
         )
         if isinstance(outcome, Operation):
-            after = self._intake.update(transitions.succeeded(before, outcome, at), now)
+            self._intake.update(operation, transitions.succeeded(operation.tracked, outcome, at), now)
+            if operation.tracked.clean:
+                operation.history = without_points(operation.history)
         else:
-            after = self._intake.update(transitions.failed(before, outcome, at), now)
-            self._log_missing(poller, after, outcome)
-        poller.plan(after)
+            self._intake.update(operation, transitions.failed(operation.tracked, outcome, at), now)
+            self._log_missing(environment, operation.tracked, outcome)
+        environment.plan(operation)
 
-    def _log_missing(self, poller: EnvironmentPoller, after: transitions.Tracked, outcome: KnockError) -> None:
+    def _log_missing(self, environment: WatchedEnvironment, after: transitions.Tracked, outcome: KnockError) -> None:
         if after.lost:
             log.warning(
-                "operation is lost: Knock no longer knows it", environment=poller.name, operation_id=after.key.id
+                "operation is lost: Knock no longer knows it", environment=environment.name, operation_id=after.key.id
             )
-        hint = isinstance(outcome, NotFound) and not poller.trusted and not poller.hinted
-        if hint and self._book.only_missing(poller.name):
-            poller.hinted = True
+        hint = isinstance(outcome, NotFound) and not environment.trusted and not environment.hinted
+        if hint and environment.only_missing:
+            environment.hinted = True
             log.warning(
                 "Knock knows none of these operations: key of another environment, or wrong branch?",
-                environment=poller.name,
+                environment=environment.name,
             )
 
     def _take_key(self, message: KeyRead, now: Moment) -> None:
-        poller = self._environments.pollers.get(message.environment)
-        if poller is None:
+        environment = self._environments.get(message.environment)
+        if environment is None:
             return
-        self._environments.upstream(poller).circuit_breaker.key_was_read(now.mono)
-        if message.key is not None and message.key != poller.key:
-            log.info("using the changed API key", environment=poller.name)
-            self._outside.use_key(poller.name, message.key)
-            self._environments.use_key(poller, message.key, now)
+        environment.upstream.circuit_breaker.key_was_read(now.mono)
+        if message.key is not None and message.key != environment.key:
+            log.info("using the changed API key", environment=environment.name)
+            self._outside.use_key(environment.name, message.key)
+            self._registry.use_key(environment, message.key, now)
 
     # What goes out.
 
@@ -255,9 +257,9 @@ class Tracker:
         # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
         self._intake.slices.step(now, urgent_only=now.mono >= self._next_publish)
         self._run_periodic(now)
-        upstreams = self._environments.upstreams
+        upstreams = self._registry.upstreams
         starts = [math.inf if self._stopping else self._start_due(upstream, now) for upstream in upstreams]
-        idle = not any(poller.in_flight for poller in self._environments.pollers.values())
+        idle = not any(environment.in_flight for environment in self._environments.values())
         if self._stopping and idle and not self._group_commit.holds:
             self.ended = True
         if self.ended:
@@ -267,14 +269,13 @@ class Tracker:
             return now.mono
         if self._intake.slices.waiting:
             starts.append(now.mono)
-        return min(self._publish(now), self._intake.next_step(self._next_round), self._book.next_hiding(), *starts)
+        return min(self._publish(now), self._intake.next_step(self._next_round), *starts)
 
     def _run_periodic(self, now: Moment) -> None:
-        self._book.hide_due(now)
         if now.mono >= min(self._next_round, self._intake.next_step(self._next_round)):
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
-            self._environments.forget_old(now)
+            self._registry.forget_old(now)
             self._book.changed |= self._statuses != self._all_statuses(now)
 
     def _start_due(self, upstream: Upstream, now: Moment) -> float:
@@ -286,19 +287,19 @@ class Tracker:
         return at
 
     def _start(self, upstream: Upstream, choice: NextPoll, now: Moment) -> None:
-        poller, entry = choice
+        environment, entry = choice
         probe = not upstream.circuit_breaker.is_closed
         operation_id = entry.id if entry is not None else NIL_ID
-        wait = self._outside.fetch(PollRequest(poller.name, operation_id, poller.key_epoch, now.mono, probe))
+        wait = self._outside.fetch(PollRequest(environment.name, operation_id, environment.key_epoch, now.mono, probe))
         if entry is not None and wait:
-            poller.put_off(entry, now.mono + wait)
+            environment.plan(environment.operations[entry.id], now.mono + wait)
             return
         if entry is not None:
-            self._environments.counters[poller.name].delay[entry.poll_class].observe(now.mono - entry.due)
+            environment.counters.delay[entry.poll_class].observe(now.mono - entry.due)
         if probe:
             upstream.circuit_breaker.probe_started()
         upstream.rate_limiter.start(now.mono)
-        poller.begin(operation_id, now.mono)
+        environment.begin(operation_id, now.mono)
 
     def _publish(self, now: Moment) -> float:
         """Show what changed, at once or when it is committed; return when there is more to do."""
@@ -318,36 +319,33 @@ class Tracker:
 
     def _render(self, now: Moment) -> View:
         self._statuses = self._all_statuses(now)
-        snapshot = self._snapshot_builder.publish(
-            self._book.touched, self._intake.stored, self._book.exposes, self._statuses
-        )
+        snapshot = self._snapshot_builder.publish(self._book.touched, self._book.entry, self._statuses)
         return replace(self._book.publish(), snapshot=snapshot)
 
     def _all_statuses(self, now: Moment) -> tuple[EnvironmentStatus, ...]:
-        pollers = self._environments.pollers
-        return tuple(self._status(pollers[name], now) for name in sorted(pollers))
+        return tuple(self._status(self._environments[name], now) for name in sorted(self._environments))
 
-    def _status(self, poller: EnvironmentPoller, now: Moment) -> EnvironmentStatus:
-        upstream = self._environments.upstream(poller)
+    def _status(self, environment: WatchedEnvironment, now: Moment) -> EnvironmentStatus:
+        upstream = environment.upstream
         return EnvironmentStatus(
-            poller.name,
-            poller.settings.base_url,
-            poller.settings.branch,
-            poller.health.up,
+            environment.name,
+            environment.settings.base_url,
+            environment.settings.branch,
+            environment.health.up,
             upstream.circuit_breaker.suspended,
             upstream.rate_limiter.limit,
             upstream.rate_limiter.rate,
-            poller.activity.used(now.mono),
-            poller.in_flight,
-            poller.activity.last_response,
-            poller.activity.last_error,
-            self._intake.sources(poller),
+            environment.activity.used(now.mono),
+            environment.in_flight,
+            environment.activity.last_response,
+            environment.activity.last_error,
+            self._intake.sources(environment),
         )
 
     def _set_gauges(self) -> None:
-        for name, poller in self._environments.pollers.items():
-            upstream = self._environments.upstream(poller)
-            self._activity.in_flight.labels(name).set(poller.in_flight)
+        for name, environment in self._environments.items():
+            upstream = environment.upstream
+            self._activity.in_flight.labels(name).set(environment.in_flight)
             self._activity.rate_limit.labels(name).set(upstream.rate_limiter.rate)
             self._activity.suspended.labels(name).set(upstream.circuit_breaker.suspended)
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.operation import OperationKey
 from exporter.registrations import MAX_BODY_BYTES
 from exporter.tracking.selection import Filter, place, select
+from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
-from exporter.web.listing import read_filter
+from exporter.web.filters import read_filter
 from exporter.web.openapi import describe
-from exporter.web.registration import PATH, PATHS, RegistrationEndpoints
+from exporter.web.registration import ONE_ENVIRONMENT_PATH, OPERATIONS_PATH, RegistrationEndpoints
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from exporter.tracking.selection import Place
     from exporter.tracking.snapshot import Snapshot
     from exporter.tracking.transitions import Moment
-    from exporter.web.bounded import Worker
     from exporter.web.context import AppContext
+    from exporter.web.worker import Worker
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -50,9 +50,17 @@ def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     endpoints = _ReadEndpoints(app_context, worker)
     registration = RegistrationEndpoints(app_context.service) if app_context.service is not None else None
     return [
-        _route(PATHS, GET=endpoints.operations),
-        _route(PATH, GET=endpoints.operations_of, POST=registration.register if registration else None),
-        _route(f"{PATH}/{{id}}", GET=endpoints.operation, DELETE=registration.release if registration else None),
+        _route(OPERATIONS_PATH, GET=endpoints.operations),
+        _route(
+            ONE_ENVIRONMENT_PATH,
+            GET=endpoints.operations_of,
+            POST=registration.register if registration else None,
+        ),
+        _route(
+            f"{ONE_ENVIRONMENT_PATH}/{{id}}",
+            GET=endpoints.operation,
+            DELETE=registration.release if registration else None,
+        ),
         _route("/api/v1/environments", GET=endpoints.environments),
         _route("/api/v1/openapi.json", GET=endpoints.description),
     ]

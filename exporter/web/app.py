@@ -16,14 +16,14 @@ from starlette.routing import Route
 
 from exporter.web.api import api_routes
 from exporter.web.auth_middleware import AuthMiddleware
-from exporter.web.bounded import Worker
 from exporter.web.lifecycle import reload_route
 from exporter.web.pages import Pages
 from exporter.web.passwords import Passwords
-from exporter.web.registration import PATHS
+from exporter.web.registration import OPERATIONS_PATH
 from exporter.web.replies import Refusal
 from exporter.web.scrapes import Scrapes
 from exporter.web.web_config import WebConfig
+from exporter.web.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,14 +53,14 @@ def make_app(
     ]
 
     def exempt(method: str, path: str) -> bool:
-        asks_for_token = method in ("POST", "DELETE") and path.startswith(f"{PATHS}/")
+        asks_for_token = method in ("POST", "DELETE") and path.startswith(f"{OPERATIONS_PATH}/")
         return asks_for_token or (health_without_password and path in (HEALTHY, READY))
 
     refuse = partial(_refuse, app_context, pages)
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Paths, app_context.prefix),
+            Middleware(PathMiddleware, app_context.prefix),
             Middleware(AuthMiddleware, app_context, web_config, Passwords(), exempt),
         ],
         exception_handlers={HTTPException: refuse, Refusal: refuse, ClientDisconnect: _disconnect},
@@ -90,7 +90,7 @@ async def _disconnect(_request: Request, _error: Exception) -> Response:
 
 def make_health_app(app_context: AppContext) -> ASGIApp:
     """Build the application that tells health, and nothing else."""
-    return Starlette(routes=_health_routes(app_context), middleware=[Middleware(Paths, "")])
+    return Starlette(routes=_health_routes(app_context), middleware=[Middleware(PathMiddleware, "")])
 
 
 def _health_routes(app_context: AppContext) -> list[Route]:
@@ -105,7 +105,7 @@ def _health_routes(app_context: AppContext) -> list[Route]:
     return [route(HEALTHY, app_context.unhealthy, "healthy"), route(READY, app_context.unready, "ready")]
 
 
-class Paths:
+class PathMiddleware:
     """Brings the paths of requests into the form that the routes know.
 
     It takes the prefix of the external URL away, where the proxy before it has not done so; scheme and host, which

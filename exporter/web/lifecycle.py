@@ -30,15 +30,15 @@ def reload_route(path: str, reload: Reload | None, seconds: float = RELOAD_SECON
         if reload is None:
             return _response(HTTPStatus.FORBIDDEN, "Lifecycle API is not enabled (--web.enable-lifecycle).")
         verdict: tuple[str | None, bool] | None = await reply_of(
-            lambda reply: reload(lambda problem, conflict: reply((problem, conflict))), seconds
+            lambda reply: reload(lambda problem, needs_restart: reply((problem, needs_restart))), seconds
         )
         if verdict is None:
             late = "The reload is not done yet; the log will tell how it ends."
             return _response(HTTPStatus.SERVICE_UNAVAILABLE, late)
-        problem, conflict = verdict
+        problem, needs_restart = verdict
         if problem is None:
             return _response(HTTPStatus.OK, "The configuration was reloaded.")
-        return _response(HTTPStatus.CONFLICT if conflict else HTTPStatus.INTERNAL_SERVER_ERROR, redact(problem))
+        return _response(HTTPStatus.CONFLICT if needs_restart else HTTPStatus.INTERNAL_SERVER_ERROR, redact(problem))
 
     return Route(path, endpoint, methods=["POST", "PUT"])
 

@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 from exporter import __version__
 from exporter.registrations import LABEL_PREFIX, MAX_IDS
 from exporter.tracking.selection import STATUSES
-from exporter.web.listing import SEARCH_LONGEST
-from exporter.web.registration import PATH, PATHS
+from exporter.web.filters import SEARCH_LONGEST
+from exporter.web.registration import ONE_ENVIRONMENT_PATH, OPERATIONS_PATH
 from exporter.web.shapes import Detail, Environments, Operations
 
 _ID = {"type": "string", "format": "uuid"}
@@ -100,12 +100,18 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
     of_all = [_query("environment", {"type": "string"}, "Only this environment."), *filters]
     environment, operation_id = _path("environment", {"type": "string"}), _path("id", _ID)
     return {
-        PATHS: {"get": _read("listOperations", "List operations", Operations, of_all)},
-        PATH: {
-            "get": _read("listEnvironment", "List one environment's", Operations, [environment, *filters], 404),
+        OPERATIONS_PATH: {"get": _read("listOperations", "List operations", Operations, of_all)},
+        ONE_ENVIRONMENT_PATH: {
+            "get": _read(
+                "listEnvironmentOperations",
+                "List the operations of an environment",
+                Operations,
+                [environment, *filters],
+                404,
+            ),
             "post": _register([environment]),
         },
-        f"{PATH}/{{id}}": {
+        f"{ONE_ENVIRONMENT_PATH}/{{id}}": {
             "get": _read("getOperation", "One in full", Detail, [environment, operation_id], 404),
             "delete": _release([environment, operation_id]),
         },

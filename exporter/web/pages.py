@@ -19,13 +19,12 @@ from starlette.routing import Route
 
 from exporter import __version__, chart, wording
 from exporter.config import effective_yaml
-from exporter.config.effective import without_queries
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
 from exporter.tracking.selection import STATUSES, Filter, choices, select
 from exporter.web import rows
-from exporter.web.listing import read_filter
+from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
 
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
-    from exporter.web.bounded import Worker
     from exporter.web.context import AppContext
+    from exporter.web.worker import Worker
 
 PAGE_ROWS = 100
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -82,7 +81,7 @@ def _templates() -> Environment:
         "span": wording.span,
         "moment": wording.moment,
         "machine": wording.machine_moment,
-        "source": facts.name_of,
+        "source": facts.source_name,
         "offered": rows.offered,
     }
     return templates
@@ -170,7 +169,7 @@ class Pages:
 
     def configuration(self, _request: Request) -> Response:
         """Show the active configuration."""
-        text = effective_yaml(without_queries(self._app_context.config()))
+        text = effective_yaml(self._app_context.config(), queries_masked=True)
         return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
 
     def trouble(self, refusal: Refusal) -> Response:

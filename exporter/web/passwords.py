@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import bcrypt
 
-from exporter.web.bounded import Worker
+from exporter.web.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
 
-from exporter.config.values import InvalidValue, check_operation_id, quoted
 from exporter.registrations import Batch, InvalidRequest, read_batch, read_query
-from exporter.tracking.facts import name_of
+from exporter.tracking.facts import source_name
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
+from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from exporter.tokens import Grant, Tokens
     from exporter.tracking.memberships import SourceKey
 
-PATHS = "/api/v1/operations"
-PATH = PATHS + "/{environment}"
+OPERATIONS_PATH = "/api/v1/operations"
+ONE_ENVIRONMENT_PATH = OPERATIONS_PATH + "/{environment}"
 RATE = 20  # POSTs and DELETEs a second, of each token
 REPLY_SECONDS = 5.0
 BODY_SECONDS = 10.0
@@ -73,7 +73,9 @@ class RegistrationEndpoints:
 
     def __init__(self, service: RegistrationService) -> None:
         self._service = service
-        self._debts: dict[bytes, tuple[float, float]] = {}  # requests of a token that count, and when they did
+        self._recent: dict[
+            bytes, tuple[float, float]
+        ] = {}  # by token: requests that its rate limit has not forgotten, and as of when
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="register")
 
     # Who may.
@@ -104,10 +106,10 @@ class RegistrationEndpoints:
     def _check_rate(self, grant: Grant) -> None:
         """Raise Refusal past RATE requests a second, or as many at once after a quiet second."""
         now = self._service.monotonic()
-        debt, since = self._debts.get(grant.token, (0.0, now))
+        debt, since = self._recent.get(grant.token, (0.0, now))
         debt = max(0.0, debt - (now - since) * RATE)
         allowed = debt <= RATE - 1
-        self._debts[grant.token] = debt + allowed, now
+        self._recent[grant.token] = debt + allowed, now
         if not allowed:
             often = f"more than {RATE} requests a second with one token"
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, often, {"Retry-After": "1"}, "rate")
@@ -239,5 +241,5 @@ def _rejected(each: RejectedItem) -> dict[str, Any]:
 
 
 def _lister(source: SourceKey) -> str:
-    name = name_of(source)
+    name = source_name(source)
     return f"{_LISTED_BY[source.kind]}: {name}" if name else _LISTED_BY[source.kind]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from exporter import wording
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking import facts
-from exporter.tracking.selection import STATES, WORDS, FilterOption, name_of
+from exporter.tracking.selection import STATES, WORDS, FilterOption, operation_name
 from exporter.tracking.transitions import PENDING
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def row(entry: Entry, prefix: str, now: Moment) -> Row:
 
 
 def _name(entry: Entry) -> str:
-    name = name_of(entry)
+    name = operation_name(entry)
     return "name not known yet" if name == UNKNOWN_NAME else name if name.strip() else "blank name"
 
 
@@ -81,7 +81,7 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
     if tracked.state == Status.UNKNOWN:
         notes.append("Knock's word for it is not documented")
     if tracked.state == PENDING:
-        notes.append("no answer yet")
+        notes.append("never read yet")
     if tracked.lost:
         notes.append("Knock does not know it")
     if facts.stale(entry, now):

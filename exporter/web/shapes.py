@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from exporter import wording
 from exporter.tracking import facts
-from exporter.tracking.selection import STATES, name_of
+from exporter.tracking.selection import STATES, operation_name
 
 if TYPE_CHECKING:
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
@@ -160,7 +160,7 @@ def summary(entry: Entry, now: Moment) -> Summary:
     return Summary(
         environment=it.key.environment,
         id=it.key.id,
-        name=name_of(entry),
+        name=operation_name(entry),
         group=it.group,
         labels=dict(it.labels),
         status=it.state,
@@ -190,7 +190,7 @@ def detail(entry: Entry, now: Moment) -> Detail:
         last_change_at=_time(it.last_change.wall if it.last_change else None),
         has_series=entry.exposed,
         sources=[
-            OperationSource(kind=str(each.source.kind), name=facts.name_of(each.source), group=each.group)
+            OperationSource(kind=str(each.source.kind), name=facts.source_name(each.source), group=each.group)
             for each in entry.memberships
         ],
         polls=[
@@ -261,7 +261,7 @@ def _environment(it: EnvironmentStatus, entries: list[Entry], now: Moment) -> En
         sources=[
             Source(
                 kind=str(each.source.kind),
-                name=facts.name_of(each.source),
+                name=facts.source_name(each.source),
                 operations=each.operations,
                 read_at=_time(each.read_at),
                 problem=each.problem,

@@ -3,33 +3,47 @@
 What its `promtool check web-config` refuses is refused here; so is, with the reason, what this server does not do.
 Source: the exporter-toolkit's docs/web-configuration.md, and promtool 2.42 and 3.5 themselves.
 """
+# Without `from __future__ import annotations`: pydantic reads these.
 
-from __future__ import annotations
-
+import re
 import ssl
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from exporter.config import plain
-from exporter.config.values import InvalidValue
-from exporter.config.wording import suggestion
-from exporter.config.yaml_source import Found, NoDocument, read_document
-from exporter.web import web_values as values
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationError
+from pydantic_core import PydanticKnownError
+
+from exporter.config.kinds import Flag, Text, adapter_of, not_null
+from exporter.config.problems import Wording, suggestion
+from exporter.config.yaml_source import NoDocument, read_document
+from exporter.errors import Found
+from exporter.keys import Secret
+from exporter.values import InvalidValue, check_path, quoted
+from exporter.web import tls
 from exporter.web.tls import SECTION, PemSource, TlsSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from exporter.config.yaml_source import Loc
-
-    Takers = Mapping[str, Callable[[Any], Any]]
-
-_USERS, _HTTP = "basic_auth_users", "http_server_config"
-_UNSUPPORTED = {
-    "rate_limit": "is not supported (remove it: this server has limits of its own)",
+COST_LEAST = 4  # of a bcrypt hash
+COST_MOST = 16  # about 5 s a check, and each more doubles that
+HEADERS: Mapping[str, tuple[str, ...]] = {  # the toolkit's, with the values that it takes (empty: any)
+    "Content-Security-Policy": (),
+    "Strict-Transport-Security": (),
+    "X-Content-Type-Options": ("nosniff",),
+    "X-Frame-Options": ("deny", "sameorigin"),
+    "X-XSS-Protection": (),
 }
+_USERS, _HTTP = "basic_auth_users", "http_server_config"
+# Only what can match: a salt of 16 bytes leaves four bits of its last sign unused.
+_HASH = re.compile(r"\$2[aby]\$([0-3][0-9])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+_MAKE_HASH = "make one with: htpasswd -nBC 10 '' | tr -d ':\\n'"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNVERIFIED = frozenset({"RequestClientCert", "RequireAnyClientCert", "RequireClientCert"})
+_NEEDED = {"cert": "certificate", "key": "private key"}
+_PEMS = (*_NEEDED, "client_ca")
+_ONE_CURVE = "Python can set one curve only (keep one, or remove the key: all are offered then)"
+_V12, _V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 _Taken = TypeVar("_Taken")
 
 
@@ -42,6 +56,132 @@ class WebConfig:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+# Single values.
+
+
+def _known(text: str, known: Mapping[str, _Taken]) -> _Taken:
+    if text not in known:
+        raise InvalidValue(suggestion(text, known, f"{quoted(text)} is not known"))
+    return known[text]
+
+
+def _never(wrong: Callable[[Any], object], message: str) -> AfterValidator:
+    def checked(value: Any) -> Any:
+        if wrong(value):
+            raise InvalidValue(message)
+        return value
+
+    return AfterValidator(checked)
+
+
+def _client_auth(text: str) -> ssl.VerifyMode:
+    if text in _UNVERIFIED:
+        raise InvalidValue(
+            f"{text} is not supported: Python does not ask for certificates that it cannot verify "
+            "(expected RequireAndVerifyClientCert or VerifyClientCertIfGiven, with client_ca_file)"
+        )
+    return _known(text, tls.CLIENT_AUTH) if text else ssl.CERT_NONE
+
+
+def _version(text: str) -> ssl.TLSVersion:
+    if text in {"TLS10", "TLS11"}:
+        raise InvalidValue("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
+    return _known(text, tls.VERSIONS)
+
+
+def _cipher(text: str) -> str:
+    """Take Go's name, return OpenSSL's: none for a suite of TLS 1.3."""
+    if text in tls.TLS13_CIPHERS:
+        return ""
+    if text not in tls.CIPHERS:
+        known = [*tls.CIPHERS, *sorted(tls.TLS13_CIPHERS)]
+        raise InvalidValue(suggestion(text, known, f"{quoted(text)} is not known, or not secure"))
+    if not tls.cipher_known(tls.CIPHERS[text]):
+        raise InvalidValue(f"the OpenSSL of this Python does not do {text} (remove it)")
+    return tls.CIPHERS[text]
+
+
+def _header_name(text: str) -> str:
+    if text not in HEADERS:
+        raise InvalidValue(suggestion(text, HEADERS, "is not a header that can be set"))
+    return text
+
+
+def _header(written: tuple[str, Any]) -> str:
+    name, value = written
+    if name not in HEADERS:
+        return ""  # which is told of the name
+    text = "" if value is None else str(value) if type(value) is int else value
+    if not isinstance(text, str):
+        raise PydanticKnownError("string_type")
+    if HEADERS[name] and text not in HEADERS[name]:
+        raise InvalidValue(f"{quoted(text)} is not allowed (expected {' or '.join(HEADERS[name])})")
+    line = re.sub("[\\r\\n]", " ", text).strip(" \t")  # as Go sends it
+    if _CONTROL.search(line):
+        raise InvalidValue("holds control characters (remove them)")
+    return line
+
+
+def _with_names(headers: Any) -> Any:
+    return {name: (name, value) for name, value in headers.items()} if isinstance(headers, dict) else headers
+
+
+def _hash(value: Any) -> bytes:
+    """Take a bcrypt hash; no message shows what was found, which may be a password."""
+    match = _HASH.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise InvalidValue(f"is not a bcrypt hash ({_MAKE_HASH})")
+    if not COST_LEAST <= int(match[1]) <= COST_MOST:
+        raise InvalidValue(f"has a cost out of range (expected {COST_LEAST} to {COST_MOST}; {_MAKE_HASH})")
+    return match[0].encode()
+
+
+# The sections.
+
+_Pem = Annotated[Secret | None, not_null(Secret)]
+_PemFile = Annotated[str, Text(lambda text: text and check_path(text))]
+_Version = Annotated[ssl.TLSVersion, Text(_version)]
+_NOT_EMPTY = _never(lambda text: not text, "is empty (give a name as it is in the certificate, or remove the line)")
+_NOT_HTTP2 = _never(bool, "is not supported: this server speaks HTTP/1.1 (set it to false, or remove it)")
+_NO_COLON = _never(lambda text: ":" in text, "a user's name cannot hold a colon: it ends the name (RFC 7617)")
+_Headers = dict[Annotated[str, AfterValidator(_header_name)], Annotated[str, PlainValidator(_header)]]
+_Users = dict[Annotated[str, _NO_COLON], Annotated[bytes, PlainValidator(_hash)]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tls:
+    cert: _Pem = None
+    key: _Pem = None
+    client_ca: _Pem = None
+    cert_file: _PemFile = ""
+    key_file: _PemFile = ""
+    client_ca_file: _PemFile = ""
+    client_auth_type: Annotated[ssl.VerifyMode, Text(_client_auth)] = ssl.CERT_NONE
+    client_allowed_sans: tuple[Annotated[str, Text(), _NOT_EMPTY], ...] = ()
+    min_version: _Version = _V12
+    max_version: _Version = _V13
+    cipher_suites: tuple[Annotated[str, Text(_cipher)], ...] = ()
+    prefer_server_cipher_suites: Flag = True
+    curve_preferences: tuple[Annotated[str, Text(partial(_known, known=tls.CURVES))], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Http:
+    http2: Annotated[Flag, _NOT_HTTP2] = False
+    headers: Annotated[_Headers, BeforeValidator(_with_names)] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    tls_server_config: _Tls = _Tls()
+    http_server_config: _Http = _Http()
+    basic_auth_users: _Users = field(default_factory=dict, repr=False)
+
+
+_WHOLE = adapter_of(_Whole)
+_SECTIONS = {"": (_Whole,), SECTION: (_Tls,), _HTTP: (_Http,)}
+
+
 def load(path: Path) -> WebConfig:
     """Read a web configuration; relative paths start at its folder, and what they name is not read.
 
@@ -51,158 +191,85 @@ def load(path: Path) -> WebConfig:
         document = read_document(path)
     except NoDocument:
         return WebConfig()  # comments at most: a configuration without anything, as in the toolkit
-    reading = _ConfigReader()
-    config = _config(reading, document.data, path.parent)
-    found = [one for one in reading.found if one.loc not in document.unusable] + document.found
+    written = {} if document.data is None else _written(document.data)
+    section = written.get(SECTION) if isinstance(written, dict) else None
+    tls_section = section.items() if isinstance(section, dict) else ()
+    given = {key: value for key, value in tls_section if value not in (None, "", [])}
+    whole, found = _Whole(), [Found((SECTION, *key), message) for key, message in _contradictions(given)]
+    try:
+        whole = _WHOLE.validate_python(written)
+    except ValidationError as error:
+        found = [_unquoted(each) for each in Wording(document.data, _SECTIONS, brief=True).found(error)] + found
+    found = [each for each in found if each.loc not in document.unusable] + document.found
     if found:
         raise document.error(str(path), found)
-    return config
+    settings = _settings(whole.tls_server_config, given.keys(), path.parent) if given else None
+    return WebConfig(settings, whole.basic_auth_users, tuple(whole.http_server_config.headers.items()))
 
 
-def _unknown(key: str, takers: Takers) -> str:
-    return "unknown key" + suggestion(key, takers)
+def _written(data: Any, section: str = "") -> Any:
+    """Leave out keys without a value: they count as not written."""
+    if not isinstance(data, dict):
+        return data
+    known = {each.name for each in fields(_SECTIONS[section][0])}
+    kept = {key: value for key, value in data.items() if value is not None or key not in known}
+    if section:
+        return kept
+    return {key: _written(value, key) if key in (SECTION, _HTTP) else value for key, value in kept.items()}
 
 
-class _ConfigReader:
-    """Takes plain values apart and notes what is wrong with them. A key without a value counts as not written."""
-
-    def __init__(self) -> None:
-        self.found: list[Found] = []
-
-    def note(self, loc: Loc, message: str | Callable[[], str]) -> None:
-        self.found.append(Found(loc, message))
-
-    def take(self, loc: Loc, value: Any, taker: Callable[[Any], _Taken]) -> _Taken | None:
-        """Take a single value; None where it is not good."""
-        try:
-            return taker(value)
-        except InvalidValue as error:
-            self.note(loc, str(error))
-            return None
-
-    def mapping(self, loc: Loc, value: Any) -> dict[str, Any]:
-        if value is None:
-            return {}
-        return self.take(loc, value, values.take_mapping) or {}
-
-    def level(self, loc: Loc, value: Any, takers: Takers) -> dict[str, Any]:
-        """Take a mapping by its keys; return what is written and good."""
-        taken = {}
-        for key, each in self.mapping(loc, value).items():
-            if key not in takers:
-                self.note((*loc, key), _UNSUPPORTED.get(key) or partial(_unknown, key, takers))
-            elif each is not None:
-                taken[key] = self.take((*loc, key), each, takers[key])
-        return {key: each for key, each in taken.items() if each is not None}
-
-    def items(self, loc: Loc, found: list[Any], taker: Callable[[Any], _Taken]) -> list[_Taken]:
-        """Take the items of a list; return the good ones."""
-        taken = [self.take((*loc, index), value, taker) for index, value in enumerate(found)]
-        return [each for each in taken if each is not None]
+def _unquoted(found: Found) -> Found:
+    """Do not show the name of a user that is the hash, where somebody wrote the two the wrong way round."""
+    match found.loc:
+        case (section, str(name)) if section == _USERS and name.startswith("$"):
+            return found._replace(loc=(_USERS,))
+        case ("rate_limit",):
+            return found._replace(message="is not supported (remove it: this server has limits of its own)")
+    return found
 
 
-# The sections.
-
-_TLS: Takers = {
-    "cert": values.take_secret,
-    "key": values.take_secret,
-    "client_ca": values.take_secret,
-    "cert_file": values.take_path,
-    "key_file": values.take_path,
-    "client_ca_file": values.take_path,
-    "client_auth_type": values.take_client_auth,
-    "client_allowed_sans": values.take_list,
-    "min_version": values.take_version,
-    "max_version": values.take_version,
-    "cipher_suites": values.take_list,
-    "prefer_server_cipher_suites": values.take_boolean,
-    "curve_preferences": values.take_list,
-}
-
-
-def _config(reading: _ConfigReader, data: Any, folder: Path) -> WebConfig:
-    top = reading.level((), data, dict.fromkeys((SECTION, _HTTP, _USERS), values.take_any))
-    tls = _tls(reading, top.get(SECTION), folder)
-    return WebConfig(tls, _users(reading, top.get(_USERS)), _headers(reading, top.get(_HTTP)))
-
-
-def _users(reading: _ConfigReader, value: Any) -> dict[str, bytes]:
-    users = {}
-    for name, each in reading.mapping((_USERS,), value).items():
-        if ":" in name:
-            reading.note((_USERS, name), "a user's name cannot hold a colon: it ends the name (RFC 7617)")
-        # The path shows the key, which is the hash where somebody wrote the two the wrong way round.
-        loc = (_USERS,) if name.startswith("$") else (_USERS, name)
-        users[name] = reading.take(loc, each, values.take_user)
-    return {name: each for name, each in users.items() if each is not None}
+def _contradictions(given: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Find what concerns several keys of the section, or its whole."""
+    for name in _PEMS:
+        if {name, f"{name}_file"} <= given.keys():
+            yield (name,), f"is set together with {name}_file (keep one)"
+    for name, what in _NEEDED.items():
+        if given and not given.keys() & {name, f"{name}_file"}:
+            yield (), f"has no {what} (set {name}_file, or remove the section)"
+    verify = tls.CLIENT_AUTH.get(str(given.get("client_auth_type", "NoClientCert")))
+    authorities = given.keys() & {"client_ca", "client_ca_file"}
+    if verify == ssl.CERT_NONE:
+        for key in sorted(authorities | (given.keys() & {"client_allowed_sans"})):
+            yield (key,), "nobody is asked for a certificate (set client_auth_type: RequireAndVerifyClientCert as well)"
+    elif verify is not None and not authorities:
+        yield ("client_auth_type",), "would let in whom any public authority knows (set client_ca_file as well)"
+    suites, curves = given.get("cipher_suites"), given.get("curve_preferences")
+    least, most = (tls.VERSIONS.get(str(given.get(key))) for key in ("min_version", "max_version"))
+    only_13 = isinstance(suites, list) and all(isinstance(each, str) and each in tls.TLS13_CIPHERS for each in suites)
+    if most is not None and most < (_V13 if only_13 else least or most):
+        yield ("max_version",), "is lower than min_version, or than cipher_suites need (raise it, or remove it)"
+    if isinstance(curves, list) and len(curves) > 1:
+        yield ("curve_preferences",), _ONE_CURVE
 
 
-def _headers(reading: _ConfigReader, value: Any) -> tuple[tuple[str, str], ...]:
-    taken = reading.level((_HTTP,), value, {"http2": values.take_http2, "headers": values.take_any})
-    headers, loc = [], (_HTTP, "headers")
-    for name, each in reading.mapping(loc, taken.get("headers")).items():
-        if name not in values.HEADERS:
-            reading.note((*loc, name), "is not a header that can be set" + suggestion(name, values.HEADERS))
-        elif (line := reading.take((*loc, name), each, partial(values.take_header, name))) is not None:
-            headers.append((name, line))
-    return tuple(headers)
-
-
-def _tls(reading: _ConfigReader, value: Any, folder: Path) -> TlsSettings | None:
-    loc, before = (SECTION,), len(reading.found)
-    taken = reading.level(loc, value, _TLS)
-    given = {key for key, each in plain.mapping(value).items() if each not in (None, "", [])}
-    ciphers = reading.items((*loc, "cipher_suites"), taken.get("cipher_suites", []), values.take_cipher)
-    sans = reading.items((*loc, "client_allowed_sans"), taken.get("client_allowed_sans", []), values.take_san)
-    curves = reading.items((*loc, "curve_preferences"), taken.get("curve_preferences", []), values.take_curve)
+def _settings(section: _Tls, given: Collection[str], folder: Path) -> TlsSettings:
     # Suites of TLS 1.3 alone leave nothing to speak TLS 1.2 with, in Go as here.
-    least = ssl.TLSVersion.TLSv1_3 if ciphers and not any(ciphers) else ssl.TLSVersion.TLSv1_2
-    taken["min_version"] = max(least, taken.get("min_version", least))
-    for key, message in _contradictions(given, taken):
-        reading.note((*loc, key) if key else loc, message)
-    if not given or len(reading.found) > before:
-        return None
+    least = _V13 if section.cipher_suites and not any(section.cipher_suites) else _V12
     return TlsSettings(
-        cert=_pem("cert", taken, folder),
-        key=_pem("key", taken, folder),
-        client_ca=_pem("client_ca", taken, folder) if given & {"client_ca", "client_ca_file"} else None,
-        verify=taken.get("client_auth_type", ssl.CERT_NONE),
-        client_allowed_sans=frozenset(sans),
-        min_version=taken["min_version"],
-        max_version=taken.get("max_version", ssl.TLSVersion.TLSv1_3),
-        ciphers=tuple(filter(None, ciphers)),
-        server_preference=taken.get("prefer_server_cipher_suites", True),
-        curve="".join(curves),
+        cert=_pem(section, "cert", folder),
+        key=_pem(section, "key", folder),
+        client_ca=_pem(section, "client_ca", folder) if {"client_ca", "client_ca_file"}.intersection(given) else None,
+        verify=section.client_auth_type,
+        client_allowed_sans=frozenset(section.client_allowed_sans),
+        min_version=max(least, section.min_version),
+        max_version=section.max_version,
+        ciphers=tuple(filter(None, section.cipher_suites)),
+        server_preference=section.prefer_server_cipher_suites,
+        curve="".join(section.curve_preferences),
     )
 
 
-def _contradictions(given: set[str], taken: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Find what concerns several keys; "" stands for the section."""
-    for name in ("cert", "key", "client_ca"):
-        if {name, f"{name}_file"} <= given:
-            yield name, f"is set together with {name}_file (keep one)"
-    for name, what in (("cert", "certificate"), ("key", "private key")):
-        if given and not given & {name, f"{name}_file"}:
-            yield "", f"has no {what} (set {name}_file, or remove the section)"
-    yield from _client_contradictions(given, taken)
-    if taken["min_version"] > taken.get("max_version", ssl.TLSVersion.TLSv1_3):
-        yield "max_version", "is lower than min_version, or than cipher_suites need (raise it, or remove it)"
-    if len(taken.get("curve_preferences", [])) > 1:
-        yield "curve_preferences", "Python can set one curve only (keep one, or remove the key: all are offered then)"
-
-
-def _client_contradictions(given: set[str], taken: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if "client_auth_type" in given and "client_auth_type" not in taken:
-        return  # it is not known what was meant
-    verify, authorities = taken.get("client_auth_type", ssl.CERT_NONE), given & {"client_ca", "client_ca_file"}
-    if verify == ssl.CERT_NONE:
-        for key in sorted(authorities | (given & {"client_allowed_sans"})):
-            yield key, "nobody is asked for a certificate (set client_auth_type: RequireAndVerifyClientCert as well)"
-    elif not authorities:
-        yield "client_auth_type", "would let in whom any public authority knows (set client_ca_file as well)"
-
-
-def _pem(name: str, taken: dict[str, Any], folder: Path) -> PemSource:
-    if taken.get(f"{name}_file"):
-        return PemSource(f"{name}_file", file=folder / taken[f"{name}_file"])
-    return PemSource(name, inline=taken[name])
+def _pem(section: _Tls, name: str, folder: Path) -> PemSource:
+    if file := getattr(section, f"{name}_file"):
+        return PemSource(f"{name}_file", file=folder / file)
+    return PemSource(name, inline=getattr(section, name))

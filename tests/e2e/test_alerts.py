@@ -39,7 +39,7 @@ FAULTS: dict[str, faults.AnyFault] = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class Alerting:
     """A Knock for each environment, exporters that follow them, and who watches these."""
 
     knocks: dict[str, Simulator]
@@ -118,7 +118,7 @@ def start_hanging(url: str, starter: Starter) -> Exporter:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
     folder = tmp_path_factory.mktemp("alerts")
     with contextlib.ExitStack() as ends:
         starters = {}
@@ -138,41 +138,41 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         for name, fault in FAULTS.items():  # some take half a minute to be told: all begin at once
             knocks[name].faults.set(fault)
         knocks["losing"].world.forget(ids["losing"])
-        yield Scene(knocks, ids, main, second, hanging, stack, folder / "main")
+        yield Alerting(knocks, ids, main, second, hanging, stack, folder / "main")
 
 
-def test_a_failure_is_told_with_its_labels_and_text_and_its_end(scene: Scene) -> None:
-    single = scene.stack.fires("KnockOperationFailed")
+def test_a_failure_is_told_with_its_labels_and_text_and_its_end(alerting: Alerting) -> None:
+    single = alerting.stack.fires("KnockOperationFailed")
     assert single["labels"] == {
         "alertname": "KnockOperationFailed",
         "knock_environment": "failing",
         "group": "migration",
         "name": "users.identify",
-        "operation_id": scene.ids["failing"],
+        "operation_id": alerting.ids["failing"],
         "severity": "warning",
         "service": "knock-exporter",
     }
-    whole = scene.stack.fires("KnockOperationsFailed")
+    whole = alerting.stack.fires("KnockOperationsFailed")
     assert whole["annotations"]["summary"] == "users.identify operations failed in group migration (failing)"
     assert whole["annotations"]["description"] == (
         "Operations have failed lately: 1 of users.identify in group migration of failing stand as failed now."
     )
-    assert scene.ids["failing"] in single["annotations"]["description"]
+    assert alerting.ids["failing"] in single["annotations"]["description"]
     assert "after" in single["annotations"]["description"]
     for alert in (single, whole):
         assert alert["annotations"]["runbook_url"].endswith(f"{alert['labels']['alertname']}.md")
         assert "var-environment=failing&var-group=migration" in alert["annotations"]["dashboard_url"]
-    scene.stack.resolves("KnockOperationsFailed")
-    scene.stack.resolves("KnockOperationFailed")
+    alerting.stack.resolves("KnockOperationsFailed")
+    alerting.stack.resolves("KnockOperationFailed")
 
 
-def take_the_key(scene: Scene) -> None:
-    scene.stack.fires("KnockKeyRefused", 60, knock_environment="refused")
-    scene.knocks["refused"].faults.clear()
+def take_the_key(alerting: Alerting) -> None:
+    alerting.stack.fires("KnockKeyRefused", 60, knock_environment="refused")
+    alerting.knocks["refused"].faults.clear()
 
 
-def test_a_refused_key_is_told(scene: Scene) -> None:
-    take_the_key(scene)  # it is tried again the later the longer it was refused: the other tests use that time
+def test_a_refused_key_is_told(alerting: Alerting) -> None:
+    take_the_key(alerting)  # it is tried again the later the longer it was refused: the other tests use that time
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_a_refused_key_is_told(scene: Scene) -> None:
         ("KnockEnvironmentWatchedTwice", "twice"),
     ],
 )
-def test_what_goes_wrong_with_operations_is_told(scene: Scene, alert: str, environment: str) -> None:
-    told = scene.stack.fires(alert, knock_environment=environment)
+def test_what_goes_wrong_with_operations_is_told(alerting: Alerting, alert: str, environment: str) -> None:
+    told = alerting.stack.fires(alert, knock_environment=environment)
     assert environment in told["annotations"]["summary"]
     assert "<<" not in str(told["annotations"])
     assert "error" not in told["annotations"]["description"].replace("had errors", "").replace("with errors", "")
@@ -200,42 +200,42 @@ def test_what_goes_wrong_with_operations_is_told(scene: Scene, alert: str, envir
 @pytest.mark.parametrize(
     ("reason", "alert"), [("limit", "KnockOperationsRefused"), ("token", "KnockRegistrationsRefused")]
 )
-def test_refused_registrations_are_told(scene: Scene, reason: str, alert: str) -> None:
+def test_refused_registrations_are_told(alerting: Alerting, reason: str, alert: str) -> None:
     if reason == "limit":
-        assert scene.second.register({"id": MISSING}, "many").status_code == 503
+        assert alerting.second.register({"id": MISSING}, "many").status_code == 503
     else:
-        assert scene.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
-    scene.stack.fires(alert)
+        assert alerting.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
+    alerting.stack.fires(alert)
 
 
-def test_a_broken_configuration_is_told_and_that_it_is_mended(scene: Scene) -> None:
-    file = scene.folder / "config.yaml"
+def test_a_broken_configuration_is_told_and_that_it_is_mended(alerting: Alerting) -> None:
+    file = alerting.folder / "config.yaml"
     good = file.read_text()
     file.write_text("environments: 7")
-    assert WEB.post(f"{scene.main.url}/-/reload", timeout=30).status_code >= 400
-    scene.stack.fires("KnockConfigReloadFailed")
+    assert WEB.post(f"{alerting.main.url}/-/reload", timeout=30).status_code >= 400
+    alerting.stack.fires("KnockConfigReloadFailed")
     file.write_text(good)
-    WEB.post(f"{scene.main.url}/-/reload", timeout=30)
-    scene.stack.resolves("KnockConfigReloadFailed")
+    WEB.post(f"{alerting.main.url}/-/reload", timeout=30)
+    alerting.stack.resolves("KnockConfigReloadFailed")
 
 
-def test_an_environment_that_is_left_out_is_told(scene: Scene) -> None:
-    file = scene.folder / "config.yaml"
+def test_an_environment_that_is_left_out_is_told(alerting: Alerting) -> None:
+    file = alerting.folder / "config.yaml"
     whole = yaml.safe_load(file.read_text())
     whole["environments"] = [each for each in whole["environments"] if each["name"] != "files"]
     file.write_text(yaml.safe_dump(whole))
-    assert WEB.post(f"{scene.main.url}/-/reload", timeout=30).ok
-    scene.stack.fires("KnockEnvironmentNotWatched", knock_environment="files")
+    assert WEB.post(f"{alerting.main.url}/-/reload", timeout=30).ok
+    alerting.stack.fires("KnockEnvironmentNotWatched", knock_environment="files")
 
 
-def test_an_exporter_whose_tracker_hangs_is_told(scene: Scene) -> None:
-    scene.stack.fires("KnockExporterStuck", instance=scene.hanging.url.removeprefix("http://"))
+def test_an_exporter_whose_tracker_hangs_is_told(alerting: Alerting) -> None:
+    alerting.stack.fires("KnockExporterStuck", instance=alerting.hanging.url.removeprefix("http://"))
 
 
-def test_state_that_cannot_be_written_is_told(scene: Scene) -> None:
-    with contextlib.closing(sqlite3.connect(scene.folder / "state.db", isolation_level=None)) as database:
+def test_state_that_cannot_be_written_is_told(alerting: Alerting) -> None:
+    with contextlib.closing(sqlite3.connect(alerting.folder / "state.db", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        scene.stack.fires("KnockStateNotWritten", 90)
+        alerting.stack.fires("KnockStateNotWritten", 90)
         database.execute("ROLLBACK")
 
 
@@ -247,22 +247,22 @@ def test_state_that_cannot_be_written_is_told(scene: Scene) -> None:
         ("KnockUnreachable", "unreachable"),
     ],
 )
-def test_what_goes_wrong_with_knock_is_told(scene: Scene, alert: str, environment: str) -> None:
-    scene.stack.fires(alert, 60, knock_environment=environment)
+def test_what_goes_wrong_with_knock_is_told(alerting: Alerting, alert: str, environment: str) -> None:
+    alerting.stack.fires(alert, 60, knock_environment=environment)
 
 
-def test_that_a_refused_key_is_good_again_is_told(scene: Scene) -> None:
-    if not scene.stack.told.alerts("KnockKeyRefused"):
-        take_the_key(scene)
-    scene.stack.resolves("KnockKeyRefused", knock_environment="refused")
+def test_that_a_refused_key_is_good_again_is_told(alerting: Alerting) -> None:
+    if not alerting.stack.told.alerts("KnockKeyRefused"):
+        take_the_key(alerting)
+    alerting.stack.resolves("KnockKeyRefused", knock_environment="refused")
 
 
-def test_old_numbers_are_told(scene: Scene) -> None:
-    scene.stack.fires("KnockOperationsStale", 90, knock_environment="stale")
+def test_old_numbers_are_told(alerting: Alerting) -> None:
+    alerting.stack.fires("KnockOperationsStale", 90, knock_environment="stale")
 
 
-def test_lost_operations_are_told(scene: Scene) -> None:
-    scene.stack.fires("KnockOperationsLost", 150, knock_environment="losing")
+def test_lost_operations_are_told(alerting: Alerting) -> None:
+    alerting.stack.fires("KnockOperationsLost", 150, knock_environment="losing")
 
 
 def test_every_alert_has_its_cause_here() -> None:
@@ -270,8 +270,8 @@ def test_every_alert_has_its_cause_here() -> None:
     assert all(f'"{alert}"' in here for alert in rules.alerts())
 
 
-def test_an_exporter_that_is_gone_is_told_and_silences_the_rest(scene: Scene) -> None:
-    scene.main.kill()
-    scene.stack.fires("KnockExporterDown", knock_environment="failing")
-    until(lambda: scene.stack.inhibited("KnockEnvironmentNotWatched"), "inhibited", 30)
-    assert not scene.stack.told.alerts("KnockEnvironmentNotWatched", knock_environment="failing")
+def test_an_exporter_that_is_gone_is_told_and_silences_the_rest(alerting: Alerting) -> None:
+    alerting.main.kill()
+    alerting.stack.fires("KnockExporterDown", knock_environment="failing")
+    until(lambda: alerting.stack.inhibited("KnockEnvironmentNotWatched"), "inhibited", 30)
+    assert not alerting.stack.told.alerts("KnockEnvironmentNotWatched", knock_environment="failing")

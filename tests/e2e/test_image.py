@@ -137,7 +137,7 @@ class Container:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a folder for the container's user, as a Kubernetes volume would be: readable, not writable."""
     made = tmp_path_factory.mktemp("etc")
     made.chmod(0o755)
@@ -145,7 +145,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def container(image: dict[str, Any], folder: Path) -> Iterator[Container]:
+def container(image: dict[str, Any], mounted: Path) -> Iterator[Container]:
     with Simulator(world=World(seed=1), rate_limits=False) as knock:
         made = knock.world.create("users.identify", rows=100, errors=3, queue_seconds=0.0, rows_per_second=1000.0)
         environment = {
@@ -155,11 +155,11 @@ def container(image: dict[str, Any], folder: Path) -> Iterator[Container]:
             "operations": [made],
             "polling": {"processing": "100ms", "queued": "100ms", "slowest": "200ms"},
         }
-        (folder / "config.yaml").write_text(yaml.safe_dump({"environments": [environment]}))
-        (folder / "knock.key").write_text(KEY)
+        (mounted / "config.yaml").write_text(yaml.safe_dump({"environments": [environment]}))
+        (mounted / "knock.key").write_text(KEY)
         name = f"knock-exporter-test-{os.getpid()}"
         listen = "--env=KNOCK_EXPORTER_WEB_LISTEN_ADDRESS=127.0.0.1:0"
-        mount = f"--volume={folder}:/etc/knock-exporter:ro"
+        mount = f"--volume={mounted}:/etc/knock-exporter:ro"
         said("run", "--detach", f"--name={name}", *STRICT, listen, mount, IMAGE)
         try:
             yield Container(name, f"http://{listening(name)}")
@@ -340,10 +340,10 @@ def test_it_runs_exactly_as_the_chart_has_it_run(image: dict[str, Any], tmp_path
             podman("rm", "--force", "--time=1", name)
 
 
-def _mounted(mount: dict[str, Any], files: dict[str, str], spec: dict[str, Any], folder: Path) -> str:
+def _mounted(mount: dict[str, Any], files: dict[str, str], spec: dict[str, Any], mounted: Path) -> str:
     """Make a volume as the kubelet does, owned by root and the pod's fsGroup; returns podman's option."""
     group, writable = spec["securityContext"]["fsGroup"], not mount.get("readOnly", False)
-    place = folder / mount["name"]
+    place = mounted / mount["name"]
     place.mkdir()
     place.chmod(0o2775 if writable else 0o2755)
     os.chown(place, 0, group)
@@ -392,10 +392,10 @@ def test_it_tells_its_version(image: dict[str, Any]) -> None:
     assert run("--version").stdout == f"knock-exporter {__version__}\n"
 
 
-def test_it_checks_configurations(image: dict[str, Any], folder: Path) -> None:
-    mount = f"--volume={folder}:/tmp/configs:ro"
-    (folder / "good.yaml").write_text("environments: [{name: box, api_key_env: KNOCK_API_KEY}]\n")
-    (folder / "bad.yaml").write_text("environments: [{name: box, api_key_env: KNOCK_API_KEY, tmeout: 1s}]\n")
+def test_it_checks_configurations(image: dict[str, Any], mounted: Path) -> None:
+    mount = f"--volume={mounted}:/tmp/configs:ro"
+    (mounted / "good.yaml").write_text("environments: [{name: box, api_key_env: KNOCK_API_KEY}]\n")
+    (mounted / "bad.yaml").write_text("environments: [{name: box, api_key_env: KNOCK_API_KEY, tmeout: 1s}]\n")
     key = f"--env=KNOCK_API_KEY={KEY}"
     good = run("check-config", "/tmp/configs/good.yaml", options=(mount, key))  # noqa: S108 - the same
     assert (good.returncode, good.stderr) == (0, "")

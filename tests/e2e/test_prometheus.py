@@ -62,7 +62,7 @@ def states(knock: Simulator) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Scene:
+class EveryLevel:
     """An exporter with operations in all states, and their ids by name."""
 
     exporter: Exporter
@@ -79,7 +79,7 @@ def await_statuses(exporter: Exporter, **counts: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def every_level(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EveryLevel]:
     start = Starter(tmp_path_factory.mktemp("exporter"))
     hands = Hands()
     with Simulator(world=World(seed=1, clock=hands.clock), rate_limits=False) as knock:
@@ -89,7 +89,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             await_statuses(exporter, queued=4, unknown=1)
             hands.passed = ENDED_SECONDS  # what had ended before it was seen would not be counted
             await_statuses(exporter, completed=2, failed=1)
-            yield Scene(exporter, ids)
+            yield EveryLevel(exporter, ids)
         finally:
             start.end()
 
@@ -116,8 +116,8 @@ def query(url: str, expression: str) -> float | None:
     return float(found[0]["value"][1]) if found else None
 
 
-def has_all(url: str, scene: Scene) -> None:
-    for expression, value in scene.queries().items():
+def has_all(url: str, every_level: EveryLevel) -> None:
+    for expression, value in every_level.queries().items():
         until(lambda e=expression, v=value: query(url, e) == v, f"{expression} == {value}", WAIT_SECONDS)  # type: ignore[misc] # mypy
     assert query(url, "up") == 1
 
@@ -137,35 +137,35 @@ def families(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
-def test_curl_unpacks_the_whole(scene: Scene, accept: str) -> None:
+def test_curl_unpacks_the_whole(every_level: EveryLevel, accept: str) -> None:
     command = ["curl", "--silent", "--show-error", "--fail", "--header", f"Accept: {accept}"]
     plain, unpacked = [
-        families(run(*command, *more, f"{scene.exporter.url}/metrics")) for more in ([], ["--compressed"])
+        families(run(*command, *more, f"{every_level.exporter.url}/metrics")) for more in ([], ["--compressed"])
     ]
     assert unpacked == plain
     assert {"knock_bulk_operation_info", "knock_exporter_build_info"} <= plain
 
 
-def test_a_browser_unpacks_the_whole(scene: Scene) -> None:
+def test_a_browser_unpacks_the_whole(every_level: EveryLevel) -> None:
     with browser.running() as chromium:
-        answer = chromium.new_page().goto(f"{scene.exporter.url}/metrics")
+        answer = chromium.new_page().goto(f"{every_level.exporter.url}/metrics")
         assert answer is not None
         assert answer.header_value("Content-Encoding") == "gzip"
-        assert families(answer.text()) == families(scene.exporter.metrics())
+        assert families(answer.text()) == families(every_level.exporter.metrics())
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_prometheus_scrapes_it(scene: Scene, tmp_path: Path, line: int) -> None:
+def test_prometheus_scrapes_it(every_level: EveryLevel, tmp_path: Path, line: int) -> None:
     command = [
         tool("prometheus", line),
         f"--config.file={tmp_path / 'scrape.yml'}",
         f"--storage.tsdb.path={tmp_path / 'data'}",
         "--web.listen-address=127.0.0.1:0",
     ]
-    with scraper(tmp_path, "prometheus", scene.exporter, command) as (prometheus, relay):
+    with scraper(tmp_path, "prometheus", every_level.exporter, command) as (prometheus, relay):
         url = "http://" + prometheus.said(r'msg="Listening on".* address=(127\.0\.0\.1:\d+)')[0]
         until(lambda: len(relay.exchanges) >= 3, "three scrapes", WAIT_SECONDS)
-        has_all(url, scene)
+        has_all(url, every_level)
         target = WEB.get(f"{url}/api/v1/targets", timeout=30).json()["data"]["activeTargets"][0]
         assert (target["health"], target["lastError"]) == ("up", "")
         assert query(url, "scrape_samples_scraped > 0") == query(url, "scrape_samples_post_metric_relabeling")
@@ -178,7 +178,7 @@ def test_prometheus_scrapes_it(scene: Scene, tmp_path: Path, line: int) -> None:
     assert troubles(prometheus.output) == []
 
 
-def test_victoria_metrics_scrapes_it(scene: Scene, tmp_path: Path) -> None:
+def test_victoria_metrics_scrapes_it(every_level: EveryLevel, tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as chosen:
         port = chosen.getsockname()[1]  # it does not tell which one it got for 0
     command = [
@@ -190,10 +190,10 @@ def test_victoria_metrics_scrapes_it(scene: Scene, tmp_path: Path) -> None:
         "-search.disableCache",
         "-memory.allowedBytes=64MiB",
     ]
-    with scraper(tmp_path, "victoria-metrics", scene.exporter, command) as (victoria, relay):
+    with scraper(tmp_path, "victoria-metrics", every_level.exporter, command) as (victoria, relay):
         victoria.said("started VictoriaMetrics in")
         until(lambda: len(relay.exchanges) >= 3, "three scrapes", WAIT_SECONDS)
-        has_all(f"http://127.0.0.1:{port}", scene)
+        has_all(f"http://127.0.0.1:{port}", every_level)
     for _, answered in relay.exchanges:
         assert answered["Content-Encoding"] == "gzip"
         assert answered["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -201,8 +201,8 @@ def test_victoria_metrics_scrapes_it(scene: Scene, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_promtool_finds_nothing(scene: Scene, line: int) -> None:
-    text = scene.exporter.metrics()
+def test_promtool_finds_nothing(every_level: EveryLevel, line: int) -> None:
+    text = every_level.exporter.metrics()
     for name in ("queued", "processing", "completed", "failed", "unknown", "pending"):
         assert re.search(rf'^knock_bulk_operations\{{.*status="{name}"\}} [1-9]', text, re.MULTILINE), name
     checked = subprocess.run(

@@ -98,7 +98,7 @@ def prometheus(folder: Path, operations: int) -> Iterator[str]:
     written(fleet(operations), end, folder / "scrapes.txt")
     run(tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", folder / "scrapes.txt", folder / "tsdb")
     shutil.copytree(MONITORING / "rules", folder / "rules")
-    config = {"global": {"evaluation_interval": "1s"}, "rule_files": [str(folder / "rules" / "*.yaml")]}
+    config = {"global": {"evaluation_interval": "5s"}, "rule_files": [str(folder / "rules" / "*.yaml")]}
     with stacks.prometheus(folder, config) as url:
         until(lambda: _evaluated(url), "rules evaluated", 60)
         yield url

@@ -45,23 +45,23 @@ def environment(name: str, url: str, *operations: Any, **settings: Any) -> dict[
     return {"name": name, "base_url": url, "operations": [*operations]} | quick | settings
 
 
-def write(file: Path, *environments: dict[str, Any], **settings: Any) -> Path:
-    return replace(file, yaml.safe_dump({"environments": [*environments]} | settings))
+def write(config_path: Path, *environments: dict[str, Any], **settings: Any) -> Path:
+    return replace(config_path, yaml.safe_dump({"environments": [*environments]} | settings))
 
 
-def replace(file: Path, text: str) -> Path:
+def replace(config_path: Path, text: str) -> Path:
     """Put a file in place whole, at once."""
-    fresh = file.with_suffix(".new")
+    fresh = config_path.with_suffix(".new")
     fresh.write_text(text)
-    return fresh.replace(file)
+    return fresh.replace(config_path)
 
 
 def post_reload(exporter: Exporter) -> requests.Response:
     return WEB.post(f"{exporter.url}/-/reload", timeout=30)
 
 
-def run(start: Starter, file: Path, *args: str) -> Exporter:
-    exporter = start.run(f"--config.file={file}", "--web.listen-address=127.0.0.1:0", *args)
+def run(start: Starter, config_path: Path, *args: str) -> Exporter:
+    exporter = start.run(f"--config.file={config_path}", "--web.listen-address=127.0.0.1:0", *args)
     exporter.urls()
     return exporter
 
@@ -78,7 +78,7 @@ def shown(exporter: Exporter) -> set[str]:
 
 
 @dataclass
-class Scene:
+class Reloadable:
     """An exporter that can be reloaded, with one environment."""
 
     exporter: Exporter
@@ -95,20 +95,20 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloadable]:
     start = Starter(tmp_path_factory.mktemp("reload"))
-    file = start.folder / "config.yaml"
+    config_path = start.folder / "config.yaml"
     with Simulator(world=World(seed=1), rate_limits=False) as knock:
-        write(file, environment("none-yet", knock.url))
+        write(config_path, environment("none-yet", knock.url))
         try:
-            exporter = run(start, file, "--web.enable-lifecycle")
-            yield Scene(exporter, file, knock, [endless(knock.world) for _ in range(20)])
+            exporter = run(start, config_path, "--web.enable-lifecycle")
+            yield Reloadable(exporter, config_path, knock, [endless(knock.world) for _ in range(20)])
         finally:
             start.end()
 
 
 @pytest.fixture
-def scene(started: Scene) -> Iterator[Scene]:
+def reloadable(started: Reloadable) -> Iterator[Reloadable]:
     asked = len(started.knock.log)
     started.reload(started.production(rate_limit=100))
     until(lambda: len(started.exporter.values("knock_bulk_operation_up")) == 20, "all were asked")
@@ -121,7 +121,7 @@ def scene(started: Scene) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def file(start: Starter) -> Path:
+def config_path(start: Starter) -> Path:
     return start.folder / "config.yaml"
 
 
@@ -138,7 +138,7 @@ def by_itself(exporter: Exporter) -> None:
 
 
 @pytest.mark.parametrize("ask", [by_signal, by_post, by_itself])
-def test_a_changed_file_is_applied(started: Scene, ask: Callable[[Exporter], None]) -> None:
+def test_a_changed_file_is_applied(started: Reloadable, ask: Callable[[Exporter], None]) -> None:
     exporter, url = started.exporter, started.knock.url
     first, second = endless(started.knock.world), endless(started.knock.world)
     started.reload(environment("production", url, first))
@@ -155,7 +155,7 @@ def test_a_changed_file_is_applied(started: Scene, ask: Callable[[Exporter], Non
 
 
 @pytest.mark.parametrize("ask", [by_signal, by_itself])
-def test_a_bad_file_changes_nothing_and_is_told(started: Scene, ask: Callable[[Exporter], None]) -> None:
+def test_a_bad_file_changes_nothing_and_is_told(started: Reloadable, ask: Callable[[Exporter], None]) -> None:
     exporter, knock = started.exporter, started.knock
     operation = endless(knock.world)
     started.reload(environment("production", knock.url, operation))
@@ -175,35 +175,35 @@ def test_a_bad_file_changes_nothing_and_is_told(started: Scene, ask: Callable[[E
     until(lambda: exporter.value(SUCCESSFUL) == 1, "good again", WATCH_SECONDS)
 
 
-def test_a_post_is_told_what_came_of_it(started: Scene) -> None:
-    exporter, knock, file = started.exporter, started.knock, started.file
+def test_a_post_is_told_what_came_of_it(started: Reloadable) -> None:
+    exporter, knock, config_path = started.exporter, started.knock, started.file
     operation, other = endless(knock.world), endless(knock.world)
-    write(file, environment("production", knock.url, operation))
+    write(config_path, environment("production", knock.url, operation))
     good = post_reload(exporter)
     assert (good.status_code, good.text) == (HTTPStatus.OK, "The configuration was reloaded.\n")
     until(lambda: shown(exporter) == {operation}, "the good one")
-    write(file, environment("production", knock.url, other, api_key_file="no.such.key"))
+    write(config_path, environment("production", knock.url, other, api_key_file="no.such.key"))
     bad = post_reload(exporter)
     assert bad.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
     assert "no.such.key: No such file" in bad.text
     assert exporter.value(SUCCESSFUL) == 0
-    write(file, environment("production", knock.url, other), storage={"path": "state.db"})
+    write(config_path, environment("production", knock.url, other), storage={"path": "state.db"})
     late = post_reload(exporter)
     assert late.status_code == HTTPStatus.CONFLICT
     assert "storage.path" in late.text
     assert exporter.value(SUCCESSFUL) == 0
     assert shown(exporter) == {operation}
-    assert not (file.parent / "state.db").exists()
-    write(file, environment("production", knock.url, operation))
+    assert not (config_path.parent / "state.db").exists()
+    write(config_path, environment("production", knock.url, operation))
     assert post_reload(exporter).ok
     assert exporter.value(SUCCESSFUL) == 1
 
 
-def test_a_post_is_refused_unless_it_is_allowed(knock: Simulator, start: Starter, file: Path) -> None:
-    write(file, environment("production", knock.url))
-    exporter = run(start, file)
+def test_a_post_is_refused_unless_it_is_allowed(knock: Simulator, start: Starter, config_path: Path) -> None:
+    write(config_path, environment("production", knock.url))
+    exporter = run(start, config_path)
     loaded = exporter.value(RELOADED_AT)
-    write(file, environment("staging", knock.url))
+    write(config_path, environment("staging", knock.url))
     refused = post_reload(exporter)
     assert refused.status_code == HTTPStatus.FORBIDDEN
     assert "--web.enable-lifecycle" in refused.text
@@ -211,13 +211,13 @@ def test_a_post_is_refused_unless_it_is_allowed(knock: Simulator, start: Starter
 
 
 def test_a_key_that_comes_after_its_configuration_is_taken_by_itself(
-    knock: Simulator, start: Starter, file: Path
+    knock: Simulator, start: Starter, config_path: Path
 ) -> None:
     operation = endless(knock.world)
     production = environment("production", knock.url, operation)
-    write(file, production)
-    exporter = run(start, file)
-    write(file, production, environment("staging", knock.url, operation, api_key_file="late.key"))
+    write(config_path, production)
+    exporter = run(start, config_path)
+    write(config_path, production, environment("staging", knock.url, operation, api_key_file="late.key"))
     until(lambda: exporter.value(SUCCESSFUL) == 0, "the key is missed", WATCH_SECONDS)
     replace(start.folder / "late.key", KEY)
     until(lambda: exporter.value("knock_up", knock_environment="staging") == 1, "it is watched", WATCH_SECONDS)
@@ -225,15 +225,15 @@ def test_a_key_that_comes_after_its_configuration_is_taken_by_itself(
     assert exporter.output.count("configuration not reloaded") == 1
 
 
-def test_a_ca_file_that_changes_is_trusted_by_itself(start: Starter, file: Path) -> None:
+def test_a_ca_file_that_changes_is_trusted_by_itself(start: Starter, config_path: Path) -> None:
     operation, authority = "123e4567-e89b-12d3-a456-426614174000", trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     ca_file = start.folder / "ca.pem"
     trustme.CA().cert_pem.write_to_path(ca_file)
     with serving(answering(http(json.dumps({"id": operation, "status": "processing"}))), context) as knock:
-        write(file, environment("production", knock.url, operation, ca_file="ca.pem"))
-        exporter = run(start, file)
+        write(config_path, environment("production", knock.url, operation, ca_file="ca.pem"))
+        exporter = run(start, config_path)
         until(lambda: exporter.value("knock_exporter_poll_failures_total", reason="tls"), "it is not trusted")
         replace(ca_file, authority.cert_pem.bytes().decode())
         patience = WATCH_SECONDS + 20.0  # what failed once or twice is asked again after 10 s or 20 s
@@ -244,15 +244,15 @@ def test_a_ca_file_that_changes_is_trusted_by_itself(start: Starter, file: Path)
 # Each change counts.
 
 
-def test_an_environment_is_taken_out_and_comes_back(scene: Scene) -> None:
-    exporter, other = scene.exporter, environment("other", scene.knock.url)
-    scene.reload(other)
+def test_an_environment_is_taken_out_and_comes_back(reloadable: Reloadable) -> None:
+    exporter, other = reloadable.exporter, environment("other", reloadable.knock.url)
+    reloadable.reload(other)
     until(lambda: "production" not in exporter.metrics(), "nothing of it is shown")
-    asked = len([each for each in scene.knock.log.entries() if each.operation_id in scene.operations])
+    asked = len([each for each in reloadable.knock.log.entries() if each.operation_id in reloadable.operations])
     until(lambda: exporter.value("knock_up", knock_environment="other") == 1, "the other's key was checked")
-    scene.reload(other, scene.production(rate_limit=100))
+    reloadable.reload(other, reloadable.production(rate_limit=100))
     until(lambda: len(exporter.values("knock_bulk_operation_up")) == 20, "its last values are back")
-    assert len([each for each in scene.knock.log.entries() if each.operation_id in scene.operations]) >= asked
+    assert len([each for each in reloadable.knock.log.entries() if each.operation_id in reloadable.operations]) >= asked
     rows = exporter.values("knock_bulk_operation_rows_processed")
     until(
         lambda: all(now > rows[each] for each, now in exporter.values("knock_bulk_operation_rows_processed").items()),
@@ -260,48 +260,48 @@ def test_an_environment_is_taken_out_and_comes_back(scene: Scene) -> None:
     )
 
 
-def test_a_lower_limit_holds_at_once(scene: Scene) -> None:
-    scene.reload(scene.production(rate_limit=5))
+def test_a_lower_limit_holds_at_once(reloadable: Reloadable) -> None:
+    reloadable.reload(reloadable.production(rate_limit=5))
     began = time.monotonic()
     until(lambda: time.monotonic() - began > 3, "three seconds", 5)
-    asked = [each.at for each in scene.knock.log.entries() if began + 0.5 <= each.at < began + 2.5]
+    asked = [each.at for each in reloadable.knock.log.entries() if began + 0.5 <= each.at < began + 2.5]
     assert 0 < len(asked) <= 10
-    assert scene.exporter.value("knock_exporter_api_rate_limit_requests_per_second") == 5
+    assert reloadable.exporter.value("knock_exporter_api_rate_limit_requests_per_second") == 5
 
 
-def test_a_lower_limit_holds_with_another_branch_too(scene: Scene) -> None:
-    scene.reload(scene.production(rate_limit=5, branch="feature"))
+def test_a_lower_limit_holds_with_another_branch_too(reloadable: Reloadable) -> None:
+    reloadable.reload(reloadable.production(rate_limit=5, branch="feature"))
     began = time.monotonic()
     until(lambda: time.monotonic() - began > 3, "three seconds", 5)
-    assert len([each for each in scene.knock.log.entries() if began + 0.5 <= each.at < began + 2.5]) <= 10
-    assert scene.exporter.value("knock_exporter_api_rate_limit_requests_per_second") == 5
+    assert len([each for each in reloadable.knock.log.entries() if began + 0.5 <= each.at < began + 2.5]) <= 10
+    assert reloadable.exporter.value("knock_exporter_api_rate_limit_requests_per_second") == 5
 
 
-def test_another_key_file_is_used(start: Starter, file: Path) -> None:
+def test_another_key_file_is_used(start: Starter, config_path: Path) -> None:
     world = World(seed=1)
     operation = endless(world)
     with Simulator(world=world, api_key=KEY, rate_limits=False) as knock:
         (start.folder / "other.key").write_text(OTHER_KEY)
-        write(file, environment("production", knock.url, operation, api_key_file="other.key"))
-        exporter = run(start, file, "--web.enable-lifecycle")
+        write(config_path, environment("production", knock.url, operation, api_key_file="other.key"))
+        exporter = run(start, config_path, "--web.enable-lifecycle")
         until(lambda: exporter.value("knock_exporter_api_suspended") == 1, "the other key is refused")
-        write(file, environment("production", knock.url, operation))
+        write(config_path, environment("production", knock.url, operation))
         assert post_reload(exporter).ok
         until(lambda: exporter.value("knock_bulk_operation_up") == 1, "the right key is used at once", 2.0)
         assert exporter.value("knock_up") == 1
-        write(file, environment("production", knock.url, operation, api_key_file="other.key"))
+        write(config_path, environment("production", knock.url, operation, api_key_file="other.key"))
         assert post_reload(exporter).ok
         until(lambda: exporter.value("knock_exporter_api_suspended") == 1, "and the other one again")
 
 
-def test_another_address_is_asked(scene: Scene) -> None:
-    with Simulator(world=scene.knock.world, rate_limits=False) as other:
-        scene.reload(scene.production(base_url=other.url, rate_limit=100))
-        left = len(scene.knock.log)
+def test_another_address_is_asked(reloadable: Reloadable) -> None:
+    with Simulator(world=reloadable.knock.world, rate_limits=False) as other:
+        reloadable.reload(reloadable.production(base_url=other.url, rate_limit=100))
+        left = len(reloadable.knock.log)
         assert other.log.wait(100)
-        assert len(scene.knock.log) <= left + 20  # what was on its way
+        assert len(reloadable.knock.log) <= left + 20  # what was on its way
         assert {each.status for each in other.log.entries()} == {200}
-        assert scene.exporter.value("knock_bulk_operations", status="processing") == 20
+        assert reloadable.exporter.value("knock_bulk_operations", status="processing") == 20
 
 
 # Torture.
@@ -497,15 +497,15 @@ def resources(pid: int) -> tuple[int, int]:
     return int(threads[1]), len([*(proc / "fd").iterdir()])
 
 
-def put(file: Path, content: str | bytes | None, *, whole: bool) -> None:
+def put(config_path: Path, content: str | bytes | None, *, whole: bool) -> None:
     """Bring a content into the file, by renaming or by writing into it."""
     if content is None:
-        file.unlink(missing_ok=True)
+        config_path.unlink(missing_ok=True)
         return
-    target = file.with_suffix(".new") if whole else file
+    target = config_path.with_suffix(".new") if whole else config_path
     target.write_bytes(content.encode() if isinstance(content, str) else content)
     if whole:
-        target.replace(file)
+        target.replace(config_path)
 
 
 @dataclass
@@ -547,7 +547,7 @@ class Torture:
 
 
 @pytest.fixture
-def torture(start: Starter, file: Path) -> Iterator[Torture]:
+def torture(start: Starter, config_path: Path) -> Iterator[Torture]:
     for name in (*NAMES, "empty"):
         (start.folder / f"{name}.key").write_text("" if name == "empty" else f"sk_test_{name}_0123456789")
     trustme.CA().cert_pem.write_to_path(start.folder / "ca.pem")
@@ -556,9 +556,9 @@ def torture(start: Starter, file: Path) -> Iterator[Torture]:
         files = Files({one.url: world, two.url: world}, random.Random(4))
         files.pool = [endless(world) for _ in range(40)]
         first = files.good()
-        put(file, json.dumps(first.document()), whole=True)
-        exporter = run(start, file, "--web.enable-lifecycle")
-        yield Torture(exporter, file, files, first, exporter.value(RELOADED_AT) or 0.0)
+        put(config_path, json.dumps(first.document()), whole=True)
+        exporter = run(start, config_path, "--web.enable-lifecycle")
+        yield Torture(exporter, config_path, files, first, exporter.value(RELOADED_AT) or 0.0)
 
 
 def test_many_files_never_mix_and_never_harm(torture: Torture) -> None:

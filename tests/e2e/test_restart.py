@@ -15,8 +15,10 @@ import threading
 import time
 from collections import Counter, defaultdict
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import pages
 import pytest
 import requests
 import yaml
@@ -369,15 +371,13 @@ STARTS = 3
 MOST = 4.0  # times an empty start; half a second on a machine of today, so that it is less than two seconds more
 
 
-def full_configuration(start: Starter, url: str) -> Path:
+def full_configuration(start: Starter, url: str) -> None:
     environments = []
     for name in FULL:
         (start.folder / f"{name}.key").write_text(f"sk_test_{name}")
         settings = {"rate_limit": 200, "per_operation_limit": 10_000, "polling": QUICK}
         environments.append({"name": name, "api_key_file": f"{name}.key", "base_url": url} | settings)
-    file = start.folder / "config.yaml"
-    file.write_text(yaml.safe_dump({"environments": environments} | start.whole))
-    return file
+    (start.folder / "config.yaml").write_text(yaml.safe_dump({"environments": environments} | start.whole))
 
 
 def seconds_to_metrics(start: Starter, port: int, operations: int) -> float:
@@ -398,28 +398,30 @@ def seconds_to_metrics(start: Starter, port: int, operations: int) -> float:
     return seconds
 
 
-def hand_over_ended(knock: Simulator, exporter: Exporter) -> set[str]:
-    made = {
-        name: [knock.world.create(rows=10, queue_seconds=0.0, rows_per_second=1e9) for _ in range(count)]
+def live_once_with_ended(knock: Simulator, start: Starter) -> set[str]:
+    """Let an exporter know operations that have ended, and end it; return their ids."""
+    now, known = time.time(), iter(pages.ids(sum(FULL.values())))
+    shown = {
+        name: [pages.Shown(each, pages.document(each, "completed", now)) for each in islice(known, count)]
         for name, count in FULL.items()
     }
-    register_all(exporter, made)
-    ids = {each for of_one in made.values() for each in of_one}
-    ended = re.compile(r'(?m)^knock_bulk_operations\{.*status="completed".*\} (\S+)$')
-    until(lambda: sum(map(float, ended.findall(exporter.metrics()))) == len(ids), "all have ended", 60.0)
-    return ids
+    for name in FULL:
+        (start.folder / f"{name}.key").write_text(f"sk_test_{name}")
+    places = {
+        name: pages.Place(knock, operations, {"api_key_file": f"{name}.key", "polling": QUICK})
+        for name, operations in shown.items()
+    }
+    exporter = pages.serve(start, places)
+    exporter.signal()
+    assert exporter.wait() == 0
+    return {each.id for operations in shown.values() for each in operations}
 
 
 @pytest.mark.alone
 def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
     knock: Simulator, start: Starter, kept: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    full_configuration(start, knock.url)
-    lives = Lives(start, free_port())
-    first = lives.begin()
-    ids = hand_over_ended(knock, first)
-    first.signal()
-    assert first.wait() == 0
+    ids = live_once_with_ended(knock, start)
     assert ids_in(kept) == ids
 
     (tmp_path / "empty").mkdir()
@@ -436,7 +438,7 @@ def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
         record_property(f"seconds of a start, {name}", [round(each, 2) for each in found])
     assert min(times["full"]) <= MOST * min(times["empty"])
 
-    last, canary = lives.begin(), endless(knock)
+    last, canary = Lives(start, free_port()).begin(), endless(knock)
     last.urls()
     assert last.register([canary], "e0").status_code == 200
     until(lambda: sum(each.operation_id == canary for each in knock.log) >= 10, "polls go on")

@@ -83,14 +83,14 @@ def accepted_by(line: int, paths: Collection[Path]) -> set[Path]:
 
 
 @pytest.fixture(scope="module")
-def accepted(folder: Path) -> dict[int, set[Path]]:
+def accepted(named_files: Path) -> dict[int, set[Path]]:
     """Return which files each line accepts."""
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted(named_files.glob("*.yaml"))
     return {line: accepted_by(line, paths) for line in LINES}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with what the files name."""
     made = tmp_path_factory.mktemp("web")
     authority = trustme.CA()
@@ -115,8 +115,8 @@ def we_accept(path: Path) -> bool:
 
 @each_line
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOOD.iterdir()))
-def test_what_is_good_is_good_for_both(accepted: dict[int, set[Path]], folder: Path, line: int, name: str) -> None:
-    path = folder / f"{name}.yaml"
+def test_what_is_good_is_good_for_both(accepted: dict[int, set[Path]], named_files: Path, line: int, name: str) -> None:
+    path = named_files / f"{name}.yaml"
     assert we_accept(path)
     assert (path in accepted[line]) is (line not in NOT_KNOWN.get(name, ()))
 
@@ -124,16 +124,16 @@ def test_what_is_good_is_good_for_both(accepted: dict[int, set[Path]], folder: P
 @each_line
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_is_refused_beyond_promtool_has_its_reason(
-    accepted: dict[int, set[Path]], folder: Path, line: int, name: str
+    accepted: dict[int, set[Path]], named_files: Path, line: int, name: str
 ) -> None:
-    path = folder / f"{name}.yaml"
+    path = named_files / f"{name}.yaml"
     assert not we_accept(path)
     if path in accepted[line]:
         assert name in REFUSED_BEYOND
 
 
-def test_no_reason_is_left_without_its_file(accepted: dict[int, set[Path]], folder: Path) -> None:
-    assert {folder / f"{name}.yaml" for name in REFUSED_BEYOND} <= set().union(*accepted.values())
+def test_no_reason_is_left_without_its_file(accepted: dict[int, set[Path]], named_files: Path) -> None:
+    assert {named_files / f"{name}.yaml" for name in REFUSED_BEYOND} <= set().union(*accepted.values())
 
 
 def _sometimes(**keys: SearchStrategy[object]) -> SearchStrategy[dict[str, object]]:
@@ -200,8 +200,8 @@ def _beyond(config: dict[str, object]) -> bool:
 @each_line
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(configs=st.lists(CONFIGS, min_size=6, max_size=6))  # one promtool judges them all
-def test_any_file_is_judged_alike(folder: Path, line: int, configs: list[dict[str, object]]) -> None:
-    paths = {folder / f"any-{number}.yaml": config for number, config in enumerate(configs)}
+def test_any_file_is_judged_alike(named_files: Path, line: int, configs: list[dict[str, object]]) -> None:
+    paths = {named_files / f"any-{number}.yaml": config for number, config in enumerate(configs)}
     for path, config in paths.items():
         path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     accepted = accepted_by(line, paths)

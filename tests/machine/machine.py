@@ -513,7 +513,7 @@ class Machine(RuleBasedStateMachine):
         """Note what the last process committed of what only its own clock decided: who had left, who was let in."""
         followed, tombstones = _stored(folder)
         durable, memory = self.reference.durable, self.reference.memory
-        for key in [key for key in self.reference.waiting if key in followed]:
+        for key in [key for key in self.reference.waiting if key in followed - durable.operations.keys()]:
             self.reference.enter_waiting(key)
         for key in durable.operations.keys() - followed:
             is_over = key in self.reference.awake and self.reference.overdue(key) >= 0

@@ -188,7 +188,7 @@ class Exporter:
         self._disk: Disk | None = None
         self._writer: Writer | None = None
         if config.storage is not None:
-            store, memory = open_store(config.storage, lambda: self.now, sleep=time.sleep)
+            store, memory = open_store(config.storage.path, lambda: self.now, sleep=time.sleep)
             self._disk = Disk(store, watcher.committed, lambda: self.disk_is_full)
             self._writer = Writer(self._disk, self._told, lambda: self.now)  # type: ignore[arg-type] # what it calls
         save = self._save if self._writer else None
@@ -229,7 +229,7 @@ class Exporter:
 
     def _use(self, config: Config) -> None:
         self._config = config
-        self._tokens: Tokens = TokenWatch(config.tokens, {}).tokens
+        self._tokens: Tokens = TokenWatch(config.registration.tokens, {}).tokens
         self._keys = {each.name: self.key_files[each.name] for each in config.environments}
         self._addresses = {each.name: (each.base_url, each.branch) for each in config.environments}
 

@@ -46,6 +46,7 @@ Kept = TypeVar("Kept", bound="MutableMapping[Any, Any]")
 WALL = 1_800_000_000.0  # when a model starts, Unix seconds
 KEY = Secret("sk_test_model")
 SELDOM = Polling(slowest=3600.0)  # a day without change, in few polls
+LATE = 30.0  # seconds that what is over may stay
 
 
 def ids(count: int, seed: int = 0) -> list[str]:
@@ -57,7 +58,7 @@ def ids(count: int, seed: int = 0) -> list[str]:
 def environment(name: str = "production", operations: Iterable[str] = (), **settings: object) -> EnvironmentSettings:
     """Build an environment that lists these ids."""
     listed = tuple(ListedOperation(each) for each in operations)
-    made = EnvironmentSettings(name=name, key=KeySource(inline=KEY), operations=listed)
+    made = EnvironmentSettings(name=name, api_key=KeySource(inline=KEY), operations=listed)
     return replace(made, **settings)  # type: ignore[arg-type] # the tests name fields that exist
 
 

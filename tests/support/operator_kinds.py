@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudcoil.models.prometheus_operator import v1
-
-KINDS = {model.__name__: model for model in (v1.ServiceMonitor, v1.PodMonitor, v1.PrometheusRule)}
+KINDS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 
 
 def lost(made: dict[str, Any]) -> list[str]:
     """Return the places of what the model does not know; raises pydantic's ValidationError for wrong values."""
-    again = KINDS[made["kind"]].model_validate(made).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    # Here, as it takes seconds, which every process of a run would spend when it collects the tests.
+    from cloudcoil.models.prometheus_operator import v1  # noqa: PLC0415
+
+    model = getattr(v1, made["kind"])
+    again = model.model_validate(made).model_dump(mode="json", by_alias=True, exclude_unset=True)
     return list(_missing(made["spec"], again["spec"], "spec"))
 
 

@@ -17,8 +17,7 @@ import yaml
 from programs import until
 
 from exporter.config import Polling
-from exporter.config.settings import GROUP
-from exporter.operation import FINAL, OperationKey, parse_operation
+from exporter.operation import FINAL, GROUP, OperationKey, parse_operation
 from exporter.store.opening import open_store
 from exporter.tracking import transitions
 from exporter.tracking.memberships import API, Membership

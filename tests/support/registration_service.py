@@ -29,7 +29,10 @@ TOKEN, STAGING_TOKEN = "token-of-all-environments", "token-of-staging"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 TOKENS = Tokens((Token.of(Secret(TOKEN), None), Token.of(Secret(STAGING_TOKEN), frozenset({"staging"}))))
 CONFIG = Config(
-    tuple(EnvironmentSettings(name, KeySource(inline=Secret("sk_test_service"))) for name in ("production", "staging")),
+    tuple(
+        EnvironmentSettings(name, api_key=KeySource(inline=Secret("sk_test_service")))
+        for name in ("production", "staging")
+    ),
     labels=("team", "tier"),
 )
 

@@ -1,4 +1,4 @@
-"""Promised seconds: exactly where a test runs alone, and with room for a busy machine elsewhere."""
+"""Promised seconds: exactly where a test runs alone, with room for a busy machine elsewhere; and what costs in CPU."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BUSY_SECONDS = 30.0  # that other tests may hold one up; a fault has to show by more
-LATE_SECONDS = 0.2  # a server notes some requests late and those after them in time, so that its seconds hold more
+PAIRS = 10  # of measurements, until one is good
+LATE_SECONDS = 1.0  # a server notes some requests late and those after them in time, so that its seconds hold more
 
 
 class InTime:
@@ -26,6 +27,26 @@ class InTime:
         yield
         took = time.monotonic() - began
         assert at_least <= took < seconds + self._busy, f"took {took:.3f} s"
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return how many seconds of CPU this takes."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def check_cost(work: Callable[[], object], times: float, other: Callable[[], object]) -> None:
+    """Fail where `work` takes more than so many times the CPU of `other`.
+
+    Neighbours and the clock of a processor change such a ratio by a third from one moment to the next. So each is
+    measured right after the other, and one good pair is enough: what costs too much costs it each time.
+    """
+    ratios: list[float] = []
+    while not ratios or ratios[-1] > times:
+        assert len(ratios) < PAIRS, f"took {', '.join(f'{each:.2f}' for each in ratios)} times as much CPU"
+        needed = cpu_seconds(other)
+        ratios.append(cpu_seconds(work) / needed)
 
 
 def most_in(seconds: float, times: list[float]) -> int:

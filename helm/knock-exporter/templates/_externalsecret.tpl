@@ -12,8 +12,9 @@ spec:
   refreshInterval: {{ .root.Values.externalSecrets.refreshInterval }}
   secretStoreRef:
     {{- toYaml .root.Values.externalSecrets.secretStoreRef | nindent 4 }}
+  {{- toYaml .data | nindent 2 }}
+  {{- /* Last, as Helm 3 cuts white space off the end of a document, a value's too. */}}
   target:
     name: {{ .name | quote }}
     creationPolicy: Owner
-  {{- toYaml .data | nindent 2 }}
 {{- end -}}

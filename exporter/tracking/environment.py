@@ -1,4 +1,4 @@
-"""Upstreams: environments that share a base URL and a key share one pace, one suspension and one wait.
+"""Environments and their upstreams: what shares a base URL and a key shares one pace, one suspension and one wait.
 
 Knock counts requests per environment and cannot be asked which environment a key belongs to; what shares a key surely
 shares a limit.
@@ -7,8 +7,14 @@ shares a limit.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.operation import NIL_ID
+from exporter.tracking import exposure
+from exporter.tracking.exposure import CardinalityLimit, TopN
+from exporter.tracking.ledger import Ordered
+from exporter.tracking.memberships import MembershipIndex
 from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
 from exporter.tracking.status import EnvironmentActivity
 
@@ -17,8 +23,10 @@ if TYPE_CHECKING:
 
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
+    from exporter.metrics.own import PollCounters
+    from exporter.tracking.followed import FollowedOperation
+    from exporter.tracking.memory import EnvironmentMemory
     from exporter.tracking.messages import PollRequest
-    from exporter.tracking.transitions import Tracked
 
 MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
 BAD_RESPONSES_BEFORE_LOG = 5
@@ -49,35 +57,67 @@ class Health:
         return self._misses == 1
 
 
-class EnvironmentPoller:
-    """The asking of one environment: its planned requests, and what its answers prove.
+class WatchedEnvironment:
+    """All that the tracker keeps of one environment: its operations, who names them, what is shown, and its requests.
 
     `trusted`: a record came since key, branch or URL changed, so a 404 means that the operation is gone, not that the
     key belongs elsewhere. `key_epoch` counts the keys, so that an answer to an old one is not held against a new one;
-    `epochs` counts those of all pollers, so that an answer to a former poller of this name is known for what it is.
+    `epochs` counts those of all environments, so that an answer to a former one of this name is known for what it is.
     """
 
-    def __init__(self, settings: EnvironmentSettings, key: Secret, epochs: Iterator[int]) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of
+        self,
+        settings: EnvironmentSettings,
+        key: Secret,
+        upstream: Upstream,
+        memory: EnvironmentMemory,
+        counters: PollCounters,
+        epochs: Iterator[int],
+    ) -> None:
         self.settings = settings
+        self.memory = memory
+        self.counters = counters
+        self.activity = EnvironmentActivity()
+        self.operations: dict[str, FollowedOperation] = {}
+        self.index = MembershipIndex(self.operations)
+        # What is shown.
+        self.top_n = TopN(settings.per_operation_limit)
+        self.groups = CardinalityLimit(exposure.GROUPS_MOST, memory.groups)
+        self.names = CardinalityLimit(exposure.NAMES_MOST, memory.names)
+        self.lost = 0
+        self.missing = 0  # those of which Knock said 404 since their last record
+        self.intervals = Ordered()
+        # Its requests, and what their answers prove.
         self.key = key
+        self.upstream = upstream
         self._epochs = epochs
         self.key_epoch = self._first_epoch = self._moved_epoch = next(epochs)
-        self.due_queue = DueQueue()
+        self.due_queue = DueQueue(self._is_planned)
         self.health = Health()
-        self.activity = EnvironmentActivity()
         self.in_flight = 0
         self._asked: set[str] = set()  # the operations that a request is under way for
-        self._repeated: set[str] = set()  # those whose last request was lost with its connection
+        self.repeated = False  # whether the last check of the key was lost with its connection
         self.last_sent = -math.inf
         self.trusted = False
         self.hinted = False
         self.logged_postponed = False
         self._added = 0
+        upstream.join(self)
 
     @property
     def name(self) -> str:
         """The environment's name."""
         return self.settings.name
+
+    @property
+    def stored_memory(self) -> EnvironmentMemory:
+        """What the next process is to remember of it."""
+        return replace(self.memory, groups=self.groups.admitted, names=self.names.admitted)
+
+    @property
+    def only_missing(self) -> bool:
+        """Whether Knock said 404 of every operation, and has shown no record of any since."""
+        return self.missing == len(self.operations) > 0
 
     def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""
@@ -109,23 +149,55 @@ class EnvironmentPoller:
         self.health = Health()
         self.check_key_again()
 
-    def plan(self, tracked: Tracked) -> None:
-        """Plan the next request about an operation as it is now; while one is under way, its answer plans the next."""
-        if tracked.due is None:
-            self.drop(tracked.key.id)
-        elif tracked.key.id not in self._asked:
+    def use_upstream(self, upstream: Upstream, now: float) -> None:
+        """Ask through this upstream from now on; a new one goes on at the pace of the former one."""
+        if upstream is self.upstream:
+            upstream.circuit_breaker.probe_lost(now)  # the answer that is awaited will be one to a former key
+            return
+        old, self.upstream = self.upstream, upstream
+        is_new = not upstream.environments
+        upstream.join(self)
+        old.leave(self, now)
+        if is_new:
+            upstream.rate_limiter.inherit(old.rate_limiter)
+
+    def plan(self, operation: FollowedOperation, due: float | None = None) -> None:
+        """Plan the next request about an operation, for when it is due or for another time.
+
+        While one is under way, its answer plans the next.
+        """
+        tracked, before = operation.tracked, operation.plan
+        operation.plan = None
+        if tracked.due is not None and operation.id not in self._asked:
             self._added += 1
-            self.due_queue.add(DuePoll(tracked.due, self._added, tracked.key.id, tracked.poll_class, tracked.interval))
+            due = tracked.due if due is None else due
+            operation.plan = DuePoll(due, self._added, operation.id, tracked.poll_class, tracked.interval)
+            self.due_queue.add(operation.plan)
+        if before is not None:
+            self.due_queue.replaced(before)
 
-    def put_off(self, entry: DuePoll, due: float) -> None:
-        """Plan again, for later, what could not be sent."""
-        self._added += 1
-        self.due_queue.add(entry._replace(due=due, number=self._added))
+    def take(self, poll_class: PollClass, bucket: int) -> DuePoll:
+        """Take out the first request in line of a bucket."""
+        entry = self.due_queue.pop(poll_class, bucket)
+        self.operations[entry.id].plan = None
+        return entry
 
-    def drop(self, operation_id: str) -> None:
-        """Plan nothing about an operation any more."""
-        self.due_queue.discard(operation_id)
-        self._repeated.discard(operation_id)
+    def _is_planned(self, entry: DuePoll) -> bool:
+        operation = self.operations.get(entry.id)
+        return operation is not None and operation.plan is entry
+
+    def follow(self, operation: FollowedOperation) -> None:
+        """Follow a new operation."""
+        operation.memberships = self.index.memberships(operation.id)
+        self.index.put(operation.id, ())
+        self.operations[operation.id] = operation
+
+    def drop(self, operation: FollowedOperation) -> None:
+        """Follow an operation no more."""
+        del self.operations[operation.id]
+        self.index.put(operation.id, operation.memberships)
+        if operation.plan is not None:
+            self.due_queue.replaced(operation.plan)
 
     def begin(self, operation_id: str, now: float) -> None:
         """Note a request that is sent; NIL_ID: it only checks the key."""
@@ -141,9 +213,11 @@ class EnvironmentPoller:
         """
         self.in_flight -= 1
         self._asked.discard(operation_id)
-        repeat = lost and operation_id not in self._repeated
-        (self._repeated.add if repeat else self._repeated.discard)(operation_id)
-        return repeat
+        asked = self if operation_id == NIL_ID else self.operations.get(operation_id)
+        if asked is None:
+            return lost
+        asked.repeated = lost and not asked.repeated
+        return asked.repeated
 
     def check_key_again(self) -> None:
         """Check the key as soon as nothing else is asked."""
@@ -157,7 +231,7 @@ class EnvironmentPoller:
 class NextPoll(NamedTuple):
     """What an upstream asks next; without an entry it is a check of the key."""
 
-    poller: EnvironmentPoller
+    environment: WatchedEnvironment
     entry: DuePoll | None
 
 
@@ -165,64 +239,64 @@ class Upstream:
     """What the environments of one (base URL, key) share."""
 
     def __init__(self) -> None:
-        self.pollers: list[EnvironmentPoller] = []
+        self.environments: list[WatchedEnvironment] = []
         self.circuit_breaker = CircuitBreaker()
         self.rate_limiter = RateLimiter(1.0)
         self._round_robin = WeightedRoundRobin()
         self._bad: tuple[str, int] = ("", 0)
 
-    def join(self, poller: EnvironmentPoller) -> None:
+    def join(self, environment: WatchedEnvironment) -> None:
         """Take an environment in; the lowest limit of all holds."""
-        if self.pollers:
-            self.pollers.append(poller)
+        if self.environments:
+            self.environments.append(environment)
             self.use_lowest_limit()
         else:
-            self.pollers.append(poller)
-            self.rate_limiter = RateLimiter(poller.settings.rate_limit)
+            self.environments.append(environment)
+            self.rate_limiter = RateLimiter(environment.settings.rate_limit)
 
-    def leave(self, poller: EnvironmentPoller, now: float) -> None:
+    def leave(self, environment: WatchedEnvironment, now: float) -> None:
         """Let an environment go; if a probe or a key is awaited through it, the others do not wait for that."""
-        self.pollers.remove(poller)
+        self.environments.remove(environment)
         self.circuit_breaker.probe_lost(now)
-        if self.pollers:
+        if self.environments:
             self.use_lowest_limit()
 
     def use_lowest_limit(self) -> None:
         """Take the lowest limit that its environments set."""
-        self.rate_limiter.use_limit(min(each.settings.rate_limit for each in self.pollers))
+        self.rate_limiter.use_limit(min(each.settings.rate_limit for each in self.environments))
 
     def next_start(self) -> float:
         """Return when the next request can start (inf: not before an answer comes in)."""
-        if not any(poller.free for poller in self.pollers):
+        if not any(environment.free for environment in self.environments):
             return math.inf
         earliest = max(self.rate_limiter.next_start, self.circuit_breaker.probe_at)
         if not self.circuit_breaker.is_closed:
             return earliest
-        return max(earliest, min(poller.next_due() for poller in self.pollers))
+        return max(earliest, min(environment.next_due() for environment in self.environments))
 
     def choose(self, now: float) -> NextPoll | None:
         """Take what is to be asked now, by turns of the classes and then the most overdue; None: nothing."""
-        free = [poller for poller in self.pollers if poller.free]
+        free = [environment for environment in self.environments if environment.free]
         if not self.circuit_breaker.is_closed:
             # In turn: a key that one environment's branch refuses may be good for the others.
-            free = sorted(free, key=lambda poller: poller.last_sent)[:1]
+            free = sorted(free, key=lambda environment: environment.last_sent)[:1]
         firsts = {}
         for poll_class in PollClass:
             heads = [
                 (*head, number)
-                for number, poller in enumerate(free)
-                if (head := poller.due_queue.most_overdue(poll_class, now)) is not None
+                for number, environment in enumerate(free)
+                if (head := environment.due_queue.most_overdue(poll_class, now)) is not None
             ]
             if heads:
                 firsts[poll_class] = max(heads)
         if firsts:
             chosen = self._round_robin.choose(list(firsts))
             _, bucket, number = firsts[chosen]
-            return NextPoll(free[number], free[number].due_queue.pop(chosen, bucket))
-        return next((NextPoll(poller, None) for poller in free if self._checks_key(poller, now)), None)
+            return NextPoll(free[number], free[number].take(chosen, bucket))
+        return next((NextPoll(environment, None) for environment in free if self._checks_key(environment, now)), None)
 
-    def _checks_key(self, poller: EnvironmentPoller, now: float) -> bool:
-        return not self.circuit_breaker.is_closed or poller.key_check_at <= now
+    def _checks_key(self, environment: WatchedEnvironment, now: float) -> bool:
+        return not self.circuit_breaker.is_closed or environment.key_check_at <= now
 
     def good_response(self) -> None:
         """Note an answer as Knock documents it."""

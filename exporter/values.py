@@ -1,4 +1,4 @@
-"""What a single value may look like: text in, value out, or InvalidValue.
+"""What a single value may look like, wherever people and programs write it: text in, value out, or InvalidValue.
 
 The messages name what was expected; what was found they show only where it can be no secret.
 """
@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
 
-from exporter.config.settings import ALL_ENVIRONMENTS
 from exporter.errors import redact
 from exporter.operation import NIL_ID, is_operation_id
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL_ENVIRONMENTS = "all"  # no environment's name
 NAME = r"[a-z0-9_-]{1,63}"
 BRANCH = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"  # Prometheus' data model
 DURATION = "".join(f"([0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms"))  # Prometheus' configuration
 LONGEST = 100 * 365 * 86400.0  # seconds; beyond it clocks and calendars overflow
+TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
+HTTP_INTERVAL_MIN = 1.0
 LABEL_BYTES = 128
 # Labels that the metrics have themselves, or that Prometheus sets for each target.
 REFUSED_LABELS = frozenset({"knock_environment", "group", "name", "operation_id", "status", "le", "job", "instance"})
@@ -39,7 +45,14 @@ _DURATION_HINT = "a duration such as 5s, 1m30s, 1h, 7d or 500ms"
 
 
 class InvalidValue(ValueError):
-    """A value that cannot be used; the message says what was expected."""
+    """A value that cannot be used; the message says what was expected.
+
+    `file` is what may mend it without a change of the configuration.
+    """
+
+    def __init__(self, message: str, file: Path | None = None) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 def quoted(text: str) -> str:
@@ -61,6 +74,22 @@ def parse_duration(value: object) -> float:
         raise InvalidValue("must be more than zero")
     if seconds > LONGEST:
         raise InvalidValue("is too long (expected at most 100y)")
+    return seconds
+
+
+def parse_timeout(value: object) -> float:
+    """Turn a duration into the seconds of a time-out. Raises InvalidValue."""
+    seconds = parse_duration(value)
+    if not TIMEOUT_MIN <= seconds <= TIMEOUT_MAX:
+        raise InvalidValue(f"is out of range (expected {show_duration(TIMEOUT_MIN)} to {show_duration(TIMEOUT_MAX)})")
+    return seconds
+
+
+def parse_source_interval(value: object) -> float:
+    """Turn a duration into the seconds between two requests for a list. Raises InvalidValue."""
+    seconds = parse_duration(value)
+    if seconds < HTTP_INTERVAL_MIN:
+        raise InvalidValue(f"is too short (expected at least {show_duration(HTTP_INTERVAL_MIN)})")
     return seconds
 
 
@@ -109,19 +138,17 @@ def check_variable(text: str) -> str:
 
 def check_path(text: str) -> str:
     """Take a path of a file. Raises InvalidValue."""
-    if not text or not text.isprintable():
-        raise InvalidValue("is not a valid path of a file (expected visible characters)")
-    return _without_home(text)
+    return _path(text, "path of a file (expected visible characters)")
 
 
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises InvalidValue."""
+    return _path(text, "pattern of files (expected visible characters, e.g. ids/*.json)")
+
+
+def _path(text: str, expected: str) -> str:
     if not text or not text.isprintable():
-        raise InvalidValue("is not a valid pattern of files (expected visible characters, e.g. ids/*.json)")
-    return _without_home(text)
-
-
-def _without_home(text: str) -> str:
+        raise InvalidValue(f"is not a valid {expected}")
     if text.startswith("~"):
         raise InvalidValue(
             "begins with ~, which only a shell replaces (write the whole path; ./~ for a name that has it)"
@@ -211,7 +238,7 @@ def show_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def plain_http_abroad(url: str) -> bool:
+def is_unprotected_http(url: str) -> bool:
     """Whether what is sent to a valid URL would travel unencrypted over a network."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
