@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.chart import ERRORS, LEFT, RIGHT, ROWS, TIMES_MOST, Chart, ChartPoint, Panel, draw
 from exporter.tracking.history import HistoryPoint
-from exporter.web.chart import ERRORS, LEFT, RIGHT, ROWS, TIMES_MOST, Chart, ChartPoint, Panel, draw
 
 NOON = 1_800_000_000.0  # 08:00 UTC
 COUNTS = st.none() | st.integers(0, 2**53)

@@ -18,7 +18,7 @@ LAYERS = (
     ("tracking.transitions",),
     ("tracking.memory", "tracking.slices", "tracking.tombstones"),
     ("tracking.history",),
-    ("tracking.snapshot",),
+    ("tracking.snapshot", "chart"),
     ("tracking.status",),
     ("tracking.ledger", "tracking.exposure", "tracking.facts"),
     ("tracking.selection", "tracking.followed"),

@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from exporter import __version__, wording
+from exporter import __version__, chart, wording
 from exporter.config import effective_yaml
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
 from exporter.tracking.selection import STATUSES, Filter, choices, select
-from exporter.web import chart, rows
+from exporter.web import rows
 from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
 

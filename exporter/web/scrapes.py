@@ -1,7 +1,7 @@
 """Answers to scrapes.
 
-What is compressed and what is fresh is made in two worker threads. An uncompressed body is joined slice by slice as it
-leaves, so that a reader that stalls holds one slice besides the view's own lines.
+What is compressed and what is fresh is made in two worker threads. A body is joined slice by slice as it leaves, so
+that a reader that stalls holds one slice besides what all share.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.responses import StreamingResponse
 
 from exporter.metrics.compression import begin, end, join
-from exporter.metrics.exposition import accepts_gzip, choose_format, knock_part, knock_size, stale_part
+from exporter.metrics.exposition import Format, accepts_gzip, choose_format, knock_part, knock_size, stale_part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from starlette.requests import Request
     from starlette.responses import Response
 
     from exporter.metrics.compression import CompressedPart, Ending
-    from exporter.metrics.exposition import Format, View
+    from exporter.metrics.exposition import View
     from exporter.web.context import AppContext
 
 SLICE_BYTES = 64 * 1024
@@ -41,7 +41,7 @@ class Scrapes:
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
         self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
         self._next: dict[Format, asyncio.Task[tuple[View, Ending]]] = {}
-        self._begun: dict[Format, asyncio.Future[tuple[View, Ending]]] = {}
+        self._one_at_a_time: dict[Format, asyncio.Lock] = {form: asyncio.Lock() for form in Format}
 
     async def response(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
@@ -54,10 +54,10 @@ class Scrapes:
             kept = await self._knock_zipped(view, form)
             pieces = join(kept, ending)
             plain_size, length = kept.plain_size + len(ending.plain), sum(map(len, pieces))
-            body: AsyncIterator[memoryview | bytes] = _slices(pieces)
+            body = _joined(pieces)
         else:
             plain_size = length = knock_size(view, form) + len(ending.plain)
-            body = _joined(view, form, ending.plain)
+            body = _joined(chain(knock_part(view, form), [ending.plain]))
         self._app_context.activity.scrape_duration.observe(self._app_context.monotonic() - started)
         self._app_context.activity.exposition_size.set(plain_size)
         return StreamingResponse(body, headers=headers | {"Content-Length": str(length)})
@@ -79,11 +79,9 @@ class Scrapes:
         return await asyncio.shield(self._next[form])
 
     async def _begin(self, form: Format) -> tuple[View, Ending]:
-        if (begun := self._begun.get(form)) is not None and not begun.done():
-            await asyncio.wait([begun])
-        del self._next[form]
-        self._begun[form] = work = self._in_worker(lambda: self._fresh(form))
-        return await work
+        async with self._one_at_a_time[form]:
+            del self._next[form]
+            return await self._in_worker(lambda: self._fresh(form))
 
     def _fresh(self, form: Format) -> tuple[View, Ending]:
         """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
@@ -98,19 +96,12 @@ class Scrapes:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)
 
 
-async def _joined(view: View, form: Format, fresh: bytes) -> AsyncIterator[memoryview | bytes]:
-    slice_, size = [], 0
-    for piece in chain(knock_part(view, form), [fresh]):
-        slice_.append(piece)
-        size += len(piece)
-        if size >= SLICE_BYTES or piece is fresh:
-            yield b"".join(slice_)
-            slice_, size = [], 0
-            await asyncio.sleep(0)  # a reader that takes everything at once must not keep the loop from others
-
-
-async def _slices(pieces: list[bytes]) -> AsyncIterator[memoryview | bytes]:
+async def _joined(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    joined: list[bytes] = []
     for piece in pieces:
-        whole = memoryview(piece)
-        for start in range(0, len(whole), SLICE_BYTES):
-            yield whole[start : start + SLICE_BYTES]
+        joined.append(piece)
+        if sum(map(len, joined)) >= SLICE_BYTES:
+            yield b"".join(joined)
+            joined.clear()
+            await asyncio.sleep(0)  # a reader that takes everything at once must not keep the loop from others
+    yield b"".join(joined)
