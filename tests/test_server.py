@@ -8,6 +8,7 @@ import http.client
 import socket
 import ssl
 import struct
+import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,47 @@ def test_an_answer_that_takes_its_time_is_not_cut_for_a_body_that_nobody_reads(b
         assert len(replies) == 1
 
 
+def not_found(connection: socket.socket) -> bool:
+    """Wait for the whole answer of an application without routes."""
+    answer = b""
+    while not answer.endswith(b"\r\n\r\nNot Found"):
+        answer += connection.recv(1000)
+    return answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+
+UNREAD = (b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 6\r\n\r\n", b"abc", b"def")
+UNREAD_CHUNKS = (
+    b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"6\r\nabcdef\r\n",
+    b"0\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("parts", [UNREAD, UNREAD_CHUNKS])
+def test_the_rest_of_a_body_that_was_answered_is_no_new_request(parts: tuple[bytes, ...]) -> None:
+    with serving(Starlette(), head=2.0, idle=30.0) as server, closing(connect(server, parts[0])) as connection:
+        assert not_found(connection)
+        for each in parts[1:]:
+            connection.sendall(each)
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > 3.5, "the time of a head is over")
+        connection.sendall(GET)
+        assert not_found(connection)
+        assert server.refused == []
+
+
+@pytest.mark.parametrize("text", [b"zz\r\n", b"0\r\n" + b"a" * 100_000])
+def test_a_body_that_is_wrong_after_its_answer_ends_the_connection_alone(
+    text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(Starlette()) as server, closing(connect(server, UNREAD_CHUNKS[0])) as connection:
+        assert not_found(connection)
+        connection.sendall(text)
+        assert closed(connection)
+        assert server.refused == []
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 def test_who_does_not_take_the_answer_is_closed() -> None:
     with serving(answer=0.1) as server, closing(connect(server, GET.replace(b"/", b"/large", 1))) as connection:
         assert connection.recv(10)
@@ -173,10 +215,13 @@ def test_who_takes_the_answer_in_time_gets_all_of_it_and_the_next_one() -> None:
     "where", [b"GET /%b HTTP/1.1\r\nHost: here\r\n\r\n", b"GET / HTTP/1.1\r\nHost: here\r\nX: %b\r\n\r\n"]
 )
 @pytest.mark.parametrize("size", [17_000, 100_000])
-def test_a_head_that_is_too_large_is_refused(where: bytes, size: int) -> None:
-    with serving() as server, closing(connect(server, where % (b"a" * size))) as connection:
-        assert connection.recv(12) in (b"HTTP/1.1 431", b"HTTP/1.1 400")
+@pytest.mark.parametrize("missing", [0, 4])  # bytes of its end
+def test_a_head_that_is_too_large_is_refused(where: bytes, size: int, missing: int) -> None:
+    head = where % (b"a" * size)
+    with serving() as server, closing(connect(server, head[: len(head) - missing])) as connection:
+        assert connection.recv(12) == b"HTTP/1.1 431"
         assert closed(connection)
+        assert server.refused == ["too_large"]
 
 
 # The cap.
@@ -337,6 +382,16 @@ def test_a_handshake_has_its_time(authority: trustme.CA, text: bytes) -> None:
         assert closed(connection)
 
 
+@pytest.mark.parametrize("text", [b"", b"\x16"])
+def test_who_closes_before_a_handshake_is_not_refused(authority: trustme.CA, text: bytes) -> None:
+    context = context_of(authority)
+    with serving(tls=lambda: context) as server:
+        connect(server, text).close()
+        with closing(over_tls(authority, server)) as connection:
+            assert served(connection)
+        assert server.refused == []
+
+
 def test_who_does_not_speak_tls_is_told(authority: trustme.CA, caplog: pytest.LogCaptureFixture) -> None:
     context = context_of(authority)
     with serving(tls=lambda: context) as server:
@@ -378,7 +433,7 @@ def test_uvicorn_is_as_the_protocol_takes_it_to_be() -> None:
     config.load()
     server = uvicorn.Server(config)
     assert {"startup", "shutdown", "should_exit", "server_state"} <= set(dir(server))
-    overridden = {"connection_made", "connection_lost", "data_received", "resume_writing"}
+    overridden = {"connection_made", "connection_lost", "data_received", "resume_writing", "send_400_response"}
     assert overridden <= set(vars(H11Protocol))
 
     async def made() -> H11Protocol:

@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from exporter.operation import OperationKey
-from exporter.registrations import MAX_BODY_BYTES
 from exporter.tracking.selection import Filter, place, select
 from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
@@ -74,7 +73,7 @@ def _route(path: str, **handlers: Endpoint | None) -> Route:
     async def endpoint(request: Request) -> Response:
         return await known[request.method](request)
 
-    return Route(path, endpoint, methods=list(known), max_body_size=MAX_BODY_BYTES)
+    return Route(path, endpoint, methods=list(known))
 
 
 class _ReadEndpoints:

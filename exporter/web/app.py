@@ -74,9 +74,8 @@ async def _refuse(app_context: AppContext, pages: Pages, request: Request, error
     of_api = f"{request.scope['path']}/".lstrip("/").startswith(API)
     if isinstance(error, HTTPException):  # a path that is not there, or not to be asked so
         status = HTTPStatus(error.status_code)
-        reason = "too_large" if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
         detail = (status.description or status.phrase) + ("" if of_api else ".")
-        error = Refusal(status, detail, dict(error.headers or {}), reason)
+        error = Refusal(status, detail, dict(error.headers or {}))
     if not isinstance(error, Refusal):
         raise error
     if error.reason:

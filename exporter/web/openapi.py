@@ -169,7 +169,6 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
     }
     body = {"anyOf": [*item["anyOf"], {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_IDS}]}
     responses = _responses(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
-    responses["413"]["content"]["text/plain"] = {"schema": {"type": "string"}}  # Starlette's, by Content-Length
     options = [
         _query("group", {"type": "string"}, "Group of all of them."),
         _query("again", {"enum": ["true", "false"]}, "Follow again what was retired or lost."),

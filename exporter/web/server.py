@@ -6,7 +6,7 @@ deadline, and at the cap of connections the one that has moved no byte for longe
 It relies on this of uvicorn. Server: `serve` calls `startup`, waits for `should_exit`, and calls `shutdown`.
 H11Protocol: the constructor's arguments; that `connection_made` and `connection_lost` are called with `transport` set;
 that it calls `app` once for each request, and closes what is idle; that it awaits `resume_writing` before it writes on;
-that `conn` is h11's.
+that `conn` is h11's; that it calls `send_400_response` where h11 refuses what was sent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import resource
 import socket
 import ssl
 import struct
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from http import HTTPStatus
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
+import h11
 import structlog
 import uvicorn
 from starlette.responses import PlainTextResponse
@@ -50,6 +52,8 @@ DESCRIPTORS_SHARE = 2  # connections get one of so many file descriptors: Knock 
 HANDSHAKE_RECORD = b"\x16"  # the first byte of every TLS connection (RFC 8446, 5.1)
 PLAIN_REFUSED = "Client sent an HTTP request to an HTTPS server.\n"  # as Go's server
 _PLAIN_ANSWER = b"HTTP/1.0 400 Bad Request\r\n\r\n" + PLAIN_REFUSED.encode()
+HEAD_TOO_LARGE, HEAD_REFUSED = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large.\n"
+_TOO_LARGE_ANSWER = f"HTTP/1.1 431 {HEAD_TOO_LARGE.phrase}\r\nConnection: close\r\n\r\n{HEAD_REFUSED}".encode()
 _NOT_ALLOWED = "client certificate has none of the names in client_allowed_sans"
 _CLOSED = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -140,9 +144,26 @@ class ServedConnection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what was sent."""
         self.moved_at = self.loop.time()
-        if self.phase is Phase.IDLE:
-            self.enter(Phase.HEAD)
         super().data_received(data)
+        if self.phase is Phase.IDLE and self._has_part_of_head:
+            self.enter(Phase.HEAD)
+
+    @property
+    def _has_part_of_head(self) -> bool:
+        """Whether the next request has begun; the rest of a body that was answered already is none."""
+        return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, or has too large a head."""
+        error = sys.exception()
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # it was answered, or is being answered
+            self.transport.abort()
+        elif isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == HEAD_TOO_LARGE:
+            self._server.rules.refused("too_large")
+            self.transport.write(_TOO_LARGE_ANSWER)
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def resume_writing(self) -> None:
         """Write on."""
@@ -158,7 +179,7 @@ class ServedConnection(H11Protocol):
         await self._chosen(scope)(scope, receive, send)
         await self.flow.drain()
         if number == self._requests:  # else the next request, which was sent along with this one, has begun
-            self.enter(Phase.HEAD if self.conn.trailing_data[0] else Phase.IDLE)
+            self.enter(Phase.HEAD if self._has_part_of_head else Phase.IDLE)
 
     def _chosen(self, scope: Scope) -> ASGIApp:
         if self._server.rules.tls() is not None and scope["scheme"] == "http":  # kept since before TLS was switched on
@@ -167,8 +188,7 @@ class ServedConnection(H11Protocol):
         line = len(scope["raw_path"]) + len(scope["query_string"])
         if line + sum(map(len, chain.from_iterable(scope["headers"]))) > self._server.rules.head_bytes:
             self._server.rules.refused("too_large")
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            return PlainTextResponse("The head of the request is too large.\n", status, {"Connection": "close"})
+            return PlainTextResponse(HEAD_REFUSED, HEAD_TOO_LARGE, {"Connection": "close"})
         return self._served
 
 
@@ -269,7 +289,9 @@ class ListeningServer(uvicorn.Server):
         # waits 40 ms for the reader's kernel.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
-        if context is not None and not await self._speaks_tls(accepted):
+        if context is not None and (first := await self._first_byte(accepted)) != HANDSHAKE_RECORD:
+            if not first:
+                return  # closed already, as a check of the port does
             self.rules.refused("tls")
             with suppress(OSError):  # what cannot be sent at once is not sent
                 accepted.recv(65536)  # what is left unread would take the answer away again
@@ -277,8 +299,8 @@ class ListeningServer(uvicorn.Server):
             return
         await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=context)
 
-    async def _speaks_tls(self, accepted: socket.socket) -> bool:
-        """Look at the first byte, and leave it there."""
+    async def _first_byte(self, accepted: socket.socket) -> bytes:
+        """Look at the first byte, and leave it there; nothing where the other side has closed."""
         # Not left to asyncio: its TLS takes 256 KiB at once, also for a client that says nothing.
         readable = asyncio.Event()
         self._loop.add_reader(accepted, readable.set)
@@ -286,7 +308,7 @@ class ListeningServer(uvicorn.Server):
             await readable.wait()
         finally:
             self._loop.remove_reader(accepted)
-        return accepted.recv(1, socket.MSG_PEEK) == HANDSHAKE_RECORD
+        return accepted.recv(1, socket.MSG_PEEK)
 
     def _welcomed(self, connection: ServedConnection, task: asyncio.Task[None]) -> None:
         if not connection.connected:  # it came to nothing
