@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Loc = tuple[str | int, ...]  # a place in a configuration, as pydantic names it: ("environments", 0, "name")
-_KEY = re.compile(r"\b(sk|pk)_[^\s\"',;}\]]+")
+# A key, or one that was pasted behind something else; a word such as `task_id` is none.
+_KEY = re.compile(r"(?:\b(sk|pk)_|(?<=_)(sk)_|(sk)_(?=test_|live_))[^\s\"',;}\]]+")
 
 
 def redact(text: str) -> str:
     """Mask whatever looks like a Knock key (`sk_…`, `pk_…`)."""
-    return _KEY.sub(r"\1_***", text)
+    return _KEY.sub(lambda found: f"{found[found.lastindex or 1]}_***", text)
 
 
 class Reason(StrEnum):

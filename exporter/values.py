@@ -162,7 +162,7 @@ def check_label_name(text: str) -> str:
         raise InvalidValue(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
     if text in REFUSED_LABELS or text.startswith("__"):
         raise InvalidValue(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
-    return text
+    return _public(text)
 
 
 def check_label_value(text: str) -> str:
@@ -195,7 +195,7 @@ def check_address(text: str) -> str:
         raise InvalidValue("must not hold a query (?) or a fragment (#)")
     if _URL_PATH.fullmatch(parts.path) is None:
         raise InvalidValue("holds characters that no path of a URL has (percent-encode them)")
-    return f"{parts.scheme}://{_authority(parts)}{parts.path.rstrip('/')}"
+    return _public(f"{parts.scheme}://{_authority(parts)}{parts.path.rstrip('/')}")
 
 
 def check_source_url(text: str) -> str:
@@ -222,6 +222,7 @@ def check_proxy(text: str) -> str:
         raise InvalidValue(f"{found} (expected http:// or https://, e.g. http://proxy.example:3128)")
     if parts.path not in ("", "/") or "?" in text or "#" in text:
         raise InvalidValue("must end after host and port (expected e.g. http://proxy.example:3128)")
+    _public(parts.netloc.rpartition("@")[2])
     return text
 
 

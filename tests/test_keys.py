@@ -230,6 +230,21 @@ def test_what_cannot_be_a_key_of_knock_is_refused_by_name(tmp_path: Path, text: 
     assert redact(problem) == problem  # what is masked takes nothing else along
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("a sk_0123, b", "a sk_***, b"),
+        ("pk_0123", "pk_***"),
+        ("x_sk_0123", "x_sk_***"),
+        ("KEYsk_live_0123", "KEYsk_***"),
+        ("task_id", "task_id"),
+        ("user_pk_id", "user_pk_id"),
+    ],
+)
+def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
+    assert redact(text) == masked
+
+
 @pytest.mark.parametrize("text", ["sk_live_a=b", "abcdef", "c2tf", "0123=", "sk_xX1", "key-without-beginning=="])
 def test_what_may_be_a_key_is_taken_and_doubted(text: str) -> None:
     assert KeySource(inline=Secret(text), knock=True).read({}) == Secret(text)

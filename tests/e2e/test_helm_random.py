@@ -44,7 +44,7 @@ OF_KUBERNETES = {
 }
 # How long durations may be, what goes together, where there is a host, and which files are there.
 NOT_OF_SCHEMAS = re.compile(
-    "is (out of range|too long|no duration) [(]expected |must (not be shorter|be more) than|keep one"
+    "is (out of range|too long|not a duration) [(]expected |must (not be shorter|be more) than|keep one"
     "|is not a URL|No such file|is not a (valid )?(path|pattern)|of a URL has|would send the .* unprotected"
 )
 many = settings(
