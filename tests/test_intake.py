@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,13 +15,15 @@ from exporter.config import Config, ListedOperation
 from exporter.config.settings import HttpSource
 from exporter.errors import KeyRefused, NotFound
 from exporter.keys import Secret
+from exporter.metrics.own import Activity
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import transitions
+from exporter.tracking.environment import NEVER, FollowedOperation, Upstream, WatchedEnvironment
 from exporter.tracking.expiry import Sweep
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.followed import NEVER, FollowedOperation
 from exporter.tracking.ledger import contribution_of
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
+from exporter.tracking.memory import EnvironmentMemory
 from exporter.tracking.messages import (
     Created,
     KeyRead,
@@ -348,7 +351,9 @@ def test_retention_runs_from_when_it_was_first_shown_as_final() -> None:
 
 def test_what_is_over_is_found_within_30_seconds_whatever_goes_meanwhile() -> None:
     tracked = transitions.newly_tracked(OperationKey("production", A), "default", (), Moment(0.0, WALL), SELDOM)
-    followed = [FollowedOperation(tracked, contribution_of(tracked)) for _ in range(40_000)]
+    counters, memory = Activity(process=False).add_environment("production"), EnvironmentMemory("", None, WALL)
+    watched = WatchedEnvironment(environment(), KEY, Upstream(), memory, counters, itertools.count())
+    followed = [FollowedOperation(watched, tracked, contribution_of(tracked)) for _ in range(40_000)]
     sweep, chance = Sweep(), random.Random(1)
     for each in followed:
         sweep.plan(each, chance.uniform(0.0, 300.0))

@@ -56,7 +56,7 @@ def snapshot(*shown: Tracked, environments: Iterable[str] = ("production",)) -> 
         )
         for each in environments
     )
-    return SnapshotBuilder().publish(by_key, lambda key: Entry(by_key[key], ()), statuses)
+    return SnapshotBuilder().publish({key: Entry(each, ()) for key, each in by_key.items()}, statuses)
 
 
 def found(shown: Snapshot, **wanted: str) -> list[tuple[str, str]]:

@@ -13,13 +13,13 @@ from exporter.metrics.exposition import RenderedRows, View, render_operation
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
+from exporter.tracking.environment import FollowedOperation
 from exporter.tracking.exposure import TopN
-from exporter.tracking.followed import FollowedOperation
 from exporter.tracking.ledger import contribution_of, ended_now, grow
-from exporter.tracking.snapshot import Entry
+from exporter.tracking.snapshot import SnapshotBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from exporter.metrics.own import Activity
     from exporter.tracking.environment import WatchedEnvironment
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.ledger import Aggregate
     from exporter.tracking.memory import AggregateKey, StoredAggregate
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
 
 
@@ -46,7 +47,8 @@ class Book:
         self._group_commit = group_commit
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
-        self._touched: dict[OperationKey, None] = {}
+        self._snapshot_builder = SnapshotBuilder()
+        self._touched: dict[OperationKey, None] = {}  # which the next view shows otherwise than the last, or no more
         self.changed = True
         self.generation = 0  # of what is published: counts the configurations
 
@@ -57,21 +59,6 @@ class Book:
         """Return an operation, if it is followed."""
         environment = self._environments.get(key.environment)
         return environment.operations.get(key.id) if environment is not None else None
-
-    def entry(self, key: OperationKey) -> Entry | None:
-        """Return what pages and programs are shown of an operation, if it is followed."""
-        operation = self.find(key)
-        if operation is None:
-            return None
-        return Entry(*operation.stored, operation.history, self._exposes(operation))
-
-    def _exposes(self, operation: FollowedOperation) -> bool:
-        return self._environments[operation.key.environment].top_n.shows(operation.rank)
-
-    @property
-    def touched(self) -> Collection[OperationKey]:
-        """The operations that the next view shows otherwise than the last one, or no more."""
-        return self._touched.keys()
 
     def touch(self, key: OperationKey) -> None:
         """Note that something besides the record of an operation has changed."""
@@ -87,15 +74,16 @@ class Book:
         self.changed = True
 
     def remove_environment(self, environment: WatchedEnvironment) -> None:
-        """End with an environment: nothing of it is shown any more."""
+        """End with an environment: nothing of it is followed or shown any more."""
         self._touch_all(environment)  # those dropped since the last view are among the touched ones already
+        environment.operations.clear()
         self._aggregates.remove_environment(environment.name)
 
     def change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Show the operations of an environment as its settings now say."""
         ranks = []
         for each in environment.operations.values():
-            each.rank = self._rank(environment, each.tracked, now)
+            each.rank = _rank(each, now)
             if each.rank is not None:
                 ranks.append(each.rank)
         environment.top_n = TopN(environment.settings.per_operation_limit, ranks)
@@ -135,20 +123,18 @@ class Book:
 
     # Operations.
 
-    def add(self, tracked: Tracked, now: Moment) -> FollowedOperation:
+    def add(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> FollowedOperation:
         """Take in a new operation, with its name admitted."""
-        tracked = self._admitted(None, tracked)
-        operation = FollowedOperation(tracked, contribution_of(tracked))
-        self._environments[tracked.key.environment].follow(operation)
+        tracked = self._admitted(environment, None, tracked)
+        operation = FollowedOperation(environment, tracked, contribution_of(tracked))
+        environment.follow(operation)
         self._sum_up(operation, now)
         return operation
 
     def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
         """Take in what is known of an operation now, with its marks raised and its name admitted."""
         before = operation.tracked
-        after = self._admitted(before, after)
-        if after.operation is not None and after.operation is not before.operation:
-            after = self._count(before, after)
+        after = self._count(before, self._admitted(operation.environment, before, after))
         self._subtract(operation)
         operation.tracked, operation.contribution = after, contribution_of(after)
         self._sum_up(operation, now)
@@ -158,37 +144,31 @@ class Book:
         aggregate = self._subtract(operation)
         if reason is not None:
             aggregate.retired[reason] += 1
-        environment = self._environments[operation.key.environment]
-        self._move(environment, operation, None)
-        environment.drop(operation)
+        self._move(operation, None)
+        operation.environment.drop(operation)
 
     def _sum_up(self, operation: FollowedOperation, now: Moment) -> None:
         self._aggregates.aggregate_of(operation.tracked).add(operation.contribution)
-        self._tally(operation.tracked, 1)
+        operation.environment.count(operation.tracked, 1)
         self.show(operation, now)
 
     def _subtract(self, operation: FollowedOperation) -> Aggregate:
         aggregate = self._aggregates.aggregate_of(operation.tracked)
         aggregate.remove(operation.contribution)
-        self._tally(operation.tracked, -1)
+        operation.environment.count(operation.tracked, -1)
         return aggregate
 
     def show(self, operation: FollowedOperation, now: Moment) -> None:
         """Give an operation the rank that it has now, or hide it."""
-        environment = self._environments[operation.key.environment]
-        self._move(environment, operation, self._rank(environment, operation.tracked, now))
+        self._move(operation, _rank(operation, now))
 
-    def _rank(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> Rank | None:
-        hidden = exposure.hidden_at(tracked, environment.settings.per_operation) <= now.mono
-        return None if hidden else exposure.rank(tracked)
-
-    def _move(self, environment: WatchedEnvironment, operation: FollowedOperation, rank: Rank | None) -> None:
-        for each in environment.top_n.move(operation.rank, rank):
-            self._touched[OperationKey(environment.name, each)] = None
+    def _move(self, operation: FollowedOperation, rank: Rank | None) -> None:
+        for each in operation.environment.top_n.move(operation.rank, rank):
+            self._touched[OperationKey(operation.environment.name, each)] = None
         operation.rank = rank
         self.touch(operation.key)
 
-    def _admitted(self, before: Tracked | None, after: Tracked) -> Tracked:
+    def _admitted(self, environment: WatchedEnvironment, before: Tracked | None, after: Tracked) -> Tracked:
         record = after.operation
         if record is None:
             return after
@@ -200,12 +180,11 @@ class Book:
         elif record.name == UNKNOWN_NAME:
             return after
         else:
-            environment = self._environments[after.key.environment]
             name = self._admit(environment, "name", environment.names, record.name)
         return after if name == record.name else replace(after, operation=replace(record, name=name))
 
     def _count(self, before: Tracked, after: Tracked) -> Tracked:
-        if after.operation is None:
+        if after.operation is None or after.operation is before.operation:
             return after
         marks, growth = grow(before.marks, after.operation, from_birth=bool(after.from_birth))
         aggregate = self._aggregates.aggregate_of(after)
@@ -218,32 +197,24 @@ class Book:
         self._aggregates.observe(before, after)
         return replace(after, marks=marks)
 
-    def _tally(self, tracked: Tracked, sign: int) -> None:
-        environment = self._environments[tracked.key.environment]
-        environment.lost += sign * tracked.lost
-        environment.missing += sign * (tracked.missing_since is not None)
-        if tracked.active:
-            (environment.intervals.add if sign > 0 else environment.intervals.remove)(tracked.interval)
-
-    def publish(self) -> View:
+    def publish(self, statuses: tuple[EnvironmentStatus, ...]) -> View:
         """Render what changed since the last view, and return all as it stands."""
+        entries: dict[OperationKey, Entry | None] = {}
         for key in self._touched:
-            self._render_operation(key)
-        self._touched = {}
+            operation = self.find(key)
+            entry = entries[key] = operation.entry if operation is not None else None
+            if entry is not None and entry.exposed:
+                self._rendered.put(key, render_operation(entry.tracked, self._labels))
+            else:
+                self._rendered.drop(key)
+        snapshot, self._touched = self._snapshot_builder.publish(entries, statuses), {}
         self._aggregates.render()
         self._publish_gauges()
         self.changed = False
         all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
         operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
         size = sum(rendered.size for rendered in all_rendered)
-        return View(operations, aggregates, groups, self._aggregates.stale, size, self.generation)
-
-    def _render_operation(self, key: OperationKey) -> None:
-        operation = self.find(key)
-        if operation is not None and self._exposes(operation):
-            self._rendered.put(key, render_operation(operation.tracked, self._labels))
-        else:
-            self._rendered.drop(key)
+        return View(operations, aggregates, groups, self._aggregates.stale, size, self.generation, snapshot)
 
     def _publish_gauges(self) -> None:
         for name, each in self._environments.items():
@@ -254,3 +225,8 @@ class Book:
                 self._activity.poll_interval.remove(name)
             else:
                 self._activity.poll_interval.labels(name).set(longest)
+
+
+def _rank(operation: FollowedOperation, now: Moment) -> Rank | None:
+    hidden = exposure.hidden_at(operation.tracked, operation.environment.settings.per_operation) <= now.mono
+    return None if hidden else exposure.rank(operation.tracked)

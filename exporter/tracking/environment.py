@@ -7,15 +7,18 @@ shares a limit.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import NIL_ID
 from exporter.tracking import exposure
 from exporter.tracking.exposure import CardinalityLimit, TopN
+from exporter.tracking.history import NO_HISTORY, History
 from exporter.tracking.ledger import Ordered
 from exporter.tracking.memberships import MembershipIndex
+from exporter.tracking.memory import StoredOperation
 from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
+from exporter.tracking.snapshot import Entry
 from exporter.tracking.status import EnvironmentActivity
 
 if TYPE_CHECKING:
@@ -24,10 +27,15 @@ if TYPE_CHECKING:
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.metrics.own import PollCounters
-    from exporter.tracking.followed import FollowedOperation
+    from exporter.operation import OperationKey
+    from exporter.tracking.exposure import Rank
+    from exporter.tracking.ledger import Contribution
+    from exporter.tracking.memberships import Memberships
     from exporter.tracking.memory import EnvironmentMemory
     from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Tracked
 
+NEVER = math.inf
 MISSES_BEFORE_DOWN, DOWN_SECONDS = 3, 30.0
 BAD_RESPONSES_BEFORE_LOG = 5
 
@@ -55,6 +63,42 @@ class Health:
         if self._misses >= MISSES_BEFORE_DOWN and now - self._first_miss >= DOWN_SECONDS:
             self.up = False
         return self._misses == 1
+
+
+@dataclass(slots=True, eq=False)
+class FollowedOperation:
+    """All that the tracker keeps of one operation. It never leaves its thread: others get the frozen values in it."""
+
+    environment: WatchedEnvironment
+    tracked: Tracked
+    contribution: Contribution  # to the sums of its aggregate, as it was added
+    memberships: Memberships = ()
+    history: History = NO_HISTORY
+    rank: Rank | None = None  # None: hidden
+    plan: DuePoll | None = None  # its next request
+    repeated: bool = False  # whether its last request was lost with its connection
+    retirement: tuple[float, OperationKey] | None = None  # its place among those that may retire early
+    sweep_at: float = NEVER  # when (monotonic) it is hidden or retires, or earlier
+
+    @property
+    def key(self) -> OperationKey:
+        """What names it."""
+        return self.tracked.key
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it is followed no more, itself: one of the same id may be."""
+        return self.environment.operations.get(self.key.id) is not self
+
+    @property
+    def stored(self) -> StoredOperation:
+        """What is to be remembered of it."""
+        return StoredOperation(self.tracked, self.memberships)
+
+    @property
+    def entry(self) -> Entry:
+        """What pages and programs are shown of it."""
+        return Entry(self.tracked, self.memberships, self.history, self.environment.top_n.shows(self.rank))
 
 
 class WatchedEnvironment:
@@ -119,6 +163,13 @@ class WatchedEnvironment:
         """Whether Knock said 404 of every operation, and has shown no record of any since."""
         return self.missing == len(self.operations) > 0
 
+    def count(self, tracked: Tracked, sign: int) -> None:
+        """Count an operation as it is, or (-1) no more."""
+        self.lost += sign * tracked.lost
+        self.missing += sign * (tracked.missing_since is not None)
+        if tracked.active:
+            (self.intervals.add if sign > 0 else self.intervals.remove)(tracked.interval)
+
     def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""
         return request.key_epoch >= self._first_epoch
@@ -168,19 +219,13 @@ class WatchedEnvironment:
         """
         tracked, before = operation.tracked, operation.plan
         operation.plan = None
-        if tracked.due is not None and operation.id not in self._asked:
+        if tracked.due is not None and tracked.key.id not in self._asked:
             self._added += 1
             due = tracked.due if due is None else due
-            operation.plan = DuePoll(due, self._added, operation.id, tracked.poll_class, tracked.interval)
+            operation.plan = DuePoll(due, self._added, tracked.key.id, tracked.poll_class, tracked.interval)
             self.due_queue.add(operation.plan)
         if before is not None:
             self.due_queue.replaced(before)
-
-    def take(self, poll_class: PollClass, bucket: int) -> DuePoll:
-        """Take out the first request in line of a bucket."""
-        entry = self.due_queue.pop(poll_class, bucket)
-        self.operations[entry.id].plan = None
-        return entry
 
     def _is_planned(self, entry: DuePoll) -> bool:
         operation = self.operations.get(entry.id)
@@ -188,14 +233,15 @@ class WatchedEnvironment:
 
     def follow(self, operation: FollowedOperation) -> None:
         """Follow a new operation."""
-        operation.memberships = self.index.memberships(operation.id)
-        self.index.put(operation.id, ())
-        self.operations[operation.id] = operation
+        operation_id = operation.key.id
+        operation.memberships = self.index.memberships(operation_id)
+        self.index.put(operation_id, ())
+        self.operations[operation_id] = operation
 
     def drop(self, operation: FollowedOperation) -> None:
         """Follow an operation no more."""
-        del self.operations[operation.id]
-        self.index.put(operation.id, operation.memberships)
+        del self.operations[operation.key.id]
+        self.index.put(operation.key.id, operation.memberships)
         if operation.plan is not None:
             self.due_queue.replaced(operation.plan)
 
@@ -292,7 +338,9 @@ class Upstream:
         if firsts:
             chosen = self._round_robin.choose(list(firsts))
             _, bucket, number = firsts[chosen]
-            return NextPoll(free[number], free[number].take(chosen, bucket))
+            entry = free[number].due_queue.pop(chosen, bucket)
+            free[number].operations[entry.id].plan = None
+            return NextPoll(free[number], entry)
         return next((NextPoll(environment, None) for environment in free if self._checks_key(environment, now)), None)
 
     def _checks_key(self, environment: WatchedEnvironment, now: float) -> bool:

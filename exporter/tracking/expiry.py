@@ -5,8 +5,8 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from exporter.tracking.environment import NEVER
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.followed import NEVER
 from exporter.tracking.memberships import CONFIG
 from exporter.tracking.tombstones import KEPT_SECONDS
 
@@ -14,21 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.operation import OperationKey
-    from exporter.tracking.followed import FollowedOperation
-    from exporter.tracking.memberships import Memberships
-    from exporter.tracking.transitions import Tracked
+    from exporter.tracking.environment import FollowedOperation
 
 PARTS = 14  # of a round, each a second: what comes too late for one is found by the next, within 30 s
 PART_LEAST = 1000  # operations: some 50 µs
 PRUNE_LEAST = 1000
 
 
-def leaves_at(tracked: Tracked, memberships: Memberships, retention: float) -> float:
-    """Return when the time of an operation is over (monotonic): NEVER while it is followed, or the configuration's.
+def leaves_at(operation: FollowedOperation) -> float:
+    """Return when the time of an operation is over (monotonic): NEVER before its end, or while the configuration's.
 
-    `retention` seconds run from its end, or from when it was first seen at its end if that is later. One that ended
+    `retention` runs from its end, or from when it was first seen at its end if that is later. One that ended
     cleanly and that nobody names any more leaves sooner.
     """
+    tracked, memberships = operation.tracked, operation.memberships
     if any(each.source == CONFIG for each in memberships):
         return NEVER
     if tracked.lost:
@@ -37,6 +36,7 @@ def leaves_at(tracked: Tracked, memberships: Memberships, retention: float) -> f
         return NEVER
     # An end that lies ahead by Knock's clock counts from there, but no clock keeps an operation for ever.
     ahead = (tracked.operation.finished_at or 0.0) - (tracked.final_seen or 0.0)
+    retention = operation.environment.settings.retention
     until = tracked.final_at + retention + min(max(ahead, 0.0), retention)
     return until if memberships or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
 
@@ -86,14 +86,14 @@ class RetirementOrder:
             operation.retirement = (operation.tracked.final_at, operation.key)
             heappush(self._entries, operation.retirement)
 
-    def take(self, count: int, may_leave: Callable[[FollowedOperation], bool]) -> list[FollowedOperation]:
+    def take(self, count: int) -> list[FollowedOperation]:
         """Take out the first `count` that may leave; none at all if there are not so many."""
         taken: list[FollowedOperation] = []
         while len(taken) < count <= len(taken) + len(self._entries):
             operation = self._followed(heappop(self._entries))
             if operation is not None:
                 operation.retirement = None
-                if may_leave(operation):
+                if leaves_at(operation) < NEVER:
                     taken.append(operation)
         if len(taken) == count:
             return taken

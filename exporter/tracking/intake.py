@@ -14,9 +14,9 @@ import structlog
 from exporter.config.settings import ListedOperation
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import transitions
+from exporter.tracking.environment import NEVER
 from exporter.tracking.expiry import RetirementOrder, Sweep, leaves_at
 from exporter.tracking.exposure import hidden_at
-from exporter.tracking.followed import NEVER
 from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of
 from exporter.tracking.messages import ReleaseResult
 from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from exporter.metrics.own import Activity
     from exporter.tracking.book import Book
-    from exporter.tracking.environment import WatchedEnvironment
-    from exporter.tracking.followed import FollowedOperation
+    from exporter.tracking.environment import FollowedOperation, WatchedEnvironment
     from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.memberships import Memberships, SourceKey
     from exporter.tracking.memory import StoredOperation
@@ -73,9 +72,7 @@ class Intake:
         """Begin with what is known of an environment from before."""
         for tracked, memberships in operations:
             environment.index.restore(tracked.key.id, memberships)
-            operation = self._book.add(tracked, now)
-            self._plan_sweep(operation)
-            environment.plan(operation)
+            self._follow(environment, tracked, now)
 
     def remove_environment(self, name: str) -> None:
         """End with an environment."""
@@ -105,22 +102,15 @@ class Intake:
         self._group_commit.dirty.operations[after.key] = None
         self._plan_sweep(operation)
 
-    def _add(self, tracked: Tracked, now: Moment) -> FollowedOperation:
-        operation = self._book.add(tracked, now)
-        self._group_commit.dirty.operations[tracked.key] = None
-        self._plan_sweep(operation)
-        return operation
-
     def _plan_sweep(self, operation: FollowedOperation) -> None:
         """Note when an operation is to be hidden or to leave."""
         tracked, at = operation.tracked, NEVER
         if not tracked.active:
-            at = self._leaves_at(operation)
+            at = leaves_at(operation)
             if at < NEVER and tracked.clean:
                 self._retirement_order.add(operation)
             if operation.rank is not None:
-                mode = self._environments[tracked.key.environment].settings.per_operation
-                at = min(at, hidden_at(tracked, mode))
+                at = min(at, hidden_at(tracked, operation.environment.settings.per_operation))
         self._sweep.plan(operation, at)
 
     def list_all(self, message: Listed, now: Moment) -> None:
@@ -173,18 +163,16 @@ class Intake:
         if state is None or state == RETIRED:
             index.drop(API, key.id)
         elif registration.created is not None:
-            state = self._believe(key, registration.created, now, chance)
+            state = self._believe(environment.operations[key.id], registration.created, now, chance)
         return state
 
-    def _believe(self, key: OperationKey, created: Created, now: Moment, chance: float) -> str:
-        environment = self._environments[key.environment]
-        operation = environment.operations[key.id]
+    def _believe(self, operation: FollowedOperation, created: Created, now: Moment, chance: float) -> str:
         tracked = operation.tracked
         # Not where more is known already: an answer of Knock, or that it was followed before.
         if tracked.operation is None and tracked.from_birth is None and tracked.up is None:
-            record = Operation(key.id, Status.QUEUED, created.name, inserted_at=created.inserted_at)
+            record = Operation(operation.key.id, Status.QUEUED, created.name, inserted_at=created.inserted_at)
             self.update(operation, transitions.created(tracked, record, chance), now)
-            environment.plan(operation)
+            operation.environment.plan(operation)
         return operation.tracked.state
 
     def _enter(self, key: OperationKey, now: Moment, *, again: bool) -> str | None:
@@ -202,36 +190,45 @@ class Intake:
                 self._waiting[key] = None
             return None
         self._waiting.pop(key, None)
-        self._drop_tombstone(key)
-        return self._begin(key, now, known=stone is not None).tracked.state
+        if stone is not None:
+            del self.tombstones[key]
+            self._group_commit.dirty.tombstones[key] = None
+        return self._begin(key, now, known=stone is not None)
 
-    def _touch(self, key: OperationKey) -> None:
-        """Note that an operation is named otherwise: it is to be kept, and shown, as it is now."""
-        self._group_commit.dirty.operations[key] = None
-        self._book.touch(key)
+    def _touch(self, operation: FollowedOperation) -> None:
+        """Note that an operation is named otherwise: it is to be kept, and shown, and leaves, as it is now."""
+        self._group_commit.dirty.operations[operation.key] = None
+        self._book.touch(operation.key)
+        self._plan_sweep(operation)
 
     def _listed(self, key: OperationKey) -> bool:
         return any(each.source != API for each in self._memberships(key))
 
-    def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> FollowedOperation:
+    def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> str:
         environment, memberships = self._environments[key.environment], self._memberships(key)
         group = self._book.admit_group(environment, group_of(memberships))
         labels, ended = labels_of(memberships), self._ended.pop(key, None)
         if ended is not None:
-            return self._add(replace(ended, group=group, labels=labels), now)
-        new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
-        # What was followed before was counted before.
-        operation = self._add(replace(new, from_birth=False) if known else new, now)
+            new = replace(ended, group=group, labels=labels)
+        else:
+            new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
+            if known:  # what was followed before was counted before
+                new = replace(new, from_birth=False)
+        self._group_commit.dirty.operations[key] = None
+        return self._follow(environment, new, now).tracked.state
+
+    def _follow(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> FollowedOperation:
+        operation = self._book.add(environment, tracked, now)
+        self._plan_sweep(operation)
         environment.plan(operation)
         return operation
 
     def _use_memberships(self, operation: FollowedOperation, now: Moment, *, again: bool) -> str:
         tracked, memberships = operation.tracked, operation.memberships
-        self._touch(tracked.key)
+        self._touch(operation)
         group, labels = group_of(memberships), labels_of(memberships)
-        environment = self._environments[tracked.key.environment]
-        if (environment.groups.fold(group), labels) != (tracked.group, tracked.labels):
-            group = self._book.admit_group(environment, group)
+        if (operation.environment.groups.fold(group), labels) != (tracked.group, tracked.labels):
+            group = self._book.admit_group(operation.environment, group)
             self.update(operation, replace(tracked, group=group, labels=labels), now)
         if tracked.lost and again:
             self.retry(operation, now)
@@ -239,9 +236,9 @@ class Intake:
 
     def retry(self, missing: FollowedOperation, now: Moment) -> None:
         """Give an operation that is lost, or about to be, another chance."""
-        environment = self._environments[missing.key.environment]
-        self.update(missing, transitions.retried(missing.tracked, now, environment.settings.polling), now)
-        environment.plan(missing)
+        polling = missing.environment.settings.polling
+        self.update(missing, transitions.retried(missing.tracked, now, polling), now)
+        missing.environment.plan(missing)
 
     def _conflicts_newly(self, key: OperationKey, before: Memberships) -> bool:
         newly = contradict(self._memberships(key)) and not contradict(before)
@@ -272,13 +269,12 @@ class Intake:
         tracked = operation.tracked
         if operation.memberships:
             self._use_memberships(operation, now, again=False)
-            self._plan_sweep(operation)  # it could not leave while the configuration listed it
         elif source == CONFIG or tracked.clean or tracked.lost:
             self._drop(key, now, retired=False)
             if tracked.final:
                 self._ended[key] = tracked
         else:
-            self._touch(key)
+            self._touch(operation)
 
     def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
         self._environments[key.environment].index.drop(API, key.id)
@@ -288,14 +284,6 @@ class Intake:
             self._group_commit.dirty.operations[key] = None
         self.tombstones[key] = Tombstone(now.mono, retired)
         self._group_commit.dirty.tombstones[key] = None
-
-    def _drop_tombstone(self, key: OperationKey) -> None:
-        if self.tombstones.pop(key, None) is not None:
-            self._group_commit.dirty.tombstones[key] = None
-
-    def _leaves_at(self, operation: FollowedOperation) -> float:
-        retention = self._environments[operation.key.environment].settings.retention
-        return leaves_at(operation.tracked, operation.memberships, retention)
 
     def sweep(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Look at all operations of an environment: when they are hidden or leave has changed."""
@@ -312,7 +300,7 @@ class Intake:
         """Retire what has had its time, forget tombstones that are too old, and let in what waits for room."""
         due = self._sweep.step(now.mono, self._all_operations)
         if due:
-            self.slices.put(("sweep", now), self._hide_or_retire(due), now)
+            self.slices.put(object(), self._hide_or_retire(due), now)
         self._retirement_order.prune(len(self._book))
         self._forget_tombstones(now)
         self._forget_ended()
@@ -326,9 +314,9 @@ class Intake:
         for number, operation in enumerate(operations):
             if is_due(number):
                 now = yield
-            if self._book.find(operation.key) is not operation:
+            if operation.dropped:
                 continue
-            if self._leaves_at(operation) <= now.mono:
+            if leaves_at(operation) <= now.mono:
                 self._drop(operation.key, now, retired=True, reason="retention")
             else:
                 self._book.show(operation, now)
@@ -359,9 +347,6 @@ class Intake:
         """Whether one more can be tracked: if need be, the operation that ended cleanly longest ago retires early."""
         if len(self._book) < self.limit:
             return True
-        for each in self._retirement_order.take(len(self._book) - self.limit + 1, self._may_leave):
+        for each in self._retirement_order.take(len(self._book) - self.limit + 1):
             self._drop(each.key, now, retired=True, reason="limit")
         return len(self._book) < self.limit
-
-    def _may_leave(self, operation: FollowedOperation) -> bool:
-        return self._leaves_at(operation) < NEVER

@@ -134,7 +134,7 @@ class EnvironmentRegistry:
         for number, operation in enumerate([each for each in environment.operations.values() if each.tracked.active]):
             if is_due(number):
                 now = yield
-            if operation.tracked.active and self._book.find(operation.key) is operation:
+            if operation.tracked.active and not operation.dropped:
                 after = transitions.repaced(operation.tracked, now, environment.settings.polling)
                 self._intake.update(operation, after, now)
                 environment.plan(operation)
@@ -171,7 +171,7 @@ class EnvironmentRegistry:
         for number, operation in enumerate(missing):
             if is_due(number):
                 now = yield
-            if operation.tracked.missing_since is not None and self._book.find(operation.key) is operation:
+            if operation.tracked.missing_since is not None and not operation.dropped:
                 self._intake.retry(operation, now)
 
     def _drop_empty_upstreams(self) -> None:
@@ -183,7 +183,7 @@ class EnvironmentRegistry:
         name = environment.name
         environment.upstream.leave(environment, now.mono)
         self._drop_empty_upstreams()
-        operations = {each.id: each.stored for each in environment.operations.values()}
+        operations = {each: operation.stored for each, operation in environment.operations.items()}
         aggregates = self._book.all_remembered(name)
         self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates)
         self._group_commit.dirty.environments[name] = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from exporter.tracking.history import NO_HISTORY, History, PollFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from exporter.operation import OperationKey
     from exporter.tracking.memberships import Memberships, SourceKey
@@ -98,18 +98,14 @@ class SnapshotBuilder:
         self._buckets: list[Mapping[OperationKey, Entry]] = [{}] * BUCKETS
 
     def publish(
-        self,
-        touched: Iterable[OperationKey],
-        lookup: Callable[[OperationKey], Entry | None],
-        environments: tuple[EnvironmentStatus, ...],
+        self, touched: Mapping[OperationKey, Entry | None], environments: tuple[EnvironmentStatus, ...]
     ) -> Snapshot:
-        """Take the touched operations in as `lookup` finds them (None: dropped), and return all, frozen."""
+        """Take the touched operations in (None: dropped), and return all, frozen."""
         copies: dict[int, dict[OperationKey, Entry]] = {}
-        for key in touched:
+        for key, entry in touched.items():
             number = _bucket(key)
             if number not in copies:
                 copies[number] = dict(self._buckets[number])
-            entry = lookup(key)
             if entry is None:
                 copies[number].pop(key, None)
             else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ from exporter.tracking.messages import (
     Unread,
 )
 from exporter.tracking.registry import EnvironmentRegistry
-from exporter.tracking.snapshot import EnvironmentStatus, SnapshotBuilder
+from exporter.tracking.snapshot import EnvironmentStatus
 from exporter.tracking.transitions import Circumstances, Moment
 
 if TYPE_CHECKING:
@@ -104,7 +103,6 @@ class Tracker:
         self._stopping = False
         self._reloads: list[Callable[[], None]] = []  # the replies to those whose lists are not taken in yet
         self._replies: list[Callable[[], None]] = []  # those that wait for the next view
-        self._snapshot_builder = SnapshotBuilder()
         self._statuses: tuple[EnvironmentStatus, ...] = ()
         self._next_publish = -math.inf
         self._view_waits_until = -math.inf
@@ -319,8 +317,7 @@ class Tracker:
 
     def _render(self, now: Moment) -> View:
         self._statuses = self._all_statuses(now)
-        snapshot = self._snapshot_builder.publish(self._book.touched, self._book.entry, self._statuses)
-        return replace(self._book.publish(), snapshot=snapshot)
+        return self._book.publish(self._statuses)
 
     def _all_statuses(self, now: Moment) -> tuple[EnvironmentStatus, ...]:
         return tuple(self._status(self._environments[name], now) for name in sorted(self._environments))

@@ -590,6 +590,7 @@ class Machine(RuleBasedStateMachine):
             reference.doubtful.clear()
             assert reference.awake.keys() == listed.keys(), f"{reference.awake.keys() - listed.keys()} is forgotten"
             late = [key for key in reference.awake if reference.overdue(key) >= 0]
+            assert all(reference.overdue(key) <= LATE for key in late), f"{late} should have gone"
             if not late and not (reference.waiting and reference.has_room()):
                 return listed, Samples(self.exporter.request("GET", "/metrics")[1])
             self.exporter.run(0.4)

@@ -212,7 +212,7 @@ class Reference:
         self.ceiling = 0  # how many may be followed: the limit, or more that were followed before
         self.blurred = False  # whether it is not known why something was retired
         self.accepted: set[Key] = set()  # registrations that were answered as durable
-        self.began = 0.0
+        self.began = self.configured = 0.0  # ages
         self._lives = 0
         self._flights: dict[Asked, tuple[int, int]] = {}
         self._saving: dict[int, Memory] = {}
@@ -255,6 +255,7 @@ class Reference:
     # Configuration.
 
     def configure(self, wanted: Wanted, keys: dict[str, str]) -> None:
+        self.configured = self.now.age
         self.limit = wanted.limit
         self.ceiling = max(self.limit, len(self.awake))
         self._quiet_until = {}
@@ -506,7 +507,7 @@ class Reference:
 
     def overdue(self, key: Key) -> float:
         """Return for how many seconds an operation that is followed has been due to leave; below 0: it stays."""
-        return self.now.age - max(self._leaves_at(key), self.began)
+        return self.now.age - max(self._leaves_at(key), self.began, self.configured)
 
     # Knock.
 
