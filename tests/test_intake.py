@@ -573,7 +573,7 @@ def test_a_lower_limit_drops_nothing() -> None:
 # What was found by breaking it.
 
 
-def test_a_branch_that_changes_while_a_canary_is_awaited_stops_nothing() -> None:
+def test_a_branch_that_changes_while_a_probe_is_awaited_stops_nothing() -> None:
     bad = [True]
     refused = KeyRefused("HTTP 401", code=401)
     model = Model(

@@ -406,22 +406,19 @@ def test_who_does_not_speak_tls_is_told(authority: trustme.CA, caplog: pytest.Lo
 
 
 def held(app: ASGIApp) -> int:
+    gc.collect()
     return sum(isinstance(each, H11Protocol) and each.config.app is app for each in gc.get_objects())
 
 
 def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA) -> None:
     context, app = context_of(authority), App()
-    gc.disable()
-    try:
-        with serving(app, tls=lambda: context) as server:
-            for _ in range(5):
-                connect(server).close()
-                with closing(over_tls(authority, server)) as connection:
-                    assert served(connection)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            until(lambda: held(app) == 0, "freed")
-    finally:
-        gc.enable()
+    with serving(app, tls=lambda: context) as server:
+        for _ in range(5):
+            connect(server).close()
+            with closing(over_tls(authority, server)) as connection:
+                assert served(connection)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(lambda: held(app) == 0, "freed")
 
 
 # What is relied on.

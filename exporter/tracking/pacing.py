@@ -34,7 +34,7 @@ CATCH_UP = 0.005
 HALVE_SHARE_LEAST, HALVE_LEAST = 0.02, 0.2  # the limit never falls below 2% of itself, nor below 0.2 a second
 GROWTH_SHARE = 0.02  # of the configured limit, for each second of clean sending
 UNTOLD_WAIT_MOST = 60.0  # 1, 2, 4 … seconds after a 429 that names no time
-CANARY_FIRST, CANARY_MOST = 30.0, 600.0
+PROBE_FIRST, PROBE_MOST = 30.0, 600.0
 
 
 class PollClass(StrEnum):
@@ -166,7 +166,7 @@ class CircuitBreaker:
         return False
 
     def _probe_later(self, now: float) -> None:
-        self._wait = min(max(2 * self._wait, CANARY_FIRST), CANARY_MOST)
+        self._wait = min(max(2 * self._wait, PROBE_FIRST), PROBE_MOST)
         self._probe_at = now + self._wait
 
     def key_was_read(self, now: float) -> None:
