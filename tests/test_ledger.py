@@ -227,7 +227,7 @@ def test_a_finished_operation_adds_to_the_tracked_sums_only() -> None:
     done = after(after(NEW), 5, status=Status.COMPLETED, rows_processed=8, rows_estimated=9, errors=1)
     assert contribution_of(done) == ("completed", True, False, 8, 9, 1, None, None, None, None)
     aggregate = Aggregate("production", "default", "users.identify")
-    aggregate.add(contribution_of(done))
+    aggregate.exchange(None, contribution_of(done))
     assert (aggregate.active_processed, aggregate.active_estimated) == (0, 0)
     assert (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors) == (8, 9, 1)
 
@@ -291,7 +291,7 @@ def assert_sums(view: View) -> None:
     rebuilt: dict[tuple[str, str], Aggregate] = {}
     for each in followed:
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)
-        rebuilt.setdefault(place, Aggregate("production", *place)).add(contribution_of(each))
+        rebuilt.setdefault(place, Aggregate("production", *place)).exchange(None, contribution_of(each))
     shown = b"".join(knock_part(view, Format.TEXT)).decode()
     sums = range(9)  # the levels and minima; the families after them remember what was
     for aggregate in rebuilt.values():
@@ -310,12 +310,12 @@ def test_what_is_taken_away_leaves_no_trace(records: list[dict[str, object]], ke
     shares = [contribution_of(after(NEW, number, **fields)) for number, fields in enumerate(records)]
     aggregate, alone = Aggregate("e", "g", "n"), Aggregate("e", "g", "n")
     for each in shares:
-        aggregate.add(each)
+        aggregate.exchange(None, each)
     for number, each in enumerate(shares):
         if number == kept:
-            alone.add(each)
+            alone.exchange(None, each)
         else:
-            aggregate.remove(each)
+            aggregate.exchange(each, None)
     assert gauges(aggregate) == gauges(alone)
 
 

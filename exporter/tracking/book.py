@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.group_commit import GroupCommit
-    from exporter.tracking.ledger import Aggregate
     from exporter.tracking.memory import AggregateKey, StoredAggregate
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
@@ -128,35 +127,35 @@ class Book:
         tracked = self._admitted(environment, None, tracked)
         operation = FollowedOperation(environment, tracked, contribution_of(tracked))
         environment.follow(operation)
-        self._sum_up(operation, now)
+        self._aggregates.aggregate_of(tracked).exchange(None, operation.contribution)
+        environment.count(None, tracked)
+        self.show(operation, now)
         return operation
 
     def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
         """Take in what is known of an operation now, with its marks raised and its name admitted."""
         before = operation.tracked
         after = self._count(before, self._admitted(operation.environment, before, after))
-        self._subtract(operation)
-        operation.tracked, operation.contribution = after, contribution_of(after)
-        self._sum_up(operation, now)
+        contribution, operation.contribution = operation.contribution, contribution_of(after)
+        operation.tracked = after
+        left, joined = self._aggregates.aggregate_of(before), self._aggregates.aggregate_of(after)
+        if left is joined:
+            joined.exchange(contribution, operation.contribution)
+        else:
+            left.exchange(contribution, None)
+            joined.exchange(None, operation.contribution)
+        operation.environment.count(before, after)
+        self.show(operation, now)
 
     def remove(self, operation: FollowedOperation, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
-        aggregate = self._subtract(operation)
+        aggregate = self._aggregates.aggregate_of(operation.tracked)
+        aggregate.exchange(operation.contribution, None)
         if reason is not None:
             aggregate.retired[reason] += 1
+        operation.environment.count(operation.tracked, None)
         self._move(operation, None)
         operation.environment.drop(operation)
-
-    def _sum_up(self, operation: FollowedOperation, now: Moment) -> None:
-        self._aggregates.aggregate_of(operation.tracked).add(operation.contribution)
-        operation.environment.count(operation.tracked, 1)
-        self.show(operation, now)
-
-    def _subtract(self, operation: FollowedOperation) -> Aggregate:
-        aggregate = self._aggregates.aggregate_of(operation.tracked)
-        aggregate.remove(operation.contribution)
-        operation.environment.count(operation.tracked, -1)
-        return aggregate
 
     def show(self, operation: FollowedOperation, now: Moment) -> None:
         """Give an operation the rank that it has now, or hide it."""

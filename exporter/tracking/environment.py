@@ -163,12 +163,14 @@ class WatchedEnvironment:
         """Whether Knock said 404 of every operation, and has shown no record of any since."""
         return self.missing == len(self.operations) > 0
 
-    def count(self, tracked: Tracked, sign: int) -> None:
-        """Count an operation as it is, or (-1) no more."""
-        self.lost += sign * tracked.lost
-        self.missing += sign * (tracked.missing_since is not None)
-        if tracked.active:
-            (self.intervals.add if sign > 0 else self.intervals.remove)(tracked.interval)
+    def count(self, before: Tracked | None, after: Tracked | None) -> None:
+        """Count an operation as it is now, and no more as it was."""
+        for tracked, sign in ((before, -1), (after, 1)):
+            if tracked is not None:
+                self.lost += sign * tracked.lost
+                self.missing += sign * (tracked.missing_since is not None)
+        was, is_now = (each.interval if each is not None and each.active else None for each in (before, after))
+        self.intervals.exchange(was, is_now)
 
     def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""

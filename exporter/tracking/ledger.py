@@ -73,6 +73,14 @@ class Ordered:
         """Put a number in."""
         insort(self._values, value)
 
+    def exchange(self, before: float | None, after: float | None) -> None:
+        """Take out a number that was put in, and put in another; None: there is none."""
+        if before != after:
+            if before is not None:
+                self.remove(before)
+            if after is not None:
+                self.add(after)
+
     def remove(self, value: float) -> None:
         """Take out a number that was put in."""
         index = bisect_left(self._values, value)
@@ -128,6 +136,9 @@ class Contribution(NamedTuple):
     stale_at: float | None
 
 
+NO_TIMES = (None, None, None, None)  # in place of the last four
+
+
 def contribution_of(tracked: Tracked) -> Contribution:
     """Return what an operation adds to its aggregate; a lost one is counted and adds nothing else."""
     record = None if tracked.lost else tracked.operation
@@ -176,17 +187,15 @@ class Aggregate:
     last_failed_seen: float | None = None
     last_completed_with_errors_seen: float | None = None
 
-    def add(self, contribution: Contribution) -> None:
-        """Add an operation's share."""
-        self._sum(contribution, 1)
-        for ordered, value in self._ordered(contribution):
-            ordered.add(value)
-
-    def remove(self, contribution: Contribution) -> None:
-        """Take away a share that was added."""
-        self._sum(contribution, -1)
-        for ordered, value in self._ordered(contribution):
-            ordered.remove(value)
+    def exchange(self, before: Contribution | None, after: Contribution | None) -> None:
+        """Take away a share of an operation that was added, and add another; None: there is none."""
+        for share, sign in ((before, -1), (after, 1)):
+            if share is not None:
+                self._sum(share, sign)
+        ordered = (self.inserted, self.last_success, self.processing_change, self.stale_at)
+        old, new = (each[-4:] if each is not None else NO_TIMES for each in (before, after))
+        for times, was, is_now in zip(ordered, old, new, strict=True):
+            times.exchange(was, is_now)
 
     def _sum(self, contribution: Contribution, sign: int) -> None:
         self.tracked[contribution.state] += sign
@@ -197,15 +206,6 @@ class Aggregate:
         if contribution.active:
             self.active_processed += sign * contribution.processed
             self.active_estimated += sign * contribution.estimated
-
-    def _ordered(self, contribution: Contribution) -> list[tuple[Ordered, float]]:
-        pairs = (
-            (self.inserted, contribution.inserted),
-            (self.last_success, contribution.last_success),
-            (self.processing_change, contribution.processing_change),
-            (self.stale_at, contribution.stale_at),
-        )
-        return [(ordered, value) for ordered, value in pairs if value is not None]
 
     @property
     def memory(self) -> StoredAggregate:
