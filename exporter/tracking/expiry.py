@@ -47,7 +47,8 @@ class Sweep:
     Once one may be, all are looked at, a part each second; until then nothing is done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, part_least: int = PART_LEAST) -> None:
+        self._part_least = part_least
         self._left: list[FollowedOperation] = []  # to be looked at in this round
         self._part = 0
         self._earliest = NEVER  # when one may be due that this round does not find
@@ -65,7 +66,7 @@ class Sweep:
         """Look at the next part; return those in it whose time has come, and who may be dropped meanwhile."""
         if not self._left and self._earliest <= now:
             self._left = all_operations()
-            self._part = max(PART_LEAST, len(self._left) // PARTS + 1)
+            self._part = max(self._part_least, len(self._left) // PARTS + 1)
             self._earliest = NEVER
         part = self._left[-self._part :]
         del self._left[-self._part :]

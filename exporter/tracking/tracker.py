@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from exporter.tracking.slices import Job
 
 PUBLISH_SECONDS = 0.1
-RELOAD_SECONDS = 1.0  # in which a reload is taken in before a view may show a part of it
+RELOAD_HOLD_SECONDS = 1.0  # in which a reload is taken in before a view may show a part of it
 STEP_SECONDS = 1.0  # the heart beats at least this often
 SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
@@ -132,7 +132,8 @@ class Tracker:
                 self._take_saved(message, now)
             case Stop():
                 self._stopping = True
-                self._group_commit.when_saved(lambda _ok: None)  # tells whether the last commit must be a whole one
+                # Has a commit made: its `Saved` tells whether the last one has to hold everything.
+                self._group_commit.when_saved(lambda _ok: None)
             case Close():
                 self._stopping = self.ended = True
 
@@ -142,7 +143,7 @@ class Tracker:
         message.switch()
         self._registry.configure(message.config, message.keys, now)
         self._show_next(now)
-        self._view_waits_until = now.mono + RELOAD_SECONDS
+        self._view_waits_until = now.mono + RELOAD_HOLD_SECONDS
         self._reloads.append(message.reply)
         self._intake.slices.put("reload", self._reply_when_shown(), now)
 
