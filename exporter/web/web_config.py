@@ -199,10 +199,10 @@ def load(path: Path) -> WebConfig:
     try:
         whole = _WHOLE.validate_python(written)
     except ValidationError as error:
-        found = [_unquoted(each) for each in Wording(document.data, _SECTIONS, brief=True).found(error)] + found
+        found = Wording(document.data, _SECTIONS, brief=True).found(error) + found
     found = [each for each in found if each.loc not in document.unusable] + document.found
     if found:
-        raise document.error(str(path), found)
+        raise document.error(str(path), [_unquoted(each) for each in found])
     settings = _settings(whole.tls_server_config, given.keys(), path.parent) if given else None
     return WebConfig(settings, whole.basic_auth_users, tuple(whole.http_server_config.headers.items()))
 
