@@ -97,11 +97,12 @@ class Scrapes:
 
 
 async def _joined(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    joined: list[bytes] = []
+    joined, size = list[bytes](), 0
     for piece in pieces:
         joined.append(piece)
-        if sum(map(len, joined)) >= SLICE_BYTES:
+        size += len(piece)
+        if size >= SLICE_BYTES:
             yield b"".join(joined)
-            joined.clear()
+            joined, size = [], 0
             await asyncio.sleep(0)  # a reader that takes everything at once must not keep the loop from others
     yield b"".join(joined)
