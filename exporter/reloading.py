@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from exporter.config import Config
     from exporter.tracking.transitions import Moment
-
-    ReloadReply = Callable[[str | None, bool], None]
+    from exporter.web.lifecycle import ReloadReply
 
 RETRY_SECONDS, RETRY_SECONDS_MOST = 5.0, 60.0  # many ids take seconds to load
 
