@@ -43,7 +43,7 @@ quick: .venv/dev ## run the unit tests, in a minute or so
 
 test: .venv/dev ## run all tests; says what it skipped because a tool is missing
 	$(BIN)/pytest -n 4 $(SIDE_BY_SIDE)
-	$(BIN)/pytest -m alone $$(grep -rl --include='test_*.py' 'mark.alone' tests)
+	$(BIN)/pytest -m alone $$(grep -rl --include='test_*.py' 'mark.alone' tests | sort)
 
 # The order of sets, by hash, is part of what a seed repeats.
 soak: .venv/dev ## run random operations, faults and restarts against a model for an hour

@@ -88,8 +88,9 @@ def test_a_long_word_is_cut(tmp_path: Path) -> None:
 def test_the_web_configuration_is_bounded_too(tmp_path: Path) -> None:
     path = tmp_path / "web.yaml"
     path.write_text("".join(f"key{each}: 1\n" for each in range(COUNT * MORE)))
-    assert str(refused(path, web_config.load)).endswith(f"{path}: and {COUNT * MORE - 50} more")
-    assert cpu_seconds(lambda: refused(path, web_config.load)) < 10
+    errors: list[ConfigError] = []
+    assert cpu_seconds(lambda: errors.append(refused(path, web_config.load))) < 10
+    assert str(errors[0]).endswith(f"{path}: and {COUNT * MORE - 50} more")
 
 
 @pytest.mark.alone

@@ -291,8 +291,9 @@ def test_the_examples_of_the_documentation_can_be_read() -> None:
     ids=["targets", "merges", "sources of a merge"],
 )
 def test_aliases_do_not_blow_up(text: str) -> None:
-    assert problem(text, Form.YAML)
-    assert cpu_seconds(lambda: problem(text, Form.YAML)) < 10  # minutes where they do
+    problems: list[str] = []
+    assert cpu_seconds(lambda: problems.append(problem(text, Form.YAML))) < 10  # minutes where they do
+    assert problems[0]
 
 
 # Files that are cut off
