@@ -8,6 +8,7 @@ import http.client
 import socket
 import ssl
 import struct
+import threading
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 import uvicorn
 from programs import until
 from starlette.applications import Starlette
+from timing import BUSY_SECONDS
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exporter.servers import bind
@@ -410,13 +412,23 @@ def held(app: ASGIApp) -> int:
     return sum(isinstance(each, H11Protocol) and each.config.app is app for each in gc.get_objects())
 
 
-def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA) -> None:
+def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.web.server.SWEEP_SECONDS", 0.001)
     context, app = context_of(authority), App()
-    with serving(app, tls=lambda: context) as server:
+    looked_at = threading.Event()
+
+    def tls() -> ssl.SSLContext:  # asked for by whom is let in, and by each look at all that are open
+        looked_at.set()
+        return context
+
+    with serving(app, tls=tls) as server:
         for _ in range(5):
             connect(server).close()
             with closing(over_tls(authority, server)) as connection:
                 assert served(connection)
+                for _ in range(2):  # the first may have begun before
+                    looked_at.clear()
+                    assert looked_at.wait(BUSY_SECONDS)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         until(lambda: held(app) == 0, "freed")
 

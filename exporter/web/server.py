@@ -341,14 +341,17 @@ class ListeningServer(uvicorn.Server):
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            for each in list(self._open):
-                each.watch_reader()
-                if self._loop.time() >= each.ends_at:
-                    self._drop(each)
-                    if each.phase is not Phase.IDLE:
-                        self.rules.refused("timeout")
-                elif self.rules.tls() is not None and each.scheme == "http" and each.phase is not Phase.ANSWER:
-                    self._drop(each)  # plain since before TLS was switched on
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:  # not in the coroutine, which would hold the last of them until the next sweep
+        for each in list(self._open):
+            each.watch_reader()
+            if self._loop.time() >= each.ends_at:
+                self._drop(each)
+                if each.phase is not Phase.IDLE:
+                    self.rules.refused("timeout")
+            elif self.rules.tls() is not None and each.scheme == "http" and each.phase is not Phase.ANSWER:
+                self._drop(each)  # plain since before TLS was switched on
 
 
 class WebServer:
