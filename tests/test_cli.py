@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from timing import BUSY_SECONDS
 
 from exporter import __version__
 from exporter.cli import main
@@ -33,6 +36,14 @@ def config_file(tmp_path: Path) -> Path:
 def test_the_version() -> None:
     result = call("--version")
     assert (result.exit_code, result.output) == (0, f"knock-exporter {__version__}\n")
+
+
+def test_the_start_does_not_wait_for_what_few_commands_need() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "exporter", "--version"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUSY_SECONDS).stderr
+    imported = {line.rpartition("|")[2].strip() for line in found.splitlines()}
+    assert {"click", "exporter", "structlog"} <= imported
+    assert imported.isdisjoint({"rich.console", "pydantic", "requests", "starlette"})
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
