@@ -341,9 +341,9 @@ class ListeningServer(uvicorn.Server):
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._look_at_all()
+            self._check_all()
 
-    def _look_at_all(self) -> None:  # not in the coroutine, which would hold the last of them until the next sweep
+    def _check_all(self) -> None:  # not in the coroutine, which would hold the last of them until the next sweep
         for each in list(self._open):
             each.watch_reader()
             if self._loop.time() >= each.ends_at:
