@@ -21,7 +21,7 @@ HEAD = "environments:\n  - name: production\n    api_key: sk_test_0123456789\n"
 OPERATIONS = f"{HEAD}    operations:\n"
 LABELED = f"{OPERATIONS}      - id: 123e4567-e89b-12d3-a456-426614174000\n        labels:\n"
 TOKENS = f"{HEAD}registration:\n  tokens:\n    - token_file: none\n      environments:\n"
-COUNT, MORE = 200, 20
+COUNT, MORE = 100, 20
 MANY: dict[str, Callable[[int], str]] = {
     "unknown keys": lambda count: HEAD + "".join(f"key{each}: 1\n" for each in range(count)),
     "anchors": lambda count: HEAD + "".join(f"key{each}: &a{each} {{a: 1}}\n" for each in range(count)),
