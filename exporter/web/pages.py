@@ -12,7 +12,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -30,6 +29,7 @@ from exporter.web.replies import Refusal
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from jinja2 import Environment
     from starlette.requests import Request
 
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
@@ -67,6 +67,8 @@ async def _static(request: Request) -> Response:
 
 @cache
 def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - a tenth of all imports of a start
+
     templates = Environment(
         loader=PackageLoader("exporter.web"),
         autoescape=True,
