@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # A run draws what the last one drew: a new find must not fail a change that has nothing to do with it.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("random", deadline=None)
+settings.register_profile("few", settings.get_profile("repeatable"), max_examples=20)
 settings.load_profile("repeatable")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,21 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def check_cost(work: Callable[[], object], times: float, other: Callable[[], object]) -> None:
-    """Fail where `work` takes more than so many times the CPU of `other`.
+def cpu_seconds_of_children(work: Callable[[], object]) -> float:
+    """Return how many seconds of CPU the programs took that this begins and waits for."""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
+
+
+def check_cost(
+    work: Callable[[], object],
+    times: float,
+    other: Callable[[], object],
+    measure: Callable[[Callable[[], object]], float] = cpu_seconds,
+) -> list[float]:
+    """Fail where `work` takes more than so many times the CPU of `other`; return the ratios.
 
     Neighbours and the clock of a processor change such a ratio by a third from one moment to the next. So each is
     measured right after the other, and one good pair is enough: what costs too much costs it each time.
@@ -45,8 +59,9 @@ def check_cost(work: Callable[[], object], times: float, other: Callable[[], obj
     ratios: list[float] = []
     while not ratios or ratios[-1] > times:
         assert len(ratios) < PAIRS, f"took {', '.join(f'{each:.2f}' for each in ratios)} times as much CPU"
-        needed = cpu_seconds(other)
-        ratios.append(cpu_seconds(work) / needed)
+        needed = measure(other)
+        ratios.append(measure(work) / needed)
+    return ratios
 
 
 def most_in(seconds: float, times: list[float]) -> int:
