@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OPERATIONS, SECONDS = 1000, 10.0
 STARTS = 3
-LIBRARIES = "click jinja2 prometheus_client pydantic requests schedule starlette.applications structlog uvicorn yaml"
+LIBRARIES = "click prometheus_client pydantic requests schedule starlette.applications structlog uvicorn yaml"
 
 
 def serve() -> None:
