@@ -21,6 +21,7 @@ from exporter.keys import KeySource, Secret
 from exporter.knock.environment_clients import EnvironmentClients
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.operation import Operation
+from exporter.send_window import SendWindow
 from exporter.tracking.messages import Exchange, PollRequest, PollResponse
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Clients:
         return found
 
     def ask(self) -> Operation | KnockError:
-        self.clients.fetch(PollRequest("production", ID, 0, 0.0, probe=False))
+        self.clients.fetch(PollRequest("production", ID, 0, 0.0, probe=False, window=SendWindow(50.0)))
         answer = self.inbox.get(timeout=10)
         assert isinstance(answer, PollResponse)
         return answer.outcome

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from exporter.errors import BadResponse, KnockError, Reason, Unreachable
 from exporter.knock.pool import FetchPool
+from exporter.send_window import SendWindow
 from exporter.tracking.messages import PollRequest, PollResponse
 
 if TYPE_CHECKING:
@@ -26,20 +27,20 @@ KEY = "sk_test_0123456789"
 class Pool:
     """A pool, what it delivered, and fetches that hang until they are let go."""
 
-    def __init__(self, name: str, most: int, fetch: Callable[[str], Operation] | None = None) -> None:
+    def __init__(self, name: str, most: int, fetch: Callable[[str, SendWindow], Operation] | None = None) -> None:
         self.name = name
         self.go = threading.Event()
         self.answers: SimpleQueue[PollResponse] = SimpleQueue()
         self.pool = FetchPool(name, most, fetch or self.fetch, self.answers.put)
 
-    def fetch(self, operation_id: str) -> Operation:
+    def fetch(self, operation_id: str, _window: SendWindow) -> Operation:
         if operation_id.startswith("hang"):
             self.go.wait(30)
         return running(operation_id)
 
     def submit(self, *ids: str) -> None:
         for each in ids:
-            self.pool.submit(PollRequest(self.name, each, 0, 0.0, probe=False))
+            self.pool.submit(PollRequest(self.name, each, 0, 0.0, probe=False, window=SendWindow(50.0)))
 
     def answered(self, count: int) -> list[PollResponse]:
         return [self.answers.get(timeout=10) for _ in range(count)]
@@ -53,7 +54,7 @@ class Pool:
 def pools(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pool]]:
     made: list[Pool] = []
 
-    def make(most: int, fetch: Callable[[str], Operation] | None = None) -> Pool:
+    def make(most: int, fetch: Callable[[str, SendWindow], Operation] | None = None) -> Pool:
         made.append(Pool(f"{request.node.name}{len(made)}", most, fetch))
         return made[-1]
 
@@ -95,7 +96,7 @@ def test_pools_hold_up_only_themselves(pools: Callable[..., Pool]) -> None:
 def test_as_many_as_are_allowed_run_at_once(pools: Callable[..., Pool]) -> None:
     together = threading.Barrier(8)
 
-    def meet(operation_id: str) -> Operation:
+    def meet(operation_id: str, _window: SendWindow) -> Operation:
         together.wait(10)
         return running(operation_id)
 
@@ -106,7 +107,7 @@ def test_as_many_as_are_allowed_run_at_once(pools: Callable[..., Pool]) -> None:
 
 
 def test_an_answer_tells_its_request_outcome_and_time(pools: Callable[..., Pool]) -> None:
-    def slow(operation_id: str) -> Operation:
+    def slow(operation_id: str, _window: SendWindow) -> Operation:
         began = time.monotonic()
         while time.monotonic() - began < 0.05:
             threading.Event().wait(0.01)
@@ -121,7 +122,7 @@ def test_an_answer_tells_its_request_outcome_and_time(pools: Callable[..., Pool]
 
 
 def test_an_error_comes_back_without_what_leads_to_the_headers(pools: Callable[..., Pool]) -> None:
-    def refuse(_id: str) -> Any:
+    def refuse(_id: str, _window: SendWindow) -> Any:
         headers = {"Authorization": KEY}
         try:
             return int(headers["Authorization"])
@@ -136,7 +137,7 @@ def test_an_error_comes_back_without_what_leads_to_the_headers(pools: Callable[.
 
 
 def test_an_unforeseen_error_is_a_bad_answer_and_in_the_log(pools: Callable[..., Pool]) -> None:
-    def break_down(operation_id: str) -> Operation:
+    def break_down(operation_id: str, _window: SendWindow) -> Operation:
         if operation_id == "one":
             raise RuntimeError("unforeseen")
         return running(operation_id)

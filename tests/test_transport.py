@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from base64 import b64encode
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -23,8 +24,10 @@ from exporter.knock.client import Client
 from exporter.knock.deadline import Deadline, DeadlineSocket, NameTimeout, Resolver, ResponseTooLarge, connect
 from exporter.knock.failures import failure
 from exporter.knock.transport import BUNDLES, Transport, trust
+from exporter.send_window import SendWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from chaos import Handler, Server
@@ -565,6 +568,48 @@ def test_a_tunnel_through_a_proxy(authority: trustme.CA, ca_file: Path, *, secur
     assert b"Proxy-Authorization: Basic bWU6aHVudGVyMg==" in proxy.requests[0]
     assert b"sk_test" not in proxy.requests[0]
     assert b"Proxy-Authorization" not in knock.requests[0]
+
+
+class Slots(SendWindow):
+    """A window that notes what servers had seen when a slot was taken: connections, requests."""
+
+    def __init__(self, *servers: Server) -> None:
+        super().__init__(50.0)
+        self._servers = servers
+        self.taken: list[list[tuple[int, int]]] = []
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        with super().slot():
+            self.taken.append([(each.connections, len(each.requests)) for each in self._servers])
+            yield
+
+
+def test_a_slot_is_taken_next_to_the_send_and_not_for_what_comes_before(authority: trustme.CA, ca_file: Path) -> None:
+    tls = tls_of(authority.issue_cert("localhost"))
+    with serving(answering(OK), tls) as knock, serving(forwarding()) as proxy:
+        client = Client(base_url=knock.url, key=KEY, ca_file=ca_file, proxy=Secret(proxy.url))
+        slots = Slots(proxy, knock)
+        client.fetch(ID, slots)
+        client.fetch(ID)
+        client.close()
+    assert slots.taken == [[(1, 1), (1, 0)]]  # the tunnel is open, and TLS
+
+
+def test_waiting_for_a_slot_takes_no_time_of_the_exchange() -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        time.sleep(0.01)
+
+    deadline = Deadline(20.0, SendWindow(1.0, lambda: now[0], sleep))
+    ends = []
+    for _ in range(2):
+        with deadline.sending():
+            ends.append(deadline.until)
+    assert now == [1.0]
+    assert ends[1] >= ends[0] + 0.01
 
 
 def test_the_certificate_is_checked_behind_a_proxy_too(ca_file: Path) -> None:

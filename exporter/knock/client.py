@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
     from exporter.operation import Operation
+    from exporter.send_window import SendWindow
 
     _Read = TypeVar("_Read")
 
@@ -120,9 +121,12 @@ class Client:
             headers["X-Knock-Branch"] = self._branch
         self._headers: Mapping[str, str] = MappingProxyType(headers)
 
-    def fetch(self, operation_id: str) -> Operation:
-        """Ask for one operation, within the timeout; raises a KnockError and nothing else."""
-        return self._fetched(operation_id, read_operation)
+    def fetch(self, operation_id: str, window: SendWindow | None = None) -> Operation:
+        """Ask for one operation, within the timeout; raises a KnockError and nothing else.
+
+        The request is sent when `window` has a slot (None: at once); waiting for it does not count for the timeout.
+        """
+        return self._fetched(operation_id, read_operation, window)
 
     def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:
         """Ask like `fetch`; return also the record as Knock wrote it, failed items (personal data) included."""
@@ -132,17 +136,21 @@ class Client:
         """Close idle connections; fetches on their way end by themselves."""
         self._transport.close()
 
-    def _fetched(self, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read:
-        outcome = self._outcome(operation_id, read)
+    def _fetched(
+        self, operation_id: str, read: Callable[[bytearray, str], _Read], window: SendWindow | None = None
+    ) -> _Read:
+        outcome = self._outcome(operation_id, read, window)
         if isinstance(outcome, KnockError):
             raise outcome
         return outcome
 
-    def _outcome(self, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read | KnockError:
+    def _outcome(
+        self, operation_id: str, read: Callable[[bytearray, str], _Read], window: SendWindow | None
+    ) -> _Read | KnockError:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
             with self._budget.reservation(self._owner, operation_id) as reservation:
-                return self._request(operation_id, headers, reservation, read)
+                return self._request(operation_id, headers, reservation, read, window)
         except KnockError as ours:
             error = ours
         except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
@@ -155,9 +163,10 @@ class Client:
         headers: Mapping[str, str],
         reservation: Reservation,
         read: Callable[[bytearray, str], _Read],
+        window: SendWindow | None,
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
-        answer = self._transport.request(url, headers, Deadline(self._timeout))
+        answer = self._transport.request(url, headers, Deadline(self._timeout, window))
         try:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)

@@ -13,12 +13,15 @@ import ssl
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from urllib3.util import Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from exporter.send_window import SendWindow
 
     Lookup = Callable[..., list[tuple[Any, ...]]]  # socket.getaddrinfo
 
@@ -40,12 +43,27 @@ class NameTimeout(TimeoutError):
 
 
 class Deadline(Timeout):
-    """What one exchange may use: seconds from now, and bytes received. urllib3 takes it for a timeout."""
+    """What one exchange may use: seconds from now, and bytes received. urllib3 takes it for a timeout.
 
-    def __init__(self, seconds: float) -> None:
+    Its request is sent in a slot of `window` (None: at once).
+    """
+
+    def __init__(self, seconds: float, window: SendWindow | None = None) -> None:
         super().__init__(total=seconds)
         self.until = time.monotonic() + seconds
         self.allowance = _MAX_RECEIVED
+        self._window = window
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Wait for a slot, which takes no time of the exchange, and hold it while the request is sent."""
+        if self._window is None:
+            yield
+            return
+        began = time.monotonic()
+        with self._window.slot():
+            self.until += time.monotonic() - began
+            yield
 
     def remaining(self) -> RemainingTime:
         """Return the seconds that remain, never 0; they remember this deadline."""

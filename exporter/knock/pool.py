@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.operation import Operation
+    from exporter.send_window import SendWindow
 
 log = structlog.get_logger()
 
@@ -28,7 +29,11 @@ class FetchPool:
     """
 
     def __init__(
-        self, name: str, most: int, fetch: Callable[[str], Operation], deliver: Callable[[PollResponse], None]
+        self,
+        name: str,
+        most: int,
+        fetch: Callable[[str, SendWindow], Operation],
+        deliver: Callable[[PollResponse], None],
     ) -> None:
         self._name = name
         self._most = most
@@ -69,12 +74,12 @@ class FetchPool:
             if request is None:
                 return
             started = monotonic()
-            outcome = self._outcome(request.id)
+            outcome = self._outcome(request)
             self._deliver(PollResponse(request, outcome, monotonic() - started))
 
-    def _outcome(self, operation_id: str) -> Operation | KnockError:
+    def _outcome(self, request: PollRequest) -> Operation | KnockError:
         try:
-            return self._fetch(operation_id)
+            return self._fetch(request.id, request.window)
         except KnockError as error:
             # Tracebacks would keep the frames of the request alive, headers included.
             error.__cause__ = error.__context__ = None

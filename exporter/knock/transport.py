@@ -119,6 +119,13 @@ class _Connection(HTTPConnection):
         addresses = self._resolver.find(self._dns_host, self.port, left.deadline.check())
         return connect(addresses, left, self.socket_options)
 
+    def _send_output(self, *args: Any, **kwargs: Any) -> None:
+        """Send the request; connecting comes before, so that the slot is taken next to the send."""
+        if self.sock is None:
+            self.connect()
+        with cast("RemainingTime", self.timeout).deadline.sending():
+            super()._send_output(*args, **kwargs)  # type: ignore[misc]  # not in typeshed
+
 
 class _SecureConnection(_Connection, HTTPSConnection):
     pass

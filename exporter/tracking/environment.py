@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import NIL_ID
+from exporter.send_window import SendWindow
 from exporter.tracking import exposure
 from exporter.tracking.exposure import CardinalityLimit, TopN
 from exporter.tracking.history import NO_HISTORY, History
@@ -213,6 +214,8 @@ class WatchedEnvironment:
         old.leave(self, now)
         if is_new:
             upstream.rate_limiter.inherit(old.rate_limiter)
+            if not old.environments:  # the last second counts: Knock's limit is not of a key
+                upstream.send_window = old.send_window
 
     def plan(self, operation: FollowedOperation, due: float | None = None) -> None:
         """Plan the next request about an operation, for when it is due or for another time.
@@ -290,6 +293,7 @@ class Upstream:
         self.environments: list[WatchedEnvironment] = []
         self.circuit_breaker = CircuitBreaker()
         self.rate_limiter = RateLimiter(1.0)
+        self.send_window = SendWindow(1.0)
         self._round_robin = WeightedRoundRobin()
         self._bad: tuple[str, int] = ("", 0)
 
@@ -301,6 +305,7 @@ class Upstream:
         else:
             self.environments.append(environment)
             self.rate_limiter = RateLimiter(environment.settings.rate_limit)
+            self.send_window = SendWindow(environment.settings.rate_limit)
 
     def leave(self, environment: WatchedEnvironment, now: float) -> None:
         """Let an environment go; if a probe or a key is awaited through it, the others do not wait for that."""
@@ -311,7 +316,9 @@ class Upstream:
 
     def use_lowest_limit(self) -> None:
         """Take the lowest limit that its environments set."""
-        self.rate_limiter.use_limit(min(each.settings.rate_limit for each in self.environments))
+        lowest = min(each.settings.rate_limit for each in self.environments)
+        self.rate_limiter.use_limit(lowest)
+        self.send_window.limit = lowest
 
     def next_start(self) -> float:
         """Return when the next request can start (inf: not before an answer comes in)."""

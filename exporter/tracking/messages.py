@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import NIL_ID, Operation
@@ -14,19 +14,24 @@ if TYPE_CHECKING:
     from exporter.errors import KnockError
     from exporter.keys import Secret
     from exporter.metrics.exposition import View
+    from exporter.send_window import SendWindow
     from exporter.tracking.memberships import SourceKey, SourceKind
     from exporter.tracking.memory import Changes
 
 
 @dataclass(frozen=True, slots=True)
 class PollRequest:
-    """One request to Knock; `sent_at` is monotonic, `probe` marks the only one let through an open circuit breaker."""
+    """One request to Knock; `sent_at` is monotonic, `probe` marks the only one let through an open circuit breaker.
+
+    `window` is that of its upstream: whose slots are taken next to the send.
+    """
 
     environment: str
     id: str
     key_epoch: int
     sent_at: float
     probe: bool
+    window: SendWindow = field(compare=False)
 
     @property
     def checks_key(self) -> bool:

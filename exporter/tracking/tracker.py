@@ -289,7 +289,10 @@ class Tracker:
         environment, entry = choice
         probe = not upstream.circuit_breaker.is_closed
         operation_id = entry.id if entry is not None else NIL_ID
-        wait = self._outside.fetch(PollRequest(environment.name, operation_id, environment.key_epoch, now.mono, probe))
+        request = PollRequest(
+            environment.name, operation_id, environment.key_epoch, now.mono, probe, upstream.send_window
+        )
+        wait = self._outside.fetch(request)
         if entry is not None and wait:
             environment.plan(environment.operations[entry.id], now.mono + wait)
             return
