@@ -103,7 +103,7 @@ def test_a_registration_of_many_is_answered_whole() -> None:
     assert [each.id for each in answers[0].taken] == MANY[:500]
 
 
-def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_its_place() -> None:
+def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_the_place_of_one_not_taken_in() -> None:
     model = Model(Config((environment(),)), always_running)
     model.run(1)
     shown: list[float | None] = []
@@ -117,7 +117,8 @@ def test_a_reload_is_answered_when_its_list_is_shown_and_a_newer_list_takes_its_
     assert not shown
     reconfigure(MANY[500:])
     model.run(1)
-    assert shown == [500, 500]
+    assert len(shown) == 2
+    assert shown[-1] == 500
     assert tracked(model) == 500
 
 
