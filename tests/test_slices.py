@@ -9,6 +9,7 @@ import pytest
 from model import KEY, Disk, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
+from exporter.tracking.cycle import MANY as MANY_CHANGED
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Listed, PollRequest, Reconfigure
 
@@ -157,6 +158,24 @@ def test_a_reload_of_very_many_holds_views_up_for_a_second_at_most() -> None:
         advance(model)
     assert model.mono - began < 1.2
     assert tracked(model) < 6000
+
+
+def test_a_long_list_waits_for_a_slow_disk_so_that_no_cycle_is_a_long_step() -> None:
+    model = Model(Config((environment(),)), always_running, disk=Disk())
+    model.run(1)
+    assert model.disk is not None
+    model.disk.slow = True
+    model.tell(Listed("production", SOURCES[1], listed(*ids(6000, seed=8))))
+    for _ in range(100):
+        advance(model)
+    waiting = tracked(model)
+    assert waiting <= 2 * (MANY_CHANGED + MOST_A_STEP)
+    model.run(1)
+    assert tracked(model) == waiting
+    model.disk.slow = False
+    model.run(1)
+    assert tracked(model) == 6000
+    assert max(len(each.operations) for each in model.disk.written) <= MANY_CHANGED + MOST_A_STEP
 
 
 def test_an_environment_that_is_removed_takes_its_list_with_it() -> None:

@@ -204,14 +204,17 @@ class Book:
                 self._rendered.drop(key)
         snapshot = self._snapshot_builder.publish(entries, statuses)
         self._aggregates.render()
-        self._publish_gauges()
+        self._set_gauges()
         all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
         operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
         size = sum(rendered.size for rendered in all_rendered)
         return View(operations, aggregates, groups, self._aggregates.stale, size, snapshot)
 
-    def _publish_gauges(self) -> None:
+    def _set_gauges(self) -> None:
         for name, each in self._environments.items():
+            self._activity.in_flight.labels(name).set(each.in_flight)
+            self._activity.rate_limit.labels(name).set(each.upstream.rate_limiter.rate)
+            self._activity.suspended.labels(name).set(each.upstream.circuit_breaker.suspended)
             self._activity.operations.labels(name).set(len(each.operations))
             self._activity.not_exposed.labels(name).set(len(each.operations) - each.lost - each.top_n.shown)
             longest = each.intervals.most

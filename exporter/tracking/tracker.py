@@ -220,10 +220,9 @@ class Tracker:
         """Start what is due and publish; return when there is more to do (monotonic; inf: when a message comes)."""
         self.stepped_at = now.mono
         self._activity.tracker_stepped.set(now.wall)
-        due = now.mono >= self._cycle.due
-        self._cycle.step(now)
+        is_due = now.mono >= self._cycle.due
         # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
-        self._intake.slices.step(now, urgent_only=due or self._changed.is_much)
+        self._intake.slices.step(now, urgent_only=is_due or self._changed.is_much)
         self._run_periodic(now)
         upstreams = self._registry.upstreams
         starts = [math.inf if self._stopping else self._start_due(upstream, now) for upstream in upstreams]
@@ -234,6 +233,8 @@ class Tracker:
             self._intake.slices.finish_urgent(now)
             self._cycle.close(now)
             return now.mono
+        if is_due:
+            self._cycle.step(now)
         if self._intake.slices.waiting(urgent_only=self._changed.is_much):
             starts.append(now.mono)
         return min(self._cycle.due, self._intake.next_step(self._next_round), *starts)
@@ -269,7 +270,6 @@ class Tracker:
         environment.begin(operation_id, now.mono)
 
     def _render(self, now: Moment) -> View:
-        self._set_gauges()
         self._statuses = self._all_statuses(now)
         return self._book.publish(self._statuses)
 
@@ -292,13 +292,6 @@ class Tracker:
             environment.activity.last_error,
             self._intake.sources(environment),
         )
-
-    def _set_gauges(self) -> None:
-        for name, environment in self._environments.items():
-            upstream = environment.upstream
-            self._activity.in_flight.labels(name).set(environment.in_flight)
-            self._activity.rate_limit.labels(name).set(upstream.rate_limiter.rate)
-            self._activity.suspended.labels(name).set(upstream.circuit_breaker.suspended)
 
 
 def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:
