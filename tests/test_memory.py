@@ -235,6 +235,14 @@ def test_the_end_flushes_and_answers() -> None:
     assert OperationKey("production", A) in model.disk.memory.operations
 
 
+def test_an_idle_tracker_ends_at_once() -> None:
+    model = Model(Config((environment(),)), knock_of({}))
+    model.run(5)
+    model.tell(Stop())
+    model.tracker.advance(model.now)
+    assert model.tracker.ended
+
+
 # The next process.
 
 

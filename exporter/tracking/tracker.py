@@ -226,6 +226,8 @@ class Tracker:
         self._run_periodic(now)
         upstreams = self._registry.upstreams
         starts = [math.inf if self._stopping else self._start_due(upstream, now) for upstream in upstreams]
+        if is_due:
+            self._cycle.step(now)
         idle = not any(environment.in_flight for environment in self._environments.values())
         if self._stopping and idle and not self._cycle.is_awaited:
             self.ended = True
@@ -233,8 +235,6 @@ class Tracker:
             self._intake.slices.finish_urgent(now)
             self._cycle.close(now)
             return now.mono
-        if is_due:
-            self._cycle.step(now)
         if self._intake.slices.waiting(urgent_only=self._changed.is_much):
             starts.append(now.mono)
         return min(self._cycle.due, self._intake.next_step(self._next_round), *starts)
