@@ -160,12 +160,19 @@ def test_a_reload_of_very_many_holds_views_up_for_a_second_at_most() -> None:
     assert tracked(model) < 6000
 
 
-def test_a_long_list_waits_for_a_slow_disk_so_that_no_cycle_is_a_long_step() -> None:
-    model = Model(Config((environment(),)), always_running, disk=Disk())
+@pytest.mark.parametrize("limit", [1, 50_000])
+def test_a_long_list_waits_for_a_slow_disk_so_that_no_cycle_is_a_long_step(limit: int) -> None:
+    model = Model(Config((environment(),), max_operations=limit), always_running, disk=Disk())
     model.run(1)
     assert model.disk is not None
-    model.disk.slow = True
-    model.tell(Listed("production", SOURCES[1], listed(*ids(6000, seed=8))))
+    if limit == 1:  # they wait for room, and come in when there is some
+        model.tell(Listed("production", SOURCES[1], listed(*ids(6000, seed=8))))
+        model.run(3)
+        model.disk.slow = True
+        model.tell(Reconfigure(Config((environment(),)), {"production": KEY}, lambda: None, lambda: None))
+    else:
+        model.disk.slow = True
+        model.tell(Listed("production", SOURCES[1], listed(*ids(6000, seed=8))))
     for _ in range(100):
         advance(model)
     waiting = tracked(model)

@@ -145,7 +145,7 @@ class Cycle:
         self._lost |= message.lost
         if not message.ok:
             self._changed.view, self._checkpoint = True, -math.inf
-        if message.number == self._number and self._under_way is not None:
+        if message.number == self._number:
             self._show(committed=message.ok)
 
     def _show(self, *, committed: bool) -> None:

@@ -292,7 +292,7 @@ class Intake:
 
     def next_step(self, next_round: float) -> float:
         """Return when `step` has something to do (monotonic; inf: nothing is planned); rounds look for room."""
-        if not self._waiting:
+        if not self._waiting or self._changed.is_much:
             return self._sweep.next_step(next_round)
         return next_round if len(self._book) >= self.limit else -NEVER
 
@@ -304,7 +304,8 @@ class Intake:
         self._retirement_order.prune(len(self._book))
         self._forget_tombstones(now)
         self._forget_ended()
-        self._let_in(now)
+        if not self._changed.is_much:
+            self._let_in(now)
 
     def _all_operations(self) -> list[FollowedOperation]:
         return [operation for each in self._environments.values() for operation in each.operations.values()]

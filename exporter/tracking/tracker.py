@@ -220,10 +220,10 @@ class Tracker:
         """Start what is due and publish; return when there is more to do (monotonic; inf: when a message comes)."""
         self.stepped_at = now.mono
         self._activity.tracker_stepped.set(now.wall)
+        self._run_periodic(now)
         is_due = now.mono >= self._cycle.due
         # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
         self._intake.slices.step(now, urgent_only=is_due or self._changed.is_much)
-        self._run_periodic(now)
         upstreams = self._registry.upstreams
         starts = [math.inf if self._stopping else self._start_due(upstream, now) for upstream in upstreams]
         if is_due:
@@ -268,6 +268,7 @@ class Tracker:
             upstream.circuit_breaker.probe_started()
         upstream.rate_limiter.start(now.mono)
         environment.begin(operation_id, now.mono)
+        self._changed.view = True
 
     def _render(self, now: Moment) -> View:
         self._statuses = self._all_statuses(now)
