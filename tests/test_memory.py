@@ -13,7 +13,7 @@ from test_intake import DAY, E, finished, knock_of, missing, registration, shown
 from exporter.config import Config, ListedOperation, Polling
 from exporter.keys import Secret
 from exporter.operation import OperationKey, Status
-from exporter.tracking.group_commit import GROUP_SECONDS, HOLD_SECONDS
+from exporter.tracking.cycle import COMMIT_SECONDS, CYCLE_SECONDS
 from exporter.tracking.messages import Reconfigure, Registration, ReleaseResult, Stop, Taken
 from exporter.tracking.tombstones import KEPT_SECONDS
 
@@ -34,6 +34,10 @@ def started(model: Model) -> Model:
     """Let the first commit be done."""
     model.run(1)
     return model
+
+
+def followed(model: Model) -> set[str]:
+    return {each.tracked.key.id for each in model.views[-1].snapshot}
 
 
 def total(model: Model) -> float | None:
@@ -63,7 +67,7 @@ def test_a_registration_does_not_wait_for_the_next_group() -> None:
     answers = model.register(B)
     model.run(0.001)
     assert answers[0].saved
-    assert model.mono - before < GROUP_SECONDS
+    assert model.mono - before < CYCLE_SECONDS
 
 
 def test_what_could_not_be_committed_is_said_so_and_tried_again() -> None:
@@ -116,7 +120,7 @@ def test_a_disk_that_hangs_does_not_hold_views_for_ever() -> None:
     model.run(5)
     model.disk.slow = True
     model.register(B)
-    model.run(HOLD_SECONDS + 2)
+    model.run(COMMIT_SECONDS + 2)
     assert shown(model) == {A, B}
     views = len(model.views)
     model.disk.slow = False
@@ -134,36 +138,79 @@ def test_the_last_view_is_shown_too_though_nothing_changes_while_its_commit_hang
     records[A] = running(A, rows_processed=25)
     while not model.disk.changes:
         model.run(1)
-    model.run(HOLD_SECONDS)
+    model.run(COMMIT_SECONDS)
     model.run(1)
     assert model.value("knock_bulk_operation_rows_processed") == 25
 
 
-def test_without_state_nothing_is_collected_for_it() -> None:
-    model = Model(Config((environment(),)), knock_of({}))
-    for seed in range(5):
-        model.list_file("/ids", *ids(20, seed=seed))
-        model.run(10)
-    assert not model.tracker._group_commit.dirty
-
-
-def test_groups_are_a_quarter_of_a_second_apart() -> None:
-    model = model_of(operations=ids(200, seed=3), rate_limit=100.0, max_in_flight=64)
-    model.run(30)
-    assert model.disk is not None
-    times = [each.at.mono for each in model.disk.written]
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert min(gaps) >= GROUP_SECONDS
-    assert sorted(gaps)[len(gaps) // 2] <= GROUP_SECONDS + 0.05
-
-
-def test_registrations_do_not_make_views_faster_than_they_may_be() -> None:
-    model = started(model_of())
-    views = len(model.views)
-    for each in ids(100, seed=31):
-        assert model.register(each) == []
+@pytest.mark.parametrize("kept", [False, True])
+def test_cycles_are_a_quarter_of_a_second_apart(*, kept: bool) -> None:
+    listed = environment(operations=ids(200, seed=3), rate_limit=100.0, max_in_flight=64)
+    model = Model(Config((listed,)), knock_of({}), disk=Disk() if kept else None)
+    shown_at = []
+    for _ in range(3000):
+        before = len(model.views)
         model.run(0.01)
-    assert len(model.views) - views <= 11
+        shown_at += [model.mono] * (len(model.views) - before)
+    gaps = [later - earlier for earlier, later in pairwise(shown_at[1:])]
+    assert min(gaps) >= CYCLE_SECONDS - 0.011
+    assert sorted(gaps)[len(gaps) // 2] <= CYCLE_SECONDS + 0.05
+
+
+def test_what_changes_while_a_commit_is_under_way_is_of_the_next_cycle() -> None:
+    model = started(model_of())
+    assert model.disk is not None
+    model.disk.slow = True
+    answers = [model.register(each) for each in (A, B, C)]
+    model.run(3)
+    assert [[key.id for key in each.operations] for each in model.disk.changes] == [[A]]
+    model.disk.slow = False
+    model.run(0.001)
+    assert [{B, C} & {key.id for key in each.operations} for each in model.disk.written[-2:]] == [set(), {B, C}]
+    assert all(each[0].saved for each in answers)
+    assert followed(model) == {A, B, C}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_there_is_a_cycle_at_once_for_those_who_wait(*, kept: bool) -> None:
+    model = started(Model(Config((environment(),)), knock_of({}), disk=Disk() if kept else None))
+    for each in (A, B, C):
+        answers = model.register(each)
+        model.run(0.001)
+        assert len(answers) == 1
+        assert each in followed(model)
+    released = model.release(A)
+    model.run(0.001)
+    assert len(released) == 1
+    assert followed(model) == {B, C}
+    replies: list[set[str]] = []
+    config = Config((environment(operations=[D]),))
+    model.tell(Reconfigure(config, {"production": KEY}, lambda: None, lambda: replies.append(followed(model))))
+    model.run(0.001)
+    assert replies == [{B, C, D}]
+
+
+def test_a_disk_that_hangs_for_ten_seconds_loses_nothing() -> None:
+    model = started(model_of(operations=[A], polling=Polling(processing=1.0)))
+    assert model.disk is not None
+    model.disk.slow, began, replies = True, model.mono, []
+    answers = model.register(B)
+    config = Config((environment("production", [A, C]),))
+    model.tell(Reconfigure(config, {"production": KEY}, lambda: None, lambda: replies.append(model.mono - began)))
+    model.run(COMMIT_SECONDS - 0.1)
+    assert (shown(model), answers, replies) == ({A}, [], [])
+    model.run(0.2)
+    assert (shown(model), [each.saved for each in answers]) == ({A, B, C}, [False])
+    assert replies == [COMMIT_SECONDS]
+    late = model.register(D)
+    model.run(5)
+    assert (shown(model), [each.saved for each in late]) == ({A, B, C, D}, [False])
+    model.disk.slow = False
+    model.run(1)
+    assert {key.id for key in model.disk.memory.operations} == {A, B, C, D}
+    again = model.register(D)
+    model.run(0.001)
+    assert [each.saved for each in again] == [True]
 
 
 def test_a_checkpoint_is_written_where_nothing_happens() -> None:
@@ -186,6 +233,14 @@ def test_the_end_flushes_and_answers() -> None:
     assert model.tracker.ended
     assert answers[0].saved
     assert OperationKey("production", A) in model.disk.memory.operations
+
+
+def test_an_idle_tracker_ends_at_once() -> None:
+    model = Model(Config((environment(),)), knock_of({}))
+    model.run(5)
+    model.tell(Stop())
+    model.tracker.advance(model.now)
+    assert model.tracker.ended
 
 
 # The next process.
@@ -448,6 +503,7 @@ def test_what_is_lost_on_disk_is_written_whole(*, broken: bool) -> None:
         model.disk.broken = True
         model.run(5)
         model.disk.broken = False
+        model.run(CYCLE_SECONDS)  # nobody waits for a disk that fails: the next cycle tells
     later = model.register(F)
     model.run(2)
     assert [each.saved for each in later] == [True]
@@ -474,5 +530,6 @@ def test_a_damage_that_is_met_at_the_end_is_mended_before_it() -> None:
     model.tell(Stop())
     model.run(2)
     assert model.tracker.ended
-    assert model.disk.changes[-1].whole
-    assert [key.id for key in model.disk.changes[-1].operations] == [A]
+    model.disk.write()
+    assert not model.disk.damaged
+    assert [key.id for key in model.disk.memory.operations] == [A]

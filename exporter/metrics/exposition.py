@@ -187,7 +187,7 @@ class View:
 
     `size` is how many bytes the rows have, HELP and TYPE apart.
     `stale` has, for each aggregate by name, its encoded labels and in order the monotonic times from which on its
-    unfinished operations count as stale. `generation` counts the configurations.
+    unfinished operations count as stale.
     """
 
     operations: tuple[Chunk, ...] = ()
@@ -195,7 +195,6 @@ class View:
     groups: tuple[Chunk, ...] = ()
     stale: tuple[tuple[str, Sequence[float]], ...] = ()
     size: int = 0
-    generation: int = 0
     snapshot: Snapshot = NOTHING_SHOWN
 
 

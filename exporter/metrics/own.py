@@ -17,7 +17,6 @@ from prometheus_client.process_collector import ProcessCollector
 
 from exporter import __version__
 from exporter.errors import Reason
-from exporter.metrics.fresh import Fresh
 from exporter.tracking.memberships import SourceKind
 from exporter.tracking.pacing import PollClass
 
@@ -276,7 +275,6 @@ class Activity:
     def __init__(self, revision: str = "unknown", *, process: bool = True) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it without types
         self.registry = CollectorRegistry()
-        self.fresh = Fresh(self.registry)
         self._refusals: dict[str, dict[str, Counter]] = {}
         self._by_environment: list[tuple[OwnFamily[Any], Any]] = []
         for attribute, row in vars(Activity).items():

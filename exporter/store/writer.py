@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from dataclasses import replace
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,9 +28,9 @@ log = structlog.get_logger()
 class Writer:
     """Commits what `save` takes. Owns the store from `run` on, and closes it.
 
-    What is queued at one moment is committed together, and one `Saved` with the highest number tells how that went.
-    What could not be written is tried again along with what comes next, so `ok` means: all up to this number is on
-    disk. `stepped_at` (monotonic) is its heartbeat.
+    What waits is committed together, and one `Saved` with the highest number tells how that went. What could not be
+    written is tried again along with what comes next, so `ok` means: all up to this number is on disk. `stepped_at`
+    (monotonic) is its heartbeat.
     """
 
     def __init__(self, store: Store, deliver: Callable[[Saved], None], clock: Callable[[], Moment]) -> None:
@@ -38,19 +38,22 @@ class Writer:
         self._store = store
         self._deliver = deliver
         self._clock = clock
-        self._queue: SimpleQueue[Changes | None] = SimpleQueue()
+        self._lock = threading.Lock()  # of what waits: a queue would grow while a disk hangs
         self._waiting: Changes | None = None
+        self._woken = threading.Event()
         self._stopping = False
         self._works = True
 
     def save(self, changes: Changes) -> None:
         """Have changes committed. Never blocks."""
-        self._queue.put(changes)
+        with self._lock:
+            self._waiting = changes if self._waiting is None else merged(self._waiting, changes)
+        self._woken.set()
 
     def stop(self) -> None:
-        """Have `run` commit what is queued, and end: within a second of a lock, too."""
+        """Have `run` commit what waits, and end: within a second of a lock, too."""
         self._stopping = True
-        self._queue.put(None)
+        self._woken.set()
 
     def run(self) -> None:
         """Be the writer thread until `stop`."""
@@ -64,24 +67,17 @@ class Writer:
 
     def step(self, wait: float) -> bool:
         """Commit what comes within so many seconds; return whether to go on."""
-        taken = self._take(wait)
+        woken = self._woken.wait(wait)
+        self._woken.clear()
+        goes_on = not self._stopping
         self.stepped_at = self._clock().mono
-        for changes in taken:
+        if woken:
+            with self._lock:
+                changes, self._waiting = self._waiting, None
             if changes is not None:
-                self._waiting = changes if self._waiting is None else merged(self._waiting, changes)
-        if self._waiting is not None and taken:
-            self._commit(self._waiting)
-            self.stepped_at = self._clock().mono
-        return None not in taken
-
-    def _take(self, wait: float) -> list[Changes | None]:
-        taken: list[Changes | None] = []
-        try:
-            taken.append(self._queue.get(timeout=wait))
-            while True:
-                taken.append(self._queue.get_nowait())
-        except Empty:
-            return taken
+                self._commit(changes)
+                self.stepped_at = self._clock().mono
+        return goes_on
 
     def _commit(self, changes: Changes) -> None:
         try:
@@ -89,10 +85,11 @@ class Writer:
         except database.FAILURES as error:
             lost = changes.whole or database.is_damage(error)
             self._log(database.describe(error, self._store.path), lost=lost)
-            self._waiting = None if lost else changes
+            if not lost:
+                with self._lock:
+                    self._waiting = changes if self._waiting is None else merged(changes, self._waiting)
             self._deliver(Saved(changes.number, ok=False, lost=lost))
         else:
-            self._waiting = None
             self._log(None)
             self._deliver(Saved(changes.number, ok=True))
 

@@ -22,34 +22,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exporter.metrics.own import Activity
+    from exporter.tracking.cycle import Changed
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
-    from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.memory import AggregateKey, StoredAggregate
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
 
 
 class Book:
-    """Owned by the tracker's thread; `group_commit` is told what is to be remembered."""
+    """Owned by the tracker's thread; notes in `changed` what is to be rendered, or stored."""
 
     def __init__(
         self,
         environments: Mapping[str, WatchedEnvironment],
         labels: Sequence[str],
         activity: Activity,
-        group_commit: GroupCommit,
+        changed: Changed,
     ) -> None:
         self._environments = environments
         self._labels = labels
         self._activity = activity
-        self._group_commit = group_commit
+        self._changed = changed
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
         self._snapshot_builder = SnapshotBuilder()
-        self._touched: dict[OperationKey, None] = {}  # which the next view shows otherwise than the last, or no more
-        self.changed = True
-        self.generation = 0  # of what is published: counts the configurations
 
     def __len__(self) -> int:
         return sum(len(each.operations) for each in self._environments.values())
@@ -61,8 +58,7 @@ class Book:
 
     def touch(self, key: OperationKey) -> None:
         """Note that something besides the record of an operation has changed."""
-        self._touched[key] = None
-        self.changed = True
+        self._changed.rows[key] = None
 
     # Environments.
 
@@ -70,7 +66,7 @@ class Book:
         """Begin with what the aggregates of an environment remember."""
         for place, memory in aggregates.items():
             self._aggregates.remember(place, memory)
-        self.changed = True
+        self._changed.view = True
 
     def remove_environment(self, environment: WatchedEnvironment) -> None:
         """End with an environment: nothing of it is followed or shown any more."""
@@ -96,8 +92,8 @@ class Book:
                 self._touch_all(environment)
 
     def _touch_all(self, environment: WatchedEnvironment) -> None:
-        self._touched |= dict.fromkeys(each.key for each in environment.operations.values())
-        self.changed = True
+        self._changed.rows |= dict.fromkeys(each.key for each in environment.operations.values())
+        self._changed.view = True
 
     def remembered(self, place: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name."""
@@ -117,7 +113,7 @@ class Book:
         if admitted != value:
             self._activity.folded.labels(environment.name, label).inc()
         if len(limit.admitted) != known:
-            self._group_commit.dirty.environments[environment.name] = None
+            self._changed.environments[environment.name] = None
         return admitted
 
     # Operations.
@@ -163,7 +159,7 @@ class Book:
 
     def _move(self, operation: FollowedOperation, rank: Rank | None) -> None:
         for each in operation.environment.top_n.move(operation.rank, rank):
-            self._touched[OperationKey(operation.environment.name, each)] = None
+            self._changed.rows[OperationKey(operation.environment.name, each)] = None
         operation.rank = rank
         self.touch(operation.key)
 
@@ -192,31 +188,33 @@ class Book:
             aggregate.count_end(after)
         if after.final and not before.final:
             aggregate.note_final(after)
-            self._group_commit.dirty.aggregates[aggregate.environment, aggregate.group, aggregate.name] = None
+            self._changed.aggregates[aggregate.environment, aggregate.group, aggregate.name] = None
         self._aggregates.observe(before, after)
         return replace(after, marks=marks)
 
     def publish(self, statuses: tuple[EnvironmentStatus, ...]) -> View:
         """Render what changed since the last view, and return all as it stands."""
         entries: dict[OperationKey, Entry | None] = {}
-        for key in self._touched:
+        for key in self._changed.rows:
             operation = self.find(key)
             entry = entries[key] = operation.entry if operation is not None else None
             if entry is not None and entry.exposed:
                 self._rendered.put(key, render_operation(entry.tracked, self._labels))
             else:
                 self._rendered.drop(key)
-        snapshot, self._touched = self._snapshot_builder.publish(entries, statuses), {}
+        snapshot = self._snapshot_builder.publish(entries, statuses)
         self._aggregates.render()
-        self._publish_gauges()
-        self.changed = False
+        self._set_gauges()
         all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
         operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
         size = sum(rendered.size for rendered in all_rendered)
-        return View(operations, aggregates, groups, self._aggregates.stale, size, self.generation, snapshot)
+        return View(operations, aggregates, groups, self._aggregates.stale, size, snapshot)
 
-    def _publish_gauges(self) -> None:
+    def _set_gauges(self) -> None:
         for name, each in self._environments.items():
+            self._activity.in_flight.labels(name).set(each.in_flight)
+            self._activity.rate_limit.labels(name).set(each.upstream.rate_limiter.rate)
+            self._activity.suspended.labels(name).set(each.upstream.circuit_breaker.suspended)
             self._activity.operations.labels(name).set(len(each.operations))
             self._activity.not_exposed.labels(name).set(len(each.operations) - each.lost - each.top_n.shown)
             longest = each.intervals.most

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from exporter.metrics.own import Activity
+    from exporter.tracking.cycle import Cycle
     from exporter.tracking.environment import WatchedEnvironment
-    from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.intake import Intake
     from exporter.tracking.messages import Registration
     from exporter.tracking.slices import Job
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 
 class MessageHandlers:
-    """Answers wait until what they tell is committed. Owned by the tracker's thread."""
+    """Answers wait until what they tell is committed, and shown. Owned by the tracker's thread."""
 
     def __init__(
         self,
         environments: Mapping[str, WatchedEnvironment],
         intake: Intake,
-        group_commit: GroupCommit,
+        cycle: Cycle,
         activity: Activity,
         chance: Callable[[], float],
     ) -> None:
         self._environments = environments
         self._intake = intake
-        self._group_commit = group_commit
+        self._cycle = cycle
         self._activity = activity
         self._chance = chance
 
@@ -71,7 +71,8 @@ class MessageHandlers:
             released = ReleaseResult(known=False)
         else:
             released = self._intake.release(environment, message.id, now)
-        self._group_commit.when_saved(lambda ok: message.reply(replace(released, saved=ok)))
+        durable = self._cycle.durable
+        self._cycle.when_shown(lambda ok: message.reply(replace(released, durable=durable, saved=ok)))
 
     def _register(self, message: Register) -> Job:
         now = yield
@@ -83,8 +84,8 @@ class MessageHandlers:
         if (environment := self._environments.get(message.environment)) is not None:
             environment.activity.read(API, now.wall)
             self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
-        durable = self._group_commit.durable
-        self._group_commit.when_saved(lambda ok: message.reply(RegistrationResult(tuple(taken), durable, saved=ok)))
+        durable = self._cycle.durable
+        self._cycle.when_shown(lambda ok: message.reply(RegistrationResult(tuple(taken), durable, saved=ok)))
 
     def _register_one(self, message: Register, registration: Registration, now: Moment) -> str | None:
         environment = self._environments.get(message.environment)

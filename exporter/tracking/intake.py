@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from exporter.metrics.own import Activity
     from exporter.tracking.book import Book
+    from exporter.tracking.cycle import Changed
     from exporter.tracking.environment import FollowedOperation, WatchedEnvironment
-    from exporter.tracking.group_commit import GroupCommit
     from exporter.tracking.memberships import Memberships, SourceKey
     from exporter.tracking.memory import StoredOperation
     from exporter.tracking.messages import Created, Listed, Registration
@@ -50,7 +50,7 @@ class Intake:
         self,
         environments: Mapping[str, WatchedEnvironment],
         book: Book,
-        group_commit: GroupCommit,
+        changed: Changed,
         activity: Activity,
         tombstones: Tombstones,
     ) -> None:
@@ -59,7 +59,7 @@ class Intake:
         self.slices = Slices()
         self._environments = environments
         self._book = book
-        self._group_commit = group_commit
+        self._changed = changed
         self._activity = activity
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
@@ -99,7 +99,7 @@ class Intake:
     def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
         """Take in what is known of an operation now, and note when it is to leave."""
         self._book.update(operation, after, now)
-        self._group_commit.dirty.operations[after.key] = None
+        self._changed.operations[after.key] = None
         self._plan_sweep(operation)
 
     def _plan_sweep(self, operation: FollowedOperation) -> None:
@@ -192,12 +192,12 @@ class Intake:
         self._waiting.pop(key, None)
         if stone is not None:
             del self.tombstones[key]
-            self._group_commit.dirty.tombstones[key] = None
+            self._changed.tombstones[key] = None
         return self._begin(key, now, known=stone is not None)
 
     def _touch(self, operation: FollowedOperation) -> None:
         """Note that an operation is named otherwise: it is to be kept, and shown, and leaves, as it is now."""
-        self._group_commit.dirty.operations[operation.key] = None
+        self._changed.operations[operation.key] = None
         self._book.touch(operation.key)
         self._plan_sweep(operation)
 
@@ -214,7 +214,7 @@ class Intake:
             new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
             if known:  # what was followed before was counted before
                 new = replace(new, from_birth=False)
-        self._group_commit.dirty.operations[key] = None
+        self._changed.operations[key] = None
         return self._follow(environment, new, now).tracked.state
 
     def _follow(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> FollowedOperation:
@@ -257,7 +257,7 @@ class Intake:
         if operation_id not in environment.operations and (stone is None or not stone.retired):
             return ReleaseResult(known=False)
         self._drop(key, now, retired=False)
-        return ReleaseResult(known=True, durable=self._group_commit.durable)
+        return ReleaseResult(known=True)
 
     def _unlisted(self, key: OperationKey, source: SourceKey, now: Moment) -> None:
         """Let an operation go that a source lists no more: unless another one names it, or its end is to be seen."""
@@ -281,9 +281,9 @@ class Intake:
         operation = self._book.find(key)
         if operation is not None:
             self._book.remove(operation, reason)
-            self._group_commit.dirty.operations[key] = None
+            self._changed.operations[key] = None
         self.tombstones[key] = Tombstone(now.mono, retired)
-        self._group_commit.dirty.tombstones[key] = None
+        self._changed.tombstones[key] = None
 
     def sweep(self, environment: WatchedEnvironment, now: Moment) -> None:
         """Look at all operations of an environment: when they are hidden or leave has changed."""
@@ -292,7 +292,7 @@ class Intake:
 
     def next_step(self, next_round: float) -> float:
         """Return when `step` has something to do (monotonic; inf: nothing is planned); rounds look for room."""
-        if not self._waiting:
+        if not self._waiting or self._changed.is_much:
             return self._sweep.next_step(next_round)
         return next_round if len(self._book) >= self.limit else -NEVER
 
@@ -304,7 +304,8 @@ class Intake:
         self._retirement_order.prune(len(self._book))
         self._forget_tombstones(now)
         self._forget_ended()
-        self._let_in(now)
+        if not self._changed.is_much:
+            self._let_in(now)
 
     def _all_operations(self) -> list[FollowedOperation]:
         return [operation for each in self._environments.values() for operation in each.operations.values()]
@@ -325,7 +326,7 @@ class Intake:
     def _forget_tombstones(self, now: Moment) -> None:
         listed = []
         for key in islice(self.tombstones.overdue(now.mono), FORGOTTEN_A_STEP):
-            self._group_commit.dirty.tombstones[key] = None
+            self._changed.tombstones[key] = None
             if key.environment in self._environments and self._listed(key):
                 listed.append(key)
         for key in listed:  # a source that still names it would have it counted again

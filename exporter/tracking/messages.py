@@ -121,7 +121,7 @@ class RegistrationResult:
 class Register:
     """Operations that a program hands over; `again` brings back what was retired or lost.
 
-    `reply` gets the answer once it is committed, from another thread; it must not block.
+    `reply` gets the answer once it is committed and shown, from another thread; it must not block.
     """
 
     environment: str
@@ -153,8 +153,8 @@ class Release:
 class Reconfigure:
     """Another configuration is active from now on, whole; `keys` are the API keys by environment.
 
-    `switch` is called by the tracker at that moment: it exchanges what sends the requests. `reply` is called when the
-    view of it is shown, or could not be committed first. Neither may block.
+    `switch` is called by the tracker at that moment: it exchanges what sends the requests. `reply` is called when what
+    it lists is shown. Neither may block.
     """
 
     config: Config

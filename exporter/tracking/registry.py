@@ -12,7 +12,7 @@ import structlog
 from exporter.tracking import transitions
 from exporter.tracking.environment import Upstream, WatchedEnvironment
 from exporter.tracking.memberships import CONFIG
-from exporter.tracking.memory import EnvironmentMemory, Memory
+from exporter.tracking.memory import Changes, EnvironmentMemory
 from exporter.tracking.messages import Listed
 from exporter.tracking.slices import is_due
 from exporter.tracking.tombstones import KEPT_SECONDS
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from exporter.metrics.own import Activity
     from exporter.operation import OperationKey
     from exporter.tracking.book import Book
-    from exporter.tracking.group_commit import GroupCommit
+    from exporter.tracking.cycle import Changed
     from exporter.tracking.intake import Intake
-    from exporter.tracking.memory import AggregateKey, StoredAggregate, StoredOperation
+    from exporter.tracking.memory import AggregateKey, Memory, StoredAggregate, StoredOperation
     from exporter.tracking.slices import Job
     from exporter.tracking.transitions import Moment
 
@@ -52,7 +52,7 @@ class EnvironmentRegistry:
         memory: Memory,
         book: Book,
         intake: Intake,
-        group_commit: GroupCommit,
+        changed: Changed,
         activity: Activity,
     ) -> None:
         self._environments = environments
@@ -60,7 +60,7 @@ class EnvironmentRegistry:
         self._upstreams: dict[tuple[str, Secret], Upstream] = {}
         self._book = book
         self._intake = intake
-        self._group_commit = group_commit
+        self._changed = changed
         self._activity = activity
         self._epochs = count()
         for key, kept in memory.operations.items():
@@ -97,7 +97,7 @@ class EnvironmentRegistry:
         for name, asleep in self._asleep.items():
             if asleep.memory.asleep_since is None:
                 asleep.memory = replace(asleep.memory, asleep_since=now.mono)
-                self._group_commit.dirty.environments[name] = None
+                self._changed.environments[name] = None
 
     def _begin(self, settings: EnvironmentSettings, key: Secret, now: Moment) -> None:
         name = settings.name
@@ -107,7 +107,7 @@ class EnvironmentRegistry:
         upstream, counters = self._upstream(settings, key), self._activity.add_environment(name)
         environment = WatchedEnvironment(settings, key, upstream, memory, counters, self._epochs)
         self._environments[name] = environment
-        self._group_commit.dirty.environments[name] = None
+        self._changed.environments[name] = None
         self._book.restore(asleep.aggregates)
         self._intake.restore(environment, asleep.operations.values(), now)
         if (memory.base_url, memory.branch) != (settings.base_url, settings.branch):
@@ -146,7 +146,7 @@ class EnvironmentRegistry:
         environment.memory = replace(
             environment.memory, base_url=settings.base_url, branch=settings.branch, epoch=now.wall
         )
-        self._group_commit.dirty.environments[environment.name] = None
+        self._changed.environments[environment.name] = None
         self._retry_missing(environment, now)
 
     # Keys and upstreams.
@@ -186,7 +186,7 @@ class EnvironmentRegistry:
         operations = {each: operation.stored for each, operation in environment.operations.items()}
         aggregates = self._book.all_remembered(name)
         self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates)
-        self._group_commit.dirty.environments[name] = None
+        self._changed.environments[name] = None
         self._book.remove_environment(environment)
         self._intake.remove_environment(name)
         del self._environments[name]
@@ -199,15 +199,26 @@ class EnvironmentRegistry:
             since = asleep.memory.asleep_since
             if since is not None and since + KEPT_SECONDS <= now.mono:
                 del self._asleep[name]
-                dirty = self._group_commit.dirty
-                dirty.environments[name] = None
-                dirty.operations |= dict.fromkeys(each.tracked.key for each in asleep.operations.values())
-                dirty.aggregates |= dict.fromkeys(asleep.aggregates)
+                self._changed.environments[name] = None
+                self._changed.operations |= dict.fromkeys(each.tracked.key for each in asleep.operations.values())
+                self._changed.aggregates |= dict.fromkeys(asleep.aggregates)
 
     # What is written to the state file.
 
-    def everything(self) -> Memory:
-        """Return all that is to be remembered, awake or asleep; it stays as it is now."""
+    def collect(self, number: int, now: Moment, changed: Changed | None) -> Changes:
+        """Return what is to be stored of what changed (None: of everything), awake or asleep, as it is now."""
+        if changed is None:
+            return self._everything(number, now)
+        return Changes(
+            number,
+            now,
+            {key: self._operation(key) for key in changed.operations},
+            {key: self._intake.tombstones.get(key) for key in changed.tombstones},
+            {place: self._aggregate(place) for place in changed.aggregates},
+            {name: self._environment(name) for name in changed.environments},
+        )
+
+    def _everything(self, number: int, now: Moment) -> Changes:
         operations: dict[OperationKey, StoredOperation] = {}
         aggregates: dict[AggregateKey, StoredAggregate] = {}
         environments: dict[str, EnvironmentMemory] = {}
@@ -219,24 +230,21 @@ class EnvironmentRegistry:
             operations |= {each.key: each.stored for each in environment.operations.values()}
             aggregates |= self._book.all_remembered(name)
             environments[name] = environment.stored_memory
-        return Memory(operations, deepcopy(self._intake.tombstones), aggregates, environments)
+        return Changes(number, now, operations, deepcopy(self._intake.tombstones), aggregates, environments, whole=True)
 
-    def stored_environment(self, name: str) -> EnvironmentMemory | None:
-        """Return what is to be remembered of an environment; None: nothing any more."""
+    def _environment(self, name: str) -> EnvironmentMemory | None:
         if (environment := self._environments.get(name)) is not None:
             return environment.stored_memory
         asleep = self._asleep.get(name)
         return asleep.memory if asleep is not None else None
 
-    def stored_operation(self, key: OperationKey) -> StoredOperation | None:
-        """Return what is to be remembered of an operation, awake or asleep."""
+    def _operation(self, key: OperationKey) -> StoredOperation | None:
         if (operation := self._book.find(key)) is not None:
             return operation.stored
         asleep = self._asleep.get(key.environment)
         return asleep.operations.get(key.id) if asleep is not None else None
 
-    def stored_aggregate(self, key: AggregateKey) -> StoredAggregate | None:
-        """Return what is to be remembered of an aggregate by name, awake or asleep."""
+    def _aggregate(self, key: AggregateKey) -> StoredAggregate | None:
         if (kept := self._book.remembered(key)) is not None or (asleep := self._asleep.get(key[0])) is None:
             return kept
         return asleep.aggregates.get(key)

@@ -33,10 +33,9 @@ class Slices:
         self._others: dict[Hashable, Job] = {}
         self._left = SLICES_A_STEP
 
-    @property
-    def waiting(self) -> bool:
+    def waiting(self, *, urgent_only: bool = False) -> bool:
         """Whether there is more to do."""
-        return bool(self._urgent or self._others)
+        return bool(self._urgent or (self._others and not urgent_only))
 
     def put_urgent(self, job: Job, now: Moment) -> None:
         """Do what somebody waits for."""
@@ -62,7 +61,7 @@ class Slices:
             self.step(now, urgent_only=True)
 
     def _go_on(self, now: Moment, *, urgent_only: bool = False) -> None:
-        while self._left > 0 and (self._urgent or (self._others and not urgent_only)):
+        while self._left > 0 and self.waiting(urgent_only=urgent_only):
             self._left -= 1
             what = None if self._urgent else next(iter(self._others))
             try:

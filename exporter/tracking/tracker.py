@@ -18,7 +18,7 @@ from exporter.operation import NIL_ID, Operation
 from exporter.tracking import transitions
 from exporter.tracking.accounting import ResponseAccounting
 from exporter.tracking.book import Book
-from exporter.tracking.group_commit import CurrentState, GroupCommit
+from exporter.tracking.cycle import Changed, Cycle
 from exporter.tracking.handlers import MessageHandlers
 from exporter.tracking.history import recorded, without_points
 from exporter.tracking.intake import Intake
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
 
-PUBLISH_SECONDS = 0.1
-RELOAD_HOLD_SECONDS = 1.0  # in which a reload is taken in before a view may show a part of it
 STEP_SECONDS = 1.0  # the heart beats at least this often
 SETTLED_TOGETHER = 2000  # operations
 MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
@@ -82,30 +80,18 @@ class Tracker:
         self.stepped_at = now.mono
         self._outside = outside
         self._activity = activity
-        self._group_commit = GroupCommit(outside.save, self._show)
+        self._changed = changed = Changed()
         environments: dict[str, WatchedEnvironment] = {}
         self._environments = environments
-        self._book = Book(environments, config.labels, activity, self._group_commit)
-        self._intake = Intake(environments, self._book, self._group_commit, activity, memory.tombstones)
-        self._registry = EnvironmentRegistry(
-            environments, memory, self._book, self._intake, self._group_commit, activity
-        )
-        self._handlers = MessageHandlers(environments, self._intake, self._group_commit, activity, outside.chance)
+        self._book = Book(environments, config.labels, activity, changed)
+        self._intake = Intake(environments, self._book, changed, activity, memory.tombstones)
+        self._registry = EnvironmentRegistry(environments, memory, self._book, self._intake, changed, activity)
+        self._cycle = Cycle(changed, self._registry.collect, outside.save, self._render, outside.publish)
+        self._handlers = MessageHandlers(environments, self._intake, self._cycle, activity, outside.chance)
         self._accounting = ResponseAccounting(activity, outside)
-        self._current = CurrentState(
-            self._registry.everything,
-            self._registry.stored_operation,
-            self._intake.tombstones.get,
-            self._registry.stored_aggregate,
-            self._registry.stored_environment,
-        )
         self._registry.configure(config, keys, now)
         self._stopping = False
-        self._reloads: list[Callable[[], None]] = []  # the replies to those whose lists are not taken in yet
-        self._replies: list[Callable[[], None]] = []  # those that wait for the next view
         self._statuses: tuple[EnvironmentStatus, ...] = ()
-        self._next_publish = -math.inf
-        self._view_waits_until = -math.inf
         self._next_round = now.mono
 
     @property
@@ -133,53 +119,34 @@ class Tracker:
             case Stop():
                 self._stopping = True
                 # Has a commit made: its `Saved` tells whether the last one has to hold everything.
-                self._group_commit.when_saved(lambda _ok: None)
+                self._cycle.when_shown(lambda _committed: None)
             case Close():
                 self._stopping = self.ended = True
 
     def _reconfigure(self, message: Reconfigure, now: Moment) -> None:
-        """Apply a configuration; scrapes see nothing of it until they see all of it."""
-        self._activity.fresh.freeze()
+        """Apply a configuration."""
         message.switch()
         self._registry.configure(message.config, message.keys, now)
-        self._show_next(now)
-        self._view_waits_until = now.mono + RELOAD_HOLD_SECONDS
-        self._reloads.append(message.reply)
-        self._intake.slices.put("reload", self._reply_when_shown(), now)
+        self._cycle.wait_for_reload(now)
+        self._intake.slices.put(object(), self._reply_when_shown(message), now)
 
-    def _show_next(self, now: Moment) -> None:
-        self._book.generation += 1
-        self._book.changed = True
-        self._next_publish = now.mono
-        self._group_commit.hurry()
-
-    def _reply_when_shown(self) -> Job:
+    def _reply_when_shown(self, message: Reconfigure) -> Job:
         """Answer when all that the configuration lists is shown: this comes after its lists."""
-        now = yield
-        self._show_next(now)
-        self._view_waits_until = -math.inf
-        self._replies += self._reloads
-        self._reloads = []
-
-    def _show(self, view: View) -> None:
-        self._outside.publish(view)
-        self._activity.fresh.thaw(view.generation)
-        if view.generation == self._book.generation:
-            replies, self._replies = self._replies, []
-            for reply in replies:
-                reply()
+        yield
+        self._cycle.when_shown(lambda _committed: message.reply())
 
     def _take_saved(self, message: Saved, now: Moment) -> None:
         if message.ok:
             self._activity.state_written.set(now.wall)
         else:
             self._activity.state_failures.inc()
-        self._group_commit.saved(message, now)
+        self._cycle.saved(message)
 
     def _take_response(self, answer: PollResponse, now: Moment) -> None:
         environment = self._environments.get(answer.request.environment)
         if environment is None or not environment.owns(answer.request):
             return  # the environment was taken out of the configuration meanwhile
+        self._changed.view = True  # what pages tell of the environment has
         if environment.end(answer.request.id, lost=isinstance(answer.outcome, ConnectionLost)):
             self._repeat(environment, answer, now)
             return
@@ -253,29 +220,31 @@ class Tracker:
         """Start what is due and publish; return when there is more to do (monotonic; inf: when a message comes)."""
         self.stepped_at = now.mono
         self._activity.tracker_stepped.set(now.wall)
-        # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
-        self._intake.slices.step(now, urgent_only=now.mono >= self._next_publish)
         self._run_periodic(now)
+        is_due = now.mono >= self._cycle.due
+        # Lists wait for the next step: with a view in the same one, messages would be held up for too long.
+        self._intake.slices.step(now, urgent_only=is_due or self._changed.is_much)
         upstreams = self._registry.upstreams
         starts = [math.inf if self._stopping else self._start_due(upstream, now) for upstream in upstreams]
+        if is_due:
+            self._cycle.step(now)
         idle = not any(environment.in_flight for environment in self._environments.values())
-        if self._stopping and idle and not self._group_commit.holds:
+        if self._stopping and idle and not self._cycle.is_awaited:
             self.ended = True
         if self.ended:
             self._intake.slices.finish_urgent(now)
-            self._set_gauges()
-            self._group_commit.close(now, self._current, self._render(now))
+            self._cycle.close(now)
             return now.mono
-        if self._intake.slices.waiting:
+        if self._intake.slices.waiting(urgent_only=self._changed.is_much):
             starts.append(now.mono)
-        return min(self._publish(now), self._intake.next_step(self._next_round), *starts)
+        return min(self._cycle.due, self._intake.next_step(self._next_round), *starts)
 
     def _run_periodic(self, now: Moment) -> None:
         if now.mono >= min(self._next_round, self._intake.next_step(self._next_round)):
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
             self._registry.forget_old(now)
-            self._book.changed |= self._statuses != self._all_statuses(now)
+            self._changed.view |= self._statuses != self._all_statuses(now)
 
     def _start_due(self, upstream: Upstream, now: Moment) -> float:
         while (at := upstream.next_start()) <= now.mono:
@@ -302,22 +271,7 @@ class Tracker:
             upstream.circuit_breaker.probe_started()
         upstream.rate_limiter.start(now.mono)
         environment.begin(operation_id, now.mono)
-
-    def _publish(self, now: Moment) -> float:
-        """Show what changed, at once or when it is committed; return when there is more to do."""
-        if now.mono >= self._next_publish:
-            self._next_publish = now.mono + PUBLISH_SECONDS
-            self._set_gauges()
-            if self._has_news(now) and self._group_commit.shows_at_once(now.mono):
-                self._group_commit.show(self._render(now))
-        self._group_commit.step(now, self._current, lambda: self._render(now) if self._has_news(now) else None)
-        changed = self._has_news(now)
-        waits = self._next_publish if changed and self._group_commit.shows_at_once(now.mono) else math.inf
-        return min(waits, self._group_commit.next_step(now.mono, changed=changed))
-
-    def _has_news(self, now: Moment) -> bool:
-        """Whether there is something to show that may be shown."""
-        return self._book.changed and now.mono >= self._view_waits_until
+        self._changed.view = True
 
     def _render(self, now: Moment) -> View:
         self._statuses = self._all_statuses(now)
@@ -342,13 +296,6 @@ class Tracker:
             environment.activity.last_error,
             self._intake.sources(environment),
         )
-
-    def _set_gauges(self) -> None:
-        for name, environment in self._environments.items():
-            upstream = environment.upstream
-            self._activity.in_flight.labels(name).set(environment.in_flight)
-            self._activity.rate_limit.labels(name).set(upstream.rate_limiter.rate)
-            self._activity.suspended.labels(name).set(upstream.circuit_breaker.suspended)
 
 
 def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:

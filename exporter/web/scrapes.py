@@ -7,7 +7,6 @@ that a reader that stalls holds one slice besides what all share.
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 64 * 1024
 WORKERS = 2
-RETRY_SECONDS = 0.001
 _Made = TypeVar("_Made")
 
 
@@ -85,12 +83,9 @@ class Scrapes:
 
     def _fresh(self, form: Format) -> tuple[View, Ending]:
         """Return the newest view and what goes with it; the two may be of different configurations for a moment."""
-        while True:
-            view = self._app_context.view()
-            own = self._app_context.activity.fresh.encode(view.generation, form)
-            if own is not None:
-                return view, end(stale_part(view, form, self._app_context.monotonic()) + own)
-            time.sleep(RETRY_SECONDS)
+        view = self._app_context.view()
+        own = form.encode(self._app_context.activity.registry)
+        return view, end(stale_part(view, form, self._app_context.monotonic()) + own)
 
     def _in_worker(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
         return asyncio.get_running_loop().run_in_executor(self._workers, work)

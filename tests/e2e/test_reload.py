@@ -308,7 +308,7 @@ def test_another_address_is_asked(reloadable: Reloadable) -> None:
 
 FILES = int(os.environ.get("KNOCK_TEST_RELOADS", "100"))  # 1,000 take some minutes
 NAMES = ("alpha", "beta", "gamma", "delta")
-FIRST_LIMIT = 10_000  # max_operations of generation 0: it tells them apart
+FIRST_LIMIT = 10_000  # max_operations of generation 0: it tells which one is applied
 GROUPS = 5
 SLOWER = {"processing": "500ms", "queued": "500ms", "slowest": "1s"}
 
@@ -392,7 +392,7 @@ class Files:
 
 
 class Mixture(AssertionError):
-    """An answer that is of no one generation."""
+    """An answer whose families of Knock are of no one generation."""
 
 
 SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
@@ -437,27 +437,39 @@ class Scrape:
             found[each.labels["knock_environment"]] += each.value
         return dict(found)
 
-    def generation(self, made: dict[int, Generation]) -> int:
-        """Return which one it shows. Raises Mixture."""
-        number = int(self.one("knock_exporter_operations_limit")) - FIRST_LIMIT
-        expected, info = made[number], self.samples["knock_bulk_operation_info"]
+    @property
+    def applied(self) -> int:
+        """Which one is applied, by one of the exporter's own gauges."""
+        return int(self.one("knock_exporter_operations_limit")) - FIRST_LIMIT
+
+    def differs(self, expected: Generation, *, own: bool = True) -> dict[str, Any]:
+        """Return what it shows of another one: among Knock's families, and the exporter's own."""
+        info = self.samples["knock_bulk_operation_info"]
         counts = {name: len(ids) for name, ids in expected.ids.items()}
         listed = {(name, each) for name, ids in expected.ids.items() for each in ids}
         shown = {(each.labels["knock_environment"], each.labels["operation_id"]) for each in info}
         limits = {each.value for each in self.samples["knock_exporter_api_rate_limit_requests_per_second"]}
         shown_groups = {each.labels["group"] for each in self.samples["knock_bulk_operations"] if each.value}
-        problems = {
-            "labels": {each.labels["generation"] for each in info} - {str(number)},
+        wrong: dict[str, Any] = {
+            "labels": {each.labels["generation"] for each in info} - {str(expected.number)},
             "groups": shown_groups ^ {expected.group},
-            "limits": limits ^ {expected.rate_limit},
             "ids": shown - listed,
             "sums": self.sums("knock_bulk_operations").items() ^ counts.items(),
-            "counts": self.sums("knock_exporter_operations").items() ^ counts.items(),
-            **{name: found - counts.keys() for name, found in self.environments.items()},
         }
-        if any(problems.values()):
-            raise Mixture(f"generation {number}: { {what: wrong for what, wrong in problems.items() if wrong} }")
-        return number
+        if own:
+            wrong["limits"] = limits ^ {expected.rate_limit}
+            wrong["counts"] = self.sums("knock_exporter_operations").items() ^ counts.items()
+        for name, found in self.environments.items():
+            if own or name.startswith("knock_bulk_"):
+                wrong[name] = found - counts.keys()
+        return {what: each for what, each in wrong.items() if each}
+
+    def generation(self, made: dict[int, Generation], least: int) -> int:
+        """Return which one Knock's families show: the one applied, or for a moment the one before. Raises Mixture."""
+        for number in range(self.applied, least - 1, -1):
+            if not self.differs(made[number], own=False):
+                return number
+        raise Mixture(f"generation {self.applied}: {self.differs(made[self.applied])}")
 
 
 @dataclass
@@ -473,7 +485,7 @@ class Watcher:
     def run(self) -> None:
         while not self.stop.is_set():
             try:
-                self.seen.append(Scrape(self.exporter.metrics()).generation(self.made))
+                self.seen.append(Scrape(self.exporter.metrics()).generation(self.made, max(self.seen, default=0)))
             except (AssertionError, OSError, LookupError) as error:
                 self.wrong.append(repr(error)[:2000])
             self.stop.wait(0.03)
@@ -524,6 +536,7 @@ class Torture:
             generation = self.files.good()
             self._reload(json.dumps(generation.document()), HTTPStatus.OK)
             self.active = generation
+            assert Scrape(self.exporter.metrics()).differs(generation) == {}
         else:
             self._reload(*self.files.bad())
 

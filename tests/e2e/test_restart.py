@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict
 from functools import partial
 from itertools import islice
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pages
@@ -575,6 +576,26 @@ def locked(state: Path) -> Iterator[None]:
 
 def write_failures(exporter: Exporter) -> float:
     return exporter.value("knock_exporter_state_write_failures_total") or 0.0
+
+
+@pytest.mark.alone
+def test_a_hundred_registrations_one_after_the_other_wait_for_one_commit_each(
+    knock: Simulator, start: Starter, kept: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tokens = [f"{number:032x}" for number in range(5)]  # each is good for 20 a second
+    for number, token in enumerate(tokens):
+        start.use_token(token, f"program-{number}")
+    exporter = start(knock.url, polling=QUICK)
+    assert exporter.register([endless(knock)]).status_code == 200
+    took = []
+    for each in range(100):
+        operation, began = endless(knock), time.perf_counter()
+        assert exporter.register([operation], token=tokens[each % 5]).status_code == 200
+        took.append(time.perf_counter() - began)
+    assert tracked(exporter) == 101  # each was shown before it was answered
+    record_property("registrations one after the other, median ms", round(1000 * median(took), 1))
+    assert median(took) <= 0.02
+    assert len(ids_in(kept)) == 101
 
 
 @pytest.mark.alone

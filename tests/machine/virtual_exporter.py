@@ -333,7 +333,7 @@ class Exporter:
 
     def _event(self, kind: str, what: Any) -> None:
         if kind == "commit" and self.hangs:
-            self._stuck_since = self.now.mono
+            self._stuck_since = self._stuck_since or self.now.mono  # of the first: the others wait behind it
         elif kind == "commit" and self._writer is not None:
             self._writer.step(0.0)
         elif kind == "saved":

@@ -16,6 +16,7 @@ from exporter.keys import KeySource, Secret
 from exporter.metrics.exposition import Format, View, knock_part, stale_part
 from exporter.metrics.own import Activity
 from exporter.operation import NIL_ID, Operation, Status
+from exporter.store.writer import merged
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.memory import Changes, Memory
 from exporter.tracking.messages import (
@@ -81,6 +82,7 @@ class Disk:
     broken: bool = False
     slow: bool = False
     damaged: bool = False
+    unwritten: Changes | None = None
 
     def read(self) -> Memory:
         """Return what is kept, for a tracker to own."""
@@ -90,8 +92,10 @@ class Disk:
         """Write what waits, and say so."""
         if not self.changes or self.slow:
             return None
-        changes = self.changes.pop(0)
+        changes, before = self.changes.pop(0), self.unwritten
+        changes, self.unwritten = merged(before, changes) if before is not None else changes, None
         if self.broken:
+            self.unwritten = None if changes.whole else changes
             return Saved(changes.number, ok=False, lost=changes.whole)
         if self.damaged and not changes.whole:
             return Saved(changes.number, ok=False, lost=True)
@@ -194,12 +198,14 @@ class Model:
             Registration(ListedOperation(each)) if isinstance(each, str) else each for each in operations
         )
         self.tell(Register(environment, registration, again, answers.append))
+        self.tracker.advance(self.now)
         return answers
 
     def release(self, operation_id: str, environment: str = "production") -> list[ReleaseResult]:
         """Drop an operation; the answer comes into the list."""
         answers: list[ReleaseResult] = []
         self.tell(Release(environment, operation_id, answers.append))
+        self.tracker.advance(self.now)
         return answers
 
     def list_file(self, path: str, *operations: ListedOperation | str, environment: str = "production") -> None:
