@@ -32,7 +32,7 @@ from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
 from exporter.tracking.memory import Memory
-from exporter.tracking.messages import Close, Message, Outside, Reconfigure, Register, Registration, Stop
+from exporter.tracking.messages import Close, Message, Outside, Reconfigure, Register, Registration, Scraped, Stop
 from exporter.tracking.tracker import Tracker, run
 from exporter.tracking.transitions import Moment
 from exporter.web.context import AppContext
@@ -158,6 +158,7 @@ class Daemon:
             external_url=self._flags.external_url,
             service=service,
             reload=self.reload if self._flags.enable_lifecycle else None,
+            scraped=lambda at: self._inbox.put(Scraped(at)),
         )
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from exporter.config import Polling
 from exporter.operation import Status
 from exporter.tracking import pacing
-from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
+from exporter.tracking.pacing import (
+    CircuitBreaker,
+    DuePoll,
+    DueQueue,
+    PollClass,
+    RateLimiter,
+    ScrapeRhythm,
+    WeightedRoundRobin,
+)
 
 POLLING = Polling()
 DAY = 86400.0
@@ -50,6 +59,44 @@ def test_the_interval_is_a_share_of_the_standstill_between_base_and_slowest(
     status: Status, unchanged: float, age: float, seconds: float
 ) -> None:
     assert pacing.live_interval(status, unchanged, age, POLLING) == seconds
+
+
+def rhythm(times: list[float]) -> ScrapeRhythm:
+    made = ScrapeRhythm()
+    for each in times:
+        made.scraped(each)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("times", "processing"),
+    [
+        ([], 5.0),
+        ([0.0, 15.0], 5.0),  # it may be a person
+        ([0.0, 15.0, 30.0], 15.0),
+        ([0.0, 10.0, 20.0, 30.0], 10.0),
+        ([0.0, 1.0, 15.0, 16.0, 30.0], 7.5),  # two servers
+        ([0.0, 60.0, 120.0], 15.0),
+        ([float(each) for each in range(60)], 5.0),
+        ([0.0, 10.0, 20.0, 110.0], 5.0),  # not regular
+        ([0.0, 90.0, *(300.0 + 12.0 * each for each in range(26))], 12.0),  # what was before does not count
+    ],
+)
+def test_what_runs_is_polled_as_often_as_it_is_scraped_where_that_is_regular(
+    times: list[float], processing: float
+) -> None:
+    now = times[-1] if times else 0.0
+    assert rhythm(times).adapted(POLLING, now) == replace(POLLING, processing=processing)
+
+
+def test_once_scrapes_stay_away_the_configured_interval_holds() -> None:
+    scraped = rhythm([0.0, 15.0, 30.0])
+    assert [scraped.adapted(POLLING, now).processing for now in (59.0, 60.0, 61.0)] == [15.0, 15.0, 5.0]
+
+
+def test_scrapes_make_no_interval_shorter() -> None:
+    slow = Polling(processing=30.0)
+    assert rhythm([0.0, 10.0, 20.0]).adapted(slow, 20.0) == slow
 
 
 def test_a_base_slower_than_hourly_holds_for_old_ones_too() -> None:

@@ -29,7 +29,7 @@ from exporter.errors import (
 from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.memberships import SourceKey, SourceKind
-from exporter.tracking.messages import KeyRead, Listed, PollRequest
+from exporter.tracking.messages import KeyRead, Listed, PollRequest, Scraped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -532,6 +532,41 @@ def test_knock_counts_as_down_after_three_attempts_over_half_a_minute() -> None:
     model.run(10)
     assert model.value("knock_up", **E) == 0
     assert model.value("knock_last_answer_timestamp_seconds", **E) is None
+
+
+# Scrapes.
+
+
+@pytest.mark.parametrize("phase", [0.0, 4.0, 9.0, 14.0])
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_what_runs_for_half_a_minute_is_polled_at_most_four_times_and_seen_at_the_second_scrape(
+    phase: float, chance: float
+) -> None:
+    began: dict[str, float] = {}
+
+    def knock(request: PollRequest, now: Moment) -> Operation | KnockError:
+        age = now.mono - began.setdefault(request.id, now.mono)
+        rows = min(100, int(age * 100 / 30))
+        status = Status.PROCESSING if age < 30 else Status.COMPLETED
+        return running(request.id, status=status, rows_processed=rows, completed_at=now.wall if age >= 30 else None)
+
+    model = Model(one(), knock, chance=lambda: chance)
+    for _ in range(20):
+        model.run(15.0)
+        model.tell(Scraped(model.mono))
+    model.run(phase)
+    model.list_file("/ids.txt", ListedOperation(B))
+    asked_at = model.mono
+    seen: list[float] = []
+    for _ in range(5):
+        model.run(15.0 - phase if not seen else 15.0)
+        model.tell(Scraped(model.mono))
+        seen.append(model.mono - asked_at)
+        if model.value("knock_bulk_operation_status", operation_id=B, status="completed") == 1:
+            break
+    assert len(model.times(B)) <= 4
+    ended_at = began[B] + 30 - asked_at
+    assert sum(at > ended_at for at in seen) <= 2
 
 
 # 404.

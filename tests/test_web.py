@@ -10,6 +10,7 @@ import socket
 import threading
 import zlib
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -117,6 +118,15 @@ def test_the_size_is_told_before_compression(app: ASGIApp) -> None:
         size = len(ask(app, Accept_Encoding=encoding).text.encode())
         told = ask(app).text.partition("\nknock_exporter_exposition_size_bytes ")[2].split("\n")[0]
         assert float(told) == size
+
+
+def test_the_tracker_hears_of_a_scrape_once_a_second_at_most(model: Model) -> None:
+    heard: list[float] = []
+    app = make_app(replace(app_context(model), scraped=heard.append))
+    for model.mono in (5000.0, 5000.5, 5001.0, 5001.5, 5099.0):
+        ask(app)
+    ask(app, "/")
+    assert heard == [5000.0, 5001.0, 5099.0]
 
 
 def test_nothing_is_shown_before_the_first_view_but_headers(model: Model) -> None:

@@ -49,6 +49,13 @@ class PollResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class Scraped:
+    """There was a scrape, at this time (monotonic)."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRead:
     """The key source of an environment was read; `key` only if it holds another one than before."""
 
@@ -191,6 +198,7 @@ class Close:
 
 Message = (
     PollResponse
+    | Scraped
     | KeyRead
     | Listed
     | Reread

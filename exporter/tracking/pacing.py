@@ -7,8 +7,11 @@ to 1. The numbers are those of docs/behaviour.md.
 from __future__ import annotations
 
 import math
+from collections import deque
+from dataclasses import replace
 from enum import StrEnum
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import Status
@@ -28,6 +31,11 @@ MISSING_GRACE = 300.0  # since hand-over: Knock may not be able to read yet what
 TOO_LARGE_LEAST = 60.0
 LARGE_BYTES_A_SECOND = 16 * 2**20 / TOO_LARGE_LEAST  # of each operation: one of 16 MiB is asked once a minute
 STALE_INTERVALS, STALE_SLACK = 3.0, 30.0
+
+SCRAPES_SECONDS = 300.0  # of scrapes that tell how often there are some
+SCRAPES_LEAST = 3
+SCRAPES_LATE = 2.0  # times their mean interval: later ones are not regular
+SCRAPES_MOST = 15.0  # seconds; where scrapes are further apart, polls are not
 
 LIMIT_USE = 0.985  # of the limit: with CATCH_UP it keeps every 1 s window at the server under it
 CATCH_UP = 0.005
@@ -79,6 +87,33 @@ def missing_interval(attempt: int, polling: Polling) -> float:
     if attempt == 0:
         return polling.queued
     return doubling(MISSING_FIRST, attempt, MISSING_MOST)
+
+
+class ScrapeRhythm:
+    """How often `/metrics` is scraped: what runs need not be polled more often, where that is regular."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+        self._interval, self._holds_until = 0.0, -math.inf
+
+    def scraped(self, at: float) -> None:
+        """Note a scrape."""
+        times = self._times
+        times.append(at)
+        while times[0] < at - SCRAPES_SECONDS:
+            times.popleft()
+        if len(times) >= SCRAPES_LEAST:
+            self._interval = (at - times[0]) / (len(times) - 1)
+            longest = max(later - earlier for earlier, later in pairwise(times))
+            is_regular = longest <= SCRAPES_LATE * self._interval
+            self._holds_until = at + SCRAPES_LATE * self._interval if is_regular else -math.inf
+
+    def adapted(self, polling: Polling, now: float) -> Polling:
+        """Return the intervals to poll by."""
+        interval = min(self._interval, SCRAPES_MOST)
+        if now > self._holds_until or interval <= polling.processing:
+            return polling
+        return replace(polling, processing=interval)
 
 
 class RateLimiter:

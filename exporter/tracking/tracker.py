@@ -35,9 +35,11 @@ from exporter.tracking.messages import (
     Release,
     Reread,
     Saved,
+    Scraped,
     Stop,
     Unread,
 )
+from exporter.tracking.pacing import ScrapeRhythm
 from exporter.tracking.registry import EnvironmentRegistry
 from exporter.tracking.snapshot import EnvironmentStatus
 from exporter.tracking.transitions import Circumstances, Moment
@@ -89,6 +91,7 @@ class Tracker:
         self._cycle = Cycle(changed, self._registry.collect, outside.save, self._render, outside.publish)
         self._handlers = MessageHandlers(environments, self._intake, self._cycle, activity, outside.chance)
         self._accounting = ResponseAccounting(activity, outside)
+        self._scrape_rhythm = ScrapeRhythm()
         self._registry.configure(config, keys, now)
         self._stopping = False
         self._statuses: tuple[EnvironmentStatus, ...] = ()
@@ -106,6 +109,8 @@ class Tracker:
         match message:
             case PollResponse():
                 self._take_response(message, now)
+            case Scraped():
+                self._scrape_rhythm.scraped(message.at)
             case KeyRead():
                 self._take_key(message, now)
             case Listed() | Reread() | Unread() | Register() | Release():
@@ -179,9 +184,8 @@ class Tracker:
             self._book.touch(operation.key)
             environment.plan(operation)  # the upstream's trouble, not the operation's: it stays due
             return
-        at = Circumstances(
-            now, self._outside.chance(), environment.settings.polling, environment.memory.epoch, environment.trusted
-        )
+        polling = self._scrape_rhythm.adapted(environment.settings.polling, now.mono)
+        at = Circumstances(now, self._outside.chance(), polling, environment.memory.epoch, environment.trusted)
         if isinstance(outcome, Operation):
             self._intake.update(operation, transitions.succeeded(operation.tracked, outcome, at), now)
             if operation.tracked.clean:

@@ -26,7 +26,7 @@ class AppContext:
     `unhealthy` and `unready` return what is wrong, or None. `monotonic` judges staleness, `wall` tells Unix seconds.
     `config` is the active configuration, `external_url` where people reach the port (no slash at its end; None: not
     known). `service` takes registrations (None: there are no such calls), `reload` has the configuration read again
-    (None: off).
+    (None: off). `scraped` is told when there was a scrape (monotonic), once a second at most.
     """
 
     view: Callable[[], View]
@@ -40,6 +40,7 @@ class AppContext:
     external_url: str | None = None
     service: RegistrationService | None = None
     reload: Reload | None = None
+    scraped: Callable[[float], object] = lambda _at: None
 
     @property
     def prefix(self) -> str:

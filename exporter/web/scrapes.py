@@ -7,6 +7,7 @@ that a reader that stalls holds one slice besides what all share.
 from __future__ import annotations
 
 import asyncio
+import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 64 * 1024
 WORKERS = 2
+TELL_SECONDS = 1.0  # between two scrapes that the tracker hears of: a flood of them is not to keep it busy
 _Made = TypeVar("_Made")
 
 
@@ -36,6 +38,7 @@ class Scrapes:
 
     def __init__(self, app_context: AppContext) -> None:
         self._app_context = app_context
+        self._told_at = -math.inf
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scrape")
         self._kept: dict[Format, tuple[View, asyncio.Future[CompressedPart]]] = {}
         self._next: dict[Format, asyncio.Task[tuple[View, Ending]]] = {}
@@ -44,6 +47,9 @@ class Scrapes:
     async def response(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
         started = self._app_context.monotonic()
+        if started - self._told_at >= TELL_SECONDS:
+            self._told_at = started
+            self._app_context.scraped(started)
         form = choose_format(",".join(request.headers.getlist("accept")))
         headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
         view, ending = await self._newest(form)
