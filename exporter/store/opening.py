@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import StartError
-from exporter.store import database, rows
-from exporter.store.ages import Ages, checkpoint, first_ages
+from exporter.store import database, tables
 from exporter.store.database import Damaged
+from exporter.store.documents import Ages, checkpoint, first_ages
 from exporter.store.lock import Patience, held_elsewhere, hold
 from exporter.store.salvage import salvage
 from exporter.store.schema import transaction
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.store.lock import StateLock
-    from exporter.store.rows import Skip
+    from exporter.store.tables import Skip
     from exporter.tracking.memory import Memory
     from exporter.tracking.transitions import Moment
 
@@ -112,12 +112,12 @@ class Opening:
         database.prepare(path, connection)
         database.check_tables(connection)
         ages = _go_on(connection, self.clock(), self.ages)
-        return ages, rows.read_memory(connection, ages, self.skip or _log_skipped)
+        return ages, tables.read_memory(connection, ages, self.skip or _log_skipped)
 
     def _mend(self, path: Path, problem: str) -> None:
         """Put a damaged file aside, and one with all that can be read of it in its place."""
         with database.ours(path):
-            new = database.make_replacement(path)
+            new = database.make_replacement(path, database.form_of(path))
             saved = salvage(path, new)
             kept_as = database.put_aside(path, self.clock().wall)
             new.rename(path)
@@ -136,11 +136,11 @@ def _go_on(connection: sqlite3.Connection, now: Moment, first: Ages | None) -> A
     The write lock is taken in any case, so that who holds it, or a file that cannot be written, is met at the start.
     """
     with transaction(connection):
-        kept = rows.read_checkpoint(connection)
+        kept = tables.read_checkpoint(connection)
         if kept is not None:
             return kept.ages(now)
         ages = first or first_ages(now)
-        rows.write_checkpoint(connection, checkpoint(ages, now))
+        tables.write_checkpoint(connection, checkpoint(ages, now))
         return ages
 
 
