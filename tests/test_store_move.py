@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -384,3 +386,47 @@ def test_the_path_is_required_and_may_come_from_the_environment(state_path: Path
     assert call(command).exit_code == 2
     runner = CliRunner(env={"KNOCK_EXPORTER_STORAGE_PATH": str(state_path)})
     assert runner.invoke(main, ["state", command], input=io.BytesIO()).exit_code == 1
+
+
+# As docs/state.md has it.
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "state.md").read_text(encoding="utf-8")
+
+
+def commands(heading: str) -> list[str]:
+    """Return the commands below a heading of the document."""
+    section = DOCUMENT.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"(?:\$ |`)(knock-exporter state [^`\n]+)", section)
+
+
+def type_in(command: str, folder: Path) -> str:
+    """Type a command in a folder, which stands for where the document has its state; return what it wrote."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    typed = ["sh", "-c", command.replace("/var/lib/knock-exporter/", "")]
+    done = subprocess.run(typed, cwd=folder, env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_state_is_checked_backed_up_and_restored(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    (check,) = commands("Look at it")
+    told = type_in(check, state_path.parent)
+    export_command, import_command = commands("Back it up, and restore it")
+    type_in(export_command, state_path.parent)
+    state_path.rename(state_path.with_name("damaged.db"))
+    type_in(import_command, state_path.parent)
+    restored = type_in(check, state_path.parent)
+    assert restored.splitlines()[3].split(";")[0] == told.splitlines()[3]
+    assert restored.splitlines()[4] == told.splitlines()[4]
+
+
+def test_an_environment_is_moved_to_another_exporter(tmp_path: Path) -> None:
+    for name, memory in (("old.db", STATE), ("new.db", replace(STATE, environments={"staging": ENVIRONMENT}))):
+        write(tmp_path / name, memory, Clock())
+    for command in commands("Move an environment to another exporter"):
+        type_in(command, tmp_path)
+    before, after = read(tmp_path / "old.db", Clock()), read(tmp_path / "new.db", Clock())
+    assert after.operations.keys() == before.operations.keys()
+    assert after.environments["staging"] == ENVIRONMENT
+    assert after.environments["production"].asleep_since is not None
