@@ -7,7 +7,6 @@ default. A later field needs a default, so that documents without it can be read
 # Without `from __future__ import annotations`: msgspec reads these.
 
 import re
-from collections.abc import Container
 from functools import lru_cache
 from json import dumps as ascii_json
 from operator import attrgetter
@@ -25,7 +24,7 @@ from exporter.tracking.transitions import Marks, Moment, Tracked
 Number = Annotated[float, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]  # what is beyond is not a time
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
-_ENVIRONMENT = re.compile(r"[a-z0-9_-]{1,63}")
+_is_environment = re.compile(r"[a-z0-9_-]{1,63}").fullmatch
 _MISSING = re.compile("Object missing required field `(.*)`")
 _UNKNOWN = re.compile("Object contains unknown field `(.*)`")
 
@@ -82,8 +81,18 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     environment: str
 
     def __post_init__(self) -> None:
-        if not _ENVIRONMENT.fullmatch(self.environment):
+        if not _is_environment(self.environment):
             raise ValueError("environment: expected a name of a-z, 0-9, _ and -")
+
+    @property
+    def kind(self) -> str:
+        """What it is of."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def row_key(self) -> str:
+        """What tells it from the others of its kind and environment, in the file."""
+        return ""
 
 
 class _OperationDocument(_Document, frozen=True, kw_only=True):
@@ -95,8 +104,13 @@ class _OperationDocument(_Document, frozen=True, kw_only=True):
             raise ValueError("id: is not a valid UUID")
 
     @property
+    def row_key(self) -> str:
+        return self.id.lower()
+
+    @property
     def key(self) -> OperationKey:
-        return OperationKey(_shared(self.environment), self.id.lower())
+        """What names it."""
+        return OperationKey(_shared(self.environment), self.row_key)
 
 
 class MembershipDocument(Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +191,11 @@ class AggregateDocument(_Document, frozen=True, kw_only=True, tag="cell"):
     last_completed_with_errors_seen: Number | None = None
 
     @property
+    def row_key(self) -> str:
+        """What tells it from the others of its environment, in the file."""
+        return dump([self.group, self.name])
+
+    @property
     def key(self) -> AggregateKey:
         """What names it."""
         return self.environment, self.group, self.name
@@ -191,11 +210,6 @@ class EnvironmentDocument(_Document, frozen=True, kw_only=True, tag="environment
     groups: tuple[str, ...]
     names: tuple[str, ...]
     asleep_since: Number | None = None
-
-    @property
-    def key(self) -> str:
-        """What names it."""
-        return self.environment
 
 
 Document = OperationDocument | TombstoneDocument | AggregateDocument | EnvironmentDocument
@@ -358,27 +372,28 @@ class Contents:
         self.environments: dict[str, EnvironmentMemory] = {}
 
     def take(self, document: Document) -> None:
-        """Take in what is not there yet. Raises UnreadableRow."""
+        """Take in a document."""
         match document:
             case OperationDocument(key=key):
-                _once(key, self.operations, self.tombstones)
                 self.operations[key] = read_operation(key, document, self.ages)
             case TombstoneDocument(key=key):
-                _once(key, self.operations, self.tombstones)
                 self.tombstones[key] = Tombstone(self.ages.mono(document.at), document.retired)
             case AggregateDocument(key=place):
-                _once(place, self.aggregates)
                 values = (getattr(document, name) for name in StoredAggregate._fields)
                 self.aggregates[place] = StoredAggregate(*values)
             case EnvironmentDocument(environment=name):
-                _once(name, self.environments)
                 self.environments[name] = read_environment(document, self.ages)
+
+    def has(self, document: Document) -> bool:
+        """Whether there is something in its place."""
+        match document:
+            case AggregateDocument(key=place):
+                return place in self.aggregates
+            case EnvironmentDocument(environment=name):
+                return name in self.environments
+            case OperationDocument(key=key) | TombstoneDocument(key=key):
+                return key in self.operations or key in self.tombstones
 
     def memory(self) -> Memory:
         """Return all of it."""
         return Memory(self.operations, self.tombstones, self.aggregates, self.environments)
-
-
-def _once(key: Any, *known: Container[Any]) -> None:
-    if any(key in each for each in known):
-        raise UnreadableRow(f"{key if isinstance(key, str) else ' '.join(key)} is a duplicate")

@@ -85,7 +85,7 @@ def read(lines: Iterable[bytes], now: Moment) -> Contents:
             if contents is None:
                 contents = Contents(_begin(line, now))
             elif not (ended := line.replace(b" ", b"").strip() == _END.encode()):
-                contents.take(documents.decode(line))
+                _take(contents, documents.decode(line))
         except UnreadableRow as error:
             raise StartError(redact(f"line {number}: {error}; nothing was imported")) from None
     if contents is None or not ended:
@@ -98,6 +98,12 @@ def _check_line(line: bytes, *, ended: bool) -> None:
         raise UnreadableRow(f"longer than {MOST_BYTES} bytes")
     if ended:
         raise UnreadableRow("stands behind the end")
+
+
+def _take(contents: Contents, document: documents.Document) -> None:
+    if contents.has(document):
+        raise UnreadableRow(f"{document.kind} {document.row_key or document.environment} is a duplicate")
+    contents.take(document)
 
 
 def _begin(line: bytes, now: Moment) -> Ages:

@@ -33,9 +33,7 @@ _PLACES: dict[str, Callable[[Any], Place]] = {  # by the tracker's key
 }
 
 # As bytes: text that is not UTF-8 is refused.
-_SELECT = (
-    "SELECT kind, environment, key, CAST(document AS BLOB) FROM documents WHERE kind = ? ORDER BY environment, key"
-)
+_SELECT = "SELECT environment, key, CAST(ifnull(document, '') AS BLOB) FROM documents WHERE kind = ? ORDER BY environment, key"
 _PUT = "INSERT INTO documents VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET document = excluded.document"
 _DROP = "DELETE FROM documents WHERE kind = ? AND environment = ? AND key = ?"
 _PUT_TOMBSTONE = "REPLACE INTO tombstones (environment, id, at, retired) VALUES (?, ?, ?, ?)"
@@ -58,20 +56,15 @@ def read_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
 
 def read_documents(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[Document]:
     """Read all documents of a kind."""
-    for *place, line in connection.execute(_SELECT, (kind,)):
+    for environment, key, line in connection.execute(_SELECT, (kind,)):
         try:
-            yield _read_document(tuple(place), line)
+            document = documents.decode(line)
+            if document.environment == environment and document.row_key == key and document.kind == kind:
+                yield document
+            else:
+                skip(str(environment), str(key), "stands at the place of another one")
         except UnreadableRow as error:
-            skip(str(place[1]), str(place[2]), str(error))
-
-
-def _read_document(place: tuple[Any, ...], line: Any) -> Document:
-    if not isinstance(line, bytes):
-        raise UnreadableRow("expected a document")
-    document = documents.decode(line)
-    if _PLACES[place[0]](document.key) != place:
-        raise UnreadableRow("stands at the place of another one")
-    return document
+            skip(str(environment), str(key), str(error))
 
 
 def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Tombstones:
