@@ -66,27 +66,23 @@ class Opening:
         path = Path(os.path.realpath(self.path))  # two names of one file share a lock
         lock = hold(path, self.patience)
         try:
-            return self._mended(path, lock)
+            return self._patiently(path, lock)
         except BaseException:
             lock.release()
             raise
 
-    def _mended(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
-        try:
-            return self._patiently(path, lock)
-        except Damaged as error:
-            if not self.mend:
-                problem = f"state {path} is damaged ({error}): move it away, or start the exporter with it"
-                raise StartError(problem) from None
-        try:
-            return self._patiently(path, lock)
-        except Damaged as error:
-            raise StartError(f"state {path} is damaged as soon as it is made: {error}") from None
-
     def _patiently(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
+        mended = False
         while True:
             try:
                 return self._now(path, lock)
+            except Damaged as error:
+                if not self.mend or mended:
+                    when = (
+                        "as soon as it is made" if mended else f"({error}): move it away, or start the exporter with it"
+                    )
+                    raise StartError(f"state {path} is damaged {when}") from None
+                mended = True
             except sqlite3.Error:  # somebody has it locked
                 if self.patience.ends():
                     raise held_elsewhere(path, self.patience) from None

@@ -32,8 +32,10 @@ _PLACES: dict[str, Callable[[Any], Place]] = {  # by the tracker's key
     "cell": lambda key: ("cell", key[0], dump(key[1:])),
 }
 
-# As bytes: text that is not UTF-8 is refused.
-_SELECT = "SELECT environment, key, CAST(ifnull(document, '') AS BLOB) FROM documents WHERE kind = ? ORDER BY environment, key"
+_SELECT = (  # as bytes: text that is not UTF-8 is refused
+    "SELECT environment, key, CAST(ifnull(document, '') AS BLOB) FROM documents"
+    " WHERE kind = ? ORDER BY environment, key"
+)
 _PUT = "INSERT INTO documents VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET document = excluded.document"
 _DROP = "DELETE FROM documents WHERE kind = ? AND environment = ? AND key = ?"
 _PUT_TOMBSTONE = "REPLACE INTO tombstones (environment, id, at, retired) VALUES (?, ?, ?, ?)"
