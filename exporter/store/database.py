@@ -186,6 +186,7 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
                 return
             with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
                 connection.backup(copy)
+                copy.text_factory = connection.text_factory
                 schema.migrate(copy)
                 yield copy, form
     except Damaged as error:

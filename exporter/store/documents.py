@@ -20,11 +20,12 @@ from exporter.tracking.memory import AggregateKey, EnvironmentMemory, Memory, St
 from exporter.tracking.pacing import PollClass
 from exporter.tracking.tombstones import Tombstone, Tombstones
 from exporter.tracking.transitions import Marks, Moment, Tracked
+from exporter.values import NAME
 
 Number = Annotated[float, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]  # what is beyond is not a time
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
-_is_environment = re.compile(r"[a-z0-9_-]{1,63}").fullmatch
+_is_environment = re.compile(NAME).fullmatch
 _MISSING = re.compile("Object missing required field `(.*)`")
 _UNKNOWN = re.compile("Object contains unknown field `(.*)`")
 
@@ -243,7 +244,7 @@ def dump(value: Any) -> str:
 
 # Operations.
 
-_RECORD = tuple(name for name in OperationDocument.__struct_fields__ if name in Operation.__slots__ and name != "id")
+_RECORD = tuple(name for name in Operation.__slots__ if name in OperationDocument.__struct_fields__ and name != "id")
 _PLAIN = (
     *("group", "interval", "healthy_interval", "poll_class", "up", "failures", "missing", "odd_polls"),
     *("ended_polls", "lost", "from_birth", "seen_unfinished", "seen_started", "final_seen"),
