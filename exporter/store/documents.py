@@ -106,12 +106,12 @@ class _OperationDocument(_Document, frozen=True, kw_only=True):
 
     @property
     def row_key(self) -> str:
-        return self.id.lower()
+        return self.id
 
     @property
     def key(self) -> OperationKey:
         """What names it."""
-        return OperationKey(_shared(self.environment), self.row_key)
+        return OperationKey(_shared(self.environment), self.id.lower())
 
 
 class MembershipDocument(Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,11 +11,11 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, ValidationError, convert, json
+from msgspec import Struct, ValidationError, convert, json, to_builtins
 
 from exporter.errors import StartError, redact
 from exporter.store import database, documents, tables
-from exporter.store.documents import Ages, Checkpoint, Contents, Number, TombstoneDocument, UnreadableRow, dump
+from exporter.store.documents import Ages, Checkpoint, Contents, Number, UnreadableRow, dump
 from exporter.store.opening import Opening
 from exporter.tracking.memory import Changes
 
@@ -42,7 +42,8 @@ _END = '{"kind":"end"}'
 
 def export(connection: sqlite3.Connection, environments: Collection[str], skip: Skip) -> Iterator[str]:
     """Write what is kept, of these environments (none: of all), as it was at the last checkpoint."""
-    known = [each.environment for each in tables.read_documents(connection, "environment", skip)]
+    found = list(tables.read_documents(connection, "environment", skip))
+    known = [each.environment for each in found]
     for name in environments:
         if name not in known:
             raise StartError(f"the state has no environment {name!r}; it has: {', '.join(known) or 'none'}")
@@ -50,18 +51,17 @@ def export(connection: sqlite3.Connection, environments: Collection[str], skip: 
     if at is None:
         raise StartError("the state has no checkpoint: nothing tells when it was true")
     yield dump({"format": FORMAT, "version": VERSION, **at._asdict()})
-    for document in _documents(connection, skip):
-        if not environments or document.environment in environments:
-            yield dump(json.decode(documents.encode(document)))
+    for document in chain(map(to_builtins, found), _documents(connection, skip)):
+        if not environments or document["environment"] in environments:
+            yield dump(document)
     yield _END
 
 
-def _documents(connection: sqlite3.Connection, skip: Skip) -> Iterator[documents.Document]:
-    yield from tables.read_documents(connection, "environment", skip)
-    yield from tables.read_documents(connection, "operation", skip)
+def _documents(connection: sqlite3.Connection, skip: Skip) -> Iterator[dict[str, Any]]:
+    yield from map(to_builtins, tables.read_documents(connection, "operation", skip))
     for key, (at, retired) in tables.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
-        yield TombstoneDocument(environment=key.environment, id=key.id, at=at, retired=retired)
-    yield from tables.read_documents(connection, "cell", skip)
+        yield {"kind": "tombstone", **key._asdict(), "at": at, "retired": retired}
+    yield from map(to_builtins, tables.read_documents(connection, "cell", skip))
 
 
 # In.
@@ -109,7 +109,7 @@ def _take(contents: Contents, document: documents.Document) -> None:
 def _begin(line: bytes, now: Moment) -> Ages:
     try:
         header = json.decode(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableRow(f"not JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):
         raise UnreadableRow("expected an object")
