@@ -18,9 +18,9 @@ from model import WALL, ids, running
 from structlog.testing import capture_logs
 
 from exporter.errors import StartError
-from exporter.operation import OperationKey
-from exporter.store import database, rows, schema
-from exporter.store.ages import Checkpoint
+from exporter.operation import OperationKey, pack_id
+from exporter.store import database, schema, tables
+from exporter.store.documents import Ages, Checkpoint
 from exporter.store.lock import LockLost
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
@@ -178,19 +178,23 @@ def test_only_time_since_the_checkpoint_counts(state_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "UPDATE operations SET status = 'done' WHERE id = ?",
-        "UPDATE operations SET labels = '{' WHERE id = ?",
-        "UPDATE operations SET failures = 'x' WHERE id = ?",
-        "UPDATE operations SET interval = 9e999 WHERE id = ?",
-        "UPDATE operations SET \"group\" = CAST(x'ff' AS TEXT), labels = x'7b7d' WHERE id = ?",
-        "UPDATE operations SET handed_over = NULL WHERE id = ?",
+        "SET document = json_set(document, '$.status', 'done')",
+        "SET document = json_set(document, '$.labels', '{')",
+        "SET document = json_set(document, '$.failures', 'x')",
+        "SET document = replace(document, '\"interval\":5.0', '\"interval\":9e999')",
+        "SET document = CAST(replace(document, 'nightly', x'ff') AS TEXT)",
+        "SET document = json_remove(document, '$.handed_over')",
+        "SET document = json_set(document, '$.id', 'x')",
+        "SET document = json_set(document, '$.environment', 'staging')",
+        "SET document = substr(document, 1, 50)",
+        "SET document = NULL",
     ],
 )
 def test_a_row_that_cannot_be_read_costs_no_other(state_path: Path, opened: Opened, clock: Clock, damage: str) -> None:
     store, _ = opened()
     store.commit(changes(1, clock.now, A, B), impatient)
     outside = sqlite3.connect(state_path)
-    outside.execute(damage, (A,))
+    outside.execute(f"UPDATE documents {damage} WHERE key = ?", (A,))
     outside.commit()
     outside.close()
     with capture_logs() as lines:
@@ -300,13 +304,13 @@ def test_readers_do_not_disturb_and_see_one_moment(state_path: Path, opened: Ope
     store, _ = opened()
     store.commit(changes(1, clock.now, A), impatient)
     count = "SELECT count(*) FROM operations"
-    with database.reading(state_path) as reader:
+    with database.reading(state_path) as (reader, _form):
         assert reader.execute(count).fetchone() == (1,)
         store.commit(changes(2, clock.now, B), impatient)
         assert reader.execute(count).fetchone() == (1,)
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            reader.execute("DELETE FROM operations")
-    with database.reading(state_path) as reader:
+            reader.execute("DELETE FROM documents")
+    with database.reading(state_path) as (reader, _form):
         assert reader.execute(count).fetchone() == (2,)
 
 
@@ -444,6 +448,77 @@ def test_whatever_bytes_are_wrong_the_exporter_starts(state_path: Path, clock: C
     assert len(memory.operations) <= 200
 
 
+# Files of older versions.
+
+OLD = """INSERT INTO operations (environment, id, "group", status, name, rows_processed, labels, namings, handed_over,
+    handed_over_wall, due, interval, healthy_interval, poll_class, up, last_success, last_success_wall, last_change,
+    last_change_wall, failures, missing, odd_polls, ended_polls, lost, from_birth, seen_unfinished, seen_started,
+    mark_processed)
+    VALUES ('production', ?, 'nightly', 'processing', 'users.identify', 9, '{"team":"growth"}',
+    '[{"kind":"api","name":"","group":"nightly","labels":{"team":"growth"}}]', 5.0, 5.0, 9.0, 5.0, 5.0, 'live', 1, 6.0,
+    6.0, 6.0, 6.0, 0, 0, 0, 0, 0, 1, 1, 0, 9)"""
+
+
+def an_old_state(path: Path, form: int, count: int) -> None:
+    """Make a file as version 0.1.0 and one before it made it, with some operations and tombstones."""
+    database.make_file(path)
+    with closing(database.connect(path, "rw")) as connection:
+        database.prepare(path, connection, form)
+        with schema.transaction(connection):
+            tables.write_checkpoint(connection, Checkpoint(WALL, WALL))
+            connection.execute(
+                "INSERT INTO environments VALUES ('production', 'http://x', NULL, 1.0, '[]', '[]', NULL)"
+            )
+            connection.execute("INSERT INTO cells VALUES ('production', 'nightly', 'n', 1.0, NULL, NULL, NULL)")
+            connection.executemany(OLD, ((each,) for each in ids(count)))
+            stones = ((pack_id(each),) for each in ids(count, seed=9))
+            connection.executemany("INSERT INTO tombstones VALUES ('production', ?, 1.0, 1)", stones)
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_file_of_an_older_version_is_brought_up_to_date(state_path: Path, opened: Opened, form: int) -> None:
+    an_old_state(state_path, form, 300)
+    with closing(database.connect(state_path, "rw")) as connection:
+        connection.execute("UPDATE operations SET labels = '{' WHERE id = ?", (B,))
+        connection.execute("UPDATE operations SET due = 9e999 WHERE id = ?", (C,))
+    with database.reading(state_path) as (reader, found):
+        before = tables.read_memory(reader, Ages(0.0), lambda *_row: None)
+        assert found == form
+    with capture_logs() as lines:
+        _, memory = opened()
+    assert {line["id"]: line["error"] for line in lines} == {
+        C: "not JSON (DecodeError)",
+        B: "labels: expected `object`, got `str`",
+    }
+    assert memory.operations.keys() == before.operations.keys() == {key(each) for each in ids(300)} - {key(B), key(C)}
+    one = memory.operations[key(A)]
+    assert (one.tracked.marks, one.tracked.up, one.tracked.lost) == (Marks(9), True, False)
+    assert one.memberships == (Membership(API, "nightly", (("team", "growth"),)),)
+    assert memory.aggregates == {("production", "nightly", "n"): StoredAggregate(1.0)}
+    assert memory.environments == {"production": EnvironmentMemory("http://x", None, 1.0)}
+    assert len(memory.tombstones) == len(before.tombstones) == 300
+
+
+def test_a_migrated_file_without_its_first_page_is_saved(state_path: Path, clock: Clock) -> None:
+    an_old_state(state_path, 2, 300)
+    open_store(state_path, clock)[0].close()
+    without_head(state_path)
+    store, memory = open_store(state_path, clock)
+    store.close()
+    assert (len(memory.operations), len(memory.tombstones)) == (300, 300)
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_damaged_file_of_an_older_version_is_put_aside_and_saved(state_path: Path, clock: Clock, form: int) -> None:
+    an_old_state(state_path, form, 1000)
+    each_fourth_page_lost(state_path)
+    store, memory = open_store(state_path, clock)
+    store.close()
+    assert 700 < len(memory.operations) < 1000
+    assert 700 < len(memory.tombstones) < 1000
+    assert list(state_path.parent.glob("state.db.corrupt-*"))
+
+
 def test_an_empty_file_is_begun_and_told(state_path: Path, clock: Clock) -> None:
     state_path.touch()
     with capture_logs() as lines:
@@ -520,7 +595,7 @@ def test_what_made_sqlite_roll_back_is_told() -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None, factory=Refusing)) as connection:
         schema.migrate(connection)
         with pytest.raises(sqlite3.OperationalError, match="database or disk is full"), schema.transaction(connection):
-            rows.write_checkpoint(connection, Checkpoint(1.0, 1.0))
+            tables.write_checkpoint(connection, Checkpoint(1.0, 1.0))
 
 
 # The writer.

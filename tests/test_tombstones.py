@@ -15,8 +15,8 @@ from timing import check_cost
 
 from exporter.config import Config
 from exporter.operation import OperationKey, pack_id
-from exporter.store import rows, schema
-from exporter.store.ages import Ages
+from exporter.store import schema, tables
+from exporter.store.documents import Ages
 from exporter.tracking.memory import Memory
 from exporter.tracking.tombstones import KEPT_SECONDS, LEAF_MOST, Tombstone, Tombstones
 
@@ -43,7 +43,7 @@ def connection() -> Iterator[sqlite3.Connection]:
 def fill(connection: sqlite3.Connection, stones: Iterable[tuple[OperationKey, Tombstone]]) -> None:
     connection.execute("BEGIN")
     packed = ((name, pack_id(operation_id), at, retired) for (name, operation_id), (at, retired) in stones)
-    connection.executemany(rows.TOMBSTONES.put, packed)
+    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?)", packed)
     connection.execute("COMMIT")
 
 
@@ -107,7 +107,7 @@ def test_the_oldest_go_where_there_are_too_many() -> None:
 def test_few_bytes_each(connection: sqlite3.Connection) -> None:
     fill(connection, many(MORE))
     tracemalloc.start()
-    stones = rows.read_tombstones(connection, Ages(0.0), unread)
+    stones = tables.read_tombstones(connection, Ages(0.0), unread)
     size, peak = tracemalloc.get_traced_memory()
     assert size / MORE < BYTES_EACH
     assert peak / MORE < BYTES_EACH + 5
@@ -122,16 +122,16 @@ def test_few_bytes_each(connection: sqlite3.Connection) -> None:
 def test_to_read_them_takes_little_more_than_their_rows_do(connection: sqlite3.Connection) -> None:
     fill(connection, many(MORE))
     check_cost(
-        lambda: rows.read_memory(connection, Ages(0.0), unread),
+        lambda: tables.read_memory(connection, Ages(0.0), unread),
         2.5,  # 1.6 where it is well
-        lambda: all(connection.execute(rows.TOMBSTONES.select)),
+        lambda: all(connection.execute("SELECT * FROM tombstones ORDER BY environment, id")),
     )
 
 
 def test_those_that_are_read_are_those_that_were_written(connection: sqlite3.Connection) -> None:
     written = dict(many(MANY))
     fill(connection, written.items())
-    read = rows.read_tombstones(connection, Ages(5.0), unread)
+    read = tables.read_tombstones(connection, Ages(5.0), unread)
     assert read == {one: Tombstone(stone.at - 5.0, stone.retired) for one, stone in written.items()}
     assert list(read) == sorted(written)
 
@@ -145,7 +145,7 @@ def test_one_that_cannot_be_read_costs_no_other(connection: sqlite3.Connection, 
     bad = next(iter(written))
     connection.execute(f"UPDATE tombstones SET {damage} WHERE id = ?", (pack_id(bad.id),))  # noqa: S608 - ours
     skipped: list[tuple[str, str, str]] = []
-    read = rows.read_tombstones(connection, Ages(0.0), lambda *row: skipped.append(row))
+    read = tables.read_tombstones(connection, Ages(0.0), lambda *row: skipped.append(row))
     del written[bad]
     assert read == written
     assert [problem for _, _, problem in skipped] == ["is not a tombstone"]

@@ -43,23 +43,24 @@ def check(storage_path: Path) -> None:
 @click.option("--environment", "environments", multiple=True, help="Only this one. Repeatable.")
 def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
     """Write the state as lines of JSON to standard output; also while an exporter runs."""
-    from exporter.store import database, portable  # noqa: PLC0415 - the other commands start without these
+    from exporter.store import database, move  # noqa: PLC0415 - the other commands start without these
 
-    with database.reading(storage_path) as connection:
-        for line in portable.export(connection, environments, _report_skipped):
+    with database.reading(storage_path) as (connection, _form):
+        for line in move.export(connection, environments, _report_skipped):
             _write(line)
 
 
 @state.command(name="import")
 @_PATH
-def import_command(storage_path: Path) -> None:
+@click.option("--replace", is_flag=True, help="Also in the place of environments that are awake in the state.")
+def import_command(storage_path: Path, *, replace: bool) -> None:
     """Take in an export from standard input, all of it or nothing; not while an exporter runs.
 
-    What the state knows already is kept: nothing is counted twice.
+    Its environments take the place of those that are asleep in the state; others there stay as they are.
     """
     from exporter import logs  # noqa: PLC0415 - the other commands start without these
     from exporter.store.lock import Patience  # noqa: PLC0415 - the same
-    from exporter.store.transfer import take_in  # noqa: PLC0415 - the same
+    from exporter.store.move import take_in  # noqa: PLC0415 - the same
     from exporter.tracking.transitions import Moment  # noqa: PLC0415 - the same
 
     def clock() -> Moment:
@@ -68,7 +69,7 @@ def import_command(storage_path: Path) -> None:
     flush = logs.set_up("warning", "logfmt")
     try:
         patience = Patience(WAIT_SECONDS, clock, time.sleep)
-        told = take_in(storage_path, sys.stdin.buffer, clock, patience, _report_skipped)
+        told = take_in(storage_path, sys.stdin.buffer, clock, patience, _report_skipped, replace=replace)
     finally:
         flush()
     for line in told:

@@ -122,29 +122,37 @@ def check_soundness(connection: sqlite3.Connection, check: str = "PRAGMA quick_c
 
 def check_tables(connection: sqlite3.Connection) -> None:
     """Raise Damaged where a table is not as it was made: SQLite's own check does not look at names."""
-    for table, columns in schema.columns().items():
+    for table, columns in schema.columns(schema.version_of(connection)).items():
         if not columns <= schema.columns_of(connection, table):
             raise Damaged(f"table {table} is not as it was made")
 
 
-def prepare(path: Path, connection: sqlite3.Connection) -> None:
+def prepare(path: Path, connection: sqlite3.Connection, form: int | None = None) -> None:
     """Set how the file is written, and bring it up to date."""
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise StartError(f"state {path} cannot have a write-ahead log there: storage.path must be on a local disk")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-    schema.migrate(connection)
+    schema.migrate(connection, schema.MIGRATIONS[:form])
 
 
-def make_replacement(path: Path) -> Path:
+def make_replacement(path: Path, form: int | None = None) -> Path:
     """Make a state that holds nothing, to take the place of a file; return its name."""
     new = path.with_name(f"{path.name}.new")
     remove(new)
     make_file(new)
     with closing(connect(new, "rw")) as connection:
-        prepare(new, connection)
+        prepare(new, connection, form)
     return new
+
+
+def form_of(path: Path) -> int:
+    """Return the form of a damaged file: the newest, where it does not tell."""
+    with path.open("rb") as file:
+        head = file.read(100)
+    form, newest = int.from_bytes(head[60:64], "big"), len(schema.MIGRATIONS)
+    return form if head.startswith(b"SQLite format 3\0") and 0 < form < newest else newest
 
 
 def remove(path: Path) -> None:
@@ -166,13 +174,21 @@ def put_aside(path: Path, wall: float) -> Path:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Read a file as it is at one moment, also while an exporter writes to it. Raises StartError."""
+def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Read a file as it is at one moment, also while an exporter writes to it; and its form. Raises StartError."""
     try:
         with ours(path):
             connection = _connect_reader(path)
         with closing(connection):
-            yield connection
+            form = schema.version_of(connection)
+            if form == len(schema.MIGRATIONS):
+                yield connection, form
+                return
+            with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+                connection.backup(copy)
+                copy.text_factory = connection.text_factory
+                schema.migrate(copy)
+                yield copy, form
     except Damaged as error:
         raise StartError(f"state {path} is damaged: {error}") from None
     except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -188,7 +204,7 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA busy_timeout = {READER_SECONDS * 1000:.0f}")
         connection.execute("BEGIN")
         check_identity(path, connection)
-        _check_current(path, connection)
+        _check_written(path, connection)
         check_tables(connection)
     except BaseException:
         connection.close()
@@ -196,12 +212,6 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _check_current(path: Path, connection: sqlite3.Connection) -> None:
-    version, newest = schema.version_of(connection), len(schema.MIGRATIONS)
-    if version == 0:
+def _check_written(path: Path, connection: sqlite3.Connection) -> None:
+    if schema.version_of(connection) == 0:
         raise StartError(f"state {path} is empty: no exporter has written to it")
-    if version < newest:
-        raise StartError(
-            f"state {path} was written by an older version of knock-exporter (its form is {version}, this one's"
-            f" {newest}): start this version's exporter with it once"
-        )

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from exporter.store import database, rows, schema
-from exporter.store.ages import Ages
+from exporter.store import database, tables
 from exporter.store.database import Damaged
+from exporter.store.documents import Ages
 from exporter.tracking.memberships import API
 
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ class Report:
 def inspect(path: Path) -> Report:
     """Look through a file, also one that an exporter has open. Raises StartError where it cannot be read at all."""
     report = Report()
-    with database.reading(path) as connection:
-        report.lines.append(f"{path}: form {schema.version_of(connection)}, {path.stat().st_size:,} bytes")
+    with database.reading(path) as (connection, form):
+        report.lines.append(f"{path}: form {form}, {path.stat().st_size:,} bytes")
         _check_soundness(connection, report)
-        at = rows.read_checkpoint(connection)
+        at = tables.read_checkpoint(connection)
         if at is None:
             report.problems.append("there is no checkpoint: nothing tells when the state was true")
         else:
             report.lines.append(f"last checkpoint: {_time(at.wall)}")
-        memory = rows.read_memory(connection, Ages(0.0), report.skip)
+        memory = tables.read_memory(connection, Ages(0.0), report.skip)
     if report.skipped > ROWS_NAMED:
         report.problems.append(f"and {report.skipped - ROWS_NAMED} more rows that cannot be read")
     report.lines += _environments(memory)

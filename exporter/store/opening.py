@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import StartError
-from exporter.store import database, rows
-from exporter.store.ages import Ages, checkpoint, first_ages
+from exporter.store import database, tables
 from exporter.store.database import Damaged
+from exporter.store.documents import Ages, checkpoint, first_ages
 from exporter.store.lock import Patience, held_elsewhere, hold
 from exporter.store.salvage import salvage
 from exporter.store.schema import transaction
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.store.lock import StateLock
-    from exporter.store.rows import Skip
+    from exporter.store.tables import Skip
     from exporter.tracking.memory import Memory
     from exporter.tracking.transitions import Moment
 
@@ -66,27 +66,23 @@ class Opening:
         path = Path(os.path.realpath(self.path))  # two names of one file share a lock
         lock = hold(path, self.patience)
         try:
-            return self._mended(path, lock)
+            return self._patiently(path, lock)
         except BaseException:
             lock.release()
             raise
 
-    def _mended(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
-        try:
-            return self._patiently(path, lock)
-        except Damaged as error:
-            if not self.mend:
-                problem = f"state {path} is damaged ({error}): move it away, or start the exporter with it"
-                raise StartError(problem) from None
-        try:
-            return self._patiently(path, lock)
-        except Damaged as error:
-            raise StartError(f"state {path} is damaged as soon as it is made: {error}") from None
-
     def _patiently(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
+        mended = False
         while True:
             try:
                 return self._now(path, lock)
+            except Damaged as error:
+                if not self.mend or mended:
+                    when = (
+                        "as soon as it is made" if mended else f"({error}): move it away, or start the exporter with it"
+                    )
+                    raise StartError(f"state {path} is damaged {when}") from None
+                mended = True
             except sqlite3.Error:  # somebody has it locked
                 if self.patience.ends():
                     raise held_elsewhere(path, self.patience) from None
@@ -112,12 +108,12 @@ class Opening:
         database.prepare(path, connection)
         database.check_tables(connection)
         ages = _go_on(connection, self.clock(), self.ages)
-        return ages, rows.read_memory(connection, ages, self.skip or _log_skipped)
+        return ages, tables.read_memory(connection, ages, self.skip or _log_skipped)
 
     def _mend(self, path: Path, problem: str) -> None:
         """Put a damaged file aside, and one with all that can be read of it in its place."""
         with database.ours(path):
-            new = database.make_replacement(path)
+            new = database.make_replacement(path, database.form_of(path))
             saved = salvage(path, new)
             kept_as = database.put_aside(path, self.clock().wall)
             new.rename(path)
@@ -136,11 +132,11 @@ def _go_on(connection: sqlite3.Connection, now: Moment, first: Ages | None) -> A
     The write lock is taken in any case, so that who holds it, or a file that cannot be written, is met at the start.
     """
     with transaction(connection):
-        kept = rows.read_checkpoint(connection)
+        kept = tables.read_checkpoint(connection)
         if kept is not None:
             return kept.ages(now)
         ages = first or first_ages(now)
-        rows.write_checkpoint(connection, checkpoint(ages, now))
+        tables.write_checkpoint(connection, checkpoint(ages, now))
         return ages
 
 

@@ -18,17 +18,18 @@ from exporter.store import database, schema
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from exporter.store.layout import Row
+    Row = tuple[Any, ...]
 
 GAPS_MOST = 10_000  # in a table: some seconds
 
 _PAGE_SIZE, _PAGE_COUNT = slice(16, 18), slice(28, 32)  # in the first page
 _UNREADABLE = (sqlite3.Error, UnicodeDecodeError)  # the latter of a message that names what was found
 _ALL = -1  # as a limit
+_COUNTED = ("environments", "operations", "tombstones", "cells")
 
 
 def salvage(path: Path, new: Path) -> dict[str, int]:
-    """Copy what can be read into a new state; return how many rows of which table. `path` stays as it is."""
+    """Copy what can be read into a new state; return how many of what. `path` stays as it is."""
     copy = path.with_name(f"{path.name}.copy")
     database.remove(copy)
     try:
@@ -55,17 +56,17 @@ def _copy(path: Path, copy: Path, new: Path) -> None:
 
 
 def _salvage(damaged: sqlite3.Connection, fresh: sqlite3.Connection) -> dict[str, int]:
-    saved = {}
     with schema.transaction(fresh):
-        for table in schema.columns():
-            before = fresh.total_changes
+        for table in sorted(
+            schema.columns(schema.version_of(fresh)), key="tombstones".__eq__
+        ):  # whose, the others tell
             names = [each[0] for each in fresh.execute(f"SELECT * FROM {table}").description]  # noqa: S608 - of ours
             columns, marks = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
             for part in _parts(table, columns, fresh):
                 statement = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - the same
                 fresh.executemany(statement, part.rows(damaged))
-            saved[table] = fresh.total_changes - before
-    return {table: count for table, count in saved.items() if count}
+    counts = {name: fresh.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED}  # noqa: S608
+    return {name: count for name, count in counts.items() if count}
 
 
 def _parts(table: str, columns: str, fresh: sqlite3.Connection) -> Iterator[_Part]:

@@ -1,14 +1,17 @@
 """The tables, and how a file of an older version becomes one of this: in a transaction for each step.
 
-A migration stays as it was written: files of its version are out there. What each column may hold is checked by `codec`
-when a row is read, so the tables hold no rules.
+A migration stays as it was written: files of its version are out there. What a document may hold is checked by
+`documents` when it is read, so the tables hold no rules.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from exporter.store.documents import AggregateDocument, EnvironmentDocument, OperationDocument, dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +55,49 @@ def _count_collections(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE operations ADD COLUMN collections TEXT DEFAULT '{}'")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_make_tables, _count_collections)  # the first makes version 1
+def _keep_documents(connection: sqlite3.Connection) -> None:
+    """Make a document of each row; one that cannot be read stays one that cannot be read."""
+    connection.execute(
+        "CREATE TABLE documents"
+        " (kind TEXT, environment TEXT, key TEXT, document TEXT, PRIMARY KEY (kind, environment, key))"
+    )
+    for table, model in (
+        ("environments", EnvironmentDocument),
+        ("operations", OperationDocument),
+        ("cells", AggregateDocument),
+    ):
+        kind = model.__struct_config__.tag
+        found = connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - of ours
+        names = [each[0] for each in found.description]
+        rows = (_document_row(str(kind), dict(zip(names, row, strict=True))) for row in found)
+        connection.executemany("INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?)", rows)
+        connection.execute(f"DROP TABLE {table}")
+        columns = (_COLUMNS.get(name, f"json_extract(document, '$.{name}')") for name in model.__struct_fields__)
+        shown = ", ".join(f'{each} AS "{name}"' for name, each in zip(model.__struct_fields__, columns, strict=True))
+        connection.execute(f"CREATE VIEW {table} AS SELECT {shown} FROM documents WHERE kind = '{kind}'")  # noqa: S608
+
+
+_COLUMNS = {"environment": "environment", "id": "key"}
+_NESTED = {"labels", "namings", "collections", "groups", "names"}
+_FLAGS = {"up", "lost", "from_birth", "seen_unfinished", "seen_started"}
+
+
+def _document_row(kind: str, columns: dict[str, Any]) -> tuple[str, ...]:
+    document: dict[str, Any] = {"kind": kind}
+    for name, value in columns.items():
+        if value in (0, 1) and name in _FLAGS:
+            document[name] = bool(value)
+        elif value is not None:
+            document[name] = value
+        if name in _NESTED:
+            with suppress(ValueError, TypeError, RecursionError):
+                document[name] = json.loads(value)
+    key = dump([columns["group"], columns["name"]]) if kind == "cell" else str(columns.get("id", ""))
+    return kind, str(columns["environment"]), key, dump(document)
+
+
+# The first makes version 1. The views show the fields of a document: another field takes a step that makes them again.
+MIGRATIONS: tuple[Migration, ...] = (_make_tables, _count_collections, _keep_documents)
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -75,24 +120,26 @@ def columns_of(connection: sqlite3.Connection, table: str) -> set[tuple[str, int
     return {(name, place) for name, place in connection.execute("SELECT name, pk FROM pragma_table_info(?)", (table,))}
 
 
-def columns() -> dict[str, set[tuple[str, int]]]:
+def columns(version: int | None = None) -> dict[str, set[tuple[str, int]]]:
     """Return the columns of each table as they are made."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        migrate(connection)
+        migrate(connection, MIGRATIONS[:version])
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: columns_of(connection, name) for name in names}
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring a file up to date; what fails leaves it at the version before."""
-    for version in range(version_of(connection), len(migrations)):
-        _step(connection, migrations[version], version + 1)
-
-
-def _step(connection: sqlite3.Connection, migration: Migration, version: int) -> None:
-    with transaction(connection):
-        migration(connection)
-        connection.execute(f"PRAGMA user_version = {version}")
+    before = version_of(connection)
+    for version in range(before, len(migrations)):
+        with transaction(connection):
+            migrations[version](connection)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+    if before < len(migrations):
+        # So that each table begins at the same page in all files: without its first page, a file does not tell where.
+        connection.execute("PRAGMA temp_store = MEMORY")  # a container may have no folder for it
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what the file says of its form, it says by itself
 
 
 @contextmanager

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from exporter.store import database, rows
-from exporter.store.ages import checkpoint
+from exporter.store import database, tables
 from exporter.store.database import Damaged
+from exporter.store.documents import checkpoint
 from exporter.store.schema import transaction
 from exporter.tracking.memory import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.store.ages import Ages
+    from exporter.store.documents import Ages
     from exporter.store.lock import StateLock
 
     _Stat = tuple[tuple[int, int], int, int]  # which file it is, its size, when it was changed
@@ -58,8 +58,8 @@ class Store:
         self._begin(patient)
         try:
             with transaction(self._connection):
-                rows.write_changes(self._connection, changes, self._ages)
-                rows.write_checkpoint(self._connection, checkpoint(self._ages, changes.at))
+                tables.write_changes(self._connection, changes, self._ages)
+                tables.write_checkpoint(self._connection, checkpoint(self._ages, changes.at))
         finally:
             now = _fingerprint(self.path)
             moved = _are_others(self._left, now)
@@ -81,8 +81,8 @@ class Store:
         """Put what is at the path aside, and a new file in its place."""
         new = database.make_replacement(self.path)
         with closing(database.connect(new, "rw")) as connection, transaction(connection):
-            rows.write_changes(connection, everything, self._ages)
-            rows.write_checkpoint(connection, checkpoint(self._ages, everything.at))
+            tables.write_changes(connection, everything, self._ages)
+            tables.write_checkpoint(connection, checkpoint(self._ages, everything.at))
         kept_as = database.put_aside(self.path, everything.at.wall)
         new.rename(self.path)
         log.warning(

@@ -26,7 +26,7 @@ from exporter.errors import KnockError, Reason, Unreachable
 from exporter.metrics.exposition import Format
 from exporter.operation import NIL_ID, Operation, parse_operation
 from exporter.store.lock import Patience
-from exporter.store.transfer import take_in
+from exporter.store.move import take_in
 from exporter.tracking.transitions import Moment
 from exporter.web.app import make_app
 from exporter.web.registration import RegistrationService

@@ -26,6 +26,7 @@ import exporter
 from exporter.config import ListedOperation, load
 from exporter.errors import KnockError, NotFound, Reason, Unreachable
 from exporter.operation import NIL_ID, Operation, Status
+from exporter.store.schema import MIGRATIONS
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import Created, Listed, Registration
 from exporter.tracking.transitions import Moment
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from exporter.tracking.messages import PollRequest
 
-FOLDER = Path(__file__).parent / exporter.__version__
+FOLDER = Path(__file__).parent / f"{exporter.__version__}-form-{len(MIGRATIONS)}"
 FILE = "/etc/knock-exporter/ids/nightly.json"
 URL = "https://lists.example/operations?token=hunter2"
 HOSTILE = 'say "hi" \\ or 🧀'

@@ -96,10 +96,9 @@ def test_probes_are_answered_behind_tls_and_passwords(knock: Simulator, cluster:
 
 
 def steps(heading: str) -> list[str]:
-    """Return the commands below a heading of the document."""
-    section = DOCUMENT.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    return str(block).splitlines()
+    """Return the commands below a heading of the document, up to the first text in bold."""
+    section = DOCUMENT.read_text().split(f"## {heading}\n")[1].split("\n## ")[0].split("\n**")[0]
+    return "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
 
 
 def follow(cluster: Cluster, whole: dict[str, Any], heading: str) -> None:
@@ -112,8 +111,10 @@ def follow(cluster: Cluster, whole: dict[str, Any], heading: str) -> None:
             case ["kubectl", "rollout", "status", workload]:
                 assert f"{workload.removeprefix('statefulset/')}-0" in cluster.pods
             case ["kubectl", "exec", pod, "--", *asked]:
-                assert redirection[0] == ">"
-                (cluster.folder / redirection[1]).write_text(cluster.execute(pod, asked))
+                told = cluster.execute(pod, asked)
+                if redirection:
+                    assert redirection[0] == ">"
+                    (cluster.folder / redirection[1]).write_text(told)
             case ["kubectl", "exec", "-i", pod, "--", *asked]:
                 assert redirection[0] == "<"
                 cluster.execute(pod, asked, (cluster.folder / redirection[1]).read_text())
@@ -166,3 +167,19 @@ def test_every_registration_moves_to_a_workload_for_each_environment_and_back(
     assert {name: asked.count(ended[name]) for name in names} == dict.fromkeys(names, 1), (
         "what is final is not asked again"
     )
+
+
+def test_a_backup_is_restored(knock: Simulator, cluster: Cluster) -> None:
+    persistence = {"persistence": {"enabled": True}, "registration": {"tokens": [{"secretName": "tokens"}]}}
+    install(cluster, persistence | {"environments": {"production": environment(knock)}})
+    one = cluster.pods["knock-exporter-0"].exporter
+    registered = {endless(knock) for _ in range(5)}
+    ended = knock.world.create(rows=10, queue_seconds=0.0, rows_per_second=1e9)
+    assert one.register([*registered, ended]).json()["durable"] is True
+    until(lambda: one.value("knock_bulk_operations", status="completed") == 1, "what ends has ended")
+
+    follow(cluster, persistence | {"environments": {"production": environment(knock)}}, "The state")
+    one = cluster.pods["knock-exporter-0"].exporter
+    assert one.values("knock_bulk_operation_info").keys() == {*registered, ended}
+    until(partial(runs, one, 5), "all else runs")
+    assert [each.operation_id for each in knock.log].count(ended) == 1

@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,6 @@ from exporter.simulator import Simulator, replies
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from chaos import Handler, Server
     from timing import InTime
@@ -688,9 +688,24 @@ def test_a_lock_that_was_removed_is_taken_again(knock: Simulator, start: Starter
     assert second_on(kept, knock, start).wait(20) == 1
 
 
+def stopped_between_commits(exporter: Exporter, state: Path) -> bool:
+    """Stop a process; False where that was in a commit, which would hold up every other: then it goes on."""
+    exporter.signal(signal.SIGSTOP)
+    status = Path(f"/proc/{exporter.process.pid}/stat")
+    until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", "stopped")
+    with contextlib.closing(sqlite3.connect(state, timeout=0, isolation_level=None)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            exporter.signal(signal.SIGCONT)
+            return False
+        database.execute("ROLLBACK")
+    return True
+
+
 def test_a_process_whose_lock_another_one_took_ends(knock: Simulator, start: Starter, kept: Path) -> None:
     first = start(knock.url, [endless(knock)], polling=QUICK)
-    first.signal(signal.SIGSTOP)
+    until(lambda: stopped_between_commits(first, kept), "stopped")
     kept.with_name("state.db.lock").unlink()
     second = second_on(kept, knock, start)
     second.urls()

@@ -1,0 +1,190 @@
+"""An export, and an import: lines of JSON, of which the first says when it was true, and the last that it is whole.
+
+An import puts an environment in the place of one that nobody follows: two histories are never put together, since
+nobody knows what both counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import closing
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, ValidationError, convert, json, to_builtins
+
+from exporter.errors import StartError, redact
+from exporter.store import database, documents, tables
+from exporter.store.documents import Ages, Checkpoint, Contents, Number, UnreadableRow, dump
+from exporter.store.opening import Opening
+from exporter.tracking.memory import Changes
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from exporter.store.lock import Patience
+    from exporter.store.store import Store
+    from exporter.store.tables import Skip
+    from exporter.tracking.memory import Memory
+    from exporter.tracking.transitions import Moment
+
+FORMAT, VERSION = "knock-exporter-state", 1
+MOST_BYTES = 1 << 20  # of a line: none that was exported comes near
+
+_AS_IN_THE_FILE = Ages(0.0)
+_END = '{"kind":"end"}'
+
+
+# Out.
+
+
+def export(connection: sqlite3.Connection, environments: Collection[str], skip: Skip) -> Iterator[str]:
+    """Write what is kept, of these environments (none: of all), as it was at the last checkpoint."""
+    found = list(tables.read_documents(connection, "environment", skip))
+    known = [each.environment for each in found]
+    for name in environments:
+        if name not in known:
+            raise StartError(f"the state has no environment {name!r}; it has: {', '.join(known) or 'none'}")
+    at = tables.read_checkpoint(connection)
+    if at is None:
+        raise StartError("the state has no checkpoint: nothing tells when it was true")
+    yield dump({"format": FORMAT, "version": VERSION, **at._asdict()})
+    for document in chain(map(to_builtins, found), _documents(connection, skip)):
+        if not environments or document["environment"] in environments:
+            yield dump(document)
+    yield _END
+
+
+def _documents(connection: sqlite3.Connection, skip: Skip) -> Iterator[dict[str, Any]]:
+    yield from map(to_builtins, tables.read_documents(connection, "operation", skip))
+    for key, (at, retired) in tables.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
+        yield {"kind": "tombstone", **key._asdict(), "at": at, "retired": retired}
+    yield from map(to_builtins, tables.read_documents(connection, "cell", skip))
+
+
+# In.
+
+
+class _Header(Struct, forbid_unknown_fields=True):
+    """The first line of an export."""
+
+    format: str
+    version: int
+    age: Number
+    wall: Number
+
+
+def read(lines: Iterable[bytes], now: Moment) -> Contents:
+    """Read and check an export, whole. Raises StartError, which names the first line that is wrong."""
+    contents, ended, number = None, False, 0
+    for number, line in enumerate(lines, 1):
+        try:
+            _check_line(line, ended=ended)
+            if contents is None:
+                contents = Contents(_begin(line, now))
+            elif not (ended := line.replace(b" ", b"").strip() == _END.encode()):
+                _take(contents, documents.decode(line))
+        except UnreadableRow as error:
+            raise StartError(redact(f"line {number}: {error}; nothing was imported")) from None
+    if contents is None or not ended:
+        raise StartError(f"line {number + 1}: the export ends too soon: was it cut off? Nothing was imported")
+    return contents
+
+
+def _check_line(line: bytes, *, ended: bool) -> None:
+    if len(line) > MOST_BYTES:
+        raise UnreadableRow(f"longer than {MOST_BYTES} bytes")
+    if ended:
+        raise UnreadableRow("stands behind the end")
+
+
+def _take(contents: Contents, document: documents.Document) -> None:
+    if contents.has(document):
+        raise UnreadableRow(f"{document.kind} {document.row_key or document.environment} is a duplicate")
+    contents.take(document)
+
+
+def _begin(line: bytes, now: Moment) -> Ages:
+    try:
+        header = json.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRow(f"not JSON ({type(error).__name__})") from None
+    if not isinstance(header, dict):
+        raise UnreadableRow("expected an object")
+    if header.get("format") != FORMAT:
+        raise UnreadableRow(f'expected the first line of an export, with "format": "{FORMAT}"')
+    version = header.get("version")
+    if version != VERSION:
+        raise UnreadableRow(f"version: this is version {version!r} of the format, known here is {VERSION}")
+    try:
+        found = convert(header, _Header)
+    except ValidationError as error:
+        raise UnreadableRow(documents.problem_of(error)) from None
+    return Checkpoint(found.age, found.wall).ages(now)
+
+
+def take_in(  # noqa: PLR0913 - each is said by the caller
+    path: Path,
+    lines: Iterable[bytes],
+    clock: Callable[[], Moment],
+    patience: Patience,
+    skip: Skip,
+    *,
+    replace: bool = False,
+) -> list[str]:
+    """Take an export into a file that no exporter has; return what to tell. Raises StartError: then nothing changed.
+
+    Without `replace`, an environment that is not asleep here is refused.
+    """
+    taken = read(lines, clock())
+    store, here = Opening(path, clock, patience, taken.ages, mend=False, skip=skip).open()
+    with closing(store):
+        names = {each[0] for each in chain(taken.operations, taken.tombstones, taken.aggregates)} | {
+            *taken.environments
+        }
+        awake = [name for name, each in here.environments.items() if name in names and each.asleep_since is None]
+        if awake and not replace:
+            raise StartError(
+                f"state {path}: environment {', '.join(awake)} is awake there, nothing was imported: --replace drops"
+                " what is known there, and puts the export in its place"
+            )
+        _commit(store, _replacing(here, taken, names, clock()))
+    return [line for name in sorted(names) for line in _summary(here, taken, name)]
+
+
+def _replacing(here: Memory, taken: Contents, names: set[str], now: Moment) -> Changes:
+    """Return what puts these environments in the place of those here: asleep, until they are configured."""
+
+    def replaced(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {key: None for key in before if key[0] in names} | dict(after)
+
+    asleep = {name: dataclasses.replace(each, asleep_since=now.mono) for name, each in taken.environments.items()}
+    return Changes(
+        0,
+        now,
+        replaced(here.operations, taken.operations),
+        replaced(here.tombstones, taken.tombstones),
+        replaced(here.aggregates, taken.aggregates),
+        dict.fromkeys(names) | asleep,
+    )
+
+
+def _commit(store: Store, changes: Changes) -> None:
+    try:
+        store.commit(changes, lambda _tried: False)
+    except database.FAILURES as error:
+        problem = database.describe(error, store.path)
+        raise StartError(f"state {store.path} cannot be written, nothing was imported: {problem}") from None
+
+
+def _summary(here: Memory, taken: Contents, name: str) -> Iterator[str]:
+    given = [key for key in taken.operations if key.environment == name]
+    known = sum(key in here.operations for key in given)
+    stones = sum(key.environment == name for key in taken.tombstones)
+    yield f"environment {name}: {len(given)} operations ({known} known here before), {stones} tombstones"
+    ours, theirs = here.environments.get(name), taken.environments.get(name)
+    if ours is not None and theirs is not None and (ours.base_url, ours.branch) != (theirs.base_url, theirs.branch):
+        where = f"{theirs.base_url} (branch {theirs.branch}), here {ours.base_url} (branch {ours.branch})"
+        yield f"environment {name}: the export is of {where}; if these are two, its ids are not known here"

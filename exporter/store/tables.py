@@ -1,0 +1,155 @@
+"""What is in the file: read so that a row that cannot be read costs no other, and written in one go."""
+
+from __future__ import annotations
+
+import gc
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from exporter.operation import ID_BYTES, OperationKey, pack_id, unpack_id
+from exporter.store import documents
+from exporter.store.documents import Checkpoint, Contents, UnreadableRow, dump
+from exporter.tracking.tombstones import LEAF_MOST, Tombstone, Tombstones
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from exporter.store.documents import Ages, Document
+    from exporter.tracking.memory import Changes, Memory
+
+    # Told of each row that cannot be read: of which environment, which one, and why.
+    Skip = Callable[[str, str, str], None]
+    Place = tuple[str, str, str]  # of a document: its kind, its environment, and its key there
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+_PLACES: dict[str, Callable[[Any], Place]] = {  # by the tracker's key
+    "environment": lambda name: ("environment", name, ""),
+    "operation": lambda key: ("operation", *key),
+    "cell": lambda key: ("cell", key[0], dump(key[1:])),
+}
+
+_SELECT = (  # as bytes: text that is not UTF-8 is refused
+    "SELECT environment, key, CAST(ifnull(document, '') AS BLOB) FROM documents"
+    " WHERE kind = ? ORDER BY environment, key"
+)
+_PUT = "INSERT INTO documents VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET document = excluded.document"
+_DROP = "DELETE FROM documents WHERE kind = ? AND environment = ? AND key = ?"
+_PUT_TOMBSTONE = "REPLACE INTO tombstones (environment, id, at, retired) VALUES (?, ?, ?, ?)"
+_DROP_TOMBSTONE = "DELETE FROM tombstones WHERE environment = ? AND id = ?"
+# By environment: to have its name decoded for each of a million rows takes a third of the time.
+_TOMBSTONE_ENVIRONMENTS = "SELECT DISTINCT environment FROM tombstones ORDER BY environment"
+_TOMBSTONES_OF = "SELECT id, at, retired FROM tombstones WHERE environment IS ? ORDER BY id"
+
+
+# Reading.
+
+
+def read_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
+    """Return when the file was last true; None: nothing was written yet."""
+    row = connection.execute("SELECT age, wall FROM checkpoint").fetchone()
+    if row is None or not all(isinstance(each, float) and math.isfinite(each) for each in row):
+        return None
+    return Checkpoint(*row)
+
+
+def read_documents(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[Document]:
+    """Read all documents of a kind."""
+    for environment, key, line in connection.execute(_SELECT, (kind,)):
+        try:
+            document = documents.decode(line)
+            if document.environment == environment and document.row_key == key and document.kind == kind:
+                yield document
+            else:
+                skip(str(environment), str(key), "stands at the place of another one")
+        except UnreadableRow as error:
+            skip(str(environment), str(key), str(error))
+
+
+def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Tombstones:
+    """Read all tombstones."""
+    stones = Tombstones()
+    for (name,) in connection.execute(_TOMBSTONE_ENVIRONMENTS).fetchall():
+        rows = connection.execute(_TOMBSTONES_OF, (name,))
+        while batch := rows.fetchmany(LEAF_MOST):
+            ids, ats, retired = zip(*batch, strict=True)
+            if type(name) is str and _are_tombstones(ids, ats):
+                stones.append(name, ids, [at - ages.shift for at in ats], map(bool, retired))
+                continue
+            for packed, at, gone in batch:
+                if type(name) is str and _are_tombstones([packed], [at]):
+                    stones[OperationKey(name, unpack_id(packed))] = Tombstone(ages.mono(at), bool(gone))
+                else:
+                    skip(str(name), str(packed), "is not a tombstone")
+    return stones
+
+
+def _are_tombstones(ids: Sequence[Any], ats: Sequence[Any]) -> bool:
+    # By columns: to look at each of a million rows takes as long as to read them.
+    if {*map(type, ids)} != {bytes} or {*map(len, ids)} != {ID_BYTES}:
+        return False
+    return {*map(type, ats)} == {float} and all(map(math.isfinite, ats))
+
+
+def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memory:
+    """Read all that is kept."""
+    contents = Contents(ages)
+    with _no_collection():
+        for kind in _PLACES:
+            for document in read_documents(connection, kind, skip):
+                contents.take(document)
+        contents.tombstones = read_tombstones(connection, ages, skip)
+    return contents.memory()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    # All that is read stays: to look through it for garbage, again and again, takes a third of the time.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+# Writing.
+
+
+def write_checkpoint(connection: sqlite3.Connection, at: Checkpoint) -> None:
+    """Note when the file is true."""
+    connection.execute("REPLACE INTO checkpoint (one, age, wall) VALUES (1, ?, ?)", at)
+
+
+def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) -> None:
+    """Write what changed; the transaction is the caller's."""
+    _write(connection, "operation", changes.operations, documents.operation_document, ages)
+    _write(connection, "cell", changes.aggregates, documents.aggregate_document, ages)
+    _write(connection, "environment", changes.environments, documents.environment_document, ages)
+    stones = changes.tombstones.items()
+    puts = (
+        (name, pack_id(id_), ages.age(stone.at), stone.retired) for (name, id_), stone in stones if stone is not None
+    )
+    connection.executemany(_PUT_TOMBSTONE, puts)
+    connection.executemany(_DROP_TOMBSTONE, ((name, pack_id(id_)) for (name, id_), stone in stones if stone is None))
+
+
+def _write(
+    connection: sqlite3.Connection,
+    kind: str,
+    changes: Mapping[Key, Value | None],
+    document: Callable[[Key, Value, Ages], Document],
+    ages: Ages,
+) -> None:
+    place, encode = _PLACES[kind], documents.encode
+    puts = (
+        (*place(key), encode(document(key, value, ages)).decode())
+        for key, value in changes.items()
+        if value is not None
+    )
+    connection.executemany(_PUT, puts)
+    connection.executemany(_DROP, (place(key) for key, value in changes.items() if value is None))
