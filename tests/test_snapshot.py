@@ -44,20 +44,20 @@ def key(operation_id: str) -> OperationKey:
 
 
 def test_before_the_first_view_nothing_is_shown() -> None:
-    assert (len(NOTHING_SHOWN), list(NOTHING_SHOWN), NOTHING_SHOWN.get(key(A))) == (0, [], None)
+    assert (len(NOTHING_SHOWN.operations), list(NOTHING_SHOWN.order)) == (0, [])
 
 
 def test_every_operation_is_in_the_snapshot_also_those_without_series() -> None:
     model = Model(Config((environment(operations=[A, B], per_operation="none"),)), growing)
     model.run(10)
     snapshot = shown(model)
-    assert {each.tracked.key.id for each in snapshot} == {A, B}
-    assert len(snapshot) == 2
-    found = snapshot.get(key(A))
+    assert {each.tracked.key.id for each in snapshot.order} == {A, B}
+    assert len(snapshot.operations) == 2
+    found = snapshot.operations.get(key(A))
     assert found is not None
     assert found.tracked.operation is not None
     assert [each.source for each in found.memberships] == [CONFIG]
-    assert snapshot.get(key(C)) is None
+    assert snapshot.operations.get(key(C)) is None
 
 
 def test_a_snapshot_never_changes_and_the_next_one_does() -> None:
@@ -65,20 +65,20 @@ def test_a_snapshot_never_changes_and_the_next_one_does() -> None:
     model.register(A)
     model.run(5)
     before = shown(model)
-    entries = list(before)
+    entries, operations = list(before.order), dict(before.operations)
     model.register(B)
     model.release(A)
     model.run(5)
-    assert list(before) == entries
-    assert [each.tracked.key.id for each in before] == [A]
-    assert [each.tracked.key.id for each in shown(model)] == [B]
+    assert (list(before.order), before.operations) == (entries, operations)
+    assert [each.tracked.key.id for each in before.order] == [A]
+    assert [each.tracked.key.id for each in shown(model).order] == [B]
 
 
 def test_polls_and_points_come_with_the_operation() -> None:
     answers: list[Operation | KnockError] = [running(A, rows_processed=5), DOWN, running(A, rows_processed=9)]
     model = Model(Config((environment(operations=[A]),)), lambda *_: answers.pop(0) if answers else DOWN)
     model.run(30)
-    found = shown(model).get(key(A))
+    found = shown(model).operations.get(key(A))
     assert found is not None
     assert [each.processed for each in found.history.points] == [5, 9]
     polls = found.history.polls
@@ -91,7 +91,7 @@ def test_polls_and_points_come_with_the_operation() -> None:
 def test_the_trouble_of_a_whole_upstream_is_seen_at_the_operation_too(error: KnockError) -> None:
     model = Model(Config((environment(operations=[A]),)), lambda *_: error)
     model.run(3)
-    found = shown(model).get(key(A))
+    found = shown(model).operations.get(key(A))
     assert found is not None
     assert found.history.polls[0].trouble == PollFailure(error.reason, str(error))
 
@@ -105,7 +105,7 @@ def test_the_line_goes_when_it_ended_well_and_stays_when_it_failed() -> None:
 
     model = Model(Config((environment(operations=[A, B]),)), ending)
     model.run(60)
-    good, bad = shown(model).get(key(A)), shown(model).get(key(B))
+    good, bad = shown(model).operations.get(key(A)), shown(model).operations.get(key(B))
     assert good is not None
     assert bad is not None
     assert (good.history.points, len(good.history.polls) > 1) == ((), True)
@@ -117,7 +117,7 @@ def test_who_names_an_operation_is_shown_as_it_changes() -> None:
     model.run(1)
     model.list_file("/ids.txt", A)
     model.run(1)
-    found = shown(model).get(key(A))
+    found = shown(model).operations.get(key(A))
     assert found is not None
     assert [each.source for each in found.memberships] == [CONFIG, FILE]
 

@@ -186,14 +186,11 @@ class View:
     """What was known at one moment, rendered; nothing in it ever changes.
 
     `size` is how many bytes the rows have, HELP and TYPE apart.
-    `stale` has, for each aggregate by name, its encoded labels and in order the monotonic times from which on its
-    unfinished operations count as stale.
     """
 
     operations: tuple[Chunk, ...] = ()
     aggregates: tuple[Chunk, ...] = ()
     groups: tuple[Chunk, ...] = ()
-    stale: tuple[tuple[str, Sequence[float]], ...] = ()
     size: int = 0
     snapshot: Snapshot = NOTHING_SHOWN
 
@@ -219,5 +216,5 @@ def _level(families: Sequence[Family], chunks: Sequence[Chunk], form: Format) ->
 
 def stale_part(view: View, form: Format, mono: float) -> bytes:
     """Write what depends on the monotonic time."""
-    stale = [STALE.encode(labels, bisect_left(times, mono)) for labels, times in view.stale]
+    stale = [STALE.encode(each.labels, bisect_left(each.stale_at, mono)) for each in view.snapshot.counts]
     return b"".join((_HEADERS[form][STALE.name], *stale))

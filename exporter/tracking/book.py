@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.memory import AggregateKey, StoredAggregate
-    from exporter.tracking.snapshot import Entry, EnvironmentStatus
+    from exporter.tracking.snapshot import EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
 
 
@@ -194,21 +194,21 @@ class Book:
 
     def publish(self, statuses: tuple[EnvironmentStatus, ...]) -> View:
         """Render what changed since the last view, and return all as it stands."""
-        entries: dict[OperationKey, Entry | None] = {}
         for key in self._changed.rows:
             operation = self.find(key)
-            entry = entries[key] = operation.entry if operation is not None else None
+            entry = operation.entry if operation is not None else None
+            self._snapshot_builder.put(key, entry)
             if entry is not None and entry.exposed:
                 self._rendered.put(key, render_operation(entry.tracked, self._labels))
             else:
                 self._rendered.drop(key)
-        snapshot = self._snapshot_builder.publish(entries, statuses)
         self._aggregates.render()
+        snapshot = self._snapshot_builder.publish(self._aggregates.counts, statuses)
         self._set_gauges()
         all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
         operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
         size = sum(rendered.size for rendered in all_rendered)
-        return View(operations, aggregates, groups, self._aggregates.stale, size, snapshot)
+        return View(operations, aggregates, groups, size, snapshot)
 
     def _set_gauges(self) -> None:
         for name, each in self._environments.items():

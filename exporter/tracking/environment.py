@@ -132,6 +132,7 @@ class WatchedEnvironment:
         self.lost = 0
         self.missing = 0  # those of which Knock said 404 since their last record
         self.intervals = Ordered()
+        self.due = Ordered()
         # Its requests, and what their answers prove.
         self.key = key
         self.upstream = upstream
@@ -172,6 +173,8 @@ class WatchedEnvironment:
                 self.missing += sign * (tracked.missing_since is not None)
         was, is_now = (each.interval if each is not None and each.active else None for each in (before, after))
         self.intervals.exchange(was, is_now)
+        was, is_now = (each.due if each is not None else None for each in (before, after))
+        self.due.exchange(was, is_now)
 
     def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from exporter.operation import Status
@@ -9,10 +10,8 @@ from exporter.tracking.memberships import SourceKind
 from exporter.values import show_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from exporter.tracking.memberships import SourceKey
-    from exporter.tracking.snapshot import Entry
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
 
 
@@ -58,9 +57,10 @@ def stale(entry: Entry, now: Moment) -> bool:
     return entry.tracked.active and now.mono >= entry.tracked.stale_at
 
 
-def delays(entries: Iterable[Entry], now: Moment) -> list[float]:
-    """Return for how many seconds each poll that is due has not been sent."""
-    return [now.mono - due for each in entries if (due := each.tracked.due) is not None and due <= now.mono]
+def waiting(status: EnvironmentStatus, now: Moment) -> tuple[int, float]:
+    """Return how many polls of an environment are due, and for how many seconds the first of them has been."""
+    count = bisect_right(status.due, now.mono)
+    return count, now.mono - status.due[0] if count else 0.0
 
 
 def source_name(source: SourceKey) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.tracking.exposure import rank
 from exporter.tracking.history import NO_HISTORY, History, PollFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from exporter.operation import OperationKey
+    from exporter.tracking.exposure import Rank
     from exporter.tracking.memberships import Memberships, SourceKey
     from exporter.tracking.transitions import Tracked
-
-BUCKETS = 256
 
 
 class Entry(NamedTuple):
@@ -50,7 +51,7 @@ class EnvironmentStatus:
 
     `up` as `knock_up` tells it (None: nothing is known yet), `suspended` while the key is refused. `limit` and `pace`
     are the requests a second that are configured and current, `used` those of the last ten seconds. `last_response` is
-    Unix seconds.
+    Unix seconds. `due` has in order when (monotonic) its operations are asked next.
     """
 
     name: str
@@ -65,55 +66,63 @@ class EnvironmentStatus:
     last_response: float | None = None
     last_error: LastError | None = None
     sources: tuple[SourceState, ...] = ()
+    due: Sequence[float] = field(default=(), compare=False, repr=False)
+
+
+class AggregateCounts(NamedTuple):
+    """How many operations an aggregate has, by state.
+
+    `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale.
+    """
+
+    environment: str
+    group: str
+    name: str
+    labels: str
+    states: Mapping[str, int]
+    with_errors: int
+    stale_at: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All operations, and the environments in the order of their names."""
+    """All operations, by key and in the order of lists, what they add up to, and the environments sorted by name."""
 
-    buckets: tuple[Mapping[OperationKey, Entry], ...] = ()
+    operations: Mapping[OperationKey, Entry] = field(default_factory=dict)
+    order: Sequence[Entry] = ()
+    counts: tuple[AggregateCounts, ...] = ()
     environments: tuple[EnvironmentStatus, ...] = ()
-
-    def get(self, key: OperationKey) -> Entry | None:
-        """Return an operation, if it is tracked."""
-        return self.buckets[_bucket(key)].get(key) if self.buckets else None
-
-    def __iter__(self) -> Iterator[Entry]:
-        return (entry for bucket in self.buckets for entry in bucket.values())
-
-    def __len__(self) -> int:
-        return sum(map(len, self.buckets))
 
 
 NOTHING_SHOWN = Snapshot()
 
 
 class SnapshotBuilder:
-    """The operations as they were shown last; only touched buckets are copied for the next snapshot.
-
-    Owned by the tracker's thread.
-    """
+    """The operations as the next snapshot shows them. Owned by the tracker's thread."""
 
     def __init__(self) -> None:
-        self._buckets: list[Mapping[OperationKey, Entry]] = [{}] * BUCKETS
+        self._operations: dict[OperationKey, Entry] = {}
+        self._order: list[Entry] = []
 
-    def publish(
-        self, touched: Mapping[OperationKey, Entry | None], environments: tuple[EnvironmentStatus, ...]
-    ) -> Snapshot:
-        """Take the touched operations in (None: dropped), and return all, frozen."""
-        copies: dict[int, dict[OperationKey, Entry]] = {}
-        for key, entry in touched.items():
-            number = _bucket(key)
-            if number not in copies:
-                copies[number] = dict(self._buckets[number])
-            if entry is None:
-                copies[number].pop(key, None)
-            else:
-                copies[number][key] = entry
-        for number, bucket in copies.items():
-            self._buckets[number] = bucket
-        return Snapshot(tuple(self._buckets), environments)
+    def put(self, key: OperationKey, entry: Entry | None) -> None:
+        """Show an operation as it is now; None: no more."""
+        before = self._operations.pop(key, None) if entry is None else self._operations.get(key)
+        if entry is not None:
+            self._operations[key] = entry
+        if before is not None:
+            index = bisect_left(self._order, entry_rank(before), key=entry_rank)
+            if entry is not None and entry_rank(entry) == entry_rank(before):
+                self._order[index] = entry
+                return
+            del self._order[index]
+        if entry is not None:
+            insort(self._order, entry, key=entry_rank)
+
+    def publish(self, counts: tuple[AggregateCounts, ...], environments: tuple[EnvironmentStatus, ...]) -> Snapshot:
+        """Return all operations, frozen."""
+        return Snapshot(self._operations.copy(), self._order.copy(), counts, environments)
 
 
-def _bucket(key: OperationKey) -> int:
-    return hash(key) % BUCKETS
+def entry_rank(entry: Entry) -> Rank:
+    """Return what orders operations in lists."""
+    return rank(entry.tracked)

@@ -1,0 +1,32 @@
+"""A snapshot of operations as the tracker would make it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from exporter.tracking.aggregates import Aggregates
+from exporter.tracking.ledger import contribution_of
+from exporter.tracking.snapshot import Entry, Snapshot, SnapshotBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporter.tracking.snapshot import EnvironmentStatus
+    from exporter.tracking.transitions import Tracked
+
+
+def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentStatus]) -> Snapshot:
+    """Build it; the last operation of a key counts."""
+    by_key = {each.key: each for each in operations}
+    builder, aggregates = SnapshotBuilder(), Aggregates()
+    for key, each in by_key.items():
+        builder.put(key, Entry(each, ()))
+        aggregates.aggregate_of(each).exchange(None, contribution_of(each))
+    aggregates.render()
+    return builder.publish(aggregates.counts, tuple(_with_due(each, by_key.values()) for each in statuses))
+
+
+def _with_due(status: EnvironmentStatus, operations: Iterable[Tracked]) -> EnvironmentStatus:
+    times = [each.due for each in operations if each.key.environment == status.name and each.due is not None]
+    return replace(status, due=sorted(times))
