@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from model import WALL, running
-from snapshots import snapshot_of
+from snapshots import entry_of, snapshot_of
 
 from exporter import wording
 from exporter.config import Polling
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking.history import NO_HISTORY, PollFailure, polled
 from exporter.tracking.selection import FilterOption
-from exporter.tracking.snapshot import Entry, EnvironmentStatus
+from exporter.tracking.snapshot import EnvironmentStatus
 from exporter.tracking.transitions import Circumstances, Moment, Tracked, newly_tracked, succeeded
 from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row
 
@@ -33,7 +33,7 @@ def tracked(record: Operation | None = None, name: str = "production", **changes
 
 
 def shown(record: Operation | None = None, after: float = 0.0, **changes: Any) -> Row:
-    return row(Entry(tracked(record, **changes), ()), "/knock", Moment(NOW.mono + after, NOW.wall + after))
+    return row(entry_of(tracked(record, **changes)), "/knock", Moment(NOW.mono + after, NOW.wall + after))
 
 
 # Operations.
@@ -84,7 +84,7 @@ def test_notes_say_what_the_state_does_not(
 
 def test_the_last_poll_is_the_last_attempt_and_after_a_restart_the_last_record() -> None:
     history = polled(NO_HISTORY, WALL + 5, 0.1, PollFailure("timeout", "no answer"))
-    assert row(Entry(tracked(running(ID)), (), history), "", NOW).polled_at == WALL + 5
+    assert row(entry_of(tracked(running(ID)), history), "", NOW).polled_at == WALL + 5
     assert shown(running(ID)).polled_at == WALL
 
 

@@ -99,7 +99,8 @@ class FollowedOperation:
     @property
     def entry(self) -> Entry:
         """What pages and programs are shown of it."""
-        return Entry(self.tracked, self.memberships, self.history, self.environment.top_n.shows(self.rank))
+        rank, exposed = self.rank or exposure.rank(self.tracked), self.environment.top_n.shows(self.rank)
+        return Entry(self.tracked, self.memberships, rank, self.history, exposed)
 
 
 class WatchedEnvironment:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking import facts
-from exporter.tracking.snapshot import entry_rank
+from exporter.tracking.snapshot import by_rank
 from exporter.tracking.transitions import LOST, PENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from exporter.tracking.exposure import Rank
     from exporter.tracking.snapshot import Entry, Snapshot
@@ -74,46 +74,62 @@ def operation_name(entry: Entry) -> str:
     return record.name if record is not None else UNKNOWN_NAME
 
 
-def select(snapshot: Snapshot, wanted: Filter, now: Moment, after: Rank | None = None) -> Iterator[Entry]:
-    """Give the operations that are asked for, in order: all, or those after a rank."""
-    order = snapshot.order
-    start = (_LEVELS.get(wanted.status or "", 0),) if after is None else after
-    found: Iterator[Entry] = islice(order, bisect_right(order, start, key=entry_rank), None)
-    if wanted.environment is not None:
-        found = (each for each in found if each.tracked.key.environment == wanted.environment)
+class Selection(NamedTuple):
+    """What was asked for: the operations in order, how many they are, and by status those of any."""
+
+    entries: Iterator[Entry]
+    total: int
+    of_any_status: Counter[str]
+
+
+def select(snapshot: Snapshot, wanted: Filter, now: Moment, after: Rank | None = None) -> Selection:
+    """Find the operations that are asked for; with `after`, `entries` begins behind that rank."""
+    order, counts = snapshot.order, tally(snapshot, wanted, now)
     if wanted.id is not None:
-        found = (each for each in found if wanted.id in each.tracked.key.id)
-    if wanted.group is not None:
-        found = (each for each in found if each.tracked.group == wanted.group)
-    if wanted.name is not None:
-        found = (each for each in found if operation_name(each) == wanted.name)
-    if wanted.status is not None:
-        word = WORDS.get(wanted.status)
-        found = (each for each in found if (word(each, now) if word else each.tracked.state == wanted.status))
-    return found
+        order = list(_placed(order, wanted))
+        # A word that holds for none of all needs no walk.
+        words = {word: sum(holds(each, now) for each in order) for word, holds in WORDS.items() if counts[word]}
+        counts = Counter(words | Counter(each.tracked.state for each in order))
+    start = (_LEVELS.get(wanted.status or "", 0),) if after is None else after
+    found = _placed(islice(order, bisect_right(order, start, key=by_rank), None), wanted)
+    word = WORDS.get(wanted.status or "")
+    if word is not None:
+        found = (each for each in found if word(each, now))
+    elif wanted.status is not None:
+        found = (each for each in found if each.tracked.state == wanted.status)
+    # Who takes all of them is not to look through what comes after the last.
+    total = operations(counts) if wanted.status is None else counts[wanted.status]
+    return Selection(found if after is not None else islice(found, total), total, counts)
+
+
+def _placed(found: Iterable[Entry], wanted: Filter) -> Iterator[Entry]:
+    """Leave what is asked for, whatever its status."""
+    environment, group, name, part = wanted.environment, wanted.group, wanted.name, wanted.id
+    if part is not None:
+        found = (each for each in found if part in each.rank.id)
+    if environment is not None:
+        found = (each for each in found if each.rank.environment == environment)
+    if group is not None:
+        found = (each for each in found if each.tracked.group == group)
+    if name is not None:
+        found = (each for each in found if operation_name(each) == name)
+    return iter(found)
 
 
 def tally(snapshot: Snapshot, wanted: Filter, now: Moment) -> Counter[str]:
-    """Count the operations that are asked for, of any status, by what `status` can ask for."""
-    counts = Counter[str]()
-    if wanted.id is not None:
-        for entry in select(snapshot, replace(wanted, status=None), now):
-            counts[entry.tracked.state] += 1
-            counts.update(word for word, holds in WORDS.items() if holds(entry, now))
-        return counts
-    place = (wanted.environment, wanted.group, wanted.name)
+    """Count by what `status` can ask for, from the sums: whatever the status and the id that are asked for."""
+    counts, place = Counter[str](), (wanted.environment, wanted.group, wanted.name)
     for each in snapshot.counts:
         if all(value is None or value == it for value, it in zip(place, each, strict=False)):
             stale = bisect_right(each.stale_at, now.mono)
-            words = {"unfinished": len(each.stale_at), "with_errors": each.with_errors, "stale": stale}
             counts.update(each.states)
-            counts.update(words)
+            counts.update(unfinished=len(each.stale_at), with_errors=each.with_errors, stale=stale)
     return counts
 
 
-def total(counts: Counter[str], status: str | None = None) -> int:
-    """Return how many operations of a tally have a status, or are there at all."""
-    return sum(counts[state] for state in STATES) if status is None else counts[status]
+def operations(counts: Counter[str]) -> int:
+    """Return how many operations were counted."""
+    return sum(counts[state] for state in STATES)
 
 
 def choices(snapshot: Snapshot) -> Choices:

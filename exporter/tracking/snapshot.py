@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.tracking.exposure import rank
 from exporter.tracking.history import NO_HISTORY, History, PollFailure
 
 if TYPE_CHECKING:
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from exporter.tracking.transitions import Tracked
 
 
+by_rank = attrgetter("rank")
+
+
 class Entry(NamedTuple):
-    """One operation: what is known of it, who names it, what its polls brought, whether it has own series."""
+    """One operation: what is known of it, who names it, its place in lists, its polls, whether it has own series."""
 
     tracked: Tracked
     memberships: Memberships
+    rank: Rank
     history: History = NO_HISTORY
     exposed: bool = True
 
@@ -110,19 +114,14 @@ class SnapshotBuilder:
         if entry is not None:
             self._operations[key] = entry
         if before is not None:
-            index = bisect_left(self._order, entry_rank(before), key=entry_rank)
-            if entry is not None and entry_rank(entry) == entry_rank(before):
+            index = bisect_left(self._order, before.rank, key=by_rank)
+            if entry is not None and entry.rank == before.rank:
                 self._order[index] = entry
                 return
             del self._order[index]
         if entry is not None:
-            insort(self._order, entry, key=entry_rank)
+            insort(self._order, entry, key=by_rank)
 
     def publish(self, counts: tuple[AggregateCounts, ...], environments: tuple[EnvironmentStatus, ...]) -> Snapshot:
         """Return all operations, frozen."""
         return Snapshot(self._operations.copy(), self._order.copy(), counts, environments)
-
-
-def entry_rank(entry: Entry) -> Rank:
-    """Return what orders operations in lists."""
-    return rank(entry.tracked)

@@ -18,8 +18,7 @@ from starlette.routing import Route
 
 from exporter.operation import OperationKey
 from exporter.tracking.exposure import Rank
-from exporter.tracking.selection import Filter, select, tally, total
-from exporter.tracking.snapshot import entry_rank
+from exporter.tracking.selection import Filter, select
 from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
 from exporter.web.filters import read_filter
@@ -132,12 +131,12 @@ def _json(document: Any) -> Response:
 
 
 def _listed(snapshot: Snapshot, now: Moment, wanted: Filter, limit: int, after: Rank | None) -> Response:
-    rest = list(islice(select(snapshot, wanted, now, after), limit + 1))
+    selection = select(snapshot, wanted, now, after)
+    rest = list(islice(selection.entries, limit + 1))
     shown = rest[:limit]
-    following = _cursor(entry_rank(shown[-1])) if len(rest) > limit else None
+    following = _cursor(shown[-1].rank) if len(rest) > limit else None
     operations = [shapes.summary(each, now) for each in shown]
-    count = total(tally(snapshot, wanted, now), wanted.status)
-    return _json(shapes.Operations(operations=operations, next=following, total=count))
+    return _json(shapes.Operations(operations=operations, next=following, total=selection.total))
 
 
 def _parameters(request: Request, known: tuple[str, ...]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from exporter.config import effective_yaml
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
-from exporter.tracking.selection import STATUSES, Filter, FilterOption, choices, select, tally, total
+from exporter.tracking.selection import STATUSES, Filter, FilterOption, choices, operations, select
 from exporter.web import rows
 from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
@@ -118,12 +118,11 @@ class Pages:
         query = dict(request.query_params)
         wanted, number = read_filter(query), _page_number(query.get("page") or "1")
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
-        counts = tally(snapshot, wanted, now)
-        found = total(counts, wanted.status)
-        pages = max(1, math.ceil(found / PAGE_ROWS))
+        selection = select(snapshot, wanted, now)
+        counts = selection.of_any_status
+        pages = max(1, math.ceil(selection.total / PAGE_ROWS))
         page = min(number, pages)
         first = (page - 1) * PAGE_ROWS
-        shown = islice(select(snapshot, wanted, now), first, min(first + PAGE_ROWS, found))
         environments = rows.environment_rows(snapshot, now)
         return self._page(
             "overview.html",
@@ -134,10 +133,10 @@ class Pages:
             statuses=STATUSES,
             environments=environments,
             tally=[FilterOption(word, counts[word]) for word in STATUSES if counts[word]],
-            of_any_status=total(counts),
-            rows=[self._row(each, now) for each in shown],
+            of_any_status=operations(counts),
+            rows=[self._row(each, now) for each in islice(selection.entries, first, first + PAGE_ROWS)],
             first=first,
-            found=found,
+            found=selection.total,
             total=len(snapshot.operations),
             page=page,
             pages=pages,

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from exporter import wording
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking import facts
-from exporter.tracking.selection import Filter, operation_name, tally, total
+from exporter.tracking.selection import Filter, operation_name, operations, tally
 from exporter.tracking.transitions import PENDING
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def environment_rows(snapshot: Snapshot, now: Moment) -> tuple[EnvironmentRow, .
 def _environment_row(snapshot: Snapshot, environment_status: EnvironmentStatus, now: Moment) -> EnvironmentRow:
     counts = tally(snapshot, Filter(environment_status.name), now)
     waiting = facts.waiting(environment_status, now)
-    return EnvironmentRow(environment_status, total(counts), counts["unfinished"], counts[Status.FAILED], *waiting)
+    return EnvironmentRow(environment_status, operations(counts), counts["unfinished"], counts[Status.FAILED], *waiting)
 
 
 def headline(found: Sequence[EnvironmentRow]) -> str:

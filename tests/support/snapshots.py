@@ -6,14 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exporter.tracking.aggregates import Aggregates
+from exporter.tracking.exposure import rank
+from exporter.tracking.history import NO_HISTORY
 from exporter.tracking.ledger import contribution_of
 from exporter.tracking.snapshot import Entry, Snapshot, SnapshotBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from exporter.tracking.history import History
     from exporter.tracking.snapshot import EnvironmentStatus
     from exporter.tracking.transitions import Tracked
+
+
+def entry_of(operation: Tracked, history: History = NO_HISTORY) -> Entry:
+    """Build what is shown of an operation that nobody names."""
+    return Entry(operation, (), rank(operation), history)
 
 
 def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentStatus]) -> Snapshot:
@@ -21,7 +29,7 @@ def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentSta
     by_key = {each.key: each for each in operations}
     builder, aggregates = SnapshotBuilder(), Aggregates()
     for key, each in by_key.items():
-        builder.put(key, Entry(each, ()))
+        builder.put(key, entry_of(each))
         aggregates.aggregate_of(each).exchange(None, contribution_of(each))
     aggregates.render()
     return builder.publish(aggregates.counts, tuple(_with_due(each, by_key.values()) for each in statuses))
