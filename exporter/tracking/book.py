@@ -121,9 +121,9 @@ class Book:
     def add(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> FollowedOperation:
         """Take in a new operation, with its name admitted."""
         tracked = self._admitted(environment, None, tracked)
-        operation = FollowedOperation(environment, tracked, contribution_of(tracked))
+        operation = FollowedOperation(environment, tracked)
         environment.follow(operation)
-        self._aggregates.aggregate_of(tracked).exchange(None, operation.contribution)
+        self._aggregates.aggregate_of(tracked).exchange(None, contribution_of(tracked))
         environment.count(None, tracked)
         self.show(operation, now)
         return operation
@@ -132,21 +132,21 @@ class Book:
         """Take in what is known of an operation now, with its marks raised and its name admitted."""
         before = operation.tracked
         after = self._count(before, self._admitted(operation.environment, before, after))
-        contribution, operation.contribution = operation.contribution, contribution_of(after)
         operation.tracked = after
+        taken, added = contribution_of(before), contribution_of(after)
         left, joined = self._aggregates.aggregate_of(before), self._aggregates.aggregate_of(after)
         if left is joined:
-            joined.exchange(contribution, operation.contribution)
+            joined.exchange(taken, added)
         else:
-            left.exchange(contribution, None)
-            joined.exchange(None, operation.contribution)
+            left.exchange(taken, None)
+            joined.exchange(None, added)
         operation.environment.count(before, after)
         self.show(operation, now)
 
     def remove(self, operation: FollowedOperation, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         aggregate = self._aggregates.aggregate_of(operation.tracked)
-        aggregate.exchange(operation.contribution, None)
+        aggregate.exchange(contribution_of(operation.tracked), None)
         if reason is not None:
             aggregate.retired[reason] += 1
         operation.environment.count(operation.tracked, None)

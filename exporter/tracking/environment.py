@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from exporter.metrics.own import PollCounters
     from exporter.operation import OperationKey
     from exporter.tracking.exposure import Rank
-    from exporter.tracking.ledger import Contribution
     from exporter.tracking.memberships import Memberships
     from exporter.tracking.memory import EnvironmentMemory
     from exporter.tracking.messages import PollRequest
@@ -72,7 +71,6 @@ class FollowedOperation:
 
     environment: WatchedEnvironment
     tracked: Tracked
-    contribution: Contribution  # to the sums of its aggregate, as it was added
     memberships: Memberships = ()
     history: History = NO_HISTORY
     rank: Rank | None = None  # None: hidden
