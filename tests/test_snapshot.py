@@ -6,20 +6,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from model import KEY, WALL, Model, environment, ids, running
+from snapshots import entry_of
 
-from exporter.config import Config
+from exporter.config import Config, Polling
 from exporter.config.settings import HttpSource
 from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited, Reason, Unreachable
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking.history import PollFailure
 from exporter.tracking.memberships import API, CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reconfigure, Reread, Unread
-from exporter.tracking.snapshot import NOTHING_SHOWN, EnvironmentStatus, Snapshot
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot
+from exporter.tracking.transitions import Moment, newly_tracked
 
 if TYPE_CHECKING:
     from exporter.tracking.messages import PollRequest
-    from exporter.tracking.transitions import Moment
 
 A, B, C = ids(3)
 FILE, URL = SourceKey(SourceKind.FILES, "/ids.txt"), SourceKey(SourceKind.HTTP, "https://lists.example/ids")
@@ -72,6 +75,28 @@ def test_a_snapshot_never_changes_and_the_next_one_does() -> None:
     assert (list(before.order), before.operations) == (entries, operations)
     assert [each.tracked.key.id for each in before.order] == [A]
     assert [each.tracked.key.id for each in shown(model).order] == [B]
+
+
+@given(
+    st.lists(st.dictionaries(st.integers(0, 199), st.integers(-1, 3), max_size=200), max_size=6),
+    st.sampled_from([0, 200]),
+)
+def test_the_order_is_what_a_sort_would_give(steps: list[dict[int, int]], at_first: int) -> None:
+    snapshot, naive, operation_ids = NOTHING_SHOWN, dict[OperationKey, Entry](), ids(200)
+    for step in [dict.fromkeys(range(at_first), 0), *steps]:
+        touched = {key(operation_ids[number]): ordered(operation_ids[number], level) for number, level in step.items()}
+        naive = {each: entry for each, entry in (naive | touched).items() if entry is not None}
+        snapshot = snapshot.changed(touched, (), ())
+        assert snapshot.operations == naive
+        assert snapshot.order == sorted(naive.values(), key=lambda each: each.rank)
+
+
+def ordered(operation_id: str, level: int) -> Entry | None:
+    """Build an operation as old as its level says; None for a negative one: it is dropped."""
+    if level < 0:
+        return None
+    seen = Moment(0.0, WALL - level)
+    return entry_of(newly_tracked(key(operation_id), "default", (), seen, Polling()))
 
 
 def test_polls_and_points_come_with_the_operation() -> None:

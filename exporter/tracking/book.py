@@ -16,7 +16,7 @@ from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.environment import FollowedOperation
 from exporter.tracking.exposure import TopN
 from exporter.tracking.ledger import contribution_of, ended_now, grow
-from exporter.tracking.snapshot import SnapshotBuilder
+from exporter.tracking.snapshot import NOTHING_SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.memory import AggregateKey, StoredAggregate
-    from exporter.tracking.snapshot import EnvironmentStatus
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
 
 
@@ -46,7 +46,7 @@ class Book:
         self._changed = changed
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
-        self._snapshot_builder = SnapshotBuilder()
+        self._snapshot = NOTHING_SHOWN
 
     def __len__(self) -> int:
         return sum(len(each.operations) for each in self._environments.values())
@@ -194,21 +194,21 @@ class Book:
 
     def publish(self, statuses: tuple[EnvironmentStatus, ...]) -> View:
         """Render what changed since the last view, and return all as it stands."""
+        entries: dict[OperationKey, Entry | None] = {}
         for key in self._changed.rows:
             operation = self.find(key)
-            entry = operation.entry if operation is not None else None
-            self._snapshot_builder.put(key, entry)
+            entry = entries[key] = operation.entry if operation is not None else None
             if entry is not None and entry.exposed:
                 self._rendered.put(key, render_operation(entry.tracked, self._labels))
             else:
                 self._rendered.drop(key)
         self._aggregates.render()
-        snapshot = self._snapshot_builder.publish(self._aggregates.counts, statuses)
+        self._snapshot = self._snapshot.changed(entries, self._aggregates.counts, statuses)
         self._set_gauges()
         all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
         operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
         size = sum(rendered.size for rendered in all_rendered)
-        return View(operations, aggregates, groups, size, snapshot)
+        return View(operations, aggregates, groups, size, self._snapshot)
 
     def _set_gauges(self) -> None:
         for name, each in self._environments.items():

@@ -60,7 +60,7 @@ class TopN:
 
     def shows(self, rank: Rank | None) -> bool:
         """Whether the operation of a rank (None: it has none) has series of its own."""
-        return rank is not None and bisect_left(self._order, rank, hi=self.shown) < self.shown
+        return rank is not None and (len(self._order) <= self.limit or rank < self._order[self.limit])
 
     def move(self, before: Rank | None, after: Rank | None) -> list[str]:
         """Give an operation another rank (None: it has none); return the other ids that are shown or hidden by that."""

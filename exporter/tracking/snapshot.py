@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -92,36 +92,39 @@ class AggregateCounts(NamedTuple):
 class Snapshot:
     """All operations, by key and in the order of lists, what they add up to, and the environments sorted by name."""
 
-    operations: Mapping[OperationKey, Entry] = field(default_factory=dict)
+    operations: dict[OperationKey, Entry] = field(default_factory=dict)
     order: Sequence[Entry] = ()
     counts: tuple[AggregateCounts, ...] = ()
     environments: tuple[EnvironmentStatus, ...] = ()
 
+    def changed(
+        self,
+        touched: Mapping[OperationKey, Entry | None],
+        counts: tuple[AggregateCounts, ...],
+        environments: tuple[EnvironmentStatus, ...],
+    ) -> Snapshot:
+        """Return the next one, with the touched operations as they are now (None: dropped); this one stays."""
+        operations, order = self.operations.copy(), list[Entry]()
+        edits = []  # what takes the place of a part of the order
+        for key, entry in touched.items():
+            before = operations.pop(key, None) if entry is None else operations.get(key)
+            if entry is not None:
+                operations[key] = entry
+            if before is not None:
+                index = bisect_left(self.order, before.rank, key=by_rank)
+                same = entry is not None and entry.rank == before.rank
+                edits.append((index, index + 1, before.rank, entry if same else None))
+            if entry is not None and (before is None or entry.rank != before.rank):
+                index = bisect_left(self.order, entry.rank, key=by_rank)
+                edits.append((index, index, entry.rank, entry))
+        end = 0
+        for start, following, _, entry in sorted(edits):
+            order += self.order[end:start]
+            if entry is not None:
+                order.append(entry)
+            end = following
+        order += self.order[end:]
+        return Snapshot(operations, order, counts, environments)
+
 
 NOTHING_SHOWN = Snapshot()
-
-
-class SnapshotBuilder:
-    """The operations as the next snapshot shows them. Owned by the tracker's thread."""
-
-    def __init__(self) -> None:
-        self._operations: dict[OperationKey, Entry] = {}
-        self._order: list[Entry] = []
-
-    def put(self, key: OperationKey, entry: Entry | None) -> None:
-        """Show an operation as it is now; None: no more."""
-        before = self._operations.pop(key, None) if entry is None else self._operations.get(key)
-        if entry is not None:
-            self._operations[key] = entry
-        if before is not None:
-            index = bisect_left(self._order, before.rank, key=by_rank)
-            if entry is not None and entry.rank == before.rank:
-                self._order[index] = entry
-                return
-            del self._order[index]
-        if entry is not None:
-            insort(self._order, entry, key=by_rank)
-
-    def publish(self, counts: tuple[AggregateCounts, ...], environments: tuple[EnvironmentStatus, ...]) -> Snapshot:
-        """Return all operations, frozen."""
-        return Snapshot(self._operations.copy(), self._order.copy(), counts, environments)

@@ -9,7 +9,7 @@ from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.exposure import rank
 from exporter.tracking.history import NO_HISTORY
 from exporter.tracking.ledger import contribution_of
-from exporter.tracking.snapshot import Entry, Snapshot, SnapshotBuilder
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,12 +27,13 @@ def entry_of(operation: Tracked, history: History = NO_HISTORY) -> Entry:
 def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentStatus]) -> Snapshot:
     """Build it; the last operation of a key counts."""
     by_key = {each.key: each for each in operations}
-    builder, aggregates = SnapshotBuilder(), Aggregates()
-    for key, each in by_key.items():
-        builder.put(key, entry_of(each))
+    aggregates = Aggregates()
+    for each in by_key.values():
         aggregates.aggregate_of(each).exchange(None, contribution_of(each))
     aggregates.render()
-    return builder.publish(aggregates.counts, tuple(_with_due(each, by_key.values()) for each in statuses))
+    entries = {key: entry_of(each) for key, each in by_key.items()}
+    in_full = tuple(_with_due(each, by_key.values()) for each in statuses)
+    return NOTHING_SHOWN.changed(entries, aggregates.counts, in_full)
 
 
 def _with_due(status: EnvironmentStatus, operations: Iterable[Tracked]) -> EnvironmentStatus:
