@@ -98,7 +98,7 @@ class FollowedOperation:
     def entry(self) -> Entry:
         """What pages and programs are shown of it."""
         rank, exposed = self.rank or exposure.rank(self.tracked), self.environment.top_n.shows(self.rank)
-        return Entry(self.tracked, self.memberships, rank, self.history, exposed)
+        return Entry(self.tracked, self.memberships, rank, self.tracked.state, self.history, exposed)
 
 
 class WatchedEnvironment:

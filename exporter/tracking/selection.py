@@ -59,7 +59,7 @@ class Filter:
 
 
 WORDS: Mapping[str, Callable[[Entry, Moment], bool]] = {
-    "unfinished": lambda entry, _now: entry.tracked.active,
+    "unfinished": lambda entry, _now: facts.unfinished(entry),
     "with_errors": lambda entry, _now: entry.tracked.has_errors,
     "stale": facts.stale,
 }
@@ -86,27 +86,26 @@ def select(snapshot: Snapshot, wanted: Filter, now: Moment, after: Rank | None =
     """Find the operations that are asked for; with `after`, `entries` begins behind that rank."""
     order, counts = snapshot.order, tally(snapshot, wanted, now)
     if wanted.id is not None:
-        order = list(_placed(order, wanted))
+        found: Iterable[Entry] = [each for key, each in snapshot.operations.items() if wanted.id in key.id]
+        order = sorted(_placed(found, wanted), key=by_rank)
         # A word that holds for none of all needs no walk.
         words = {word: sum(holds(each, now) for each in order) for word, holds in WORDS.items() if counts[word]}
-        counts = Counter(words | Counter(each.tracked.state for each in order))
+        counts = Counter(words | Counter(each.state for each in order))
     start = (_LEVELS.get(wanted.status or "", 0),) if after is None else after
     found = _placed(islice(order, bisect_right(order, start, key=by_rank), None), wanted)
-    word = WORDS.get(wanted.status or "")
+    status, word = wanted.status, WORDS.get(wanted.status or "")
     if word is not None:
         found = (each for each in found if word(each, now))
-    elif wanted.status is not None:
-        found = (each for each in found if each.tracked.state == wanted.status)
+    elif status is not None:
+        found = (each for each in found if each.state == status)
     # Who takes all of them is not to look through what comes after the last.
     total = operations(counts) if wanted.status is None else counts[wanted.status]
     return Selection(found if after is not None else islice(found, total), total, counts)
 
 
 def _placed(found: Iterable[Entry], wanted: Filter) -> Iterator[Entry]:
-    """Leave what is asked for, whatever its status."""
-    environment, group, name, part = wanted.environment, wanted.group, wanted.name, wanted.id
-    if part is not None:
-        found = (each for each in found if part in each.rank.id)
+    """Leave what is asked for, whatever its status and id."""
+    environment, group, name = wanted.environment, wanted.group, wanted.name
     if environment is not None:
         found = (each for each in found if each.rank.environment == environment)
     if group is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def entry_of(operation: Tracked, history: History = NO_HISTORY) -> Entry:
     """Build what is shown of an operation that nobody names."""
-    return Entry(operation, (), rank(operation), history)
+    return Entry(operation, (), rank(operation), operation.state, history)
 
 
 def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentStatus]) -> Snapshot:
