@@ -108,27 +108,32 @@ class Snapshot:
         environments: tuple[EnvironmentStatus, ...],
     ) -> Snapshot:
         """Return the next one, with the touched operations as they are now (None: dropped); this one stays."""
-        operations, order = self.operations.copy(), list[Entry]()
-        edits = []  # what takes the place of a part of the order
+        operations, order = self.operations.copy(), list(self.order)
+        edits: list[tuple[int, int, Rank, Entry | None]] = []
         for key, entry in touched.items():
             before = operations.pop(key, None) if entry is None else operations.get(key)
             if entry is not None:
                 operations[key] = entry
             if before is not None:
                 index = bisect_left(self.order, before.rank, key=by_rank)
-                same = entry is not None and entry.rank == before.rank
-                edits.append((index, index + 1, before.rank, entry if same else None))
+                if entry is not None and entry.rank == before.rank:
+                    order[index] = entry
+                else:
+                    edits.append((index, index + 1, before.rank, None))
             if entry is not None and (before is None or entry.rank != before.rank):
                 index = bisect_left(self.order, entry.rank, key=by_rank)
                 edits.append((index, index, entry.rank, entry))
-        end = 0
-        for start, following, _, entry in sorted(edits):
-            order += self.order[end:start]
-            if entry is not None:
-                order.append(entry)
-            end = following
-        order += self.order[end:]
-        return Snapshot(operations, order, counts, environments)
+        return Snapshot(operations, _edited(order, sorted(edits)) if edits else order, counts, environments)
+
+
+def _edited(order: Sequence[Entry], edits: Sequence[tuple[int, int, Rank, Entry | None]]) -> Sequence[Entry]:
+    edited, end = list[Entry](), 0
+    for start, following, _, entry in edits:
+        edited += order[end:start]
+        if entry is not None:
+            edited.append(entry)
+        end = following
+    return edited + list(order[end:])
 
 
 NOTHING_SHOWN = Snapshot()
