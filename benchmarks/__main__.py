@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import lists
 import loading
 import polling
 import scrape
@@ -22,6 +23,7 @@ PARTS = {
     "poll": polling.poll_cpu,
     "limit-50": lambda: polling.limit_use(50.0),
     "limit-200": lambda: polling.limit_use(200.0),
+    "lists": lists.lists,
     "loading": loading.loading,
     "start": polling.start_up,
     "commit": state.commit,

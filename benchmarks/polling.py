@@ -32,7 +32,7 @@ def serve() -> None:
     """Be Knock, in a process of its own, until standard input closes; writes its URL, then what it saw as JSON."""
     world = World(1)
     with Simulator(world=world, rate_limits=False) as simulator:
-        for _ in range(OPERATIONS):
+        for _ in range(int(sys.argv[2])):
             world.create(rows=1_000_000, queue_seconds=0.0, rows_per_second=50.0, errors=0)
         print(json.dumps({"url": simulator.url, "ids": world.ids()}), flush=True)  # noqa: T201 - it is the protocol
         sys.stdin.readline()
@@ -40,9 +40,10 @@ def serve() -> None:
 
 
 @contextlib.contextmanager
-def _knock() -> Iterator[tuple[str, list[str], subprocess.Popen[str]]]:
+def knock(operations: int) -> Iterator[tuple[str, list[str], subprocess.Popen[str]]]:
+    """Run Knock with so many operations under way; gives its URL, their ids, and the process."""
     with subprocess.Popen(  # noqa: S603 - this very script
-        [sys.executable, __file__, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "serve", str(operations)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None  # noqa: S101 - asked for above
         told = json.loads(process.stdout.readline())
@@ -56,7 +57,8 @@ def _starts(process: subprocess.Popen[str]) -> list[float]:
 
 
 @contextlib.contextmanager
-def _daemon(url: str, listed: list[str], rate: float) -> Iterator[tuple[str, int]]:
+def daemon(url: str, listed: list[str], rate: float) -> Iterator[tuple[str, int]]:
+    """Run the daemon; gives its address and process id."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         environment = {
@@ -84,7 +86,7 @@ def _address(process: subprocess.Popen[str]) -> str:
     raise SystemExit("the daemon did not start")
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds that a process has used (Linux: proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -92,16 +94,16 @@ def _cpu(pid: int) -> float:
 
 def limit_use(rate: float) -> list[Result]:
     """Measure at the server how much of a limit is used, and its fullest second, while the daemon is scraped."""
-    with _knock() as (url, listed, knock), _daemon(url, listed, rate) as (address, pid):
+    with knock(OPERATIONS) as (url, listed, process), daemon(url, listed, rate) as (address, pid):
         time.sleep(2.0)  # past the start
-        cpu, begin = _cpu(pid), time.monotonic()
+        cpu, begin = cpu_seconds(pid), time.monotonic()
         while time.monotonic() - begin < SECONDS:
             urllib.request.urlopen(f"{address}/metrics", timeout=10).read()  # noqa: S310 - our own address
             time.sleep(1.0)
         end = time.monotonic()
-        cpu = _cpu(pid) - cpu
+        cpu = cpu_seconds(pid) - cpu
         # Monotonic time is one clock for all processes of a machine.
-        starts = [at for at in _starts(knock) if begin <= at <= end]
+        starts = [at for at in _starts(process) if begin <= at <= end]
     fullest = max(sum(at <= other < at + 1.0 for other in starts[i : i + 300]) for i, at in enumerate(starts))
     detail = (
         f"{len(starts) / (end - begin):.1f} polls/s; {cpu / len(starts) * 1e6:.0f} µs of CPU each, scrapes included"
@@ -114,14 +116,14 @@ def limit_use(rate: float) -> list[Result]:
 
 def poll_cpu(rate: float = 200.0) -> list[Result]:
     """Measure the CPU of a poll, all in, against a bare adapter that sends the same request at the same rate."""
-    with _knock() as (url, listed, knock):
-        with _daemon(url, listed, rate) as (_, pid):
+    with knock(OPERATIONS) as (url, listed, process):
+        with daemon(url, listed, rate) as (_, pid):
             time.sleep(6.0)  # until all were asked once: rendering a changed one is the common case
-            cpu, begin = _cpu(pid), time.monotonic()
+            cpu, begin = cpu_seconds(pid), time.monotonic()
             time.sleep(SECONDS)
-            cpu, end = _cpu(pid) - cpu, time.monotonic()
+            cpu, end = cpu_seconds(pid) - cpu, time.monotonic()
         bare = _bare(url, listed, rate)
-        polls = sum(begin <= at <= end for at in _starts(knock))
+        polls = sum(begin <= at <= end for at in _starts(process))
     ours = cpu / polls
     detail = f"{ours * 1e6:.0f} µs against {bare * 1e6:.0f} µs"
     return [Result(f"CPU of a poll at {rate:.0f}/s, all in", ours / bare, "x a bare one", "<= 1.7", detail)]
@@ -153,7 +155,7 @@ def _median_until_answer(runs: int) -> float:
     times = []
     for _ in range(runs):
         begin = time.perf_counter()
-        with _daemon("http://127.0.0.1:9", ids(10), 20.0) as (address, _pid):
+        with daemon("http://127.0.0.1:9", ids(10), 20.0) as (address, _pid):
             urllib.request.urlopen(f"{address}/metrics", timeout=10).read()  # noqa: S310 - our own address
             times.append(time.perf_counter() - begin)
     return sorted(times)[runs // 2]

@@ -173,7 +173,7 @@ def test_the_word_of_an_undocumented_status_is_kept_for_people_and_told_once() -
     with capture_logs() as logs:
         model.run(100)
     assert [each["status"] for each in logs if "does not document" in each["event"] and "status" in each] == ["paused"]
-    entry = model.views[-1].snapshot.get(OperationKey("production", A))
+    entry = model.views[-1].snapshot.operations.get(OperationKey("production", A))
     assert entry is not None
     told = shapes.detail(entry, model.now)["record"]
     assert told is not None

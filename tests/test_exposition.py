@@ -16,9 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter.config import Config, ListedOperation
 from exporter.errors import KnockError, Reason, Unreachable
 from exporter.metrics.exposition import (
-    CHUNK_ROWS,
     Format,
+    Lines,
     RenderedRows,
+    Rows,
     View,
     accepts_gzip,
     choose_format,
@@ -112,30 +113,6 @@ def test_labels_come_back_as_they_were(value: str) -> None:
 # Rendered rows.
 
 
-def test_only_touched_chunks_are_replaced_and_published_ones_stay() -> None:
-    rendered = RenderedRows()
-    for number in range(3 * CHUNK_ROWS):
-        rendered.put(number, (b"%d" % number,))
-    before = rendered.publish()
-    copy = tuple(tuple(chunk) for chunk in before)
-    rendered.put(CHUNK_ROWS + 1, (b"new",))
-    after = rendered.publish()
-    assert [a is b for a, b in zip(after, before, strict=True)] == [True, False, True]
-    assert before == copy
-    assert rendered.publish() == after
-
-
-def test_places_that_became_free_are_used_again() -> None:
-    rendered = RenderedRows()
-    for number in range(CHUNK_ROWS):
-        rendered.put(number, (b"",))
-    rendered.drop(7)
-    rendered.put("seven", (b"7",))
-    chunks = rendered.publish()
-    assert len(chunks) == 1
-    assert chunks[0][7] == (b"7",)
-
-
 CHANGES = st.lists(
     st.one_of(
         st.tuples(st.integers(0, 600), st.one_of(st.none(), st.integers(0, 9))),
@@ -148,7 +125,7 @@ CHANGES = st.lists(
 
 @given(CHANGES)
 def test_rendered_rows_hold_what_a_dict_would(changes: list[object]) -> None:
-    rendered, naive, published = RenderedRows(), dict[int, bytes](), list[tuple[object, list[bytes]]]()
+    rendered, naive, published = RenderedRows(), dict[int, bytes](), list[tuple[Rows, list[Lines]]]()
 
     def put(key: int, value: int | None) -> None:
         if value is None:
@@ -161,10 +138,10 @@ def test_rendered_rows_hold_what_a_dict_would(changes: list[object]) -> None:
     for change in [*changes, "publish"]:
         match change:
             case "publish":
-                chunks = rendered.publish()
-                rows = sorted(lines[0] for chunk in chunks for lines in chunk if lines is not None)
-                assert rows == sorted(naive.values())
-                published.append((chunks, rows))
+                rows = rendered.publish()
+                assert [lines[0] for lines in rows] == list(naive.values())
+                assert rendered.size == sum(map(len, naive.values()))
+                published.append((rows, list(rows)))
             case ("range", int(count)):
                 for key in range(count):
                     put(key, 0)
@@ -172,8 +149,7 @@ def test_rendered_rows_hold_what_a_dict_would(changes: list[object]) -> None:
                 put(key, value)
             case (int(key), None):
                 put(key, None)
-    for kept, rows in published:
-        assert sorted(lines[0] for chunk in kept for lines in chunk if lines is not None) == rows  # type: ignore[attr-defined] # chunks
+    assert all(list(kept) == rows for kept, rows in published)
 
 
 # The whole.

@@ -68,7 +68,7 @@ def test_the_top_n_shows_the_first_by_rank_and_tells_each_change(
 ) -> None:
     top_n, placed, shown = TopN(limit), dict[str, Rank](), set[str]()
     for name, where in moves:
-        before, place = placed.pop(name, None), Rank(*where, name) if where is not None else None
+        before, place = placed.pop(name, None), Rank(*where, name, "production") if where is not None else None
         if place is not None:
             placed[name] = place
         moved = top_n.move(before, place)
@@ -191,7 +191,7 @@ def test_what_metrics_shows_is_what_a_sort_would_show(
     for name, status, errors in steps:
         told[name] = (status, errors)
         model.run(15)
-        kept = [each.tracked for each in model.views[-1].snapshot if hidden_at(each.tracked, mode) > model.mono]
+        kept = [each.tracked for each in model.views[-1].snapshot.order if hidden_at(each.tracked, mode) > model.mono]
         assert shown(model) == {each.key.id for each in sorted(kept, key=rank)[:limit]}
 
 

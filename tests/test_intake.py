@@ -21,7 +21,6 @@ from exporter.tracking import transitions
 from exporter.tracking.environment import NEVER, FollowedOperation, Upstream, WatchedEnvironment
 from exporter.tracking.expiry import Sweep
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.ledger import contribution_of
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
 from exporter.tracking.memory import EnvironmentMemory
 from exporter.tracking.messages import (
@@ -359,7 +358,7 @@ def test_what_is_over_is_found_within_30_seconds_whatever_goes_meanwhile() -> No
         if chance.random() < 0.1:  # so those looked at first in one round may be the last in the next
             del followed[: len(followed) * 9 // 10]
         for _ in range(chance.randrange(30)):
-            followed.append(FollowedOperation(watched, tracked, contribution_of(tracked)))
+            followed.append(FollowedOperation(watched, tracked))
             sweep.plan(followed[-1], second + chance.uniform(0.0, 60.0))
         due = sweep.step(second, followed.copy)
         found += len(due)

@@ -218,9 +218,9 @@ def test_an_operation_never_answered_adds_its_hand_over_only() -> None:
     assert got == ("pending", False, True, 0, 0, 0, None, WALL, None, 1075)
 
 
-def test_a_lost_operation_adds_nothing_but_itself() -> None:
+def test_a_lost_operation_adds_nothing_but_itself_and_that_it_has_errors() -> None:
     lost = replace(after(NEW, rows_processed=5, errors=2), lost=True, due=None)
-    assert contribution_of(lost) == ("lost", False, False, 0, 0, 0, None, None, None, None)
+    assert contribution_of(lost) == ("lost", True, False, 0, 0, 0, None, None, None, None)
 
 
 def test_a_finished_operation_adds_to_the_tracked_sums_only() -> None:
@@ -287,7 +287,7 @@ def test_kept_sums_are_what_adding_up_anew_would_give(
 
 
 def assert_sums(view: View) -> None:
-    followed = [each.tracked for each in view.snapshot]
+    followed = [each.tracked for each in view.snapshot.order]
     rebuilt: dict[tuple[str, str], Aggregate] = {}
     for each in followed:
         place = (each.group, each.operation.name if each.operation else UNKNOWN_NAME)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from model import WALL, ids, running
+from snapshots import entry_of, snapshot_of
 
 from exporter.config import Polling
 from exporter.operation import Operation, OperationKey, Status
@@ -22,10 +23,9 @@ from exporter.tracking.selection import (
     Filter,
     FilterOption,
     choices,
-    place,
     select,
 )
-from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot, SnapshotBuilder
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot
 from exporter.tracking.transitions import Moment
 from exporter.web.filters import SEARCH_LONGEST, read_filter
 from exporter.web.replies import Refusal
@@ -49,18 +49,17 @@ def tracked(operation_id: str = A, known: Operation | None = None, **changes: An
 
 def snapshot(*shown: Tracked, environments: Iterable[str] = ("production",)) -> Snapshot:
     """Build a picture as the tracker would."""
-    by_key = {each.key: each for each in shown}
     statuses = tuple(
         EnvironmentStatus(
             each, "https://api.knock.app", None, None, suspended=False, limit=20, pace=20, used=0, in_flight=0
         )
         for each in environments
     )
-    return SnapshotBuilder().publish({key: Entry(each, ()) for key, each in by_key.items()}, statuses)
+    return snapshot_of(shown, statuses)
 
 
 def found(shown: Snapshot, **wanted: str) -> list[tuple[str, str]]:
-    return [each.tracked.key for each in select(shown, Filter(**wanted), NOW)]
+    return [each.tracked.key for each in select(shown, Filter(**wanted), NOW).entries]
 
 
 def ended(operation_id: str, status: Status, at: float = 0.0, **fields: Any) -> Tracked:
@@ -92,7 +91,7 @@ def test_the_environment_breaks_ties() -> None:
 
 def test_no_two_operations_have_the_same_place() -> None:
     shown = snapshot(*(tracked(each, environment=name) for each in ids(20) for name in ("production", "staging")))
-    assert len({place(each) for each in shown}) == 40
+    assert len({each.rank for each in shown.order}) == 40
 
 
 # Filters.
@@ -136,11 +135,12 @@ def mixed() -> Snapshot:
 )
 def test_a_filter_leaves_what_is_asked_for(mixed: Snapshot, wanted: dict[str, str], expected: set[str]) -> None:
     assert {operation_id for _, operation_id in found(mixed, **wanted)} == expected
+    assert select(mixed, Filter(**wanted), NOW).total == len(expected)
 
 
 def test_every_status_can_be_asked_for(mixed: Snapshot) -> None:
     states = [each for each in STATUSES if each not in ("unfinished", "with_errors", "stale")]
-    assert sum(len(found(mixed, status=each)) for each in states) == len(mixed)
+    assert sum(len(found(mixed, status=each)) for each in states) == len(mixed.order)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,22 @@ def test_what_cannot_be_asked_for_is_told(parameters: dict[str, str], detail: st
     with pytest.raises(Refusal) as refusal:
         read_filter(parameters)
     assert (refusal.value.status, str(refusal.value)) == (400, detail)
+
+
+@pytest.mark.parametrize("wanted", [{}, {"environment": "production"}, {"name": "objects.set"}, {"group": "nightly"}])
+def test_what_the_sums_count_is_what_a_walk_would(mixed: Snapshot, wanted: dict[str, str]) -> None:
+    summed, walked = (select(mixed, Filter(**wanted, id=part), NOW).of_any_status for part in (None, "-"))
+    assert +summed == +walked
+    assert {status: len(found(mixed, **wanted, status=status)) for status in STATUSES} == {
+        status: walked[status] for status in STATUSES
+    }
+
+
+@pytest.mark.parametrize("status", [None, "failed", "completed", "unfinished"])
+def test_a_list_goes_on_after_a_rank(mixed: Snapshot, status: str | None) -> None:
+    whole = list(select(mixed, Filter(status=status), NOW).entries)
+    for number, each in enumerate(whole):
+        assert list(select(mixed, Filter(status=status), NOW, each.rank).entries) == whole[number + 1 :]
 
 
 # What there is to choose from.
@@ -207,7 +223,7 @@ def calls(count: int) -> int:
 
     sys.setprofile(note)
     try:
-        select(shown, Filter(status="unfinished", name="users.identify", id="-"), NOW)
+        list(select(shown, Filter(status="unfinished", name="users.identify", id="-"), NOW).entries)
         choices(shown)
     finally:
         sys.setprofile(None)
@@ -224,7 +240,7 @@ def test_the_work_grows_with_the_operations_and_no_faster() -> None:
 
 def entry(history: History = History(), **changes: Any) -> Entry:  # noqa: B008 - it is frozen
     known = running(A, **{"rows_processed": 40, "rows_estimated": 100} | changes.pop("known", {}))
-    return Entry(tracked(A, known, **{"up": True} | changes), (), history)
+    return entry_of(tracked(A, known, **{"up": True} | changes), history)
 
 
 def moving(rows: int = 10) -> History:
@@ -246,7 +262,7 @@ def moving(rows: int = 10) -> History:
         (entry(moving(), known={"rows_estimated": 39}), None, 1.0, None),
         (entry(moving(), known={"rows_processed": None}), None, 1.0, None),
         (entry(moving(), known={"rows_processed": 100}), 1.0, 1.0, 0.0),
-        (Entry(tracked(A), (), moving()), None, None, None),
+        (entry_of(tracked(A), moving()), None, None, None),
     ],
 )
 def test_what_cannot_be_known_is_not_told(
@@ -265,7 +281,7 @@ def test_the_next_poll_is_told_on_the_wall_clock() -> None:
 
 def test_the_age_counts_from_knocks_time_or_ours_and_is_never_negative() -> None:
     assert facts.age(entry(), NOW) == 500
-    assert facts.age(Entry(tracked(A), ()), NOW) == 100
+    assert facts.age(entry_of(tracked(A)), NOW) == 100
     assert facts.age(entry(known={"inserted_at": WALL + 9}), NOW) == 0
 
 

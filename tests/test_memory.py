@@ -37,7 +37,7 @@ def started(model: Model) -> Model:
 
 
 def followed(model: Model) -> set[str]:
-    return {each.tracked.key.id for each in model.views[-1].snapshot}
+    return {each.tracked.key.id for each in model.views[-1].snapshot.order}
 
 
 def total(model: Model) -> float | None:

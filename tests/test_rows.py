@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from model import WALL, running
+from snapshots import entry_of, snapshot_of
 
 from exporter import wording
 from exporter.config import Polling
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
 from exporter.tracking.history import NO_HISTORY, PollFailure, polled
 from exporter.tracking.selection import FilterOption
-from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
+from exporter.tracking.snapshot import EnvironmentStatus
 from exporter.tracking.transitions import Circumstances, Moment, Tracked, newly_tracked, succeeded
-from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row, tally
+from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row
 
 ID = "00000000-0000-4000-8000-000000000001"
 NOW = Moment(1000.0, WALL)
@@ -32,7 +33,7 @@ def tracked(record: Operation | None = None, name: str = "production", **changes
 
 
 def shown(record: Operation | None = None, after: float = 0.0, **changes: Any) -> Row:
-    return row(Entry(tracked(record, **changes), ()), "/knock", Moment(NOW.mono + after, NOW.wall + after))
+    return row(entry_of(tracked(record, **changes)), "/knock", Moment(NOW.mono + after, NOW.wall + after))
 
 
 # Operations.
@@ -83,7 +84,7 @@ def test_notes_say_what_the_state_does_not(
 
 def test_the_last_poll_is_the_last_attempt_and_after_a_restart_the_last_record() -> None:
     history = polled(NO_HISTORY, WALL + 5, 0.1, PollFailure("timeout", "no answer"))
-    assert row(Entry(tracked(running(ID)), (), history), "", NOW).polled_at == WALL + 5
+    assert row(entry_of(tracked(running(ID)), history), "", NOW).polled_at == WALL + 5
     assert shown(running(ID)).polled_at == WALL
 
 
@@ -92,15 +93,12 @@ def test_the_last_poll_is_the_last_attempt_and_after_a_restart_the_last_record()
 
 def test_environments_count_their_own_operations_and_what_waits() -> None:
     later = Moment(NOW.mono + 30, NOW.wall + 30)
-    entries = [
-        Entry(each, ())
-        for each in (
-            tracked(due=NOW.mono),
-            replace(tracked(running(ID, status=Status.FAILED)), key=OperationKey("production", "b")),
-            tracked(name="other", due=NOW.mono + 90),
-        )
-    ]
-    snapshot = Snapshot(({each.tracked.key: each for each in entries},), (SITUATION, replace(SITUATION, name="empty")))
+    operations = (
+        tracked(due=NOW.mono),
+        replace(tracked(running(ID, status=Status.FAILED)), key=OperationKey("production", "b")),
+        tracked(name="other", due=NOW.mono + 90),
+    )
+    snapshot = snapshot_of(operations, (SITUATION, replace(SITUATION, name="empty")))
     assert environment_rows(snapshot, later) == (
         EnvironmentRow(SITUATION, 2, 1, 1, 1, 30.0),
         EnvironmentRow(replace(SITUATION, name="empty"), 0, 0, 0, 0, 0.0),
@@ -113,16 +111,6 @@ def test_the_headline_names_trouble_first() -> None:
     assert headline([good]) == "3 failed, 1,100 unfinished"
     assert headline([good, bad]) == "1 of 2 environments in trouble, 3 failed, 1,100 unfinished"
     assert headline([]) == "0 failed, 0 unfinished"
-
-
-def test_what_there_is_is_counted_by_state_and_by_word() -> None:
-    entries = [Entry(tracked(each), ()) for each in (None, running(ID), running(ID, errors=1))]
-    assert tally(entries, NOW) == (
-        FilterOption("pending", 1),
-        FilterOption("processing", 2),
-        FilterOption("unfinished", 3),
-        FilterOption("with_errors", 1),
-    )
 
 
 def test_a_form_offers_what_a_browser_sends_unchanged() -> None:

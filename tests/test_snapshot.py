@@ -6,20 +6,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from model import KEY, WALL, Model, environment, ids, running
+from snapshots import entry_of
 
-from exporter.config import Config
+from exporter.config import Config, Polling
 from exporter.config.settings import HttpSource
 from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited, Reason, Unreachable
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking.history import PollFailure
 from exporter.tracking.memberships import API, CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reconfigure, Reread, Unread
-from exporter.tracking.snapshot import NOTHING_SHOWN, EnvironmentStatus, Snapshot
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot
+from exporter.tracking.transitions import Moment, newly_tracked
 
 if TYPE_CHECKING:
     from exporter.tracking.messages import PollRequest
-    from exporter.tracking.transitions import Moment
 
 A, B, C = ids(3)
 FILE, URL = SourceKey(SourceKind.FILES, "/ids.txt"), SourceKey(SourceKind.HTTP, "https://lists.example/ids")
@@ -44,20 +47,20 @@ def key(operation_id: str) -> OperationKey:
 
 
 def test_before_the_first_view_nothing_is_shown() -> None:
-    assert (len(NOTHING_SHOWN), list(NOTHING_SHOWN), NOTHING_SHOWN.get(key(A))) == (0, [], None)
+    assert (len(NOTHING_SHOWN.operations), list(NOTHING_SHOWN.order)) == (0, [])
 
 
 def test_every_operation_is_in_the_snapshot_also_those_without_series() -> None:
     model = Model(Config((environment(operations=[A, B], per_operation="none"),)), growing)
     model.run(10)
     snapshot = shown(model)
-    assert {each.tracked.key.id for each in snapshot} == {A, B}
-    assert len(snapshot) == 2
-    found = snapshot.get(key(A))
+    assert {each.tracked.key.id for each in snapshot.order} == {A, B}
+    assert len(snapshot.operations) == 2
+    found = snapshot.operations.get(key(A))
     assert found is not None
     assert found.tracked.operation is not None
     assert [each.source for each in found.memberships] == [CONFIG]
-    assert snapshot.get(key(C)) is None
+    assert snapshot.operations.get(key(C)) is None
 
 
 def test_a_snapshot_never_changes_and_the_next_one_does() -> None:
@@ -65,20 +68,42 @@ def test_a_snapshot_never_changes_and_the_next_one_does() -> None:
     model.register(A)
     model.run(5)
     before = shown(model)
-    entries = list(before)
+    entries, operations = list(before.order), dict(before.operations)
     model.register(B)
     model.release(A)
     model.run(5)
-    assert list(before) == entries
-    assert [each.tracked.key.id for each in before] == [A]
-    assert [each.tracked.key.id for each in shown(model)] == [B]
+    assert (list(before.order), before.operations) == (entries, operations)
+    assert [each.tracked.key.id for each in before.order] == [A]
+    assert [each.tracked.key.id for each in shown(model).order] == [B]
+
+
+@given(
+    st.lists(st.dictionaries(st.integers(0, 199), st.integers(-1, 3), max_size=200), max_size=6),
+    st.sampled_from([0, 200]),
+)
+def test_the_order_is_what_a_sort_would_give(steps: list[dict[int, int]], at_first: int) -> None:
+    snapshot, naive, operation_ids = NOTHING_SHOWN, dict[OperationKey, Entry](), ids(200)
+    for step in [dict.fromkeys(range(at_first), 0), *steps]:
+        touched = {key(operation_ids[number]): ordered(operation_ids[number], level) for number, level in step.items()}
+        naive = {each: entry for each, entry in (naive | touched).items() if entry is not None}
+        snapshot = snapshot.changed(touched, (), ())
+        assert snapshot.operations == naive
+        assert snapshot.order == sorted(naive.values(), key=lambda each: each.rank)
+
+
+def ordered(operation_id: str, level: int) -> Entry | None:
+    """Build an operation as old as its level says; None for a negative one: it is dropped."""
+    if level < 0:
+        return None
+    seen = Moment(0.0, WALL - level)
+    return entry_of(newly_tracked(key(operation_id), "default", (), seen, Polling()))
 
 
 def test_polls_and_points_come_with_the_operation() -> None:
     answers: list[Operation | KnockError] = [running(A, rows_processed=5), DOWN, running(A, rows_processed=9)]
     model = Model(Config((environment(operations=[A]),)), lambda *_: answers.pop(0) if answers else DOWN)
     model.run(30)
-    found = shown(model).get(key(A))
+    found = shown(model).operations.get(key(A))
     assert found is not None
     assert [each.processed for each in found.history.points] == [5, 9]
     polls = found.history.polls
@@ -91,7 +116,7 @@ def test_polls_and_points_come_with_the_operation() -> None:
 def test_the_trouble_of_a_whole_upstream_is_seen_at_the_operation_too(error: KnockError) -> None:
     model = Model(Config((environment(operations=[A]),)), lambda *_: error)
     model.run(3)
-    found = shown(model).get(key(A))
+    found = shown(model).operations.get(key(A))
     assert found is not None
     assert found.history.polls[0].trouble == PollFailure(error.reason, str(error))
 
@@ -105,7 +130,7 @@ def test_the_line_goes_when_it_ended_well_and_stays_when_it_failed() -> None:
 
     model = Model(Config((environment(operations=[A, B]),)), ending)
     model.run(60)
-    good, bad = shown(model).get(key(A)), shown(model).get(key(B))
+    good, bad = shown(model).operations.get(key(A)), shown(model).operations.get(key(B))
     assert good is not None
     assert bad is not None
     assert (good.history.points, len(good.history.polls) > 1) == ((), True)
@@ -117,7 +142,7 @@ def test_who_names_an_operation_is_shown_as_it_changes() -> None:
     model.run(1)
     model.list_file("/ids.txt", A)
     model.run(1)
-    found = shown(model).get(key(A))
+    found = shown(model).operations.get(key(A))
     assert found is not None
     assert [each.source for each in found.memberships] == [CONFIG, FILE]
 

@@ -22,14 +22,14 @@ from registration_service import TOKEN, FakeService, served
 from exporter import __version__
 from exporter.config import Config
 from exporter.errors import StartError
-from exporter.metrics.exposition import Chunk, Format, View
+from exporter.metrics.exposition import Format, Rows, View
 from exporter.servers import bind
 from exporter.web.app import make_app, make_health_app
 from exporter.web.context import AppContext
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp
     from timing import InTime
@@ -142,28 +142,28 @@ def test_head_has_the_headers_of_get(app: ASGIApp) -> None:
 
 
 class Watched(tuple[Any, ...]):
-    """Chunks of a view: count how often they are gone through, and let nobody through while `gate` is shut."""
+    """Rows of a view: count how often they are read, and let nobody read them while `gate` is shut."""
 
     __slots__ = ()
     gate = threading.Event()
     passed = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __getitem__(self, part: Any) -> Any:
         Watched.passed += 1
         assert Watched.gate.wait(10)
-        return super().__iter__()
+        return super().__getitem__(part)
 
 
-def size_of(chunks: tuple[Chunk, ...]) -> int:
-    return sum(len(line) for chunk in chunks for lines in chunk if lines is not None for line in lines)
+def size_of(rows: Rows) -> int:
+    return sum(len(line) for lines in rows for line in lines)
 
 
 @pytest.fixture
 def gated(model: Model) -> View:
     Watched.gate = threading.Event()
     Watched.passed = 0
-    chunks = model.views[-1].operations
-    return View(Watched(chunks), size=size_of(chunks))
+    rows = model.views[-1].operations
+    return View(Watched(rows), size=size_of(rows))
 
 
 async def many_at_once(app: ASGIApp, leaving: int = 0) -> list[Reply]:
@@ -208,16 +208,16 @@ def test_a_new_view_is_shown_at_once(model: Model) -> None:
 
 
 class Failing(tuple[Any, ...]):
-    """Chunks that cannot be gone through at first, as when memory runs out."""
+    """Rows that cannot be read at first, as when memory runs out."""
 
     __slots__ = ()
     failures = 1
 
-    def __iter__(self) -> Iterator[Any]:
+    def __getitem__(self, part: Any) -> Any:
         if Failing.failures:
             Failing.failures -= 1
             raise MemoryError
-        return super().__iter__()
+        return super().__getitem__(part)
 
 
 def test_a_failure_is_not_kept(model: Model) -> None:
@@ -350,8 +350,8 @@ def test_a_program_is_told_in_json_what_is_not_there(app: ASGIApp, path: str) ->
 
 
 def test_a_reader_that_goes_away_does_not_break_others(model: Model) -> None:
-    chunk = model.views[-1].operations[0]
-    app = make_app(app_context(model, View((chunk,) * 400, size=400 * size_of((chunk,)))))
+    rows = model.views[-1].operations * 400
+    app = make_app(app_context(model, View(rows, size=size_of(rows))))
     with served(app) as address:
         for _ in range(3):
             with closing(socket.create_connection(address)) as reader:

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Metric, generate_latest
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from exporter.tracking.transitions import Tracked
 
 Lines = tuple[bytes, ...]  # one entry per family of the row's level
-Chunk = tuple[Lines | None, ...]  # None: a place without a row
-CHUNK_ROWS = 256
+Rows = tuple[Lines, ...]
+ROWS_A_PIECE = 512
 _EOF = b"# EOF\n"
 
 
@@ -131,54 +132,32 @@ def render_operation(tracked: Tracked, declared: Sequence[str]) -> Lines:
 
 def operation_text(tracked: Tracked, declared: Sequence[str] = ()) -> bytes:
     """Write the families of one operation as a scrape would show them, alone; `declared` are its extra labels."""
-    rendered = RenderedRows()
-    rendered.put(tracked.key, render_operation(tracked, declared))
-    return b"".join(_level(PER_OPERATION, rendered.publish(), Format.TEXT))
+    return b"".join(_level(PER_OPERATION, (render_operation(tracked, declared),), Format.TEXT))
 
 
 class RenderedRows:
-    """The rendered rows of one level, in chunks of which only the touched ones are copied for a new view."""
+    """The rendered rows of one level. Owned by the tracker's thread."""
 
     def __init__(self) -> None:
-        self._places: dict[Hashable, int] = {}
-        self._free: list[int] = []
-        self._rows: list[Lines | None] = []
-        self._chunks: list[Chunk] = []
-        self._touched: set[int] = set()
+        self._rows: dict[Hashable, Lines] = {}
         self.size = 0  # bytes of all rows
 
     def put(self, key: Hashable, lines: Lines) -> None:
         """Place or replace a row."""
-        place = self._places.get(key)
-        if place is None:
-            if not self._free:
-                self._free.append(len(self._rows))
-                self._rows.append(None)
-            place = self._places[key] = self._free.pop()
-        self.size += _size(lines) - _size(self._rows[place])
-        self._rows[place] = lines
-        self._touched.add(place // CHUNK_ROWS)
+        self.size += _size(lines) - _size(self._rows.get(key, ()))
+        self._rows[key] = lines
 
     def drop(self, key: Hashable) -> None:
         """Take a row away, if it is there."""
-        place = self._places.pop(key, None)
-        if place is not None:
-            self.size -= _size(self._rows[place])
-            self._rows[place] = None
-            self._free.append(place)
-            self._touched.add(place // CHUNK_ROWS)
+        self.size -= _size(self._rows.pop(key, ()))
 
-    def publish(self) -> tuple[Chunk, ...]:
+    def publish(self) -> Rows:
         """Return the rows as they stand, frozen."""
-        for number in sorted(self._touched):
-            chunk = tuple(self._rows[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS])
-            self._chunks[number : number + 1] = [chunk]
-        self._touched.clear()
-        return tuple(self._chunks)
+        return tuple(self._rows.values())
 
 
-def _size(lines: Lines | None) -> int:
-    return sum(map(len, lines)) if lines is not None else 0
+def _size(lines: Lines) -> int:
+    return sum(map(len, lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +165,11 @@ class View:
     """What was known at one moment, rendered; nothing in it ever changes.
 
     `size` is how many bytes the rows have, HELP and TYPE apart.
-    `stale` has, for each aggregate by name, its encoded labels and in order the monotonic times from which on its
-    unfinished operations count as stale.
     """
 
-    operations: tuple[Chunk, ...] = ()
-    aggregates: tuple[Chunk, ...] = ()
-    groups: tuple[Chunk, ...] = ()
-    stale: tuple[tuple[str, Sequence[float]], ...] = ()
+    operations: Rows = ()
+    aggregates: Rows = ()
+    groups: Rows = ()
     size: int = 0
     snapshot: Snapshot = NOTHING_SHOWN
 
@@ -210,14 +186,15 @@ def knock_size(view: View, form: Format) -> int:
     return view.size + sum(len(_HEADERS[form][each.name]) for each in (*PER_OPERATION, *PER_NAME, *PER_GROUP))
 
 
-def _level(families: Sequence[Family], chunks: Sequence[Chunk], form: Format) -> Iterator[bytes]:
+def _level(families: Sequence[Family], rows: Rows, form: Format) -> Iterator[bytes]:
     for index, family in enumerate(families):
         yield _HEADERS[form][family.name]
-        for chunk in chunks:
-            yield b"".join([lines[index] for lines in chunk if lines is not None])
+        line = itemgetter(index)
+        for start in range(0, len(rows), ROWS_A_PIECE):
+            yield b"".join(map(line, rows[start : start + ROWS_A_PIECE]))
 
 
 def stale_part(view: View, form: Format, mono: float) -> bytes:
     """Write what depends on the monotonic time."""
-    stale = [STALE.encode(labels, bisect_left(times, mono)) for labels, times in view.stale]
+    stale = [STALE.encode(each.labels, bisect_left(each.stale_at, mono)) for each in view.snapshot.counts]
     return b"".join((_HEADERS[form][STALE.name], *stale))

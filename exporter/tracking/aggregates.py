@@ -8,10 +8,9 @@ from exporter.metrics import families
 from exporter.metrics.exposition import RenderedRows, encode_labels, render
 from exporter.operation import UNKNOWN_NAME
 from exporter.tracking.ledger import Aggregate, GroupAggregate
+from exporter.tracking.snapshot import AggregateCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exporter.tracking.memory import AggregateKey, StoredAggregate
     from exporter.tracking.transitions import Tracked
 
@@ -25,7 +24,7 @@ class Aggregates:
         self._by_key: dict[AggregateKey, Aggregate] = {}
         self._groups: dict[tuple[str, str], GroupAggregate] = {}
         self._labels: dict[AggregateKey, str] = {}
-        self._stale: dict[AggregateKey, tuple[str, Sequence[float]]] = {}
+        self._counts: dict[AggregateKey, AggregateCounts] = {}
         self._touched_aggregates: dict[AggregateKey, None] = {}
         self._touched_groups: dict[tuple[str, str], None] = {}
 
@@ -72,7 +71,7 @@ class Aggregates:
         """End with an environment."""
         for place in [each for each in self._by_key if each[0] == name]:
             del self._by_key[place], self._labels[place]
-            self._stale.pop(place, None)
+            self._counts.pop(place, None)
             self._touched_aggregates.pop(place, None)
             self.aggregates.drop(place)
         for group in [each for each in self._groups if each[0] == name]:
@@ -81,16 +80,17 @@ class Aggregates:
             self.groups.drop(group)
 
     @property
-    def stale(self) -> tuple[tuple[str, Sequence[float]], ...]:
-        """For each aggregate its labels, and from when on its operations count as stale; as of the last `render`."""
-        return tuple(self._stale.values())
+    def counts(self) -> tuple[AggregateCounts, ...]:
+        """How many operations each aggregate has; as of the last `render`."""
+        return tuple(self._counts.values())
 
     def render(self) -> None:
         """Render what was touched."""
         for place in self._touched_aggregates:
             aggregate, labels = self._by_key[place], self._labels[place]
             self.aggregates.put(place, render(families.PER_NAME, labels, aggregate))
-            self._stale[place] = (labels, aggregate.stale_at.frozen())
+            states, stale_at = aggregate.tracked.copy(), aggregate.stale_at.frozen()
+            self._counts[place] = AggregateCounts(*place, labels, states, aggregate.with_errors, stale_at)
         for group_place in self._touched_groups:
             group = self._groups[group_place]
             self.groups.put(group_place, render(families.PER_GROUP, encode_labels(families.group_labels(group)), group))

@@ -16,7 +16,7 @@ from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.environment import FollowedOperation
 from exporter.tracking.exposure import TopN
 from exporter.tracking.ledger import contribution_of, ended_now, grow
-from exporter.tracking.snapshot import SnapshotBuilder
+from exporter.tracking.snapshot import NOTHING_SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Book:
         self._changed = changed
         self._aggregates = Aggregates()
         self._rendered = RenderedRows()
-        self._snapshot_builder = SnapshotBuilder()
+        self._snapshot = NOTHING_SHOWN
 
     def __len__(self) -> int:
         return sum(len(each.operations) for each in self._environments.values())
@@ -121,9 +121,9 @@ class Book:
     def add(self, environment: WatchedEnvironment, tracked: Tracked, now: Moment) -> FollowedOperation:
         """Take in a new operation, with its name admitted."""
         tracked = self._admitted(environment, None, tracked)
-        operation = FollowedOperation(environment, tracked, contribution_of(tracked))
+        operation = FollowedOperation(environment, tracked)
         environment.follow(operation)
-        self._aggregates.aggregate_of(tracked).exchange(None, operation.contribution)
+        self._aggregates.aggregate_of(tracked).exchange(None, contribution_of(tracked))
         environment.count(None, tracked)
         self.show(operation, now)
         return operation
@@ -132,21 +132,21 @@ class Book:
         """Take in what is known of an operation now, with its marks raised and its name admitted."""
         before = operation.tracked
         after = self._count(before, self._admitted(operation.environment, before, after))
-        contribution, operation.contribution = operation.contribution, contribution_of(after)
         operation.tracked = after
+        taken, added = contribution_of(before), contribution_of(after)
         left, joined = self._aggregates.aggregate_of(before), self._aggregates.aggregate_of(after)
         if left is joined:
-            joined.exchange(contribution, operation.contribution)
+            joined.exchange(taken, added)
         else:
-            left.exchange(contribution, None)
-            joined.exchange(None, operation.contribution)
+            left.exchange(taken, None)
+            joined.exchange(None, added)
         operation.environment.count(before, after)
         self.show(operation, now)
 
     def remove(self, operation: FollowedOperation, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         aggregate = self._aggregates.aggregate_of(operation.tracked)
-        aggregate.exchange(operation.contribution, None)
+        aggregate.exchange(contribution_of(operation.tracked), None)
         if reason is not None:
             aggregate.retired[reason] += 1
         operation.environment.count(operation.tracked, None)
@@ -202,13 +202,13 @@ class Book:
                 self._rendered.put(key, render_operation(entry.tracked, self._labels))
             else:
                 self._rendered.drop(key)
-        snapshot = self._snapshot_builder.publish(entries, statuses)
         self._aggregates.render()
+        self._snapshot = self._snapshot.changed(entries, self._aggregates.counts, statuses)
         self._set_gauges()
         all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
         operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
         size = sum(rendered.size for rendered in all_rendered)
-        return View(operations, aggregates, groups, self._aggregates.stale, size, snapshot)
+        return View(operations, aggregates, groups, size, self._snapshot)
 
     def _set_gauges(self) -> None:
         for name, each in self._environments.items():

@@ -25,7 +25,7 @@ CYCLE_SECONDS = 0.25  # between the beginnings of two cycles, unless somebody wa
 RELOAD_SECONDS = 1.0  # for the lists of a configuration, before a view may show a part of them
 COMMIT_SECONDS = 5.0  # a commit that takes longer does not keep views from being shown
 CHECKPOINT_SECONDS = 60.0
-MANY = 1000  # operations to be rendered: with more, a cycle would hold the tracker for over 50 ms
+MANY = 500  # operations to be rendered: with more, a cycle would hold the tracker for over 50 ms
 
 
 @dataclass(slots=True)

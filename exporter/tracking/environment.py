@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from exporter.metrics.own import PollCounters
     from exporter.operation import OperationKey
     from exporter.tracking.exposure import Rank
-    from exporter.tracking.ledger import Contribution
     from exporter.tracking.memberships import Memberships
     from exporter.tracking.memory import EnvironmentMemory
     from exporter.tracking.messages import PollRequest
@@ -72,7 +71,6 @@ class FollowedOperation:
 
     environment: WatchedEnvironment
     tracked: Tracked
-    contribution: Contribution  # to the sums of its aggregate, as it was added
     memberships: Memberships = ()
     history: History = NO_HISTORY
     rank: Rank | None = None  # None: hidden
@@ -99,7 +97,8 @@ class FollowedOperation:
     @property
     def entry(self) -> Entry:
         """What pages and programs are shown of it."""
-        return Entry(self.tracked, self.memberships, self.history, self.environment.top_n.shows(self.rank))
+        rank, exposed = self.rank or exposure.rank(self.tracked), self.environment.top_n.shows(self.rank)
+        return Entry(self.tracked, self.memberships, rank, self.tracked.state, self.history, exposed)
 
 
 class WatchedEnvironment:
@@ -132,6 +131,7 @@ class WatchedEnvironment:
         self.lost = 0
         self.missing = 0  # those of which Knock said 404 since their last record
         self.intervals = Ordered()
+        self.due = Ordered()
         # Its requests, and what their answers prove.
         self.key = key
         self.upstream = upstream
@@ -172,6 +172,8 @@ class WatchedEnvironment:
                 self.missing += sign * (tracked.missing_since is not None)
         was, is_now = (each.interval if each is not None and each.active else None for each in (before, after))
         self.intervals.exchange(was, is_now)
+        was, is_now = (each.due if each is not None else None for each in (before, after))
+        self.due.exchange(was, is_now)
 
     def owns(self, request: PollRequest) -> bool:
         """Whether a request is one of its own."""

@@ -20,19 +20,21 @@ CLEAN_SECONDS = 15 * 60.0  # how long `active` shows an operation that completed
 
 
 class Rank(NamedTuple):
-    """Orders operations for their series: unfinished, then failed, then the newest."""
+    """Orders operations, in lists and for their series: unfinished, failed, the rest, the newest first in each."""
 
     level: int
     newest_first: float
     id: str
+    environment: str
 
 
 def rank(tracked: Tracked) -> Rank:
-    """Return where an operation stands among those of its environment."""
+    """Return where an operation stands."""
     finished_level = 1 if tracked.state == Status.FAILED else 2
     level = 0 if tracked.active else finished_level
     inserted = tracked.operation.inserted_at if tracked.operation else None
-    return Rank(level, -(tracked.handed_over.wall if inserted is None else inserted), tracked.key.id)
+    newest_first = -(tracked.handed_over.wall if inserted is None else inserted)
+    return Rank(level, newest_first, tracked.key.id, tracked.key.environment)
 
 
 def hidden_at(tracked: Tracked, mode: str) -> float:
@@ -58,7 +60,7 @@ class TopN:
 
     def shows(self, rank: Rank | None) -> bool:
         """Whether the operation of a rank (None: it has none) has series of its own."""
-        return rank is not None and bisect_left(self._order, rank, hi=self.shown) < self.shown
+        return rank is not None and (len(self._order) <= self.limit or rank < self._order[self.limit])
 
     def move(self, before: Rank | None, after: Rank | None) -> list[str]:
         """Give an operation another rank (None: it has none); return the other ids that are shown or hidden by that."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from exporter.operation import Status
+from exporter.operation import FINAL, Status
 from exporter.tracking.memberships import SourceKind
+from exporter.tracking.transitions import LOST
 from exporter.values import show_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from exporter.tracking.memberships import SourceKey
-    from exporter.tracking.snapshot import Entry
+    from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
+
+_ENDED = FINAL | {LOST}
 
 
 def rate(entry: Entry, now: Moment) -> float | None:
@@ -53,14 +55,20 @@ def age(entry: Entry, now: Moment) -> float:
     return max(0.0, now.wall - (entry.tracked.handed_over.wall if since is None else since))
 
 
+def unfinished(entry: Entry) -> bool:
+    """Whether it is followed and not at its end."""
+    return entry.state not in _ENDED
+
+
 def stale(entry: Entry, now: Moment) -> bool:
     """Whether it is unfinished and Knock has not answered about it for too long."""
-    return entry.tracked.active and now.mono >= entry.tracked.stale_at
+    return unfinished(entry) and now.mono >= entry.tracked.stale_at
 
 
-def delays(entries: Iterable[Entry], now: Moment) -> list[float]:
-    """Return for how many seconds each poll that is due has not been sent."""
-    return [now.mono - due for each in entries if (due := each.tracked.due) is not None and due <= now.mono]
+def waiting(status: EnvironmentStatus, now: Moment) -> tuple[int, float]:
+    """Return how many polls of an environment are due, and for how many seconds the first of them has been."""
+    count = bisect_right(status.due, now.mono)
+    return count, now.mono - status.due[0] if count else 0.0
 
 
 def source_name(source: SourceKey) -> str:

@@ -125,7 +125,7 @@ class Contribution(NamedTuple):
     """What one operation adds to the gauges of its aggregate; None where it adds nothing."""
 
     state: str
-    completed_with_errors: bool
+    has_errors: bool
     active: bool
     processed: int
     estimated: int
@@ -140,13 +140,13 @@ NO_TIMES = (None, None, None, None)  # in place of the last four
 
 
 def contribution_of(tracked: Tracked) -> Contribution:
-    """Return what an operation adds to its aggregate; a lost one is counted and adds nothing else."""
+    """Return what an operation adds to its aggregate; a lost one is only counted, and whether it has errors."""
     record = None if tracked.lost else tracked.operation
     active = tracked.active
     processing = active and record is not None and record.status is Status.PROCESSING and tracked.last_change
     return Contribution(
         state=tracked.state,
-        completed_with_errors=record is not None and record.status is Status.COMPLETED and tracked.has_errors,
+        has_errors=tracked.has_errors,
         active=active,
         processed=(record.rows_processed or 0) if record else 0,
         estimated=(record.rows_estimated or 0) if record else 0,
@@ -166,6 +166,7 @@ class Aggregate:
     group: str
     name: str
     tracked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    with_errors: int = 0
     completed_with_errors: int = 0
     active_processed: int = 0
     active_estimated: int = 0
@@ -199,7 +200,8 @@ class Aggregate:
 
     def _sum(self, contribution: Contribution, sign: int) -> None:
         self.tracked[contribution.state] += sign
-        self.completed_with_errors += sign * contribution.completed_with_errors
+        self.with_errors += sign * contribution.has_errors
+        self.completed_with_errors += sign * (contribution.has_errors and contribution.state == Status.COMPLETED)
         self.all_processed += sign * contribution.processed
         self.all_estimated += sign * contribution.estimated
         self.all_errors += sign * contribution.errors

@@ -1,26 +1,30 @@
-"""Which operations are shown, and in which order. Pure: the whole snapshot goes in, what was asked for comes out."""
+"""Which operations are shown, and how many there are. Pure: a snapshot goes in, what was asked for comes out.
+
+Only a part of an id is looked for in all operations: other counts come from the sums, and lists are in order already.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking import facts
-from exporter.tracking.exposure import rank
+from exporter.tracking.snapshot import by_rank
 from exporter.tracking.transitions import LOST, PENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from exporter.tracking.exposure import Rank
     from exporter.tracking.snapshot import Entry, Snapshot
     from exporter.tracking.transitions import Moment
 
 STATES = (PENDING, *(str(each) for each in Status), LOST)
 CHOICES_MOST = 200  # of groups or names that a page offers; others can still be asked for
-
-Place = tuple[int, float, str, str]  # orders operations: level, newest first, id, environment
 
 
 class FilterOption(NamedTuple):
@@ -55,11 +59,13 @@ class Filter:
 
 
 WORDS: Mapping[str, Callable[[Entry, Moment], bool]] = {
-    "unfinished": lambda entry, _now: entry.tracked.active,
+    "unfinished": lambda entry, _now: facts.unfinished(entry),
     "with_errors": lambda entry, _now: entry.tracked.has_errors,
     "stale": facts.stale,
 }
 STATUSES = (*STATES, *WORDS)
+# Where the first of a status can be: all before it are of another level.
+_LEVELS = {Status.FAILED: 1, Status.COMPLETED: 2, LOST: 2}
 
 
 def operation_name(entry: Entry) -> str:
@@ -68,40 +74,75 @@ def operation_name(entry: Entry) -> str:
     return record.name if record is not None else UNKNOWN_NAME
 
 
-def place(entry: Entry) -> Place:
-    """Return what orders operations: unfinished, failed, the rest, the newest first in each."""
-    level, newest_first, operation_id = rank(entry.tracked)
-    return level, newest_first, operation_id, entry.tracked.key.environment
+class Selection(NamedTuple):
+    """What was asked for: the operations in order, how many they are, and by status those of any."""
+
+    entries: Iterator[Entry]
+    total: int
+    of_any_status: Counter[str]
 
 
-def select(snapshot: Snapshot, wanted: Filter, now: Moment) -> list[Entry]:
-    """Return the operations that are asked for, in order."""
-    found = list(snapshot)
-    if wanted.environment is not None:
-        found = [each for each in found if each.tracked.key.environment == wanted.environment]
+def select(snapshot: Snapshot, wanted: Filter, now: Moment, after: Rank | None = None) -> Selection:
+    """Find the operations that are asked for; with `after`, `entries` begins behind that rank."""
+    order, counts = snapshot.order, tally(snapshot, wanted, now)
     if wanted.id is not None:
-        found = [each for each in found if wanted.id in each.tracked.key.id]
-    if wanted.group is not None:
-        found = [each for each in found if each.tracked.group == wanted.group]
-    if wanted.name is not None:
-        found = [each for each in found if operation_name(each) == wanted.name]
-    if wanted.status is not None:
-        word = WORDS.get(wanted.status)
-        found = [each for each in found if (word(each, now) if word else each.tracked.state == wanted.status)]
-    return sorted(found, key=place)
+        found: Iterable[Entry] = [each for key, each in snapshot.operations.items() if wanted.id in key.id]
+        order = sorted(_placed(found, wanted), key=by_rank)
+        # A word that holds for none of all needs no walk.
+        words = {word: sum(holds(each, now) for each in order) for word, holds in WORDS.items() if counts[word]}
+        counts = Counter(words | Counter(each.state for each in order))
+    start = (_LEVELS.get(wanted.status or "", 0),) if after is None else after
+    found = _placed(islice(order, bisect_right(order, start, key=by_rank), None), wanted)
+    status, word = wanted.status, WORDS.get(wanted.status or "")
+    if word is not None:
+        found = (each for each in found if word(each, now))
+    elif status is not None:
+        found = (each for each in found if each.state == status)
+    # Who takes all of them is not to look through what comes after the last.
+    total = operations(counts) if wanted.status is None else counts[wanted.status]
+    return Selection(found if after is not None else islice(found, total), total, counts)
+
+
+def _placed(found: Iterable[Entry], wanted: Filter) -> Iterator[Entry]:
+    """Leave what is asked for, whatever its status and id."""
+    environment, group, name = wanted.environment, wanted.group, wanted.name
+    if environment is not None:
+        found = (each for each in found if each.rank.environment == environment)
+    if group is not None:
+        found = (each for each in found if each.tracked.group == group)
+    if name is not None:
+        found = (each for each in found if operation_name(each) == name)
+    return iter(found)
+
+
+def tally(snapshot: Snapshot, wanted: Filter, now: Moment) -> Counter[str]:
+    """Count by what `status` can ask for, from the sums: whatever the status and the id that are asked for."""
+    counts, place = Counter[str](), (wanted.environment, wanted.group, wanted.name)
+    for each in snapshot.counts:
+        if all(value is None or value == it for value, it in zip(place, each, strict=False)):
+            stale = bisect_right(each.stale_at, now.mono)
+            counts.update(each.states)
+            counts.update(unfinished=len(each.stale_at), with_errors=each.with_errors, stale=stale)
+    return counts
+
+
+def operations(counts: Counter[str]) -> int:
+    """Return how many operations were counted."""
+    return sum(counts[state] for state in STATES)
 
 
 def choices(snapshot: Snapshot) -> Choices:
     """Return what there is to choose from."""
     environments, groups, names, states = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    for entry in snapshot:
-        environments[entry.tracked.key.environment] += 1
-        groups[entry.tracked.group] += 1
-        names[operation_name(entry)] += 1
-        states[entry.tracked.state] += 1
+    for each in snapshot.counts:
+        count = sum(each.states.values())
+        environments[each.environment] += count
+        groups[each.group] += count
+        names[each.name] += count
+        states.update(each.states)
     environments.update({each.name: 0 for each in snapshot.environments})
     in_order = tuple(FilterOption(state, states[state]) for state in STATES if states[state])
-    return Choices(_offered(environments), _offered(groups), _offered(names), in_order)
+    return Choices(_offered(environments), _offered(+groups), _offered(+names), in_order)
 
 
 def _offered(counts: Counter[str]) -> tuple[FilterOption, ...]:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.tracking.history import NO_HISTORY, History, PollFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from exporter.operation import OperationKey
+    from exporter.tracking.exposure import Rank
     from exporter.tracking.memberships import Memberships, SourceKey
     from exporter.tracking.transitions import Tracked
 
-BUCKETS = 256
+
+by_rank = attrgetter("rank")
 
 
 class Entry(NamedTuple):
-    """One operation: what is known of it, who names it, what its polls brought, whether it has own series."""
+    """One operation: what is known of it, who names it, its place in lists, its polls, whether it has own series.
+
+    `rank` and `state` follow from `tracked`: a walk over all that went through it would take four times as long.
+    """
 
     tracked: Tracked
     memberships: Memberships
+    rank: Rank
+    state: str
     history: History = NO_HISTORY
     exposed: bool = True
 
@@ -50,7 +59,7 @@ class EnvironmentStatus:
 
     `up` as `knock_up` tells it (None: nothing is known yet), `suspended` while the key is refused. `limit` and `pace`
     are the requests a second that are configured and current, `used` those of the last ten seconds. `last_response` is
-    Unix seconds.
+    Unix seconds. `due` has in order when (monotonic) its operations are asked next.
     """
 
     name: str
@@ -65,55 +74,66 @@ class EnvironmentStatus:
     last_response: float | None = None
     last_error: LastError | None = None
     sources: tuple[SourceState, ...] = ()
+    due: Sequence[float] = field(default=(), compare=False, repr=False)
+
+
+class AggregateCounts(NamedTuple):
+    """How many operations an aggregate has, by state.
+
+    `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale.
+    """
+
+    environment: str
+    group: str
+    name: str
+    labels: str
+    states: Mapping[str, int]
+    with_errors: int
+    stale_at: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All operations, and the environments in the order of their names."""
+    """All operations, by key and in the order of lists, what they add up to, and the environments sorted by name."""
 
-    buckets: tuple[Mapping[OperationKey, Entry], ...] = ()
+    operations: dict[OperationKey, Entry] = field(default_factory=dict)
+    order: Sequence[Entry] = ()
+    counts: tuple[AggregateCounts, ...] = ()
     environments: tuple[EnvironmentStatus, ...] = ()
 
-    def get(self, key: OperationKey) -> Entry | None:
-        """Return an operation, if it is tracked."""
-        return self.buckets[_bucket(key)].get(key) if self.buckets else None
+    def changed(
+        self,
+        touched: Mapping[OperationKey, Entry | None],
+        counts: tuple[AggregateCounts, ...],
+        environments: tuple[EnvironmentStatus, ...],
+    ) -> Snapshot:
+        """Return the next one, with the touched operations as they are now (None: dropped); this one stays."""
+        operations, order = self.operations.copy(), list(self.order)
+        edits: list[tuple[int, int, Rank, Entry | None]] = []
+        for key, entry in touched.items():
+            before = operations.pop(key, None) if entry is None else operations.get(key)
+            if entry is not None:
+                operations[key] = entry
+            if before is not None:
+                index = bisect_left(self.order, before.rank, key=by_rank)
+                if entry is not None and entry.rank == before.rank:
+                    order[index] = entry
+                else:
+                    edits.append((index, index + 1, before.rank, None))
+            if entry is not None and (before is None or entry.rank != before.rank):
+                index = bisect_left(self.order, entry.rank, key=by_rank)
+                edits.append((index, index, entry.rank, entry))
+        return Snapshot(operations, _edited(order, sorted(edits)) if edits else order, counts, environments)
 
-    def __iter__(self) -> Iterator[Entry]:
-        return (entry for bucket in self.buckets for entry in bucket.values())
 
-    def __len__(self) -> int:
-        return sum(map(len, self.buckets))
+def _edited(order: Sequence[Entry], edits: Sequence[tuple[int, int, Rank, Entry | None]]) -> Sequence[Entry]:
+    edited, end = list[Entry](), 0
+    for start, following, _, entry in edits:
+        edited += order[end:start]
+        if entry is not None:
+            edited.append(entry)
+        end = following
+    return edited + list(order[end:])
 
 
 NOTHING_SHOWN = Snapshot()
-
-
-class SnapshotBuilder:
-    """The operations as they were shown last; only touched buckets are copied for the next snapshot.
-
-    Owned by the tracker's thread.
-    """
-
-    def __init__(self) -> None:
-        self._buckets: list[Mapping[OperationKey, Entry]] = [{}] * BUCKETS
-
-    def publish(
-        self, touched: Mapping[OperationKey, Entry | None], environments: tuple[EnvironmentStatus, ...]
-    ) -> Snapshot:
-        """Take the touched operations in (None: dropped), and return all, frozen."""
-        copies: dict[int, dict[OperationKey, Entry]] = {}
-        for key, entry in touched.items():
-            number = _bucket(key)
-            if number not in copies:
-                copies[number] = dict(self._buckets[number])
-            if entry is None:
-                copies[number].pop(key, None)
-            else:
-                copies[number][key] = entry
-        for number, bucket in copies.items():
-            self._buckets[number] = bucket
-        return Snapshot(tuple(self._buckets), environments)
-
-
-def _bucket(key: OperationKey) -> int:
-    return hash(key) % BUCKETS

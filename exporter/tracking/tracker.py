@@ -299,6 +299,7 @@ class Tracker:
             environment.activity.last_response,
             environment.activity.last_error,
             self._intake.sources(environment),
+            environment.due.frozen(),
         )
 
 

@@ -6,18 +6,19 @@ import base64
 import binascii
 import json
 import math
-from bisect import bisect_right
 from collections import Counter
 from dataclasses import fields
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from exporter.operation import OperationKey
-from exporter.tracking.selection import Filter, place, select
+from exporter.tracking.exposure import Rank
+from exporter.tracking.selection import Filter, select
 from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
 from exporter.web.filters import read_filter
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from exporter.tracking.selection import Place
     from exporter.tracking.snapshot import Snapshot
     from exporter.tracking.transitions import Moment
     from exporter.web.context import AppContext
@@ -97,7 +97,7 @@ class _ReadEndpoints:
             operation_id = check_operation_id(request.path_params["id"])
         except InvalidValue as error:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"id: {error}") from None
-        entry = self._app_context.view().snapshot.get(OperationKey(environment, operation_id))
+        entry = self._app_context.view().snapshot.operations.get(OperationKey(environment, operation_id))
         if entry is None:
             raise Refusal(HTTPStatus.NOT_FOUND, f"{operation_id} is not followed in {quoted(environment)}")
         return _json(shapes.detail(entry, self._app_context.now))
@@ -130,13 +130,13 @@ def _json(document: Any) -> Response:
     return JSONResponse(document, headers=_NOT_KEPT)
 
 
-def _listed(snapshot: Snapshot, now: Moment, wanted: Filter, limit: int, after: Place | None) -> Response:
-    found = select(snapshot, wanted, now)
-    rest = found if after is None else found[bisect_right(found, after, key=place) :]
+def _listed(snapshot: Snapshot, now: Moment, wanted: Filter, limit: int, after: Rank | None) -> Response:
+    selection = select(snapshot, wanted, now, after)
+    rest = list(islice(selection.entries, limit + 1))
     shown = rest[:limit]
-    following = _cursor(place(shown[-1])) if len(rest) > limit else None
+    following = _cursor(shown[-1].rank) if len(rest) > limit else None
     operations = [shapes.summary(each, now) for each in shown]
-    return _json(shapes.Operations(operations=operations, next=following, total=len(found)))
+    return _json(shapes.Operations(operations=operations, next=following, total=selection.total))
 
 
 def _parameters(request: Request, known: tuple[str, ...]) -> dict[str, str]:
@@ -158,12 +158,12 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _cursor(last: Place) -> str:
+def _cursor(last: Rank) -> str:
     return base64.urlsafe_b64encode(json.dumps(last).encode()).decode().rstrip("=")
 
 
-def _after(cursor: str | None) -> Place | None:
-    """Return the place of the last operation that was shown. Raises Refusal for what is not a cursor."""
+def _after(cursor: str | None) -> Rank | None:
+    """Return the rank of the last operation that was shown. Raises Refusal for what is not a cursor."""
     if cursor is None:
         return None
     try:
@@ -173,5 +173,5 @@ def _after(cursor: str | None) -> Place | None:
         decoded = None
     match decoded:
         case [int(level), float(newest_first), str(operation_id), str(environment)] if math.isfinite(newest_first):
-            return level, newest_first, operation_id, environment
+            return Rank(level, newest_first, operation_id, environment)
     raise Refusal(HTTPStatus.BAD_REQUEST, "cursor: not one that this API has given (leave it out to start again)")

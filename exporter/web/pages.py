@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache, partial
 from http import HTTPStatus
 from importlib.resources import files
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -21,7 +22,7 @@ from exporter.config import effective_yaml
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
-from exporter.tracking.selection import STATUSES, Filter, choices, select
+from exporter.tracking.selection import STATUSES, Filter, FilterOption, choices, operations, select
 from exporter.web import rows
 from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
@@ -117,9 +118,9 @@ class Pages:
         query = dict(request.query_params)
         wanted, number = read_filter(query), _page_number(query.get("page") or "1")
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
-        of_any_status = select(snapshot, replace(wanted, status=None), now)
-        found = of_any_status if wanted.status is None else select(snapshot, wanted, now)
-        pages = max(1, math.ceil(len(found) / PAGE_ROWS))
+        selection = select(snapshot, wanted, now)
+        counts = selection.of_any_status
+        pages = max(1, math.ceil(selection.total / PAGE_ROWS))
         page = min(number, pages)
         first = (page - 1) * PAGE_ROWS
         environments = rows.environment_rows(snapshot, now)
@@ -131,12 +132,12 @@ class Pages:
             choices=choices(snapshot),
             statuses=STATUSES,
             environments=environments,
-            tally=rows.tally(of_any_status, now),
-            of_any_status=len(of_any_status),
-            rows=[self._row(each, now) for each in found[first : first + PAGE_ROWS]],
+            tally=[FilterOption(word, counts[word]) for word in STATUSES if counts[word]],
+            of_any_status=operations(counts),
+            rows=[self._row(each, now) for each in islice(selection.entries, first, first + PAGE_ROWS)],
             first=first,
-            found=len(found),
-            total=len(snapshot),
+            found=selection.total,
+            total=len(snapshot.operations),
             page=page,
             pages=pages,
             link=partial(_link, self._app_context.prefix, wanted),
@@ -146,7 +147,7 @@ class Pages:
         """Show one operation."""
         key = OperationKey(request.path_params["environment"], request.path_params["id"].lower())
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
-        entry = snapshot.get(key) if is_operation_id(key.id) else None
+        entry = snapshot.operations.get(key) if is_operation_id(key.id) else None
         if entry is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "This exporter does not follow such an operation (any more).")
         environment_status = next((each for each in snapshot.environments if each.name == key.environment), None)

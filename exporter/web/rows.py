@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -11,13 +10,14 @@ from urllib.parse import quote
 from exporter import wording
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking import facts
-from exporter.tracking.selection import STATES, WORDS, FilterOption, operation_name
+from exporter.tracking.selection import Filter, operation_name, operations, tally
 from exporter.tracking.transitions import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from exporter.operation import OperationKey
+    from exporter.tracking.selection import FilterOption
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
@@ -106,22 +106,13 @@ class EnvironmentRow:
 
 def environment_rows(snapshot: Snapshot, now: Moment) -> tuple[EnvironmentRow, ...]:
     """Say how the environments stand."""
-    own: dict[str, list[Entry]] = defaultdict(list)
-    for entry in snapshot:
-        own[entry.tracked.key.environment].append(entry)
-    return tuple(_environment_row(each, own[each.name], now) for each in snapshot.environments)
+    return tuple(_environment_row(snapshot, each, now) for each in snapshot.environments)
 
 
-def _environment_row(environment_status: EnvironmentStatus, own: Sequence[Entry], now: Moment) -> EnvironmentRow:
-    late = facts.delays(own, now)
-    return EnvironmentRow(
-        environment_status,
-        len(own),
-        sum(each.tracked.active for each in own),
-        sum(each.tracked.state == Status.FAILED for each in own),
-        len(late),
-        max(late, default=0.0),
-    )
+def _environment_row(snapshot: Snapshot, environment_status: EnvironmentStatus, now: Moment) -> EnvironmentRow:
+    counts = tally(snapshot, Filter(environment_status.name), now)
+    waiting = facts.waiting(environment_status, now)
+    return EnvironmentRow(environment_status, operations(counts), counts["unfinished"], counts[Status.FAILED], *waiting)
 
 
 def headline(found: Sequence[EnvironmentRow]) -> str:
@@ -129,15 +120,6 @@ def headline(found: Sequence[EnvironmentRow]) -> str:
     troubled = sum(each.environment_status.up is False for each in found)
     words = [f"{sum(each.failed for each in found):,} failed", f"{sum(each.unfinished for each in found):,} unfinished"]
     return ", ".join([f"{troubled} of {len(found)} environments in trouble"] * bool(troubled) + words)
-
-
-def tally(entries: Iterable[Entry], now: Moment) -> tuple[FilterOption, ...]:
-    """Count operations by what the filter `status` can ask for; what there is none of is left out."""
-    counts = Counter[str]()
-    for entry in entries:
-        counts[entry.tracked.state] += 1
-        counts.update(word for word, holds in WORDS.items() if holds(entry, now))
-    return tuple(FilterOption(word, counts[word]) for word in (*STATES, *WORDS) if counts[word])
 
 
 def offered(found: Iterable[FilterOption]) -> tuple[FilterOption, ...]:

@@ -5,14 +5,13 @@ What is not known is null. Times are RFC 3339, durations seconds.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
 from exporter import wording
 from exporter.tracking import facts
-from exporter.tracking.selection import STATES, operation_name
+from exporter.tracking.selection import STATES, Filter, operation_name, tally
 
 if TYPE_CHECKING:
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
@@ -234,14 +233,11 @@ def _record(entry: Entry) -> Record | None:
 
 def environments(snapshot: Snapshot, now: Moment) -> Environments:
     """Tell how all environments stand."""
-    own: dict[str, list[Entry]] = {each.name: [] for each in snapshot.environments}
-    for entry in snapshot:
-        own.setdefault(entry.tracked.key.environment, []).append(entry)
-    return Environments(environments=[_environment(each, own[each.name], now) for each in snapshot.environments])
+    return Environments(environments=[_environment(snapshot, each, now) for each in snapshot.environments])
 
 
-def _environment(it: EnvironmentStatus, entries: list[Entry], now: Moment) -> Environment:
-    late, counts = facts.delays(entries, now), Counter(each.tracked.state for each in entries)
+def _environment(snapshot: Snapshot, it: EnvironmentStatus, now: Moment) -> Environment:
+    counts, (waiting, delay) = tally(snapshot, Filter(it.name), now), facts.waiting(it, now)
     error = it.last_error
     return Environment(
         name=it.name,
@@ -253,8 +249,8 @@ def _environment(it: EnvironmentStatus, entries: list[Entry], now: Moment) -> En
         rate_current_per_second=it.pace,
         rate_used_per_second=it.used,
         in_flight=it.in_flight,
-        waiting=len(late),
-        delay_seconds=max(late, default=0.0),
+        waiting=waiting,
+        delay_seconds=delay,
         last_response_at=_time(it.last_response),
         last_error=Trouble(at=_at(error.at), reason=error.trouble.reason, text=error.trouble.text) if error else None,
         operations={state: counts[state] for state in STATES},
