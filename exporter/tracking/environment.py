@@ -301,13 +301,8 @@ class Upstream:
 
     def join(self, environment: WatchedEnvironment) -> None:
         """Take an environment in; the lowest limit of all holds."""
-        if self.environments:
-            self.environments.append(environment)
-            self.use_lowest_limit()
-        else:
-            self.environments.append(environment)
-            self.rate_limiter = RateLimiter(environment.settings.rate_limit)
-            self.send_window = SendWindow(environment.settings.rate_limit)
+        self.environments.append(environment)
+        self.use_lowest_limit()
 
     def leave(self, environment: WatchedEnvironment, now: float) -> None:
         """Let an environment go; if a probe or a key is awaited through it, the others do not wait for that."""
