@@ -35,7 +35,7 @@ settings.load_profile("repeatable")
 
 
 # The garbage collector looks through what the collection of tests made neither while it is made nor in each test: that
-# was a tenth of the CPU seconds of all.
+# was a twentieth of the CPU seconds of all.
 gc.disable()
 
 
