@@ -9,8 +9,8 @@ import yaml
 from timing import check_cost, cpu_seconds
 
 from exporter import config
-from exporter.config.yaml_source import no_garbage_collection
 from exporter.errors import ConfigError
+from exporter.garbage_collection import no_garbage_collection
 from exporter.web import web_config
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ PACKAGE = Package(Path(__file__).parent.parent / "exporter")
 
 # From the ground up; a module may import what stands below it, and its own line unless that line holds edges.
 LAYERS = (
-    ("errors", "files", "send_window", "startup"),
+    ("errors", "files", "garbage_collection", "send_window", "startup"),
     ("operation", "keys", "wording"),
     ("values",),
     ("knock.deadline", "knock.failures", "knock.memory_budget", "knock.transport"),

@@ -26,9 +26,10 @@ from exporter.config.settings import (
     effective_yaml,
     read,
 )
-from exporter.config.yaml_source import no_garbage_collection, read_document
+from exporter.config.yaml_source import read_document
 from exporter.errors import StartError
 from exporter.files import is_pipe
+from exporter.garbage_collection import no_garbage_collection
 from exporter.values import quoted
 
 if TYPE_CHECKING:

@@ -6,19 +6,18 @@ of errors. Its messages are not used as they are: they quote the file, which may
 
 from __future__ import annotations
 
-import gc
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from exporter import files
 from exporter.errors import ConfigError, ConfigProblem, Found, redact
+from exporter.garbage_collection import no_garbage_collection
 from exporter.values import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from exporter.errors import Loc
@@ -143,18 +142,6 @@ def parse_document(text: str, source: str, most: int = UNBOUNDED) -> Document:
     """Parse a text of at most so many values. Raises ConfigError for what is not YAML."""
     with no_garbage_collection():
         return _parse(text, source, most)
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Read without it: values by the hundred thousand, none of them garbage, would be looked through for seconds."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _parse(text: str, source: str, most: int) -> Document:

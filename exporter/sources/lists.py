@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from exporter.config.yaml_source import no_garbage_collection
+from exporter.garbage_collection import no_garbage_collection
 from exporter.sources.groups import read_json, read_yaml
 from exporter.sources.listing import MAX_BYTES, BrokenList, Listing
 

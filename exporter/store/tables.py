@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from exporter.garbage_collection import no_garbage_collection
 from exporter.operation import ID_BYTES, OperationKey, pack_id, unpack_id
 from exporter.store import documents
 from exporter.store.documents import Checkpoint, Contents, UnreadableRow, dump
@@ -97,24 +96,12 @@ def _are_tombstones(ids: Sequence[Any], ats: Sequence[Any]) -> bool:
 def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memory:
     """Read all that is kept."""
     contents = Contents(ages)
-    with _no_collection():
+    with no_garbage_collection():
         for kind in _PLACES:
             for document in read_documents(connection, kind, skip):
                 contents.take(document)
         contents.tombstones = read_tombstones(connection, ages, skip)
     return contents.memory()
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    # All that is read stays: to look through it for garbage, again and again, takes a third of the time.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 # Writing.
