@@ -136,7 +136,7 @@ def operation_text(tracked: Tracked, declared: Sequence[str] = ()) -> bytes:
 
 
 class RenderedRows:
-    """The rendered rows of one level. Owned by the tracker's thread."""
+    """The rendered rows of aggregates, or of groups. Owned by the tracker's thread."""
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, Lines] = {}
@@ -144,19 +144,20 @@ class RenderedRows:
 
     def put(self, key: Hashable, lines: Lines) -> None:
         """Place or replace a row."""
-        self.size += _size(lines) - _size(self._rows.get(key, ()))
+        self.size += size_of(lines) - size_of(self._rows.get(key, ()))
         self._rows[key] = lines
 
     def drop(self, key: Hashable) -> None:
         """Take a row away, if it is there."""
-        self.size -= _size(self._rows.pop(key, ()))
+        self.size -= size_of(self._rows.pop(key, ()))
 
     def publish(self) -> Rows:
         """Return the rows as they stand, frozen."""
         return tuple(self._rows.values())
 
 
-def _size(lines: Lines) -> int:
+def size_of(lines: Lines) -> int:
+    """Return how many bytes rendered lines have."""
     return sum(map(len, lines))
 
 
@@ -167,16 +168,16 @@ class View:
     `size` is how many bytes the rows have, HELP and TYPE apart.
     """
 
-    operations: Rows = ()
+    snapshot: Snapshot = NOTHING_SHOWN
     aggregates: Rows = ()
     groups: Rows = ()
     size: int = 0
-    snapshot: Snapshot = NOTHING_SHOWN
 
 
 def knock_part(view: View, form: Format) -> Iterator[bytes]:
     """Write Knock's families, each piece as it is taken: the lines are the view's, shared by all readers."""
-    yield from _level(PER_OPERATION, view.operations, form)
+    operations = tuple(each.lines for each in view.snapshot.operations.values() if each.lines)
+    yield from _level(PER_OPERATION, operations, form)
     yield from _level(PER_NAME, view.aggregates, form)
     yield from _level(PER_GROUP, view.groups, form)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from exporter.metrics.exposition import RenderedRows, View, render_operation
+from exporter.metrics.exposition import View, render_operation, size_of
 from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.environment import FollowedOperation
 from exporter.tracking.exposure import TopN
 from exporter.tracking.ledger import contribution_of, ended_now, grow
-from exporter.tracking.snapshot import NOTHING_SHOWN
+from exporter.tracking.snapshot import NOTHING_SHOWN, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.memory import AggregateKey, StoredAggregate
-    from exporter.tracking.snapshot import Entry, EnvironmentStatus
+    from exporter.tracking.snapshot import EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
 
 
@@ -45,8 +45,8 @@ class Book:
         self._activity = activity
         self._changed = changed
         self._aggregates = Aggregates()
-        self._rendered = RenderedRows()
         self._snapshot = NOTHING_SHOWN
+        self._size = 0  # bytes of the lines in it
 
     def __len__(self) -> int:
         return sum(len(each.operations) for each in self._environments.values())
@@ -196,19 +196,21 @@ class Book:
         """Render what changed since the last view, and return all as it stands."""
         entries: dict[OperationKey, Entry | None] = {}
         for key in self._changed.rows:
-            operation = self.find(key)
-            entry = entries[key] = operation.entry if operation is not None else None
-            if entry is not None and entry.exposed:
-                self._rendered.put(key, render_operation(entry.tracked, self._labels))
-            else:
-                self._rendered.drop(key)
+            before, operation = self._snapshot.operations.get(key), self.find(key)
+            entry = entries[key] = self._entry(operation) if operation is not None else None
+            self._size += sum(size_of(each.lines) * sign for each, sign in ((entry, 1), (before, -1)) if each)
         self._aggregates.render()
         self._snapshot = self._snapshot.changed(entries, self._aggregates.counts, statuses)
         self._set_gauges()
-        all_rendered = self._rendered, self._aggregates.aggregates, self._aggregates.groups
-        operations, aggregates, groups = (rendered.publish() for rendered in all_rendered)
-        size = sum(rendered.size for rendered in all_rendered)
-        return View(operations, aggregates, groups, size, self._snapshot)
+        aggregates, groups = self._aggregates.aggregates, self._aggregates.groups
+        size = self._size + aggregates.size + groups.size
+        return View(self._snapshot, aggregates.publish(), groups.publish(), size)
+
+    def _entry(self, operation: FollowedOperation) -> Entry:
+        tracked, rank = operation.tracked, operation.rank or exposure.rank(operation.tracked)
+        shown = operation.environment.top_n.shows(operation.rank)
+        lines = render_operation(tracked, self._labels) if shown else ()
+        return Entry(tracked, operation.memberships, rank, tracked.state, operation.history, lines)
 
     def _set_gauges(self) -> None:
         for name, each in self._environments.items():

@@ -19,7 +19,6 @@ from exporter.tracking.ledger import Ordered
 from exporter.tracking.memberships import MembershipIndex
 from exporter.tracking.memory import StoredOperation
 from exporter.tracking.pacing import CircuitBreaker, DuePoll, DueQueue, PollClass, RateLimiter, WeightedRoundRobin
-from exporter.tracking.snapshot import Entry
 from exporter.tracking.status import EnvironmentActivity
 
 if TYPE_CHECKING:
@@ -93,12 +92,6 @@ class FollowedOperation:
     def stored(self) -> StoredOperation:
         """What is to be remembered of it."""
         return StoredOperation(self.tracked, self.memberships)
-
-    @property
-    def entry(self) -> Entry:
-        """What pages and programs are shown of it."""
-        rank, exposed = self.rank or exposure.rank(self.tracked), self.environment.top_n.shows(self.rank)
-        return Entry(self.tracked, self.memberships, rank, self.tracked.state, self.history, exposed)
 
 
 class WatchedEnvironment:

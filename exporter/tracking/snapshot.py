@@ -22,9 +22,10 @@ by_rank = attrgetter("rank")
 
 
 class Entry(NamedTuple):
-    """One operation: what is known of it, who names it, its place in lists, its polls, whether it has own series.
+    """One operation: what is known of it, who names it, its place in lists, its polls, and its rendered series.
 
     `rank` and `state` follow from `tracked`: a walk over all that went through it would take four times as long.
+    `lines` are its sample lines, one entry per family; none if it has no series of its own.
     """
 
     tracked: Tracked
@@ -32,7 +33,12 @@ class Entry(NamedTuple):
     rank: Rank
     state: str
     history: History = NO_HISTORY
-    exposed: bool = True
+    lines: tuple[bytes, ...] = ()
+
+    @property
+    def exposed(self) -> bool:
+        """Whether it has series of its own."""
+        return bool(self.lines)
 
 
 @dataclass(frozen=True, slots=True)
