@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from model import KEY, Disk, Model, environment, ids, running
@@ -14,6 +15,7 @@ from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Listed, PollRequest, Reconfigure
 
 if TYPE_CHECKING:
+    from exporter.config import EnvironmentSettings
     from exporter.operation import Operation
     from exporter.tracking.transitions import Moment
 
@@ -217,3 +219,41 @@ def test_those_that_wait_for_room_come_in_slices() -> None:
     assert max(steps(model)) <= MOST_A_STEP
     model.run(2)
     assert tracked(model) == len(MANY)
+
+
+def environments(**settings: Any) -> tuple[EnvironmentSettings, ...]:
+    return environment("a"), environment("b", rate_limit=500.0, per_operation_limit=1000, **settings)
+
+
+OTHERWISE = {
+    "labels": Config(environments(), labels=("team",)),
+    "limit": Config((environment("a"), replace(environments()[1], per_operation_limit=10))),
+    "mode": Config(environments(per_operation="none")),
+    "removed": Config((environment("a"),)),
+}
+
+
+def series(model: Model) -> set[str]:
+    """Return the series of operations at /metrics, without their values."""
+    lines = model.metrics().split("\n")
+    return {line.rpartition(" ")[0] for line in lines if line.startswith("knock_bulk_operation_")}
+
+
+@pytest.mark.parametrize("config", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_reload_that_shows_very_many_otherwise_does_so_part_by_part(config: Config) -> None:
+    model = Model(Config(environments()), always_running)
+    model.list_file("/ids", *ids(1500), environment="b")
+    model.run(5)
+    del model.views[:-1]
+    replies: list[set[str]] = []
+    reply = lambda: replies.append(series(model))  # noqa: E731 - as a message has it
+    model.tell(Reconfigure(config, {each.name: KEY for each in config.environments}, lambda: None, reply))
+    while not replies:
+        advance(model)
+    for before, after in pairwise(each.snapshot.operations for each in model.views):
+        assert sum(after.get(key) is not entry for key, entry in before.items()) <= MANY_CHANGED + MOST_A_STEP
+    fresh = Model(config, always_running)
+    if len(config.environments) > 1:
+        fresh.list_file("/ids", *ids(1500), environment="b")
+    fresh.run(10)
+    assert replies[0] == series(fresh)

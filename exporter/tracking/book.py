@@ -14,8 +14,8 @@ from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.environment import FollowedOperation
-from exporter.tracking.exposure import TopN
 from exporter.tracking.ledger import contribution_of, ended_now, grow
+from exporter.tracking.slices import is_due
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.memory import AggregateKey, StoredAggregate
+    from exporter.tracking.slices import Job
     from exporter.tracking.snapshot import EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
 
@@ -68,32 +69,32 @@ class Book:
             self._aggregates.remember(place, memory)
         self._changed.view = True
 
-    def remove_environment(self, environment: WatchedEnvironment) -> None:
-        """End with an environment: nothing of it is followed or shown any more."""
-        self._touch_all(environment)  # those dropped since the last view are among the touched ones already
+    def remove_environment(self, environment: WatchedEnvironment) -> Job:
+        """End with an environment that is watched no more: nothing of it is shown."""
+        operations = [*environment.operations.values()]
         environment.operations.clear()
         self._aggregates.remove_environment(environment.name)
-
-    def change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
-        """Show the operations of an environment as its settings now say."""
-        ranks = []
-        for each in environment.operations.values():
-            each.rank = _rank(each, now)
-            if each.rank is not None:
-                ranks.append(each.rank)
-        environment.top_n = TopN(environment.settings.per_operation_limit, ranks)
-        self._touch_all(environment)
-
-    def use_labels(self, labels: Sequence[str]) -> None:
-        """Show these declared labels from now on."""
-        if labels != self._labels:
-            self._labels = labels
-            for environment in self._environments.values():
-                self._touch_all(environment)
-
-    def _touch_all(self, environment: WatchedEnvironment) -> None:
-        self._changed.rows |= dict.fromkeys(each.key for each in environment.operations.values())
         self._changed.view = True
+        yield
+        for number in range(len(operations)):
+            if is_due(number):
+                yield
+            self.touch(operations.pop().key)  # one by one: to free 50,000 at once would hold the tracker
+
+    def change_exposure(self, environment: WatchedEnvironment) -> Job:
+        """Show the operations of an environment as its settings and the declared labels now say."""
+        now = yield
+        environment.top_n.limit = environment.settings.per_operation_limit
+        for number, operation in enumerate([*environment.operations.values()]):
+            if is_due(number):
+                now = yield
+            if not operation.dropped:
+                self.show(operation, now)
+
+    def use_labels(self, labels: Sequence[str]) -> bool:
+        """Show these declared labels from now on; return whether they are others, for `change_exposure`."""
+        before, self._labels = self._labels, labels
+        return labels != before
 
     def remembered(self, place: AggregateKey) -> StoredAggregate | None:
         """Return what is to be remembered of an aggregate by name."""

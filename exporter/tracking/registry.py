@@ -83,7 +83,9 @@ class EnvironmentRegistry:
         """Watch what a configuration says, and nothing else."""
         self._intake.limit = config.max_operations
         self._activity.operations_limit.set(config.max_operations)
-        self._book.use_labels(config.labels)
+        if self._book.use_labels(config.labels):
+            for environment in self._environments.values():
+                self._change_exposure(environment, now)
         wanted = {each.name: each for each in config.environments}
         for environment in [each for each in self._environments.values() if each.name not in wanted]:
             self._put_to_sleep(environment, now)
@@ -123,11 +125,14 @@ class EnvironmentRegistry:
         if moved:
             self._moved(environment, now)
         if (before.per_operation, before.per_operation_limit) != (settings.per_operation, settings.per_operation_limit):
-            self._book.change_exposure(environment, now)
+            self._change_exposure(environment, now)
         if (before.retention, before.per_operation) != (settings.retention, settings.per_operation):
             self._intake.sweep(environment, now)
         if before.polling != settings.polling:
             self._intake.slices.put((environment.name, "pace"), self._change_pace(environment), now)
+
+    def _change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
+        self._intake.slices.put((environment.name, "exposure"), self._book.change_exposure(environment), now)
 
     def _change_pace(self, environment: WatchedEnvironment) -> Job:
         now = yield
@@ -187,9 +192,9 @@ class EnvironmentRegistry:
         aggregates = self._book.all_remembered(name)
         self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates)
         self._changed.environments[name] = None
-        self._book.remove_environment(environment)
-        self._intake.remove_environment(name)
         del self._environments[name]
+        self._intake.remove_environment(name)
+        self._intake.slices.put(object(), self._book.remove_environment(environment), now)
         self._activity.remove_environment(name)
         log.info("environment is no longer configured", environment=name, operations=len(operations))
 
