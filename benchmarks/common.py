@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -83,13 +83,27 @@ def running(operation_id: str, rows: int) -> Operation:
     )
 
 
+def finished(operation_id: str, rows: int) -> Operation:
+    """Build a record of an operation that has ended."""
+    return replace(running(operation_id, rows), status=Status.COMPLETED, completed_at=WALL - 3.5)
+
+
 class Fleet:
-    """A tracker with `count` operations under way, all of them exposed and answered once, in driven time.
+    """A tracker with `count` operations, under way by default, all answered once; in driven time.
+
+    `series` of them have series of their own, all by default.
 
     Intervals are so long that `rate` polls a second are always due, and none twice before all were asked.
     """
 
-    def __init__(self, count: int, rate: float = RATE) -> None:
+    def __init__(
+        self,
+        count: int,
+        rate: float = RATE,
+        record: Callable[[str, int], Operation] = running,
+        series: int | None = None,
+    ) -> None:
+        self._record = record
         self.views: list[View] = []
         self.activity = Activity()
         self.mono = 1000.0
@@ -104,7 +118,7 @@ class Fleet:
             rate_limit=rate,
             max_in_flight=64,
             polling=Polling(processing=cycle, queued=cycle, slowest=cycle),
-            per_operation_limit=count,
+            per_operation_limit=count if series is None else series,
         )
         outside = Outside(self._send, lambda _n: None, lambda _n, _k: None, self._show, random.Random(1).random)
         self.tracker = Tracker(Config((environment,)), {"production": KEY}, outside, self.activity, self._now)
@@ -134,7 +148,7 @@ class Fleet:
             for request in self._sent:
                 self.answers += 1
                 rows = int(self.mono) % 1000
-                self.tracker.handle(PollResponse(request, running(request.id, rows), 0.05), self._now)
+                self.tracker.handle(PollResponse(request, self._record(request.id, rows), 0.05), self._now)
             self._sent.clear()
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 import time
 import tracemalloc
+from typing import TYPE_CHECKING
 
-from common import RATE, Fleet, Result, fleet
+from common import RATE, Fleet, Result, finished, fleet
 
 from exporter.metrics.compression import begin
 from exporter.metrics.exposition import Format, knock_part
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LIVE, SECONDS = 50_000, 10.0
+OPERATIONS = 10_000  # whose memory is measured
 
 
 def publishing() -> list[Result]:
@@ -28,14 +33,22 @@ def publishing() -> list[Result]:
 
 
 def memory() -> list[Result]:
-    """Measure the memory that 10,000 live operations hold, all exposed, with the compressed answer that is kept."""
+    """Measure the memory that an operation holds, of 10,000; with series, the compressed answer that is kept too."""
+    return [
+        _memory("a live operation", "<= 6", Fleet),
+        _memory("a finished operation with series", "<= 5.8", lambda count: Fleet(count, record=finished)),
+        _memory("a finished operation without series", "<= 1.7", lambda count: Fleet(count, record=finished, series=0)),
+    ]
+
+
+def _memory(what: str, bound: str, make: Callable[[int], Fleet]) -> Result:
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    live = Fleet(10_000)
-    kept = begin(knock_part(live.view, Format.TEXT))
+    made = make(OPERATIONS)
+    kept = begin(knock_part(made.view, Format.TEXT))
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     detail = f"the compressed answer of {sum(map(len, kept.pieces)) / 1e6:.1f} MB included"
-    return [Result("memory of a live operation", (after - before) / 10_000 / 1000, "KB", "<= 6", detail)]
+    return Result(f"memory of {what}", (after - before) / OPERATIONS / 1000, "KB", bound, detail)
