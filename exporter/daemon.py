@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.errors import ExporterError, StartError
+from exporter.garbage_collection import collect_rarely
 from exporter.heartbeats import Heartbeats
 from exporter.housekeeping import Housekeeping, KeyReader
 from exporter.keys import KeyWatch, doubt
@@ -249,7 +249,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, lambda *_: self.reload())
-        gc.freeze()  # what was read at the start lives long: looking through it again and again holds all threads up
+        collect_rarely()
         for thread in self._threads:
             thread.start()
         self._servers.open(self._app_context(), lambda reason: self.end(reason, code=1))
