@@ -527,6 +527,26 @@ def test_a_connection_is_kept_after_errors_but_not_after_half_read_bodies() -> N
             assert server.connections == connections
 
 
+@pytest.mark.parametrize(
+    ("head", "kept"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length:%d\r\nX: a\r\n b\r\nX: c\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n%x\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: Close\r\n\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\nConnection: Keep-Alive\r\n\r\n", True),
+    ],
+)
+def test_a_connection_is_kept_as_the_answer_says(head: bytes, *, kept: bool) -> None:
+    end = b"\r\n0\r\n\r\n" if b"Chunked" in head else b""
+    with serving(answering(head % len(BODY) + BODY + end, keep=True)) as server:
+        client = client_of(server.url, connections=1)
+        assert [client.fetch(ID).status for _ in range(2)] == [Status.PROCESSING] * 2
+        client.close()
+        assert server.connections == (1 if kept else 2)
+
+
 def test_a_broken_exchange_gives_its_place_back() -> None:
     for answer in (http("x" * 9)[:-3], CHUNKED + b"zz\r\n", b"no", http("", 302)):
         with serving(answering(answer)) as server:

@@ -244,7 +244,6 @@ def test_waiting_for_a_connection_is_part_of_it(in_time: InTime) -> None:
         with in_time(LIMIT, at_least=LIMIT), pytest.raises(EmptyPoolError) as caught:
             transport.request(server.url, {}, Deadline(LIMIT))
         held.close()
-        held.release_conn()
         transport.close()
     error = failure(caught.value)
     assert (error.reason, str(error)) == (Reason.TIMEOUT, "no connection came free in time")

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from urllib3.response import BaseHTTPResponse
-
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
+    from exporter.knock.transport import Response
     from exporter.operation import Operation
     from exporter.send_window import SendWindow
 
@@ -153,7 +152,7 @@ class Client:
                 return self._request(operation_id, headers, reservation, read, window)
         except KnockError as ours:
             error = ours
-        except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
+        except Exception as foreign:  # noqa: BLE001  urllib3 and http.client raise more than they document
             error = failure(foreign)
         return _clean(error, headers["Authorization"].removeprefix("Bearer "))
 
@@ -166,16 +165,12 @@ class Client:
         window: SendWindow | None,
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
-        answer = self._transport.request(url, headers, Deadline(self._timeout, window))
-        try:
+        with self._transport.request(url, headers, Deadline(self._timeout, window)) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
             body = read_body(answer, reservation)
-            with reservation.decoding():
-                return _record(answer, body, operation_id, read)
-        finally:
-            answer.close()  # what was not read to its end; else the connection is back in the pool already
-            answer.release_conn()
+        with reservation.decoding():
+            return _record(answer, body, operation_id, read)
 
 
 def _normal(base_url: str) -> str:
@@ -216,9 +211,7 @@ def _read_record(body: bytearray, operation_id: str) -> tuple[Operation, dict[st
     return parse_operation(document, operation_id), document
 
 
-def _record(
-    answer: BaseHTTPResponse, body: bytearray, operation_id: str, read: Callable[[bytearray, str], _Read]
-) -> _Read:
+def _record(answer: Response, body: bytearray, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read:
     try:
         return read(body, operation_id)
     except Invalid as invalid:
@@ -226,7 +219,7 @@ def _record(
         raise BadResponse(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None
 
 
-def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
+def _refusal(answer: Response, wall: Callable[[], float]) -> KnockError:
     """Say what an answer other than 200 means. Raises what makes the body unreadable where the meaning is in it."""
     status, known = answer.status, about(answer)
     if not HTTPStatus.BAD_REQUEST <= status < 600:  # noqa: PLR2004  statuses end there (RFC 9110, 15)
@@ -245,7 +238,7 @@ def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
     return Refused(text, accepted_key=accepted, **known)
 
 
-def _error_document(answer: BaseHTTPResponse) -> dict[str, Any] | None:
+def _error_document(answer: Response) -> dict[str, Any] | None:
     """Read Knock's own error, if it is one: an object with `code` and `type`, and no other status in it."""
     try:
         document = decode(read_body(answer))
