@@ -73,6 +73,37 @@ def test_threads_start_only_when_they_are_needed(pools: Callable[..., Pool]) -> 
     assert all(thread.daemon for thread in pool.threads)
 
 
+def test_a_thread_that_worked_last_is_the_next_one(pools: Callable[..., Pool]) -> None:
+    workers: list[str] = []
+    together = threading.Barrier(5)
+
+    def note(operation_id: str, _window: SendWindow) -> Operation:
+        workers.append(threading.current_thread().name)
+        if operation_id == "together":
+            together.wait(10)
+        return running(operation_id)
+
+    pool = pools(5, note)
+    pool.submit(*["together"] * 5)
+    pool.answered(5)
+    for number in range(20):
+        pool.submit(f"{number}")
+        pool.answered(1)
+    assert len(set(workers[:5])) == 5
+    assert len(set(workers[-10:])) <= 3  # some may not be back yet when the next comes
+
+
+def test_closing_ends_the_threads_once_what_was_submitted_is_done(pools: Callable[..., Pool]) -> None:
+    pool = pools(1)
+    pool.submit("hang", "one")
+    pool.pool.close()
+    pool.go.set()
+    assert [each.request.id for each in pool.answered(2)] == ["hang", "one"]
+    for thread in pool.threads:
+        thread.join(10)
+    assert pool.threads == []
+
+
 def test_hanging_fetches_hold_up_others_only_when_all_hang(pools: Callable[..., Pool]) -> None:
     pool = pools(4)
     pool.submit("hang 1", "hang 2", "hang 3", *map(str, range(50)))
