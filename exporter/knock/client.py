@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from exporter.knock.memory_budget import Reservation
     from exporter.knock.transport import Response
     from exporter.operation import Operation
-    from exporter.send_window import SendWindow
+    from exporter.send_window import Slot
 
     _Read = TypeVar("_Read")
 
@@ -120,12 +120,12 @@ class Client:
             headers["X-Knock-Branch"] = self._branch
         self._headers: Mapping[str, str] = MappingProxyType(headers)
 
-    def fetch(self, operation_id: str, window: SendWindow | None = None) -> Operation:
+    def fetch(self, operation_id: str, slot: Slot | None = None) -> Operation:
         """Ask for one operation, within the timeout; raises a KnockError and nothing else.
 
-        The request is sent when `window` has a slot (None: at once); waiting for it does not count for the timeout.
+        The request is sent when `slot` is free (None: at once); waiting for it does not count for the timeout.
         """
-        return self._fetched(operation_id, read_operation, window)
+        return self._fetched(operation_id, read_operation, slot)
 
     def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:
         """Ask like `fetch`; return also the record as Knock wrote it, failed items (personal data) included."""
@@ -135,21 +135,19 @@ class Client:
         """Close idle connections; fetches on their way end by themselves."""
         self._transport.close()
 
-    def _fetched(
-        self, operation_id: str, read: Callable[[bytearray, str], _Read], window: SendWindow | None = None
-    ) -> _Read:
-        outcome = self._outcome(operation_id, read, window)
+    def _fetched(self, operation_id: str, read: Callable[[bytearray, str], _Read], slot: Slot | None = None) -> _Read:
+        outcome = self._outcome(operation_id, read, slot)
         if isinstance(outcome, KnockError):
             raise outcome
         return outcome
 
     def _outcome(
-        self, operation_id: str, read: Callable[[bytearray, str], _Read], window: SendWindow | None
+        self, operation_id: str, read: Callable[[bytearray, str], _Read], slot: Slot | None
     ) -> _Read | KnockError:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
             with self._budget.reservation(self._owner, operation_id) as reservation:
-                return self._request(operation_id, headers, reservation, read, window)
+                return self._request(operation_id, headers, reservation, read, slot)
         except KnockError as ours:
             error = ours
         except Exception as foreign:  # noqa: BLE001  urllib3 and http.client raise more than they document
@@ -162,10 +160,10 @@ class Client:
         headers: Mapping[str, str],
         reservation: Reservation,
         read: Callable[[bytearray, str], _Read],
-        window: SendWindow | None,
+        slot: Slot | None,
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
-        with self._transport.request(url, headers, Deadline(self._timeout, window)) as answer:
+        with self._transport.request(url, headers, Deadline(self._timeout, slot)) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
             body = read_body(answer, reservation)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.operation import Operation
-    from exporter.send_window import SendWindow
+    from exporter.send_window import Slot
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ class FetchPool:
         self,
         name: str,
         most: int,
-        fetch: Callable[[str, SendWindow], Operation],
+        fetch: Callable[[str, Slot], Operation],
         deliver: Callable[[PollResponse], None],
     ) -> None:
         self._name = name
@@ -77,9 +77,9 @@ class FetchPool:
     def _work(self) -> None:
         inbox: SimpleQueue[PollRequest | None] = SimpleQueue()
         while (request := self._next(inbox)) is not None:
-            started = monotonic()
-            outcome = self._outcome(request)
-            self._deliver(PollResponse(request, outcome, monotonic() - started))
+            started, slot = monotonic(), request.window.slot()
+            outcome = self._outcome(request.id, slot)
+            self._deliver(PollResponse(request, outcome, monotonic() - started - slot.waited))
 
     def _next(self, inbox: SimpleQueue[PollRequest | None]) -> PollRequest | None:
         """Wait for a request; None: there are no more."""
@@ -91,9 +91,9 @@ class FetchPool:
             self._idle.append(inbox)
         return inbox.get()
 
-    def _outcome(self, request: PollRequest) -> Operation | KnockError:
+    def _outcome(self, operation_id: str, slot: Slot) -> Operation | KnockError:
         try:
-            return self._fetch(request.id, request.window)
+            return self._fetch(operation_id, slot)
         except KnockError as error:
             # Tracebacks would keep the frames of the request alive, headers included.
             error.__cause__ = error.__context__ = None
