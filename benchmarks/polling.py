@@ -143,7 +143,7 @@ def poll_cpu(rate: float = 200.0) -> list[Result]:
     ours = [cpu / sum(begin <= at <= end for at in starts) for cpu, begin, end in rounds]
     ratio = statistics.median(one / other for one, other in zip(ours, bare, strict=True))
     detail = f"{statistics.median(ours) * 1e6:.0f} µs against {statistics.median(bare) * 1e6:.0f} µs"
-    return [Result(f"CPU of a poll at {rate:.0f}/s, all in", ratio, "x a bare one", "<= 1.7", detail)]
+    return [Result(f"CPU of a poll at {rate:.0f}/s, all in", ratio, "x a bare one", "<= 1.2", detail)]
 
 
 def _bare(url: str, listed: list[str], rate: float) -> float:
