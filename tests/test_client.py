@@ -299,26 +299,26 @@ def at(seconds: float) -> str:
     ("headers", "seconds"),
     [
         ({}, None),
-        ({"Retry-After": "7"}, 7),
-        ({"Retry-After": " 1.5 "}, 1.5),
-        ({"Retry-After": "0"}, 0),
-        ({"Retry-After": "301"}, MAX_RETRY_AFTER),
-        ({"Retry-After": "9" * 400}, MAX_RETRY_AFTER),
-        ({"Retry-After": "-1"}, None),
-        ({"Retry-After": "nan"}, None),
-        ({"Retry-After": "inf"}, None),
-        ({"Retry-After": "1e3"}, None),
-        ({"Retry-After": "1_0"}, None),
-        ({"Retry-After": "\u0661"}, None),
-        ({"Retry-After": "1, 2"}, None),
-        ({"Retry-After": "soon"}, None),
-        ({"Retry-After": "Wed, 99 Foo 99999 99:99:99 GMT"}, None),
-        ({"Retry-After": at(30)}, 30),
-        ({"Retry-After": at(-30)}, 0),
-        ({"Retry-After": at(9999)}, MAX_RETRY_AFTER),
-        ({"retry-after-ms": "250", "Retry-After": "7"}, 0.25),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": " 1.5 "}, 1.5),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "301"}, MAX_RETRY_AFTER),
+        ({"retry-after": "9" * 400}, MAX_RETRY_AFTER),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e3"}, None),
+        ({"retry-after": "1_0"}, None),
+        ({"retry-after": "\u0661"}, None),
+        ({"retry-after": "1, 2"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Wed, 99 Foo 99999 99:99:99 GMT"}, None),
+        ({"retry-after": at(30)}, 30),
+        ({"retry-after": at(-30)}, 0),
+        ({"retry-after": at(9999)}, MAX_RETRY_AFTER),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
         ({"retry-after-ms": "9999999"}, MAX_RETRY_AFTER),
-        ({"retry-after-ms": "-5", "Retry-After": "7"}, 7),
+        ({"retry-after-ms": "-5", "retry-after": "7"}, 7),
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
@@ -327,7 +327,7 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 
 @given(st.text())
 def test_retry_after_takes_any_text(text: str) -> None:
-    seconds = retry_after({"Retry-After": text, "retry-after-ms": text}, NOW)
+    seconds = retry_after({"retry-after": text, "retry-after-ms": text}, NOW)
     assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
 
 

@@ -267,12 +267,13 @@ def _text(status: int, document: dict[str, Any] | None) -> str:
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     """Return the seconds to wait, 0 to MAX_RETRY_AFTER: `retry-after-ms`, else `Retry-After` (RFC 9110, 10.2.3).
 
-    None where neither is there or makes sense. `wall` is the time now, in Unix seconds, for a date.
+    None where neither is there or makes sense. `headers` are by lower-case name; `wall` is the time now, in Unix
+    seconds, for a date.
     """
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(milliseconds):
         return min(float(milliseconds) / 1000, MAX_RETRY_AFTER)
-    text = headers.get("Retry-After", "").strip()
+    text = headers.get("retry-after", "").strip()
     if _NUMBER.fullmatch(text):
         return min(float(text), MAX_RETRY_AFTER)
     try:

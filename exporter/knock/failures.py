@@ -38,7 +38,7 @@ _Kind = TypeVar("_Kind", bound=BaseException)
 
 def about(answer: Response) -> dict[str, Any]:
     """Return what each error tells of an answer: its status, and Knock's X-Request-ID if a log line can hold it."""
-    request_id = answer.headers.get("X-Request-ID", "")
+    request_id = answer.headers.get("x-request-id", "")
     return {"code": answer.status, "request_id": request_id if _PRINTABLE.fullmatch(request_id) else None}
 
 
@@ -74,11 +74,11 @@ def read_body(answer: Response, reservation: Reservation | None = None) -> bytea
 def _declared_length(answer: Response) -> int:
     """Return a body's length, 0 where it is not declared."""
     headers = answer.headers
-    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise BadResponse("content-encoding", "compressed, though asked not to be", **about(answer))
-    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+    if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
         raise BadResponse("http", "unknown Transfer-Encoding", **about(answer))
-    lengths = {text.strip() for text in headers.get("Content-Length", "0").split(",")}
+    lengths = {text.strip() for text in headers.get("content-length", "0").split(",")}
     # http.client takes a negative length for none at all, and `+5`, `1_0` for numbers.
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise BadResponse("http", "impossible Content-Length", **about(answer))

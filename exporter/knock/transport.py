@@ -21,7 +21,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import certifi
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
@@ -105,7 +104,7 @@ class Response(HTTPResponse):
     takes two thirds of the time.
     """
 
-    headers: HTTPHeaderDict  # type: ignore[assignment]  # http.client and the pool only get from it
+    headers: dict[str, str]  # type: ignore[assignment]  # by lower-case name; of several the values, with commas
     # What urllib3's pool sets or logs.
     retries: Retry
     version_string = "HTTP/1"
@@ -120,12 +119,12 @@ class Response(HTTPResponse):
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise UnknownProtocol(version)
         self.headers = _headers(self.fp)
-        self.chunked, self.chunk_left = self.headers.get("Transfer-Encoding", "").lower() == "chunked", None
-        length = self.headers.get("Content-Length", "")
+        self.chunked, self.chunk_left = self.headers.get("transfer-encoding", "").lower() == "chunked", None
+        length = self.headers.get("content-length", "")
         self.length = int(length) if length.isdecimal() and not self.chunked else None
         if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
             self.length = 0
-        connection = self.headers.get("Connection", "").lower()
+        connection = self.headers.get("connection", "").lower()
         ends = "keep-alive" not in connection if version in {"HTTP/1.0", "HTTP/0.9"} else "close" in connection
         self.will_close = ends or (self.length is None and not self.chunked)
 
@@ -156,8 +155,8 @@ class Response(HTTPResponse):
             self._pool._put_conn(connection)  # noqa: SLF001  as urllib3's responses do
 
 
-def _headers(lines: IO[bytes]) -> HTTPHeaderDict:
-    headers = HTTPHeaderDict()
+def _headers(lines: IO[bytes]) -> dict[str, str]:
+    headers: dict[str, str] = {}
     for _ in range(_HEADERS_MOST):
         line = lines.readline(_HEADER_BYTES_MOST + 1)
         if len(line) > _HEADER_BYTES_MOST:
@@ -165,7 +164,8 @@ def _headers(lines: IO[bytes]) -> HTTPHeaderDict:
         if line in {b"\r\n", b"\n", b""}:
             return headers
         name, _, value = line.decode("latin-1").partition(":")
-        headers.add(name, value.strip())
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     raise HTTPException("too many headers")
 
 

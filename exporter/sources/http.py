@@ -121,6 +121,6 @@ def _check(answer: Response) -> None:
         raise BrokenList(f"HTTP {status} (check bearer_token_file)")
     if status != HTTPStatus.OK:
         raise BrokenList(f"HTTP {status}, expected 200")
-    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise BrokenList("is not JSON by its Content-Type (expected application/json)")

@@ -107,7 +107,7 @@ class Sender:
         deadline = Deadline(REQUEST_SECONDS)
         with self._transport.request(self._address, headers, deadline, method="POST", body=body) as answer:
             document = _document(read_body(answer, MemoryBudget().reservation("", "")))
-        seconds = answer.headers.get("Retry-After", "")
+        seconds = answer.headers.get("retry-after", "")
         return Attempt(
             answer.status,
             document,
