@@ -33,7 +33,7 @@ def _kept(operation_id: str) -> StoredOperation:
     tracked = Tracked(
         key, "default", (), NOW, None, 5.0, 5.0, operation=record, up=True, last_success=NOW, last_change=NOW
     )
-    return StoredOperation(replace(tracked, from_birth=True, final_seen=WALL, final_at=NOW.mono), (Membership(API),))
+    return StoredOperation(tracked._replace(from_birth=True, final_seen=WALL, final_at=NOW.mono), (Membership(API),))
 
 
 def _changes(number: int, count: int) -> Changes:

@@ -149,8 +149,11 @@ def decode(body: bytes | bytearray) -> Any:
         raise Invalid("body", f"not JSON ({type(error).__name__})") from None
 
 
-def parse_operation(document: Any, asked_id: str) -> Operation:
-    """Read a record as Knock documents it; raises `Invalid` naming the first field that is not so."""
+def parse_operation(document: Any, asked_id: str, size: int = 0) -> Operation:
+    """Read a record as Knock documents it; raises `Invalid` naming the first field that is not so.
+
+    `size` is how many bytes the answer had.
+    """
     if not isinstance(document, dict):
         raise Invalid("body", f"expected an object, got {_kind(document)}")
     if _text(document, "id").lower() != asked_id.lower():
@@ -173,6 +176,7 @@ def parse_operation(document: Any, asked_id: str) -> Operation:
         started_at=_time(document, "started_at"),
         completed_at=_time(document, "completed_at"),
         failed_at=_time(document, "failed_at"),
+        size=size,
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 SECOND = 1.0
 SHORTEST_WAIT = 0.001
@@ -34,17 +33,22 @@ class SendWindow:
         self._under_way = 0
         self._sent: deque[float] = deque()  # when the requests of the last second had been sent
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Wait for a slot, and hold it while a request is sent."""
+    def slot(self) -> Slot:
+        """Return the slot of one request, to be held while it is sent."""
+        return Slot(self)
+
+    def enter(self) -> float:
+        """Wait for a free slot and take it; return how many seconds that took."""
+        began = self._monotonic()
         while wait := self._wait():
             self._sleep(wait)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._under_way -= 1
-                self._sent.append(self._monotonic())
+        return self._monotonic() - began
+
+    def leave(self) -> None:
+        """Note that the request of a slot has been sent, or has failed to be."""
+        with self._lock:
+            self._under_way -= 1
+            self._sent.append(self._monotonic())
 
     def _wait(self) -> float:
         """Take a slot and return 0, or the seconds until one may be free."""
@@ -56,3 +60,17 @@ class SendWindow:
                 self._under_way += 1
                 return 0.0
             return max(self._sent[0] + SECOND - now, SHORTEST_WAIT) if self._sent else SHORTEST_WAIT
+
+
+class Slot:
+    """The slot of one request; `waited` are the seconds until it was free."""
+
+    def __init__(self, window: SendWindow) -> None:
+        self._window = window
+        self.waited = 0.0
+
+    def __enter__(self) -> None:
+        self.waited = self._window.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._window.leave()

@@ -84,7 +84,7 @@ def test_the_top_n_shows_the_first_by_rank_and_tells_each_change(
 CLEAN = tracked(status=Status.COMPLETED)
 BROKEN = tracked(status=Status.COMPLETED, error_items=1)
 FAILED = tracked(status=Status.FAILED)
-LOST = replace(tracked(status=Status.PROCESSING), lost=True)
+LOST = tracked(status=Status.PROCESSING)._replace(lost=True)
 
 
 @pytest.mark.parametrize(

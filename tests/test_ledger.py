@@ -219,7 +219,7 @@ def test_an_operation_never_answered_adds_its_hand_over_only() -> None:
 
 
 def test_a_lost_operation_adds_nothing_but_itself_and_that_it_has_errors() -> None:
-    lost = replace(after(NEW, rows_processed=5, errors=2), lost=True, due=None)
+    lost = after(NEW, rows_processed=5, errors=2)._replace(lost=True, due=None)
     assert contribution_of(lost) == ("lost", True, False, 0, 0, 0, None, None, None, None)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,7 +43,7 @@ def tracked(operation_id: str = A, known: Operation | None = None, **changes: An
     key = OperationKey(changes.pop("environment", "production"), operation_id)
     began = Moment(NOW.mono - 100, NOW.wall - 100)
     made = transitions.newly_tracked(key, changes.pop("group", "default"), (), began, Polling())
-    return replace(made, **{"operation": known, "last_success": NOW} | changes)
+    return made._replace(**{"operation": known, "last_success": NOW} | changes)
 
 
 def snapshot(*shown: Tracked, environments: Iterable[str] = ("production",)) -> Snapshot:

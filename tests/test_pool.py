@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from exporter.errors import BadResponse, KnockError, Reason, Unreachable
 from exporter.knock.pool import FetchPool
-from exporter.send_window import SendWindow
+from exporter.send_window import SendWindow, Slot
 from exporter.tracking.messages import PollRequest, PollResponse
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ KEY = "sk_test_0123456789"
 class Pool:
     """A pool, what it delivered, and fetches that hang until they are let go."""
 
-    def __init__(self, name: str, most: int, fetch: Callable[[str, SendWindow], Operation] | None = None) -> None:
+    def __init__(self, name: str, most: int, fetch: Callable[[str, Slot], Operation] | None = None) -> None:
         self.name = name
         self.go = threading.Event()
         self.answers: SimpleQueue[PollResponse] = SimpleQueue()
         self.pool = FetchPool(name, most, fetch or self.fetch, self.answers.put)
 
-    def fetch(self, operation_id: str, _window: SendWindow) -> Operation:
+    def fetch(self, operation_id: str, _slot: Slot) -> Operation:
         if operation_id.startswith("hang"):
             self.go.wait(30)
         return running(operation_id)
@@ -54,7 +54,7 @@ class Pool:
 def pools(request: pytest.FixtureRequest) -> Iterator[Callable[..., Pool]]:
     made: list[Pool] = []
 
-    def make(most: int, fetch: Callable[[str, SendWindow], Operation] | None = None) -> Pool:
+    def make(most: int, fetch: Callable[[str, Slot], Operation] | None = None) -> Pool:
         made.append(Pool(f"{request.node.name}{len(made)}", most, fetch))
         return made[-1]
 
@@ -71,6 +71,37 @@ def test_threads_start_only_when_they_are_needed(pools: Callable[..., Pool]) -> 
         pool.answered(1)
     assert 1 <= len(pool.threads) <= 2  # one may not be back yet when the next comes
     assert all(thread.daemon for thread in pool.threads)
+
+
+def test_a_thread_that_worked_last_is_the_next_one(pools: Callable[..., Pool]) -> None:
+    workers: list[str] = []
+    together = threading.Barrier(5)
+
+    def note(operation_id: str, _slot: Slot) -> Operation:
+        workers.append(threading.current_thread().name)
+        if operation_id == "together":
+            together.wait(10)
+        return running(operation_id)
+
+    pool = pools(5, note)
+    pool.submit(*["together"] * 5)
+    pool.answered(5)
+    for number in range(20):
+        pool.submit(f"{number}")
+        pool.answered(1)
+    assert len(set(workers[:5])) == 5
+    assert len(set(workers[-10:])) <= 3  # some may not be back yet when the next comes
+
+
+def test_closing_ends_the_threads_once_what_was_submitted_is_done(pools: Callable[..., Pool]) -> None:
+    pool = pools(1)
+    pool.submit("hang", "one")
+    pool.pool.close()
+    pool.go.set()
+    assert [each.request.id for each in pool.answered(2)] == ["hang", "one"]
+    for thread in pool.threads:
+        thread.join(10)
+    assert pool.threads == []
 
 
 def test_hanging_fetches_hold_up_others_only_when_all_hang(pools: Callable[..., Pool]) -> None:
@@ -96,7 +127,7 @@ def test_pools_hold_up_only_themselves(pools: Callable[..., Pool]) -> None:
 def test_as_many_as_are_allowed_run_at_once(pools: Callable[..., Pool]) -> None:
     together = threading.Barrier(8)
 
-    def meet(operation_id: str, _window: SendWindow) -> Operation:
+    def meet(operation_id: str, _slot: Slot) -> Operation:
         together.wait(10)
         return running(operation_id)
 
@@ -107,7 +138,7 @@ def test_as_many_as_are_allowed_run_at_once(pools: Callable[..., Pool]) -> None:
 
 
 def test_an_answer_tells_its_request_outcome_and_time(pools: Callable[..., Pool]) -> None:
-    def slow(operation_id: str, _window: SendWindow) -> Operation:
+    def slow(operation_id: str, _slot: Slot) -> Operation:
         began = time.monotonic()
         while time.monotonic() - began < 0.05:
             threading.Event().wait(0.01)
@@ -121,8 +152,23 @@ def test_an_answer_tells_its_request_outcome_and_time(pools: Callable[..., Pool]
     assert 0.05 <= answer.seconds < 30
 
 
+def test_the_time_of_an_answer_is_without_the_wait_for_its_slot(pools: Callable[..., Pool]) -> None:
+    def send(operation_id: str, slot: Slot) -> Operation:
+        with slot:
+            return running(operation_id)
+
+    pool, slept = pools(1, send), list[float]()
+    window = SendWindow(1.0, lambda: sum(slept), slept.append)
+    for number in range(3):
+        pool.pool.submit(PollRequest(pool.name, f"{number}", 0, 0.0, probe=False, window=window))
+    answers = pool.answered(3)
+    assert slept == [1.0, 1.0]
+    # Only the window's clock has gone on: what it says was waited is taken off what the pool's says.
+    assert [round(each.seconds) for each in answers] == [0, -1, -1]
+
+
 def test_an_error_comes_back_without_what_leads_to_the_headers(pools: Callable[..., Pool]) -> None:
-    def refuse(_id: str, _window: SendWindow) -> Any:
+    def refuse(_id: str, _slot: Slot) -> Any:
         headers = {"Authorization": KEY}
         try:
             return int(headers["Authorization"])
@@ -137,7 +183,7 @@ def test_an_error_comes_back_without_what_leads_to_the_headers(pools: Callable[.
 
 
 def test_an_unforeseen_error_is_a_bad_answer_and_in_the_log(pools: Callable[..., Pool]) -> None:
-    def break_down(operation_id: str, _window: SendWindow) -> Operation:
+    def break_down(operation_id: str, _slot: Slot) -> Operation:
         if operation_id == "one":
             raise RuntimeError("unforeseen")
         return running(operation_id)

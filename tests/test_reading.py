@@ -61,6 +61,12 @@ def test_broken_bodies_are_invalid(body: str) -> None:
     assert outcome(lambda: read(body))[0] == "body"
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
+def test_a_number_out_of_all_bounds_is_that_fields(number: str) -> None:
+    body = json.dumps(RECORD)[:-1] + f',"error_count":{number}}}'
+    assert outcome(lambda: read(body)) == ("error_count", "expected a whole number from 0 to 2^53")
+
+
 @given(st.binary())
 def test_any_bytes_are_a_record_or_invalid(body: bytes) -> None:
     with pytest.raises(Invalid):

@@ -29,7 +29,7 @@ def tracked(record: Operation | None = None, name: str = "production", **changes
     made = newly_tracked(OperationKey(name, ID), "default", (), NOW, Polling())
     if record is not None:
         made = succeeded(made, record, Circumstances(NOW, 0.5, Polling(), WALL, trusted=True))
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def shown(record: Operation | None = None, after: float = 0.0, **changes: Any) -> Row:
@@ -95,7 +95,7 @@ def test_environments_count_their_own_operations_and_what_waits() -> None:
     later = Moment(NOW.mono + 30, NOW.wall + 30)
     operations = (
         tracked(due=NOW.mono),
-        replace(tracked(running(ID, status=Status.FAILED)), key=OperationKey("production", "b")),
+        tracked(running(ID, status=Status.FAILED))._replace(key=OperationKey("production", "b")),
         tracked(name="other", due=NOW.mono + 90),
     )
     snapshot = snapshot_of(operations, (SITUATION, replace(SITUATION, name="empty")))

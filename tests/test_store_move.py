@@ -235,11 +235,11 @@ def test_to_another_machine_and_back(state_path: Path, other: Path) -> None:
     put_in(other, export(state_path, "staging"), clock)
     clock.sleep(60)
     moved = read(other, clock).operations[key(C, "staging")]
-    grown = StoredOperation(replace(moved.tracked, marks=Marks(500, 500, 7), last_success=clock.now), moved.memberships)
+    grown = StoredOperation(moved.tracked._replace(marks=Marks(500, 500, 7), last_success=clock.now), moved.memberships)
     store, _ = open_store(other, clock)
     changed = {
         key(C, "staging"): None,
-        key(D, "staging"): StoredOperation(replace(grown.tracked, key=key(D, "staging")), ()),
+        key(D, "staging"): StoredOperation(grown.tracked._replace(key=key(D, "staging")), ()),
     }
     store.commit(Changes(2, clock.now, changed), impatient)
     store.close()

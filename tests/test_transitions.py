@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from model import WALL, ids, running
 
@@ -254,12 +252,12 @@ def test_stale_is_three_intervals_and_half_a_minute_after_the_last_success() -> 
     assert NEW.stale_at == 1000 + 3 * 15 + 30
     assert PROCESSING.stale_at == 1001 + 3 * 5 + 30
     assert transitions.failed(PROCESSING, TIMEOUT, at(9)).stale_at == PROCESSING.stale_at
-    slow = replace(PROCESSING, healthy_interval=3600.0)
+    slow = PROCESSING._replace(healthy_interval=3600.0)
     assert slow.stale_at == 1001 + 3 * 3600 + 30
 
 
 def test_a_step_leaves_the_value_before_as_it_was() -> None:
-    before = replace(PROCESSING)
+    before = PROCESSING._replace()
     transitions.succeeded(PROCESSING, Operation(A, Status.FAILED), at(5))
     missed(5, PROCESSING)
     assert before == PROCESSING

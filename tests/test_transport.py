@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -27,7 +26,6 @@ from exporter.knock.transport import BUNDLES, Transport, trust
 from exporter.send_window import SendWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from chaos import Handler, Server
@@ -244,7 +242,6 @@ def test_waiting_for_a_connection_is_part_of_it(in_time: InTime) -> None:
         with in_time(LIMIT, at_least=LIMIT), pytest.raises(EmptyPoolError) as caught:
             transport.request(server.url, {}, Deadline(LIMIT))
         held.close()
-        held.release_conn()
         transport.close()
     error = failure(caught.value)
     assert (error.reason, str(error)) == (Reason.TIMEOUT, "no connection came free in time")
@@ -578,11 +575,10 @@ class Slots(SendWindow):
         self._servers = servers
         self.taken: list[list[tuple[int, int]]] = []
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        with super().slot():
-            self.taken.append([(each.connections, len(each.requests)) for each in self._servers])
-            yield
+    def enter(self) -> float:
+        waited = super().enter()
+        self.taken.append([(each.connections, len(each.requests)) for each in self._servers])
+        return waited
 
 
 def test_a_slot_is_taken_next_to_the_send_and_not_for_what_comes_before(authority: trustme.CA, ca_file: Path) -> None:
@@ -590,7 +586,7 @@ def test_a_slot_is_taken_next_to_the_send_and_not_for_what_comes_before(authorit
     with serving(answering(OK), tls) as knock, serving(forwarding()) as proxy:
         client = Client(base_url=knock.url, key=KEY, ca_file=ca_file, proxy=Secret(proxy.url))
         slots = Slots(proxy, knock)
-        client.fetch(ID, slots)
+        client.fetch(ID, slots.slot())
         client.fetch(ID)
         client.close()
     assert slots.taken == [[(1, 1), (1, 0)]]  # the tunnel is open, and TLS
@@ -603,7 +599,7 @@ def test_waiting_for_a_slot_takes_no_time_of_the_exchange() -> None:
         now[0] += seconds
         time.sleep(0.01)
 
-    deadline = Deadline(20.0, SendWindow(1.0, lambda: now[0], sleep))
+    deadline = Deadline(20.0, SendWindow(1.0, lambda: now[0], sleep).slot())
     ends = []
     for _ in range(2):
         with deadline.sending():

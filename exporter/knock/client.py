@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from urllib3.response import BaseHTTPResponse
-
     from exporter.config import EnvironmentSettings
     from exporter.keys import Secret
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
+    from exporter.knock.transport import Response
     from exporter.operation import Operation
-    from exporter.send_window import SendWindow
+    from exporter.send_window import Slot
 
     _Read = TypeVar("_Read")
 
@@ -121,12 +120,12 @@ class Client:
             headers["X-Knock-Branch"] = self._branch
         self._headers: Mapping[str, str] = MappingProxyType(headers)
 
-    def fetch(self, operation_id: str, window: SendWindow | None = None) -> Operation:
+    def fetch(self, operation_id: str, slot: Slot | None = None) -> Operation:
         """Ask for one operation, within the timeout; raises a KnockError and nothing else.
 
-        The request is sent when `window` has a slot (None: at once); waiting for it does not count for the timeout.
+        The request is sent when `slot` is free (None: at once); waiting for it does not count for the timeout.
         """
-        return self._fetched(operation_id, read_operation, window)
+        return self._fetched(operation_id, read_operation, slot)
 
     def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:
         """Ask like `fetch`; return also the record as Knock wrote it, failed items (personal data) included."""
@@ -136,24 +135,22 @@ class Client:
         """Close idle connections; fetches on their way end by themselves."""
         self._transport.close()
 
-    def _fetched(
-        self, operation_id: str, read: Callable[[bytearray, str], _Read], window: SendWindow | None = None
-    ) -> _Read:
-        outcome = self._outcome(operation_id, read, window)
+    def _fetched(self, operation_id: str, read: Callable[[bytearray, str], _Read], slot: Slot | None = None) -> _Read:
+        outcome = self._outcome(operation_id, read, slot)
         if isinstance(outcome, KnockError):
             raise outcome
         return outcome
 
     def _outcome(
-        self, operation_id: str, read: Callable[[bytearray, str], _Read], window: SendWindow | None
+        self, operation_id: str, read: Callable[[bytearray, str], _Read], slot: Slot | None
     ) -> _Read | KnockError:
         headers = self._headers  # read once: the key may be replaced meanwhile
         try:
             with self._budget.reservation(self._owner, operation_id) as reservation:
-                return self._request(operation_id, headers, reservation, read, window)
+                return self._request(operation_id, headers, reservation, read, slot)
         except KnockError as ours:
             error = ours
-        except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
+        except Exception as foreign:  # noqa: BLE001  urllib3 and http.client raise more than they document
             error = failure(foreign)
         return _clean(error, headers["Authorization"].removeprefix("Bearer "))
 
@@ -163,19 +160,15 @@ class Client:
         headers: Mapping[str, str],
         reservation: Reservation,
         read: Callable[[bytearray, str], _Read],
-        window: SendWindow | None,
+        slot: Slot | None,
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
-        answer = self._transport.request(url, headers, Deadline(self._timeout, window))
-        try:
+        with self._transport.request(url, headers, Deadline(self._timeout, slot)) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
             body = read_body(answer, reservation)
-            with reservation.decoding():
-                return _record(answer, body, operation_id, read)
-        finally:
-            answer.close()  # what was not read to its end; else the connection is back in the pool already
-            answer.release_conn()
+        with reservation.decoding():
+            return _record(answer, body, operation_id, read)
 
 
 def _normal(base_url: str) -> str:
@@ -216,9 +209,7 @@ def _read_record(body: bytearray, operation_id: str) -> tuple[Operation, dict[st
     return parse_operation(document, operation_id), document
 
 
-def _record(
-    answer: BaseHTTPResponse, body: bytearray, operation_id: str, read: Callable[[bytearray, str], _Read]
-) -> _Read:
+def _record(answer: Response, body: bytearray, operation_id: str, read: Callable[[bytearray, str], _Read]) -> _Read:
     try:
         return read(body, operation_id)
     except Invalid as invalid:
@@ -226,7 +217,7 @@ def _record(
         raise BadResponse(invalid.field, str(invalid), accepted_key=accepted, **about(answer)) from None
 
 
-def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
+def _refusal(answer: Response, wall: Callable[[], float]) -> KnockError:
     """Say what an answer other than 200 means. Raises what makes the body unreadable where the meaning is in it."""
     status, known = answer.status, about(answer)
     if not HTTPStatus.BAD_REQUEST <= status < 600:  # noqa: PLR2004  statuses end there (RFC 9110, 15)
@@ -245,7 +236,7 @@ def _refusal(answer: BaseHTTPResponse, wall: Callable[[], float]) -> KnockError:
     return Refused(text, accepted_key=accepted, **known)
 
 
-def _error_document(answer: BaseHTTPResponse) -> dict[str, Any] | None:
+def _error_document(answer: Response) -> dict[str, Any] | None:
     """Read Knock's own error, if it is one: an object with `code` and `type`, and no other status in it."""
     try:
         document = decode(read_body(answer))
@@ -276,12 +267,13 @@ def _text(status: int, document: dict[str, Any] | None) -> str:
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     """Return the seconds to wait, 0 to MAX_RETRY_AFTER: `retry-after-ms`, else `Retry-After` (RFC 9110, 10.2.3).
 
-    None where neither is there or makes sense. `wall` is the time now, in Unix seconds, for a date.
+    None where neither is there or makes sense. `headers` are by lower-case name; `wall` is the time now, in Unix
+    seconds, for a date.
     """
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(milliseconds):
         return min(float(milliseconds) / 1000, MAX_RETRY_AFTER)
-    text = headers.get("Retry-After", "").strip()
+    text = headers.get("retry-after", "").strip()
     if _NUMBER.fullmatch(text):
         return min(float(text), MAX_RETRY_AFTER)
     try:

@@ -21,7 +21,7 @@ from urllib3.util import Timeout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exporter.send_window import SendWindow
+    from exporter.send_window import Slot
 
     Lookup = Callable[..., list[tuple[Any, ...]]]  # socket.getaddrinfo
 
@@ -45,24 +45,23 @@ class NameTimeout(TimeoutError):
 class Deadline(Timeout):
     """What one exchange may use: seconds from now, and bytes received. urllib3 takes it for a timeout.
 
-    Its request is sent in a slot of `window` (None: at once).
+    Its request is sent in `slot` (None: at once).
     """
 
-    def __init__(self, seconds: float, window: SendWindow | None = None) -> None:
+    def __init__(self, seconds: float, slot: Slot | None = None) -> None:
         super().__init__(total=seconds)
         self.until = time.monotonic() + seconds
         self.allowance = _MAX_RECEIVED
-        self._window = window
+        self._slot = slot
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Wait for a slot, which takes no time of the exchange, and hold it while the request is sent."""
-        if self._window is None:
+        """Wait for the slot, which takes no time of the exchange, and hold it while the request is sent."""
+        if self._slot is None:
             yield
             return
-        began = time.monotonic()
-        with self._window.slot():
-            self.until += time.monotonic() - began
+        with self._slot:
+            self.until += self._slot.waited
             yield
 
     def remaining(self) -> RemainingTime:

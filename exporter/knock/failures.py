@@ -1,6 +1,6 @@
 """What can go wrong in an exchange, as errors of ours: bodies that break off, and every foreign exception.
 
-requests wraps urllib3's exceptions, which wrap those of http.client, ssl and socket. The cause is found by type,
+urllib3's exceptions wrap those of http.client, ssl and socket. The cause is found by type,
 wherever it hides; only texts of our own, of OpenSSL and of the C library get into a message, none from the wire.
 """
 
@@ -14,8 +14,6 @@ from collections.abc import Callable
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from requests import RequestException
-from requests.exceptions import ProxyError as RequestsProxyError
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
@@ -26,9 +24,8 @@ from exporter.knock.memory_budget import LARGE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from urllib3.response import BaseHTTPResponse
-
     from exporter.knock.memory_budget import Reservation
+    from exporter.knock.transport import Response
 
 MAX_VALUES = 2_000_000  # decoding more would take too much memory, and hold all threads for too long
 _BEFORE_VALUES = (b",", b"[", b"{")
@@ -39,13 +36,13 @@ _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")  # http.
 _Kind = TypeVar("_Kind", bound=BaseException)
 
 
-def about(answer: BaseHTTPResponse) -> dict[str, Any]:
+def about(answer: Response) -> dict[str, Any]:
     """Return what each error tells of an answer: its status, and Knock's X-Request-ID if a log line can hold it."""
-    request_id = answer.headers.get("X-Request-ID", "")
+    request_id = answer.headers.get("x-request-id", "")
     return {"code": answer.status, "request_id": request_id if _PRINTABLE.fullmatch(request_id) else None}
 
 
-def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) -> bytearray:
+def read_body(answer: Response, reservation: Reservation | None = None) -> bytearray:
     """Read a body to its end, if its reservation can grow to that; without one it may have LARGE_BYTES.
 
     Raises TooLarge past MAX_BODY_BYTES or MAX_VALUES, Postponed, BadResponse or Unreachable.
@@ -58,8 +55,7 @@ def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) 
     try:
         if reservation is not None:
             reservation.declare(length)
-        while not answer.closed:
-            piece = answer.read(_PIECE, decode_content=False)
+        while piece := answer.read(_PIECE):
             body += piece
             values += sum(map(piece.count, _BEFORE_VALUES))
             if len(body) > most:
@@ -75,21 +71,21 @@ def read_body(answer: BaseHTTPResponse, reservation: Reservation | None = None) 
     return body
 
 
-def _declared_length(answer: BaseHTTPResponse) -> int:
+def _declared_length(answer: Response) -> int:
     """Return a body's length, 0 where it is not declared."""
     headers = answer.headers
-    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise BadResponse("content-encoding", "compressed, though asked not to be", **about(answer))
-    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+    if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
         raise BadResponse("http", "unknown Transfer-Encoding", **about(answer))
-    lengths = {text.strip() for text in headers.get("Content-Length", "0").split(",")}
+    lengths = {text.strip() for text in headers.get("content-length", "0").split(",")}
     # http.client takes a negative length for none at all, and `+5`, `1_0` for numbers.
     if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise BadResponse("http", "impossible Content-Length", **about(answer))
     return int(lengths.pop())
 
 
-def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockError:
+def failure(error: Exception, answer: Response | None = None) -> KnockError:
     """Say what a foreign exception means; `answer` if it came up while that one's body was read."""
     causes = list(_causes(error))
     known = about(answer) if answer is not None else {}
@@ -104,7 +100,7 @@ def failure(error: Exception, answer: BaseHTTPResponse | None = None) -> KnockEr
     if meaning is None:
         return BadResponse("http", f"malformed answer ({_kind(causes)})")
     reason, text = meaning
-    proxied = _first(causes, ProxyError) or _first(causes, RequestsProxyError)
+    proxied = _first(causes, ProxyError)
     kind = ConnectionLost if _first(causes, StaleConnection) else Unreachable
     return kind(reason, f"proxy: {text}" if proxied else text)
 
@@ -165,15 +161,13 @@ def _first(causes: list[BaseException], kind: type[_Kind]) -> _Kind | None:
 
 
 def _meaning(causes: list[BaseException], table: _Table) -> tuple[Reason, str] | None:
-    # requests' own exceptions are OSErrors as well, and say nothing of the cause.
-    known = [each for each in causes if not isinstance(each, RequestException)]
     for kind, reason, text in table:
-        if cause := _first(known, kind):
+        if cause := _first(causes, kind):
             return None if reason is None else (reason, text if isinstance(text, str) else text(cause))
     return None
 
 
-def _broken_body(causes: list[BaseException], answer: BaseHTTPResponse) -> BadResponse:
+def _broken_body(causes: list[BaseException], answer: Response) -> BadResponse:
     if _first(causes, IncompleteRead) or not _first(causes, HTTPException):
         return BadResponse("body", "broke off", **about(answer))
     return BadResponse("http", f"malformed body ({_kind(causes)})", **about(answer))

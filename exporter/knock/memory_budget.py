@@ -156,6 +156,6 @@ class Reservation:
         return self._budget.decoding if (self._needed or 0) > LARGE_BYTES else nullcontext()
 
     def _resize(self, size: int) -> None:
-        if not self._budget.resize(self._name.owner, self._size, size):
+        if size != self._size and not self._budget.resize(self._name.owner, self._size, size):
             raise MemoryError("no room for a large body")
         self._size = size

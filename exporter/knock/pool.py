@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from queue import Empty, SimpleQueue
+from collections import deque
+from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.operation import Operation
-    from exporter.send_window import SendWindow
+    from exporter.send_window import Slot
 
 log = structlog.get_logger()
 
@@ -32,27 +33,36 @@ class FetchPool:
         self,
         name: str,
         most: int,
-        fetch: Callable[[str, SendWindow], Operation],
+        fetch: Callable[[str, Slot], Operation],
         deliver: Callable[[PollResponse], None],
     ) -> None:
         self._name = name
         self._most = most
         self._fetch = fetch
         self._deliver = deliver
-        self._requests: SimpleQueue[PollRequest | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._requests: deque[PollRequest] = deque()  # for which no thread is free
+        self._idle: list[SimpleQueue[PollRequest | None]] = []  # of each idle thread, what it is to do next
         self._threads = 0
+        self._closed = False
 
     def submit(self, request: PollRequest) -> None:
         """Send a request as soon as a thread is free; called by one thread only."""
-        self._requests.put(request)
-        if not self._idle.acquire(blocking=False) and self._threads < self._most:
+        with self._lock:
+            if self._idle:
+                # The one that worked last: where all 64 take turns, a poll takes 1.08 times the CPU.
+                self._idle.pop().put(request)
+                return
+            self._requests.append(request)
+        if self._threads < self._most:
             self._start_thread()
 
     def close(self) -> None:
         """End the threads once what was submitted is done; nothing may be submitted afterwards."""
-        for _ in range(self._threads):
-            self._requests.put(None)
+        with self._lock:
+            self._closed = True
+            for each in self._idle:
+                each.put(None)
 
     def _start_thread(self) -> None:
         name = f"fetch-{self._name}-{self._threads + 1}"
@@ -65,21 +75,25 @@ class FetchPool:
         self._threads += 1
 
     def _work(self) -> None:
-        while True:
-            try:
-                request = self._requests.get_nowait()
-            except Empty:
-                self._idle.release()
-                request = self._requests.get()
-            if request is None:
-                return
-            started = monotonic()
-            outcome = self._outcome(request)
-            self._deliver(PollResponse(request, outcome, monotonic() - started))
+        inbox: SimpleQueue[PollRequest | None] = SimpleQueue()
+        while (request := self._next(inbox)) is not None:
+            started, slot = monotonic(), request.window.slot()
+            outcome = self._outcome(request.id, slot)
+            self._deliver(PollResponse(request, outcome, monotonic() - started - slot.waited))
 
-    def _outcome(self, request: PollRequest) -> Operation | KnockError:
+    def _next(self, inbox: SimpleQueue[PollRequest | None]) -> PollRequest | None:
+        """Wait for a request; None: there are no more."""
+        with self._lock:
+            if self._requests:
+                return self._requests.popleft()
+            if self._closed:
+                return None
+            self._idle.append(inbox)
+        return inbox.get()
+
+    def _outcome(self, operation_id: str, slot: Slot) -> Operation | KnockError:
         try:
-            return self._fetch(request.id, request.window)
+            return self._fetch(operation_id, slot)
         except KnockError as error:
             # Tracebacks would keep the frames of the request alive, headers included.
             error.__cause__ = error.__context__ = None

@@ -5,15 +5,15 @@ Failed items come by the hundred thousand, and json would make 270 MB of an obje
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from msgspec import DecodeError, Raw, Struct, ValidationError
-from msgspec.json import Decoder
+from msgspec.json import Decoder, decode
 from msgspec.structs import asdict
 
 from exporter.operation import COLLECTION_LENGTH_MOST, Invalid, collection_name, parse_operation, ranked
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _SURROGATE = re.compile(rb"\\(u[dD][89a-fA-F][0-9a-fA-F]{2})")
 _REPLACEMENT = b"ufffd"  # as long as what it replaces
 _NULL = Raw(b"null")
-_NESTED: dict[bytes, list[Any] | dict[str, Any]] = {b"[": [], b"{": {}}
+_LIST, _OBJECT = b"[{"
+_NESTED: dict[int, list[Any] | dict[str, Any]] = {_LIST: [], _OBJECT: {}}
 _COLLECTION_BYTES_MOST = 12 * COLLECTION_LENGTH_MOST + 2  # each character as two escapes, and the quotes
 
 
@@ -57,10 +58,12 @@ def read_operation(body: bytearray, asked_id: str) -> Operation:
     """Read a record as Knock documents it; raises `Invalid` as `parse_operation` does. The body may be changed."""
     try:
         record, mended = _record(body)
-        operation = parse_operation({name: _value(raw) for name, raw in asdict(record).items()}, asked_id)
-        if _begin(record.error_items) == b"[":
+        document = {name: _value(raw) for name, raw in asdict(record).items()}
+        operation = parse_operation(document, asked_id, len(body))
+        if _begin(record.error_items) == _LIST:
             counted = Counter(_collection(bytes(raw)) for raw in _collections(record.error_items))
-            operation = replace(operation, error_items=counted.total(), collections=ranked(counted))
+            if counted:
+                operation = replace(operation, error_items=counted.total(), collections=ranked(counted))
         if mended and "\N{REPLACEMENT CHARACTER}" in operation.name:
             raise Invalid("name", "holds a lone surrogate")  # noqa: TRY301  as parse_operation says it
     except Invalid:
@@ -69,9 +72,9 @@ def read_operation(body: bytearray, asked_id: str) -> Operation:
         raise Invalid("body", "expected an object") from None
     except RecursionError:
         raise Invalid("body", "nested too deeply") from None
-    except ValueError as error:  # syntax, encoding, and integers too long for Python
+    except ValueError as error:  # syntax and encoding
         raise Invalid("body", f"not JSON ({type(error).__name__})") from None
-    return replace(operation, size=len(body))
+    return operation
 
 
 def _record(body: bytearray) -> tuple[_Record, bool]:
@@ -86,14 +89,19 @@ def _record(body: bytearray) -> tuple[_Record, bool]:
         return _RECORD.decode(body), True
 
 
-def _begin(raw: Raw) -> bytes:
-    return bytes(memoryview(raw)[:1])
+def _begin(raw: Raw) -> int:
+    return memoryview(raw)[0]
 
 
 def _value(raw: Raw) -> Any:
     """Decode a value; of a list or an object only what it is, since none is read."""
     nested = _NESTED.get(_begin(raw))
-    return json.loads(bytes(raw)) if nested is None else nested
+    if nested is not None:
+        return nested
+    try:
+        return decode(raw)  # json.loads takes 5 times as long: together two thirds of the time of reading a record
+    except ValidationError:
+        return inf  # a number beyond all that can be counted
 
 
 def _collections(items: Raw) -> Iterator[Raw]:
@@ -101,7 +109,7 @@ def _collections(items: Raw) -> Iterator[Raw]:
         yield from (each.collection for each in _ITEMS.decode(items))
     except ValidationError:  # some are not objects
         for each in _ANY.decode(items):
-            yield _ITEM.decode(each).collection if _begin(each) == b"{" else _NULL
+            yield _ITEM.decode(each).collection if _begin(each) == _OBJECT else _NULL
 
 
 @lru_cache(1024)

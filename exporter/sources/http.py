@@ -26,12 +26,11 @@ from exporter.sources.lists import Form, parse
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from urllib3.response import BaseHTTPResponse
-
     from exporter.config import ListedOperation
     from exporter.config.settings import HttpSource
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
+    from exporter.knock.transport import Response
 
 TIMEOUT = 10.0  # seconds, for the whole exchange
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -76,7 +75,7 @@ def _exchange(
         raise
     except KnockError as ours:
         error = ours
-    except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
+    except Exception as foreign:  # noqa: BLE001  urllib3 and http.client raise more than they document
         error = failure(foreign)
     if isinstance(error, Postponed):
         raise error
@@ -86,14 +85,12 @@ def _exchange(
 
 def _body(source: HttpSource, token: str, reservation: Reservation, deadline: Deadline, lookup: Lookup) -> bytearray:
     context = _context(source)
-    with closing(Transport(source.url, context=context, proxy=None, connections=1, lookup=lookup)) as transport:
-        answer = transport.request(source.url, _headers(source, token), deadline)
-        try:
-            _check(answer)
-            return read_body(answer, reservation)
-        finally:
-            answer.close()
-            answer.release_conn()
+    with (
+        closing(Transport(source.url, context=context, proxy=None, connections=1, lookup=lookup)) as transport,
+        transport.request(source.url, _headers(source, token), deadline) as answer,
+    ):
+        _check(answer)
+        return read_body(answer, reservation)
 
 
 def _context(source: HttpSource) -> ssl.SSLContext:
@@ -116,7 +113,7 @@ def _headers(source: HttpSource, token: str) -> dict[str, str]:
     return headers | {"Authorization": f"Bearer {token}"} if token else headers
 
 
-def _check(answer: BaseHTTPResponse) -> None:
+def _check(answer: Response) -> None:
     status = answer.status
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         raise BrokenList(f"HTTP {status}: redirects are not followed (configure the address that it leads to)")
@@ -124,6 +121,6 @@ def _check(answer: BaseHTTPResponse) -> None:
         raise BrokenList(f"HTTP {status} (check bearer_token_file)")
     if status != HTTPStatus.OK:
         raise BrokenList(f"HTTP {status}, expected 200")
-    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise BrokenList("is not JSON by its Content-Type (expected application/json)")

@@ -86,7 +86,7 @@ class Sender:
             return self._sent(body)
         except KnockError as ours:
             error = ours
-        except Exception as foreign:  # noqa: BLE001  requests and urllib3 raise more than they document
+        except Exception as foreign:  # noqa: BLE001  urllib3 and http.client raise more than they document
             error = failure(foreign)
         passing = isinstance(error, BadResponse) and error.field == "body"  # it ended while it answered
         passing = passing or isinstance(error, ConnectionLost) or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
@@ -104,13 +104,10 @@ class Sender:
             "Accept-Encoding": "identity",
             "User-Agent": f"knock-exporter/{__version__}",
         }
-        answer = self._transport.request(self._address, headers, Deadline(REQUEST_SECONDS), method="POST", body=body)
-        try:
+        deadline = Deadline(REQUEST_SECONDS)
+        with self._transport.request(self._address, headers, deadline, method="POST", body=body) as answer:
             document = _document(read_body(answer, MemoryBudget().reservation("", "")))
-        finally:
-            answer.close()  # what was not read to its end; else the connection is back in the pool already
-            answer.release_conn()
-        seconds = answer.headers.get("Retry-After", "")
+        seconds = answer.headers.get("retry-after", "")
         return Attempt(
             answer.status,
             document,

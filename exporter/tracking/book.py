@@ -177,7 +177,7 @@ class Book:
             return after
         else:
             name = self._admit(environment, "name", environment.names, record.name)
-        return after if name == record.name else replace(after, operation=replace(record, name=name))
+        return after if name == record.name else after._replace(operation=replace(record, name=name))
 
     def _count(self, before: Tracked, after: Tracked) -> Tracked:
         if after.operation is None or after.operation is before.operation:
@@ -191,7 +191,7 @@ class Book:
             aggregate.note_final(after)
             self._changed.aggregates[aggregate.environment, aggregate.group, aggregate.name] = None
         self._aggregates.observe(before, after)
-        return replace(after, marks=marks)
+        return after._replace(marks=marks)
 
     def publish(self, statuses: tuple[EnvironmentStatus, ...]) -> View:
         """Render what changed since the last view, and return all as it stands."""

@@ -5,7 +5,6 @@ Kept in memory only: after a restart the line starts again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,8 +44,7 @@ class PastPoll(NamedTuple):
     trouble: PollFailure | None
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """The points of one operation, at least `spacing` seconds apart but for the last, and its last polls."""
 
     packed_points: bytes = b""
@@ -98,8 +96,7 @@ def polled(history: History, at: float, seconds: float, trouble: PollFailure | N
     failed = [number for number, each in enumerate(troubles) if each]
     good = [number for number, each in enumerate(troubles) if each is None]
     kept = sorted([*failed[-FAILED_POLLS_MOST:], *good[-GOOD_POLLS_MOST:]])
-    return replace(
-        history,
+    return history._replace(
         packed_polls=b"".join(_POLL.pack(*times[number]) for number in kept),
         troubles=tuple(troubles[number] for number in kept),
     )
@@ -117,12 +114,12 @@ def plotted(history: History, at: float, operation: Operation) -> History:
         points = [packed[start : start + size] for start in range(0, len(packed), size)]
         packed = b"".join([*points[:-1:2], new])
         spacing = max(2 * spacing, 2 * (at - _POINT.unpack(points[0])[0]) / POINTS_MOST)
-    return replace(history, packed_points=packed, spacing=spacing)
+    return history._replace(packed_points=packed, spacing=spacing)
 
 
 def without_points(history: History) -> History:
     """Drop the points: what ended well needs no line."""
-    return replace(history, packed_points=b"", spacing=0.0)
+    return history._replace(packed_points=b"", spacing=0.0)
 
 
 def _goes_on(packed: bytes, new: bytes, spacing: float) -> bool:

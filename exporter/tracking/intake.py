@@ -5,7 +5,6 @@ Owned by the tracker's thread. Whatever is followed enters and leaves here.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -209,11 +208,11 @@ class Intake:
         group = self._book.admit_group(environment, group_of(memberships))
         labels, ended = labels_of(memberships), self._ended.pop(key, None)
         if ended is not None:
-            new = replace(ended, group=group, labels=labels)
+            new = ended._replace(group=group, labels=labels)
         else:
             new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
             if known:  # what was followed before was counted before
-                new = replace(new, from_birth=False)
+                new = new._replace(from_birth=False)
         self._changed.operations[key] = None
         return self._follow(environment, new, now).tracked.state
 
@@ -229,7 +228,7 @@ class Intake:
         group, labels = group_of(memberships), labels_of(memberships)
         if (operation.environment.groups.fold(group), labels) != (tracked.group, tracked.labels):
             group = self._book.admit_group(operation.environment, group)
-            self.update(operation, replace(tracked, group=group, labels=labels), now)
+            self.update(operation, tracked._replace(group=group, labels=labels), now)
         if tracked.lost and again:
             self.retry(operation, now)
         return operation.tracked.state

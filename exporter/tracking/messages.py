@@ -41,7 +41,7 @@ class PollRequest:
 
 @dataclass(frozen=True, slots=True)
 class PollResponse:
-    """What became of a request, and how many seconds it took."""
+    """What became of a request, and how many seconds it took, without those that it waited for its slot."""
 
     request: PollRequest
     outcome: Operation | KnockError
