@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from programs import KEY, WEB, Exporter, Starter, until
+from programs import COMMAND, KEY, WEB, Exporter, Starter, until
 
 from exporter.knock.deadline import MAX_BODY_BYTES
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-pytestmark = [pytest.mark.e2e, pytest.mark.alone]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.command]
 
 COST_BYTES = 256 * 2**20
 KEPT_BYTES = 64 * 2**20
@@ -135,7 +135,7 @@ def check(exporter: Exporter, idle: int, over: Callable[[], bool], record: Calla
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> int:
-    start = Starter(tmp_path_factory.mktemp("idle"))
+    start = Starter(tmp_path_factory.mktemp("idle"), COMMAND)
     try:
         return memory(start("http://127.0.0.1:9"), "VmRSS")
     finally:
