@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-    Knock = Callable[[str, bytes], str]
+    Answering = Callable[[str, bytes], str]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.command]
 
@@ -92,7 +92,7 @@ def serve(told: Connection) -> None:
 
 
 @pytest.fixture(scope="module")
-def knock() -> Iterator[Knock]:
+def answering() -> Iterator[Answering]:
     """Start the server, once, as its imports take a second; it is told what to answer, and says where."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -157,14 +157,14 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> int:
 )
 def test_big_answers_are_read(  # noqa: PLR0913, PLR0917  two of the case, and four fixtures
     start: Starter,
-    knock: Knock,
+    answering: Answering,
     idle: int,
     record_property: Callable[[str, object], None],
     operations: int,
     rest: Callable[[int], bytes],
     count: int,
 ) -> None:
-    url = knock(RECORD, rest(count))
+    url = answering(RECORD, rest(count))
     exporter = start(url, IDS[:operations])
 
     def all_read() -> bool:
@@ -174,9 +174,9 @@ def test_big_answers_are_read(  # noqa: PLR0913, PLR0917  two of the case, and f
 
 
 def test_big_answers_of_many_environments_are_read_and_leave_nothing(
-    start: Starter, knock: Knock, idle: int, record_property: Callable[[str, object], None]
+    start: Starter, answering: Answering, idle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    url = knock(RECORD, items(270_000))
+    url = answering(RECORD, items(270_000))
     environments = []
     for number in range(3):
         start.folder.joinpath(f"{number}.key").write_text(f"{KEY}{number}")
@@ -197,9 +197,9 @@ def test_big_answers_of_many_environments_are_read_and_leave_nothing(
 
 
 def test_answers_of_too_many_values_are_not_decoded(
-    start: Starter, knock: Knock, idle: int, record_property: Callable[[str, object], None]
+    start: Starter, answering: Answering, idle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    url = knock(RECORD, lists())
+    url = answering(RECORD, lists())
     exporter = start(url, IDS[:60])
 
     def all_refused() -> bool:
@@ -209,9 +209,9 @@ def test_answers_of_too_many_values_are_not_decoded(
 
 
 def test_big_lists_are_read(
-    start: Starter, knock: Knock, idle: int, record_property: Callable[[str, object], None]
+    start: Starter, answering: Answering, idle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    url = knock(LIST, groups(99_000))
+    url = answering(LIST, groups(99_000))
     exporter = start(url, operations_http=[{"url": f"{url}/{each}"} for each in IDS[:6]])
 
     def all_read() -> bool:
