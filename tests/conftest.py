@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 from hypothesis import settings
-from programs import Starter
+from programs import COMMAND, Starter
 from timing import InTime
 
 from exporter.simulator import Simulator, World
@@ -118,8 +118,8 @@ def authority() -> CA:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Starter]:
-    starter = Starter(tmp_path)
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path, COMMAND if request.node.get_closest_marker("command") else ())
     yield starter
     starter.end()
 

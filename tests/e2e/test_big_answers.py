@@ -8,14 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import re
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from programs import KEY, WEB, Exporter, Starter, until
+from programs import COMMAND, KEY, WEB, Exporter, Starter, until
 
 from exporter.knock.deadline import MAX_BODY_BYTES
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-pytestmark = [pytest.mark.e2e, pytest.mark.alone]
+    Answering = Callable[[str, bytes], str]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.command]
 
 COST_BYTES = 256 * 2**20
 KEPT_BYTES = 64 * 2**20
@@ -57,8 +59,9 @@ def groups(count: int) -> bytes:
     return f',{{"targets":[],"labels":{{"__meta_a":"{"x" * 50}","__meta_b":"{"y" * 50}"}}}}'.encode() * count + b"]"
 
 
-def serve(begin: str, rest: bytes, told: Connection) -> None:
-    """Answer every request with this, and the id that it asks for in place of ID."""
+def serve(told: Connection) -> None:
+    """Answer every request with what was told last, and the id that it asks for in place of ID."""
+    begin, rest = "", b""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -82,21 +85,28 @@ def serve(begin: str, rest: bytes, told: Connection) -> None:
                 self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.send(server.server_address[1])
-    server.serve_forever()
+    Thread(target=server.serve_forever, daemon=True).start()
+    while True:
+        begin, rest = told.recv()
+        told.send(f"http://127.0.0.1:{server.server_address[1]}")
 
 
-@contextmanager
-def knock(begin: str, rest: bytes) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def answering() -> Iterator[Answering]:
+    """Start the server, once, as its imports take a second; it is told what to answer, and says where."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    server = context.Process(target=serve, args=(begin, rest, theirs), daemon=True)
+    server = context.Process(target=serve, args=(theirs,), daemon=True)
     server.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        server.kill()
-        server.join()
+
+    def told(begin: str, rest: bytes) -> str:
+        ours.send((begin, rest))
+        url: str = ours.recv()
+        return url
+
+    yield told
+    server.kill()
+    server.join()
 
 
 def memory(exporter: Exporter, field: str) -> int:
@@ -135,7 +145,7 @@ def check(exporter: Exporter, idle: int, over: Callable[[], bool], record: Calla
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> int:
-    start = Starter(tmp_path_factory.mktemp("idle"))
+    start = Starter(tmp_path_factory.mktemp("idle"), COMMAND)
     try:
         return memory(start("http://127.0.0.1:9"), "VmRSS")
     finally:
@@ -145,63 +155,66 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> int:
 @pytest.mark.parametrize(
     ("operations", "rest", "count"), [(10, items, 270_000), (40, items, 97_000), (10, pairs, 1_250_000)]
 )
-def test_big_answers_are_read(  # noqa: PLR0913, PLR0917  two of the case, and three fixtures
+def test_big_answers_are_read(  # noqa: PLR0913, PLR0917  two of the case, and four fixtures
     start: Starter,
+    answering: Answering,
     idle: int,
     record_property: Callable[[str, object], None],
     operations: int,
     rest: Callable[[int], bytes],
     count: int,
 ) -> None:
-    with knock(RECORD, rest(count)) as url:
-        exporter = start(url, IDS[:operations])
+    url = answering(RECORD, rest(count))
+    exporter = start(url, IDS[:operations])
 
-        def all_read() -> bool:
-            return exporter.value("knock_bulk_operation_up") == operations
+    def all_read() -> bool:
+        return exporter.value("knock_bulk_operation_up") == operations
 
-        check(exporter, idle, all_read, record_property)
+    check(exporter, idle, all_read, record_property)
 
 
 def test_big_answers_of_many_environments_are_read_and_leave_nothing(
-    start: Starter, idle: int, record_property: Callable[[str, object], None]
+    start: Starter, answering: Answering, idle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    with knock(RECORD, items(270_000)) as url:
-        environments = []
-        for number in range(3):
-            start.folder.joinpath(f"{number}.key").write_text(f"{KEY}{number}")
-            settings = {
-                "api_key_file": f"{number}.key",
-                "base_url": url,
-                "operations": IDS[8 * number : 8 * number + 8],
-            }
-            environments.append({"name": f"production-{number}"} | settings)
-        start.whole = {"environments": environments}
-        exporter = start(url)
+    url = answering(RECORD, items(270_000))
+    environments = []
+    for number in range(3):
+        start.folder.joinpath(f"{number}.key").write_text(f"{KEY}{number}")
+        settings = {
+            "api_key_file": f"{number}.key",
+            "base_url": url,
+            "operations": IDS[8 * number : 8 * number + 8],
+        }
+        environments.append({"name": f"production-{number}"} | settings)
+    start.whole = {"environments": environments}
+    exporter = start(url)
 
-        def all_read() -> bool:
-            return exporter.value("knock_bulk_operation_up") == 24
+    def all_read() -> bool:
+        return exporter.value("knock_bulk_operation_up") == 24
 
-        # Each was read by another thread, for which the C library would keep memory.
-        check(exporter, idle, lambda: all_read() and memory(exporter, "VmRSS") - idle <= KEPT_BYTES, record_property)
+    # Each was read by another thread, for which the C library would keep memory.
+    check(exporter, idle, lambda: all_read() and memory(exporter, "VmRSS") - idle <= KEPT_BYTES, record_property)
 
 
 def test_answers_of_too_many_values_are_not_decoded(
-    start: Starter, idle: int, record_property: Callable[[str, object], None]
+    start: Starter, answering: Answering, idle: int, record_property: Callable[[str, object], None]
 ) -> None:
-    with knock(RECORD, lists()) as url:
-        exporter = start(url, IDS[:60])
+    url = answering(RECORD, lists())
+    exporter = start(url, IDS[:60])
 
-        def all_refused() -> bool:
-            return exporter.value("knock_exporter_poll_failures_total", reason="too_large") == 60
+    def all_refused() -> bool:
+        return exporter.value("knock_exporter_poll_failures_total", reason="too_large") == 60
 
-        check(exporter, idle, all_refused, record_property)
+    check(exporter, idle, all_refused, record_property)
 
 
-def test_big_lists_are_read(start: Starter, idle: int, record_property: Callable[[str, object], None]) -> None:
-    with knock(LIST, groups(99_000)) as url:
-        exporter = start(url, operations_http=[{"url": f"{url}/{each}"} for each in IDS[:6]])
+def test_big_lists_are_read(
+    start: Starter, answering: Answering, idle: int, record_property: Callable[[str, object], None]
+) -> None:
+    url = answering(LIST, groups(99_000))
+    exporter = start(url, operations_http=[{"url": f"{url}/{each}"} for each in IDS[:6]])
 
-        def all_read() -> bool:
-            return exporter.value("knock_exporter_operations") == 6
+    def all_read() -> bool:
+        return exporter.value("knock_exporter_operations") == 6
 
-        check(exporter, idle, all_read, record_property)
+    check(exporter, idle, all_read, record_property)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from programs import Starter
     from timing import InTime
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.command]
 
 QUICK = {"processing": "100ms", "queued": "100ms", "slowest": "200ms"}
 ROTATION_SECONDS = 12.0

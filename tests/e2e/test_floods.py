@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 from pages import Place, Shown, document, ids, serve
-from programs import Starter
+from programs import COMMAND, Starter
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -203,7 +203,7 @@ def look(process: int, connection: http.client.HTTPConnection, going_on: Callabl
 @pytest.fixture(scope="module")
 def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
     """Start the exporter, which knows from before that all its operations have ended."""
-    start, now = Starter(tmp_path_factory.mktemp("floods")), time.time()
+    start, now = Starter(tmp_path_factory.mktemp("floods"), COMMAND), time.time()
     known = [Shown(each, document(each, "completed", now)) for each in ids(OPERATIONS)]
     with Simulator(world=World(seed=1), rate_limits=False) as knock:
         try:

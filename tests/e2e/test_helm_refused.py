@@ -16,12 +16,6 @@ pytestmark = pytest.mark.e2e
     [
         ((), "environments: none. Set environments.NAME.apiKeySecret"),
         (("--set", "environments.production.rate_limit=5"), "environments.production.apiKeySecret: missing"),
-        ((*SHORTEST, "--set", "splt=environment"), "splt"),
-        ((*SHORTEST, "--set", "environments.production.ratelimit=5"), "ratelimit"),
-        ((*SHORTEST, "--set", "config.retenton=5d"), "retenton"),
-        ((*SHORTEST, "--set", "resources.limts.memory=1Gi"), "limts"),
-        ((*SHORTEST, "--set", "tolerations[0].opertor=Exists"), "opertor"),
-        ((*SHORTEST, "--set", "serviceMonitor.tlsConfig.insecureSkipVerfy=true"), "insecureSkipVerfy"),
         ((*SHORTEST, "--set", "environments.production.apiKeyRemoteRef.key=x"), "apiKeySecret and apiKeyRemoteRef"),
         (("--set", "environments.production.apiKeyRemoteRef.key=x"), "externalSecrets.secretStoreRef.name: missing"),
         ((*SHORTEST, "--set", "registration.tokens[0].secretKey=t"), "registration.tokens[0]: needs either secretName"),
@@ -42,15 +36,10 @@ pytestmark = pytest.mark.e2e
             "web.externalUrl: the pages would be at /metrics, which the exporter has for itself",
         ),
         ((*SHORTEST, "--set", "web.externalUrl=https://k/api/v1"), "web.externalUrl: the pages would be at /api/v1"),
-        ((*SHORTEST, "--set", "web.externalUrl=https://k.example/?a=b"), "externalUrl"),
         (
             (*SHORTEST, "--set", "environments.production.proxy=http://user:hunter2@proxy:3128"),
             "environments.production.proxy: has a user and a password",
         ),
-        ((*SHORTEST, "--set", "config.timeout="), "timeout"),
-        ((*SHORTEST, "--set", "environments.production.ca_file=~/ca.pem"), "ca_file"),
-        ((*SHORTEST, "--set", "environments.production.operations_files={~/ids.txt}"), "operations_files"),
-        ((*SHORTEST, "--set-json", 'registration.tokens=[{"secretName":"t","environments":[]}]'), "environments"),
         (
             (*SHORTEST, "--set", "registration.tokens[0].secretName=t,registration.tokens[1].secretName=t"),
             "registration.tokens[1]: the same token as registration.tokens[0]",
@@ -69,12 +58,7 @@ pytestmark = pytest.mark.e2e
             "extraEnv: KNOCK_EXPORTER_STORAGE_PATH is set by persistence.enabled",
         ),
         ((*SHORTEST, "--set", "podLabels.knock-exporter/workload=a"), "podLabels: knock-exporter/workload is set"),
-        ((*SHORTEST, "--set", "podLabels.a=b c"), "podLabels"),
         ((*SHORTEST, "--set", "networkPolicy.enabled=true"), "networkPolicy.fromPrometheus: none"),
-        ((*SHORTEST, "--set", "networkPolicy.privateRanges={nonsense}"), "privateRanges"),
-        ((*SHORTEST, "--set", "networkPolicy.privateRanges={999.1.1.1/8}"), "privateRanges"),
-        ((*SHORTEST, "--set-json", "networkPolicy.fromClients=[{}]"), "fromClients"),
-        ((*SHORTEST, "--set-json", 'ciliumNetworkPolicy.dnsEndpoints=[{"matchLabel":{}}]'), "matchLabel"),
         ((*SHORTEST, "--set", "extraArgs={--web.telemetry-path=/m}"), "extraArgs: --web.telemetry-path"),
         (
             (*SHORTEST, "--set", "extraEnv[0].name=KNOCK_EXPORTER_WEB_TELEMETRY_PATH,extraEnv[0].value=/m"),
@@ -84,8 +68,6 @@ pytestmark = pytest.mark.e2e
             (*SHORTEST, "--set", "persistence.enabled=true,extraArgs={--storage.path=/x}"),
             "extraArgs: --storage.path is set by persistence.enabled",
         ),
-        ((*SHORTEST, "--set", "terminationGracePeriodSeconds=null"), "terminationGracePeriodSeconds"),
-        ((*SHORTEST, "--set", "web.port=null"), "port"),
         (
             (
                 *SHORTEST,
@@ -100,10 +82,6 @@ pytestmark = pytest.mark.e2e
             "registration.tokens[0].environments: all stands for every environment",
         ),
         (
-            (*SHORTEST, "--set", "registration.tokens[0].secretName=t,registration.tokens[0].environments={a,a}"),
-            "environments",
-        ),
-        (
             (
                 *SHORTEST,
                 "--set-json",
@@ -115,9 +93,6 @@ pytestmark = pytest.mark.e2e
             (*SHORTEST, "--set", "split=environment,environments.a_b.apiKeySecret=x,environments.a-b.apiKeySecret=x"),
             "environments.a_b: cannot name a workload",
         ),
-        ((*SHORTEST, "--set-json", "ciliumNetworkPolicy.fqdns=[]"), "fqdns"),
-        ((*SHORTEST, "--set-json", "ciliumNetworkPolicy.dnsEndpoints=[]"), "dnsEndpoints"),
-        ((*SHORTEST, "--set", "ingress.host=https://a b/c"), "host"),
         ((*SHORTEST, "--set", "httpRoute.enabled=true"), "httpRoute.parentRefs: none"),
         ((*SHORTEST, "--set", "serviceMonitor.enabled=true,podMonitor.enabled=true"), "scrape everything twice"),
         (
@@ -132,7 +107,6 @@ pytestmark = pytest.mark.e2e
             (*SHORTEST, "--set", "environments.Eu.apiKeySecret=x"),
             "environments.Eu: is not a valid name",
         ),
-        ((*SHORTEST, "--set", "serviceMonitor=null"), "serviceMonitor"),
         (
             (
                 *SHORTEST,
@@ -165,10 +139,6 @@ pytestmark = pytest.mark.e2e
             "extraEnv: HTTPS_PROXY has a user and a password",
         ),
         (
-            (*SHORTEST, "--set", "ingress.enabled=true,networkPolicy.enabled=true,networkPolicy.fromPrometheus[0].x=y"),
-            "fromPrometheus",
-        ),
-        (
             (
                 *SHORTEST,
                 "--set",
@@ -183,23 +153,79 @@ pytestmark = pytest.mark.e2e
             (*SHORTEST, "--set", "web.configSecret=w,podMonitor.enabled=true"),
             "podMonitor: has neither scheme: https nor basicAuth",
         ),
-        ((*SHORTEST, "--set", "prometheusRule.thresholds.group_error_ratio=5"), "group_error_ratio"),
         (
             (*SHORTEST, "--set", "ingress.enabled=true,ingress.host=k.example,ingress.path=/knock"),
             "as in https://k.example/knock.",
         ),
         ((*SHORTEST, "--set", "web.healthPort=10187"), "web.healthPort: the same as web.port"),
         ((*SHORTEST, "--set", "registration.tokens[0].secretName=t"), "registration.tokens without persistence"),
-        ((*SHORTEST, "--set", "prometheusRule.disabled={KnockTypo}"), "disabled"),
-        ((*SHORTEST, "--set", "prometheusRule.thresholds.staled_seconds=5"), "staled_seconds"),
-        ((*SHORTEST, "--set-string", "prometheusRule.thresholds.runbooks=https://a b"), "runbooks"),
-        ((*SHORTEST, "--set-string", "prometheusRule.thresholds.remembered=0d"), "remembered"),
     ],
 )
 def test_wrong_values_are_refused_in_words(line: int, args: tuple[str, ...], complaint: str) -> None:
     done = helm(line, "template", "release", CHART, *args)
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+# What the schema refuses, where it says so, and a word of it: all at once, as Helm then tells all.
+BY_SCHEMA = (
+    ("--set", "splt=environment", "", "splt"),
+    ("--set", "environments.production.ratelimit=5", "/environments/production", "ratelimit"),
+    ("--set", "config.retenton=5d", "/config", "retenton"),
+    ("--set", "resources.limts.memory=1Gi", "/resources", "limts"),
+    ("--set", "tolerations[0].opertor=Exists", "/tolerations/0", "opertor"),
+    ("--set", "serviceMonitor.tlsConfig.insecureSkipVerfy=true", "/serviceMonitor/tlsConfig", "insecureSkipVerfy"),
+    ("--set", "web.externalUrl=https://k.example/?a=b", "/web/externalUrl", "pattern"),
+    ("--set", "config.timeout=", "/config/timeout", "1"),
+    ("--set", "environments.production.ca_file=~/ca.pem", "/environments/production/ca_file", "pattern"),
+    (
+        *("--set", "environments.production.operations_files={~/ids.txt}"),
+        *("/environments/production/operations_files/0", "pattern"),
+    ),
+    (
+        *("--set-json", 'registration.tokens[0]={"secretName":"t","environments":[]}'),
+        *("/registration/tokens/0/environments", "1"),
+    ),
+    (
+        *("--set", "registration.tokens[1].secretName=u,registration.tokens[1].environments={a,a}"),
+        *("/registration/tokens/1/environments", "items"),
+    ),
+    ("--set", "podLabels.a=b c", "/podLabels/a", "pattern"),
+    ("--set", "networkPolicy.privateRanges[0]=nonsense", "/networkPolicy/privateRanges/0", "pattern"),
+    ("--set", "networkPolicy.privateRanges[1]=999.1.1.1/8", "/networkPolicy/privateRanges/1", "pattern"),
+    ("--set-json", "networkPolicy.fromClients=[{}]", "/networkPolicy/fromClients/0", "1"),
+    ("--set", "networkPolicy.fromPrometheus[0].x=y", "/networkPolicy/fromPrometheus/0", "x"),
+    ("--set", "terminationGracePeriodSeconds=null", "", "terminationGracePeriodSeconds"),
+    ("--set", "web.port=null", "/web", "port"),
+    ("--set-json", "ciliumNetworkPolicy.fqdns=[]", "/ciliumNetworkPolicy/fqdns", "1"),
+    ("--set-json", "ciliumNetworkPolicy.dnsEndpoints=[]", "/ciliumNetworkPolicy/dnsEndpoints", "1"),
+    ("--set", "ingress.host=https://a b/c", "/ingress/host", "pattern"),
+    ("--set", "prometheusRule.thresholds.group_error_ratio=5", "/prometheusRule/thresholds/group_error_ratio", "1"),
+    ("--set", "prometheusRule.disabled={KnockTypo}", "/prometheusRule/disabled/0", "KnockOperationFailed"),
+    ("--set", "prometheusRule.thresholds.staled_seconds=5", "/prometheusRule/thresholds", "staled_seconds"),
+    ("--set", "prometheusRule.thresholds.runbooks=https://a b", "/prometheusRule/thresholds/runbooks", "pattern"),
+    ("--set", "prometheusRule.thresholds.remembered=0d", "/prometheusRule/thresholds/remembered", "pattern"),
+)
+# What is at a place that the others need.
+BY_SCHEMA_TOO = (
+    ("--set", "serviceMonitor=null", "", "serviceMonitor"),
+    (
+        *("--set-json", 'ciliumNetworkPolicy.dnsEndpoints=[{"matchLabel":{}}]'),
+        *("/ciliumNetworkPolicy/dnsEndpoints/0", "matchLabel"),
+    ),
+)
+
+
+@each_line
+@pytest.mark.parametrize("wrong", [BY_SCHEMA, BY_SCHEMA_TOO])
+def test_what_the_schema_refuses_is_told_with_its_place(line: int, wrong: tuple[tuple[str, ...], ...]) -> None:
+    args = [word for flag, value, *_ in wrong for word in (flag, value)]
+    done = helm(line, "template", "release", CHART, *SHORTEST, *args)
+    assert done.returncode != 0
+    told = [each.strip() for each in done.stderr.splitlines()]
+    for *_, place, word in wrong:
+        head = f"- at '{place}': " if line == 4 else f"- {place[1:].replace('/', '.') or '(root)'}: "
+        assert any(each.startswith(head) and word in each.removeprefix(head) for each in told), (place, told)
 
 
 @each_line

@@ -25,7 +25,7 @@ import pytest
 import requests
 import yaml
 from chaos import http, serving
-from programs import KEY, TOKEN, WEB, Exporter, Starter, do_without, free_port, until
+from programs import COMMAND, KEY, TOKEN, WEB, Exporter, Starter, do_without, free_port, until
 from timing import check_cost, cpu_seconds_of_children
 
 from exporter.simulator import Simulator, replies
@@ -283,7 +283,7 @@ def live(lives: Lives, programs: Programs, chance: random.Random) -> None:
     exporter = lives.begin()
     how = chance.choice(("in its start", "at any moment", "scraped", "scraped"))
     if how == "in its start":
-        moment = time.monotonic() + chance.uniform(0.2, 1.5)
+        moment = time.monotonic() + chance.uniform(0.0, 0.4)
         until(lambda: time.monotonic() >= moment, "its moment")
         return lives.kill(exporter)
     before = len(programs.accepted)
@@ -416,6 +416,7 @@ def live_once_with_ended(knock: Simulator, start: Starter) -> set[str]:
     return {each.id for operations in shown.values() for each in operations}
 
 
+@pytest.mark.command
 def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
     knock: Simulator, start: Starter, kept: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -423,7 +424,7 @@ def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
     assert ids_in(kept) == ids
 
     (tmp_path / "empty").mkdir()
-    empty = Starter(tmp_path / "empty")
+    empty = Starter(tmp_path / "empty", COMMAND)
     empty.use_token()
     full_configuration(empty, knock.url)
     knock.log.clear()

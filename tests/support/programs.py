@@ -14,11 +14,12 @@ import time
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import pytest
 import requests
 import yaml
+from forkserver import Forked
 from prometheus_client.parser import text_string_to_metric_families
 from timing import BUSY_SECONDS
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 TOOLS = Path(__file__).parents[2] / ".tools"
 KEY = "sk_test_0123456789abcdef"
 TOKEN = "0123456789abcdef0123456789abcdef"
+COMMAND = ("-m", "exporter")  # what users run, where a start or its cost is tested
 LOOK_SECONDS, SELDOM_SECONDS = 0.05, 0.25
 os.environ |= {"GOGC": "400", "GOMEMLIMIT": "1GiB"}  # helm and promtool, started a thousand times, take a third less
 WEB = requests.Session()
@@ -99,12 +101,13 @@ def _is_of_line(program: Path, line: int) -> bool:
 class Program:
     """A process; what it says on both streams is in `output`."""
 
-    def __init__(self, command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         self.log = log
         with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environ
-            )
+            self.process = self._begin(command, stream)
+
+    def _begin(self, command: Sequence[str], stream: BinaryIO) -> subprocess.Popen[bytes] | Forked:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
 
     @property
     def output(self) -> str:
@@ -140,18 +143,22 @@ class Program:
 
 
 class Exporter(Program):
-    """The exporter as users run it."""
+    """The exporter as users run it; forked, unless it is to be what follows `python`."""
 
     def __init__(
-        self,
-        folder: Path,
-        args: Sequence[str],
-        environ: Mapping[str, str],
-        program: Sequence[str] = ("-m", "exporter"),
+        self, folder: Path, args: Sequence[str], environ: Mapping[str, str], program: Sequence[str] = ()
     ) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KNOCK_")}
-        super().__init__([sys.executable, *program, *args], folder / "exporter.log", inherited | dict(environ))
-        self._url = ""
+        self._program, self._environ, self._url = program, inherited | dict(environ), ""
+        super().__init__(args, folder / "exporter.log")
+
+    def _begin(self, command: Sequence[str], stream: BinaryIO) -> subprocess.Popen[bytes] | Forked:
+        if not self._program:
+            return Forked(command, stream, self._environ)
+        whole = [sys.executable, *self._program, *command]
+        return subprocess.Popen(
+            whole, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=self._environ
+        )
 
     def urls(self, count: int = 1) -> list[str]:
         """Wait until it listens on so many addresses and is ready; return where."""
@@ -214,8 +221,9 @@ class Exporter(Program):
 class Starter:
     """Starts exporters of one test, each with a configuration of its own, and ends them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._program = program
         self.key_file = folder / "knock.key"
         self.started: list[Program] = []
         self.whole: dict[str, Any] = {}  # settings next to the environments
@@ -252,7 +260,7 @@ class Starter:
 
     def run(self, *args: str, **environ: str) -> Exporter:
         """Start the exporter with these arguments and variables, whether it comes up or not."""
-        exporter = Exporter(self.folder, args, environ)
+        exporter = Exporter(self.folder, args, environ, self._program)
         self.started.append(exporter)
         return exporter
 

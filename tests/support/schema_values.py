@@ -73,18 +73,28 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
     return made.filter(lambda text: shortest <= len(text) <= longest)
 
 
-@st.composite
-def _objects(draw: st.DrawFn, schema: Schema, definitions: Schema) -> dict[str, Any]:
+def _objects(schema: Schema, definitions: Schema) -> st.SearchStrategy[dict[str, Any]]:
     properties, required = schema.get("properties", {}), schema.get("required", ())
     optional = sorted(properties.keys() - set(required))
-    chosen = draw(st.lists(st.sampled_from(optional), max_size=AT_ONCE, unique=True)) if optional else []
-    made = {name: draw(values(properties[name], definitions)) for name in [*required, *chosen]}
-    named = {pattern: {"pattern": pattern} for pattern in schema.get("patternProperties", ())}
-    more = schema.get("additionalProperties", True)
-    if isinstance(more, dict):
-        named[""] = schema.get("propertyNames", {})
-    for pattern, names in named.items():
-        each = values({"type": "string"} | names, definitions).filter(bool)
-        for name in draw(st.lists(each, max_size=2, unique=True)):
-            made[name] = draw(values(schema["patternProperties"][pattern] if pattern else more, definitions))
-    return made
+    chosen = st.lists(st.sampled_from(optional), max_size=AT_ONCE, unique=True) if optional else st.just([])
+    known = {name: values(each, definitions) for name, each in properties.items()}
+    named = [({"pattern": pattern}, each) for pattern, each in schema.get("patternProperties", {}).items()]
+    if isinstance(more := schema.get("additionalProperties", True), dict):
+        named.append((schema.get("propertyNames", {}), more))
+    others = [
+        (
+            st.lists(values({"type": "string"} | names, definitions).filter(bool), max_size=2, unique=True),
+            values(each, definitions),
+        )
+        for names, each in named
+    ]
+
+    @st.composite  # of strategies that are made once: to make them takes longer than to draw
+    def objects(draw: st.DrawFn) -> dict[str, Any]:
+        made = {name: draw(known[name]) for name in [*required, *draw(chosen)]}
+        for names, each in others:
+            for name in draw(names):
+                made[name] = draw(each)
+        return made
+
+    return objects()
