@@ -55,7 +55,7 @@ class Circumstances(NamedTuple):
 class Tracked(NamedTuple):
     """One operation as this exporter follows it.
 
-    A tuple: to copy a frozen dataclass of so many fields, twice a poll, takes five times as long.
+    A tuple: to copy a frozen dataclass of so many fields, twice a poll, takes three to five times as long.
 
     `up` tells how the last attempt about it went; `healthy_interval` is the interval planned for its state, by which it
     is judged stale; `due` is when it is asked next (None: never again). `from_birth`: this exporter sees its whole
