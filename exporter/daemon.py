@@ -31,9 +31,8 @@ from exporter.startup import signals_are_taken_over
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
-from exporter.tracking.inbox import Inbox
 from exporter.tracking.memory import Memory
-from exporter.tracking.messages import Close, Outside, Reconfigure, Register, Registration, Scraped, Stop
+from exporter.tracking.messages import Close, Message, Outside, Reconfigure, Register, Registration, Scraped, Stop
 from exporter.tracking.tracker import Tracker, run
 from exporter.tracking.transitions import Moment
 from exporter.web.context import AppContext
@@ -73,7 +72,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._environ = environ
-        self._inbox = Inbox()
+        self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._ends: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._view: View | None = None
         self._ending = False

@@ -24,7 +24,7 @@ LAYERS = (
     ("tracking.selection",),
     ("metrics",),
     ("tracking.messages",),
-    ("tracking.cycle", "tracking.environment", "tracking.inbox", "tracking.aggregates", "registrations"),
+    ("tracking.cycle", "tracking.environment", "tracking.aggregates", "registrations"),
     ("tracking.book", "tracking.expiry"),
     ("tracking.intake",),
     ("tracking.registry",),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
@@ -51,12 +52,12 @@ if TYPE_CHECKING:
     from exporter.metrics.exposition import View
     from exporter.metrics.own import Activity
     from exporter.tracking.environment import NextPoll, Upstream, WatchedEnvironment
-    from exporter.tracking.inbox import Inbox
     from exporter.tracking.messages import Message, Outside
     from exporter.tracking.slices import Job
 
 STEP_SECONDS = 1.0  # the heart beats at least this often
 SETTLED_TOGETHER = 2000  # operations
+MESSAGES_A_STEP = 1000  # so that a flood of them stops neither asking nor publishing
 POSTPONED_SECONDS = 1.0  # until an answer that memory did not do for is asked for again
 ROUND_SECONDS = 1.0  # between looks at what waits, and at what is old
 
@@ -302,7 +303,7 @@ class Tracker:
         )
 
 
-def run(tracker: Tracker, inbox: Inbox, clock: Callable[[], Moment]) -> None:
+def run(tracker: Tracker, inbox: SimpleQueue[Message], clock: Callable[[], Moment]) -> None:
     """Be the tracker's thread until it is closed, or stopped and out of answers to wait for."""
     settled = 0
     while True:
@@ -312,5 +313,11 @@ def run(tracker: Tracker, inbox: Inbox, clock: Callable[[], Moment]) -> None:
         if tracker.operations >= settled + SETTLED_TOGETHER:
             settled = tracker.operations
             gc.freeze()  # else each of some full collections while they grow to 50,000 holds all threads for 0.2 s
-        for message in inbox.take(min(wake, clock().mono + STEP_SECONDS)):
+        try:
+            message = inbox.get(timeout=min(STEP_SECONDS, max(0.0, wake - clock().mono)))
+            for _ in range(MESSAGES_A_STEP):
+                tracker.handle(message, clock())
+                message = inbox.get_nowait()
             tracker.handle(message, clock())
+        except Empty:
+            continue
