@@ -50,8 +50,9 @@ class Result:
 
 
 def median_seconds(action: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the median time of an action, after one run that does not count."""
-    action()
+    """Return the median time of an action, after one run that does not count; of a single run its time."""
+    if runs > 1:
+        action()
     times = []
     for _ in range(runs):
         start = clock()

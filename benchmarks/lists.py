@@ -13,7 +13,7 @@ from itertools import repeat
 from common import RATE, Result
 from polling import cpu_seconds, daemon, knock
 
-OPERATIONS, READERS, REQUESTS, EACH_SECONDS = 50_000, 10, 6, 10.0
+OPERATIONS, READERS, REQUESTS, EACH_SECONDS = 50_000, 10, 5, 8.0
 LISTS = {  # what is asked for, in turns: paths and their bound in milliseconds
     "overview by status": (("/?status=pending", "/?status=processing&page=3", "/?status=failed"), "<= 50"),
     "API list by status": (("/api/v1/operations?status=processing", "/api/v1/operations?status=stale"), "<= 50"),
@@ -24,7 +24,7 @@ LISTS = {  # what is asked for, in turns: paths and their bound in milliseconds
 def lists() -> list[Result]:
     """Measure every request of ten readers, each at moments of its own, and what all of it costs the daemon."""
     with knock(OPERATIONS) as (url, listed, process), daemon(url, listed, RATE) as (address, pid):
-        time.sleep(20.0)  # past the start: thousands are read by then, and each answer changes an order
+        time.sleep(15.0)  # past the start: thousands are read by then, and each answer changes an order
         first = _seconds(f"{address}/") * 1000
         results = [Result("first page of a process", first, "ms", "", "loads what makes pages")]
         results += [_measured(address, pid, what, *each) for what, each in LISTS.items()]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OPERATIONS, SECONDS = 1000, 10.0
 POLLED, SCRAPE_SECONDS = 2000, 15.0  # all with series of their own
-BARE_THREADS, BARE_SECONDS, ROUNDS = 8, 7.5, 3
+BARE_THREADS, BARE_SECONDS, ROUNDS = 8, 5.0, 2
 STARTS = 3
 LIBRARIES = "click prometheus_client pydantic requests schedule starlette.applications structlog uvicorn yaml"
 
