@@ -29,7 +29,7 @@ from exporter.web.context import AppContext
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp
     from timing import InTime
@@ -148,10 +148,10 @@ class Watched(tuple[Any, ...]):
     gate = threading.Event()
     passed = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __getitem__(self, part: Any) -> Any:
         Watched.passed += 1
         assert Watched.gate.wait(10)
-        return super().__iter__()
+        return super().__getitem__(part)
 
 
 def size_of(rows: Rows) -> int:
@@ -213,11 +213,11 @@ class Failing(tuple[Any, ...]):
     __slots__ = ()
     failures = 1
 
-    def __iter__(self) -> Iterator[Any]:
+    def __getitem__(self, part: Any) -> Any:
         if Failing.failures:
             Failing.failures -= 1
             raise MemoryError
-        return super().__iter__()
+        return super().__getitem__(part)
 
 
 def test_a_failure_is_not_kept(model: Model) -> None:

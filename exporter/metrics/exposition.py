@@ -9,8 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
-from itertools import repeat
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Metric, generate_latest
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Lines = tuple[bytes, ...]  # one entry per family of the row's level
 Rows = tuple[Lines, ...]
-LINES_A_PIECE = 512
+ROWS_A_PIECE = 512
 _EOF = b"# EOF\n"
 
 
@@ -161,7 +161,7 @@ def size_of(lines: Lines) -> int:
     return sum(map(len, lines))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """What was known at one moment, rendered; nothing in it ever changes.
 
@@ -173,11 +173,15 @@ class View:
     groups: Rows = ()
     size: int = 0
 
+    @cached_property
+    def operations(self) -> Rows:
+        """The rows of operations: once for all readers of a view, and not for views that nobody reads."""
+        return tuple(each.lines for each in self.snapshot.operations.values() if each.lines)
+
 
 def knock_part(view: View, form: Format) -> Iterator[bytes]:
     """Write Knock's families, each piece as it is taken: the lines are the view's, shared by all readers."""
-    operations = tuple(each.lines for each in view.snapshot.operations.values() if each.lines)
-    yield from _level(PER_OPERATION, operations, form)
+    yield from _level(PER_OPERATION, view.operations, form)
     yield from _level(PER_NAME, view.aggregates, form)
     yield from _level(PER_GROUP, view.groups, form)
 
@@ -188,12 +192,12 @@ def knock_size(view: View, form: Format) -> int:
 
 
 def _level(families: Sequence[Family], rows: Rows, form: Format) -> Iterator[bytes]:
-    # Takes three quarters of the time that taking a line out of each row takes.
-    columns = zip(*rows, strict=True) if rows else repeat(())
-    for family, lines in zip(families, columns, strict=False):
+    # To transpose all rows at once takes three quarters of the time, and 70 bytes a row for each reader that stalls.
+    for index, family in enumerate(families):
         yield _HEADERS[form][family.name]
-        for start in range(0, len(lines), LINES_A_PIECE):
-            yield b"".join(lines[start : start + LINES_A_PIECE])
+        line = itemgetter(index)
+        for start in range(0, len(rows), ROWS_A_PIECE):
+            yield b"".join(map(line, rows[start : start + ROWS_A_PIECE]))
 
 
 def stale_part(view: View, form: Format, mono: float) -> bytes:
