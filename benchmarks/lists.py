@@ -38,8 +38,10 @@ def _measured(address: str, pid: int, what: str, paths: tuple[str, ...], bound: 
         per_reader = list(readers.map(_read, range(READERS), repeat(address), repeat(paths)))
     cpu, took = cpu_seconds(pid) - cpu, time.monotonic() - begin
     times = [each for reader in per_reader for each in reader]
-    detail = f"slowest of {len(times)}: {max(times) * 1000:.0f} ms; {100 * cpu / took:.0f}% of a core in all"
-    return Result(f"{what} at {OPERATIONS:,}, median", statistics.median(times) * 1000, "ms", bound, detail)
+    detail = (
+        f"median {statistics.median(times) * 1000:.0f} ms of {len(times)}; {100 * cpu / took:.0f}% of a core in all"
+    )
+    return Result(f"{what} at {OPERATIONS:,}, slowest", max(times) * 1000, "ms", bound, detail)
 
 
 def _read(number: int, address: str, paths: tuple[str, ...]) -> list[float]:
