@@ -15,7 +15,7 @@ from exporter import files
 from exporter.cli import main
 from exporter.errors import ConfigError
 from exporter.keys import InvalidKey, KeySource
-from exporter.knock.transport import trust
+from exporter.knock.trust import trust
 from exporter.reloading import ConfigFile, NeedsRestart
 
 if TYPE_CHECKING:

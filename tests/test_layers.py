@@ -12,7 +12,7 @@ LAYERS = (
     ("errors", "files", "garbage_collection", "send_window", "startup"),
     ("operation", "keys", "wording"),
     ("values",),
-    ("knock.deadline", "knock.failures", "knock.memory_budget", "knock.transport"),
+    ("knock.deadline", "knock.failures", "knock.memory_budget", "knock.response", "knock.transport", "knock.trust"),
     ("config",),
     ("tracking.pacing", "tracking.memberships", "tokens"),
     ("tracking.transitions",),

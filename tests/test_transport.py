@@ -22,7 +22,8 @@ from exporter.keys import Secret
 from exporter.knock.client import Client
 from exporter.knock.deadline import Deadline, DeadlineSocket, NameTimeout, Resolver, ResponseTooLarge, connect
 from exporter.knock.failures import failure
-from exporter.knock.transport import BUNDLES, Transport, trust
+from exporter.knock.transport import Transport
+from exporter.knock.trust import BUNDLES, trust
 from exporter.send_window import SendWindow
 
 if TYPE_CHECKING:

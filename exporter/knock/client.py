@@ -26,7 +26,8 @@ from exporter.knock.deadline import Deadline
 from exporter.knock.failures import about, failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.reading import read_operation
-from exporter.knock.transport import Transport, trust
+from exporter.knock.transport import Transport
+from exporter.knock.trust import trust
 from exporter.operation import Invalid, decode, parse_operation
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from exporter.keys import Secret
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
-    from exporter.knock.transport import Response
+    from exporter.knock.response import Response
     from exporter.operation import Operation
     from exporter.send_window import Slot
 

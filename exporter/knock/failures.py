@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporter.knock.memory_budget import Reservation
-    from exporter.knock.transport import Response
+    from exporter.knock.response import Response
 
 MAX_VALUES = 2_000_000  # decoding more would take too much memory, and hold all threads for too long
 _BEFORE_VALUES = (b",", b"[", b"{")

@@ -6,167 +6,32 @@ own, of which nothing is read here, and takes an eighth of the time of a whole e
 
 from __future__ import annotations
 
-import errno
 import http.client
 import math
-import re
 import ssl
 import time
 from base64 import b64encode
 from functools import partial
-from http import HTTPStatus
-from http.client import HTTPException, HTTPResponse, IncompleteRead, LineTooLong, UnknownProtocol
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
-import certifi
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
-from exporter import files
-from exporter.knock.deadline import DeadlineSocket, DeadlineSSLSocket, RemainingTime, Resolver, StaleConnection, connect
+from exporter.knock.deadline import DeadlineSocket, RemainingTime, Resolver, StaleConnection, connect
+from exporter.knock.response import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-    from urllib3 import BaseHTTPResponse, PoolManager, Retry
+    from urllib3 import BaseHTTPResponse, PoolManager
 
     from exporter.knock.deadline import Deadline, Lookup
 
 
 IDLE_MOST = 30.0  # seconds; balancers forget a connection after a minute or more, some without a word
-
-# Where systems keep all their authorities in one file: Debian, Fedora and RHEL, SUSE, Alpine. Certifi's are the last.
-BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-    certifi.where(),
-)
-
-_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # the only names that OpenSSL looks for in a folder
-_INTERIM_MOST = 16  # 1xx answers before the final one
-_HEADERS_MOST, _HEADER_BYTES_MOST = 100, 65536  # http.client's own bounds
-
-
-def trust(
-    ca_file: Path | None, paths: ssl.DefaultVerifyPaths | None = None, bundles: Iterable[str] = BUNDLES
-) -> ssl.SSLContext:
-    """Make the one TLS context: TLS 1.2 at least, certificate and host name always checked.
-
-    `ca_file` replaces the system's authorities: those at OpenSSL's built-in `paths`, else the first of `bundles` that
-    can be loaded. Raises OSError or ValueError where none can. Not `ssl.create_default_context`: it obeys
-    SSLKEYLOGFILE, and OpenSSL's own defaults obey SSL_CERT_FILE.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = DeadlineSSLSocket
-    if ca_file is not None:
-        context.load_verify_locations(cadata=files.pem(ca_file))
-    else:
-        _trust_system(context, paths or ssl.get_default_verify_paths(), bundles)
-    return context
-
-
-def _trust_system(context: ssl.SSLContext, paths: ssl.DefaultVerifyPaths, bundles: Iterable[str]) -> None:
-    found = _loads(context, paths.openssl_cafile)
-    folder = Path(paths.openssl_capath)
-    hashed = (each for each in folder.glob("*") if _HASHED.fullmatch(each.name))
-    if any(_loads(context, each) for each in hashed):
-        context.load_verify_locations(capath=folder)  # OpenSSL reads the others when it needs them
-        return
-    others = (str(folder / "ca-certificates.crt"), *bundles)
-    if not found and not any(_loads(context, each) for each in others):
-        raise OSError(errno.ENOENT, "0 authorities could be loaded, from the system or from certifi")
-
-
-def _loads(context: ssl.SSLContext, file: str | Path) -> bool:
-    try:
-        context.load_verify_locations(cadata=files.pem(file))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-class TooManyInterimResponses(HTTPException):
-    """A server goes on announcing an answer that does not come."""
-
-
-class Response(HTTPResponse):
-    """An answer as http.client reads it; its connection goes back into the pool when it is closed.
-
-    Without urllib3's response around it, and without http.client's parser of headers, which is that of mails, a request
-    takes three quarters of the time.
-    """
-
-    headers: dict[str, str]  # type: ignore[assignment]  # by lower-case name; of several the values, with commas
-    # What urllib3's pool sets or logs.
-    retries: Retry
-    version_string = "HTTP/1"
-    length_remaining: int | None = None
-    _pool: _Pool | None = None
-    _connection: _Connection | None = None
-    _whole = False
-
-    def begin(self) -> None:
-        """Read status and headers."""
-        version, self.status, self.reason = self._read_status()
-        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
-            raise UnknownProtocol(version)
-        self.headers = _headers(self.fp)
-        self.chunked, self.chunk_left = self.headers.get("transfer-encoding", "").lower() == "chunked", None
-        length = self.headers.get("content-length", "")
-        self.length = int(length) if length.isdecimal() and not self.chunked else None
-        if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
-            self.length = 0
-        connection = self.headers.get("connection", "").lower()
-        ends = "keep-alive" not in connection if version in {"HTTP/1.0", "HTTP/0.9"} else "close" in connection
-        self.will_close = ends or (self.length is None and not self.chunked)
-
-    def _read_status(self) -> tuple[str, int, str]:
-        """Read the final answer's status line, also that of a CONNECT; http.client itself skips 100 only."""
-        for _ in range(_INTERIM_MOST + 1):
-            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in typeshed
-            if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:
-                return version, status, reason
-            _headers(self.fp)
-        raise TooManyInterimResponses
-
-    def read(self, amt: int | None = None) -> bytes:
-        """Read a piece of the body; raises IncompleteRead where it ends too early, which http.client leaves to see."""
-        piece = super().read(amt)
-        if not piece and self.length:
-            raise IncompleteRead(piece, self.length)
-        self._whole = not piece
-        return piece
-
-    def close(self) -> None:
-        """Give the connection back; where the body was not read to its end, closed."""
-        super().close()
-        connection, self._connection = self._connection, None
-        if connection is not None and self._pool is not None:
-            if not self._whole:
-                connection.close()
-            self._pool._put_conn(connection)  # noqa: SLF001  as urllib3's responses do
-
-
-def _headers(lines: IO[bytes]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for _ in range(_HEADERS_MOST):
-        line = lines.readline(_HEADER_BYTES_MOST + 1)
-        if len(line) > _HEADER_BYTES_MOST:
-            raise LineTooLong("header")
-        if line in {b"\r\n", b"\n", b""}:
-            return headers
-        name, _, value = line.decode("latin-1").partition(":")
-        name, value = name.lower(), value.strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    raise HTTPException("too many headers")
 
 
 class _Connection(HTTPConnection):

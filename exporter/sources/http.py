@@ -19,7 +19,8 @@ from exporter.keys import MASK, InvalidKey
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
-from exporter.knock.transport import Transport, trust
+from exporter.knock.transport import Transport
+from exporter.knock.trust import trust
 from exporter.sources.listing import BrokenList
 from exporter.sources.lists import Form, parse
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from exporter.config.settings import HttpSource
     from exporter.knock.deadline import Lookup
     from exporter.knock.memory_budget import Reservation
-    from exporter.knock.transport import Response
+    from exporter.knock.response import Response
 
 TIMEOUT = 10.0  # seconds, for the whole exchange
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)

@@ -17,7 +17,8 @@ from exporter.keys import MASK, InvalidKey, KeySource
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
-from exporter.knock.transport import Transport, trust
+from exporter.knock.transport import Transport
+from exporter.knock.trust import trust
 from exporter.registrations import LABEL_PREFIX, MAX_BODY_BYTES, MAX_IDS
 
 if TYPE_CHECKING:
