@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Any]
 
+STDIN = "-"  # in the place of ids
 MAX_PORT = 65535
 _PORT = re.compile(r"[0-9]{1,5}")
 _EXTERNAL_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
@@ -30,6 +31,11 @@ def flag(name: str, **settings: Any) -> Callable[[Command], Command]:
     variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
     parameter = name.replace(".", "_").replace("-", "_")
     return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help: an example, its lines as they are."""
+    return "\n".join(["\b", "Example:", *(f"  {each}" for each in lines)])
 
 
 class Address(click.ParamType[tuple[str, int]]):
@@ -156,3 +162,11 @@ class OperationId(click.ParamType[str]):
                 ctx,
             )
         return str(value).lower()
+
+
+class IdOrStdin(OperationId):
+    """A bulk operation's id, or `-`: they are on standard input."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        return STDIN if value == STDIN else super().convert(value, param, ctx)

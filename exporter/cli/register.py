@@ -10,20 +10,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from exporter.cli.flags import TAKEN, FilePath, OperationId, flag
+from exporter.cli.flags import STDIN, TAKEN, FilePath, IdOrStdin, flag
 from exporter.values import InvalidValue, check_address
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.terminal.standard_input import Item
-
-STDIN = "-"
-
-
-class _IdOrStdin(OperationId):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return STDIN if value == STDIN else super().convert(value, param, ctx)
 
 
 class _Url(click.ParamType[str]):
@@ -53,7 +46,7 @@ class _Label(click.ParamType[tuple[str, str]]):
 
 
 @click.command()
-@click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=_IdOrStdin())
+@click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=IdOrStdin())
 @flag("url", default="http://127.0.0.1:10187", type=_Url(), help="Where the exporter answers.")
 @flag("environment", required=True, help="The environment that the operations run in.")
 @flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")

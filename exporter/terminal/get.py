@@ -32,7 +32,7 @@ def write_table(out: TextIO, environment: str, operation: Operation, items: list
     hint = " (--error-items shows them)" if items is None else ""
     for label, value in _rows(environment, operation, now, hint):
         style = COLOURS.get(value, "") if label == "status" else ""
-        table.add_row(Text(label, "bold"), Text(_printable(value), style))
+        table.add_row(Text(label, "bold"), Text(printable(value), style))
     console.print(table)
     if items is not None:
         _write_items(console, items)
@@ -72,7 +72,7 @@ def _time(seconds: float | None, now: float) -> str:
     return moment(seconds) + ago
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace what a terminal would obey, or could not write: names and ids are somebody else's text."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
@@ -81,7 +81,7 @@ def _write_items(console: Console, items: list[Any]) -> None:
     table = Table("failed item", "collection", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for item in items:
         known = item if isinstance(item, dict) else {"id": item}
-        table.add_row(*(Text(_printable(str(known.get(field) or ""))) for field in ("id", "collection")))
+        table.add_row(*(Text(printable(str(known.get(field) or ""))) for field in ("id", "collection")))
     console.print()
     console.print(table)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exporter.operation import is_operation_id
 from exporter.registrations import BELIEVED_KEYS, OWN_KEYS, InvalidRequest, is_record, read_lines
 from exporter.values import quoted
 
@@ -34,6 +35,15 @@ def read(data: bytes) -> Read:
     except ValueError:
         return Read([], ["begins like JSON and is none"])
     return _sorted_out(found)
+
+
+def read_ids(data: bytes) -> tuple[list[str], list[str]]:
+    """Read it all for the ids alone, in lower case; return also what is wrong with the others."""
+    found = read(data)
+    ids = [each if isinstance(each, str) else each["id"] for each in found.items]
+    good = [each.lower() for each in map(str, ids) if is_operation_id(each)]
+    bad = [f"{quoted(each)} is not a valid UUID" for each in map(str, ids) if not is_operation_id(each)]
+    return good, found.problems + bad
 
 
 def _documents(text: str) -> Iterator[Any]:
