@@ -1,4 +1,4 @@
-"""What comes in on standard input to be registered: ids one a line, or JSON as Knock answered it."""
+"""What comes in on standard input: ids one a line, or JSON as Knock answered it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _JSON_STARTS = ("{", "[", '"')
 
 
 class Read(NamedTuple):
-    """The items to send, and what is wrong with the others."""
+    """The items, and what is wrong with the others."""
 
     items: list[Item]
     problems: list[str]
