@@ -72,7 +72,7 @@ def test_ids_come_from_standard_input_too_each_once(knock: Simulator) -> None:
     for each in (A, B):
         put(knock, each, CLEAN | {"error_count": 1, "error_items": [{"id": f"of {each}"}]})
     listed = json.dumps({"id": B.upper(), "name": "users.delete", "status": "queued"})
-    answer = errors(knock, "-", A, "-o", "ids", stdin=listed)
+    answer = errors(knock, "-", A, A.upper(), "-o", "ids", stdin=listed)
     assert (answer.exit_code, answer.stdout) == (0, f"of {A}\nof {B}\n")
     answer = errors(knock, "-", "-o", "ids", stdin=f"{A}\nno id\n{A}\n")
     assert (answer.exit_code, answer.stdout) == (1, f"of {A}\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exporter.cli.flags import STDIN, FilePath, IdOrStdin, example, flag
+from exporter.cli.flags import FilePath, IdOrStdin, example, flag, given
 from exporter.errors import KeyRefused, KnockError, StartError
 
 if TYPE_CHECKING:
@@ -39,21 +39,15 @@ def errors(operation_ids: tuple[str, ...], config_file: Path | None, environment
     and the exit code is 1: an operation that failed (rows that were not processed are in no list), one whose list is
     shorter than its count of errors, one that runs, one that Knock does not know any more.
     """
-    from exporter import lookup  # noqa: PLC0415 - only this command needs it
+    from exporter import lookup  # noqa: PLC0415 - only this command needs these
+    from exporter.terminal.standard_input import ids_of  # noqa: PLC0415 - the same
 
-    ids, problems = _ids(operation_ids)
+    ids, problems = ids_of(given(operation_ids))
     for problem in problems:
         _warn(f"standard input: {problem}")
     complete = not ids or _write(lookup.environment_for(ids, config_file, environment, os.environ), ids, output)
     if problems or not complete:
         sys.exit(1)
-
-
-def _ids(given: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    from exporter.terminal.standard_input import read_ids  # noqa: PLC0415 - only this command needs it
-
-    found, problems = read_ids(sys.stdin.buffer.read()) if STDIN in given else ([], [])
-    return list(dict.fromkeys([*(each for each in given if each != STDIN), *found])), problems
 
 
 def _write(asked: EnvironmentSettings, ids: Collection[str], output: str) -> bool:

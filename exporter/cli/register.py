@@ -6,31 +6,13 @@ import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
-from exporter.cli.flags import STDIN, TAKEN, FilePath, IdOrStdin, flag
-from exporter.values import InvalidValue, check_address
+from exporter.cli.flags import EXPORTER_URL, ExporterUrl, FilePath, IdOrStdin, flag, given
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from exporter.terminal.standard_input import Item
-
-
-class _Url(click.ParamType[str]):
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            url = check_address(str(value))
-        except InvalidValue:  # its message knows of Knock's own address only; and the value may hold a password
-            self.fail("expected the address of an exporter, as in http://127.0.0.1:10187", param, ctx)
-        for page in ("/metrics", *TAKEN):
-            if page in f"{urlsplit(url).path}/":
-                self.fail(f"must end before {page.rstrip('/')}, as in http://127.0.0.1:10187", param, ctx)
-        return url
 
 
 class _Label(click.ParamType[tuple[str, str]]):
@@ -47,7 +29,7 @@ class _Label(click.ParamType[tuple[str, str]]):
 
 @click.command()
 @click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=IdOrStdin())
-@flag("url", default="http://127.0.0.1:10187", type=_Url(), help="Where the exporter answers.")
+@flag("url", default=EXPORTER_URL, type=ExporterUrl(), help="Where the exporter answers.")
 @flag("environment", required=True, help="The environment that the operations run in.")
 @flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
 @flag("group", default=None, help="Group of all of them.")
@@ -70,7 +52,7 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     """
     from exporter.terminal.register import Registrar, RegistrarIO, Sender, Target  # noqa: PLC0415 - only this command
 
-    items, problems = _items(operation_ids)
+    items, problems = given(operation_ids)
     for problem in problems:
         click.echo(f"standard input: {problem}", err=True)
     target = Target(url, environment, group, labels, again)
@@ -79,13 +61,3 @@ def register(  # noqa: PLR0913 - a parameter for each flag
         complete = Registrar(url, outside).register(items)
     if problems or not complete:
         sys.exit(1)
-
-
-def _items(operation_ids: tuple[str, ...]) -> tuple[list[Item], list[str]]:
-    from exporter.terminal.standard_input import read  # noqa: PLC0415 - only this command needs it
-
-    given: list[Item] = [each for each in operation_ids if each != STDIN]
-    if STDIN not in operation_ids:
-        return given, []
-    found = read(sys.stdin.buffer.read())
-    return [*given, *found.items], found.problems

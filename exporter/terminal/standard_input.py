@@ -1,4 +1,4 @@
-"""What comes in on standard input to be registered: ids one a line, or JSON as Knock answered it."""
+"""What comes in on standard input: ids one a line, or JSON as Knock answered it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _JSON_STARTS = ("{", "[", '"')
 
 
 class Read(NamedTuple):
-    """The items to send, and what is wrong with the others."""
+    """The items, and what is wrong with the others."""
 
     items: list[Item]
     problems: list[str]
@@ -37,13 +37,11 @@ def read(data: bytes) -> Read:
     return _sorted_out(found)
 
 
-def read_ids(data: bytes) -> tuple[list[str], list[str]]:
-    """Read it all for the ids alone, in lower case; return also what is wrong with the others."""
-    found = read(data)
-    ids = [each if isinstance(each, str) else each["id"] for each in found.items]
-    good = [each.lower() for each in map(str, ids) if is_operation_id(each)]
-    bad = [f"{quoted(each)} is not a valid UUID" for each in map(str, ids) if not is_operation_id(each)]
-    return good, found.problems + bad
+def ids_of(found: Read) -> tuple[list[str], list[str]]:
+    """Return the ids alone, each once, in lower case; and all that is wrong."""
+    ids = [str(each if isinstance(each, str) else each["id"]) for each in found.items]
+    bad = [f"{quoted(each)} is not a valid UUID" for each in ids if not is_operation_id(each)]
+    return list(dict.fromkeys(each.lower() for each in ids if is_operation_id(each))), found.problems + bad
 
 
 def _documents(text: str) -> Iterator[Any]:
