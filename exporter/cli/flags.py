@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
+from click.shell_completion import CompletionItem
 
 from exporter.errors import redact
 from exporter.operation import is_operation_id
@@ -75,6 +76,10 @@ class FilePath(click.ParamType[Path]):
         if str(value).startswith("~"):
             self.fail(f"{str(value)!r} begins with ~, which only a shell replaces: write the whole path", param, ctx)
         return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click passes them
+        """Let the shell look for files."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class UrlPath(click.ParamType[str]):

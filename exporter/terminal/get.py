@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.metrics.exposition import operation_text
-from exporter.operation import GROUP, OperationKey
+from exporter.operation import GROUP, OperationKey, Status
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
 from exporter.wording import moment, number, span
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
 HIDDEN_ITEMS = "error_items"
+CLEAN, FAILED, UNFINISHED, NOT_KNOWN = 0, 1, 3, 4  # exit codes, as those of `watch`
 
 
 def write_table(out: TextIO, environment: str, operation: Operation, items: list[Any] | None, now: float) -> None:
@@ -90,6 +91,13 @@ def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> No
     """Write Knock's record as it came; failed items, which are personal data, only when asked for."""
     shown = document if with_items else {key: value for key, value in document.items() if key != HIDDEN_ITEMS}
     out.write(json.dumps(shown, indent=2) + "\n")
+
+
+def exit_status(operation: Operation) -> int:
+    """Return the exit code that tells how it stands."""
+    if operation.status is Status.FAILED or operation.errors or operation.error_items:
+        return FAILED
+    return CLEAN if operation.status.final else UNFINISHED
 
 
 def write_metrics(out: TextIO, environment: EnvironmentSettings, operation: Operation, now: float) -> None:
