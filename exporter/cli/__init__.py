@@ -27,6 +27,8 @@ from exporter.cli.flags import (
     example,
     flag,
 )
+from exporter.cli.group import group
+from exporter.cli.listing import forget, list_command
 from exporter.cli.register import register
 from exporter.cli.state import state
 from exporter.errors import ExporterError, KnockError, StartError
@@ -285,5 +287,8 @@ def get(  # noqa: PLR0913 - one parameter for each flag
 
 
 main.add_command(errors)
+main.add_command(list_command)
+main.add_command(forget)
+main.add_command(group)
 main.add_command(register)
 main.add_command(state)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.flags import EXPORTER_URL, ExporterUrl, FilePath, IdOrStdin, flag, given
+from exporter.cli.connection import TOKEN_FILE, URL
+from exporter.cli.flags import IdOrStdin, example, flag, given
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,12 +28,13 @@ class _Label(click.ParamType[tuple[str, str]]):
         return label, text
 
 
-@click.command()
+@click.command(epilog=example("curl -sS … | knock-exporter register - --environment=production --token-file=token"))
 @click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=IdOrStdin())
-@flag("url", default=EXPORTER_URL, type=ExporterUrl(), help="Where the exporter answers.")
+@URL
 @flag("environment", required=True, help="The environment that the operations run in.")
-@flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
+@TOKEN_FILE
 @flag("group", default=None, help="Group of all of them.")
+@flag("run", default=None, help="Run of the group that they belong to; opened if it is a new one.")
 @click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
 @flag("again", is_flag=True, help="Follow them again, even those that were retired or given up as lost.")
 def register(  # noqa: PLR0913 - a parameter for each flag
@@ -42,6 +44,7 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     environment: str,
     token_file: Path,
     group: str | None,
+    run: str | None,
     labels: tuple[tuple[str, str], ...],
     again: bool,
 ) -> None:
@@ -55,7 +58,7 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     items, problems = given(operation_ids)
     for problem in problems:
         click.echo(f"standard input: {problem}", err=True)
-    target = Target(url, environment, group, labels, again)
+    target = Target(url, environment, group, labels, again, run)
     with closing(Sender(target, token_file, os.environ)) as sender:
         outside = RegistrarIO(sender, click.echo, lambda line: click.echo(line, err=True))
         complete = Registrar(url, outside).register(items)

@@ -20,6 +20,7 @@ from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.transport import Transport
 from exporter.knock.trust import trust
+from exporter.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -233,8 +234,7 @@ class ExporterApi:
 
 def printable(text: str) -> str:
     """Replace what a terminal would obey, mask keys, and cut what is too long."""
-    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:_DETAIL_LONGEST])
-    return redact(shown)
+    return redact(visible(text[:_DETAIL_LONGEST]))
 
 
 def objects(found: Any) -> list[dict[str, Any]]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.operation import Status
-from exporter.terminal.get import printable
-from exporter.wording import number
+from exporter.wording import number, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import TextIO
 
     from exporter.operation import Operation
+    from exporter.terminal.exporter_api import ExporterApi
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # which no UTF-8 can hold
+_FINAL = ("completed", "failed", "lost")
 _LINE_END = re.compile("[\r\n]")
 
 
@@ -57,12 +59,41 @@ def _problems(operation: Operation, listed: int, unreadable: int) -> Iterator[st
         yield f"{number(unreadable)} of its failed items are not written as Knock documents it, and are left out"
 
 
+def in_group(api: ExporterApi, environment: str, group: str, run: str | None) -> tuple[list[str], list[str]]:
+    """Return the ids of what failed in a group, or in a run of it, and what they do not hold. Raises ApiError."""
+    filters = {"group": group} | ({} if run is None else {"run": run})
+    found = [
+        list(api.operations(environment, **filters, status=status)) for status in ("failed", "with_errors", "lost")
+    ]
+    document = api.group(environment, group)
+    current = document.get("run") or {}
+    if run is not None and current.get("id") != run:
+        problems = [f"{run} is not the current run of {group}: only what is still followed of it is read"]
+    else:
+        problems = list(_not_followed(document if run is None else current, *map(len, found)))
+    return list(dict.fromkeys(each["id"] for each in chain(*found))), problems
+
+
+def _not_followed(counted: Mapping[str, Any], failed: int, with_errors: int, lost: int) -> Iterator[str]:
+    """Say what the operations that failed or have errors, so many of those that were counted, do not tell."""
+    by_status = counted["operations"]
+    missing = (counted.get("expected_operations") or 0) - sum(by_status.values())
+    if missing > 0:
+        yield f"{number(missing)} operations of the run were never registered"
+    if unfinished := sum(count for status, count in by_status.items() if status not in _FINAL):
+        yield f"{number(unfinished)} operations are not finished: more may fail"
+    kinds = (("that failed", by_status["failed"] - failed), ("that were lost", by_status["lost"] - lost))
+    for kind, gone in (*kinds, ("with errors", counted["with_errors"] - with_errors)):
+        if gone > 0:
+            yield f"{number(gone)} operations {kind} are not followed any more (retired, or forgotten), and not read"
+
+
 class ItemWriter:
     """Writes failed items as they come; `form` is csv, json or ids."""
 
     def __init__(self, out: TextIO, form: str) -> None:
         self._out, self._form = out, form
-        self._shown = printable if out.isatty() else str  # a terminal would obey somebody else's text
+        self._shown = visible if out.isatty() else str  # a terminal would obey somebody else's text
         self._csv = csv.writer(out, lineterminator="\n")
         self._begun = False
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from exporter.metrics.exposition import operation_text
 from exporter.operation import GROUP, OperationKey, Status
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
-from exporter.wording import moment, number, span
+from exporter.wording import moment, number, span, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def write_table(out: TextIO, environment: str, operation: Operation, items: list
     hint = " (--error-items shows them)" if items is None else ""
     for label, value in _rows(environment, operation, now, hint):
         style = COLOURS.get(value, "") if label == "status" else ""
-        table.add_row(Text(label, "bold"), Text(printable(value), style))
+        table.add_row(Text(label, "bold"), Text(visible(value), style))
     console.print(table)
     if items is not None:
         _write_items(console, items)
@@ -73,16 +73,11 @@ def _time(seconds: float | None, now: float) -> str:
     return moment(seconds) + ago
 
 
-def printable(text: str) -> str:
-    """Replace what a terminal would obey, or could not write: names and ids are somebody else's text."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def _write_items(console: Console, items: list[Any]) -> None:
     table = Table("failed item", "collection", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for item in items:
         known = item if isinstance(item, dict) else {"id": item}
-        table.add_row(*(Text(printable(str(known.get(field) or ""))) for field in ("id", "collection")))
+        table.add_row(*(Text(visible(str(known.get(field) or ""))) for field in ("id", "collection")))
     console.print()
     console.print(table)
 

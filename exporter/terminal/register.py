@@ -30,11 +30,13 @@ class Target:
     group: str | None = None
     labels: Sequence[tuple[str, str]] = ()
     again: bool = False
+    run: str | None = None
 
     def address(self) -> str:
         """Return the URL to POST to."""
         pairs = [(LABEL_PREFIX + name, value) for name, value in dict(self.labels).items()]
         pairs += [("group", self.group)] if self.group else []
+        pairs += [("run", self.run)] if self.run else []
         pairs += [("again", "true")] if self.again else []
         query = f"?{urlencode(pairs)}" if pairs else ""
         return f"{self.url}/api/v1/operations/{quote(self.environment, safe='')}{query}"
