@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
+    from api_server import ApiServer
     from browser import Visits
-    from fake_exporter import FakeExporter
     from playwright.sync_api import Browser
     from recorder import Recorder
     from registration_service import FakeService
@@ -112,10 +112,10 @@ def recorder() -> Iterator[Recorder]:
 
 
 @pytest.fixture
-def fake_exporter() -> Iterator[FakeExporter]:
-    from fake_exporter import FakeExporter  # noqa: PLC0415 - the same
+def api_server() -> Iterator[ApiServer]:
+    from api_server import ApiServer  # noqa: PLC0415 - the same
 
-    with FakeExporter().running() as running:
+    with ApiServer().running() as running:
         yield running
 
 

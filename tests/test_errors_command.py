@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from api_server import counted, group_of, operation, run_of
 from click.testing import CliRunner, Result
-from fake_exporter import counted, group_of, operation, run_of
 
 from exporter.cli import main
 from exporter.errors import BadResponse, KeyRefused, NotFound, RateLimited, Reason, Refused, Unreachable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from fake_exporter import FakeExporter
+    from api_server import ApiServer
 
     from exporter.errors import KnockError
 
@@ -179,43 +179,43 @@ def test_wrong_use_is_told(knock: Simulator) -> None:
 # Of a group, with a running exporter.
 
 
-def of_group(knock: Simulator, exporter: FakeExporter, *arguments: str) -> Result:
+def of_group(knock: Simulator, exporter: ApiServer, *arguments: str) -> Result:
     return errors(knock, "--environment=production", "--group=nightly", f"--url={exporter.url}", *arguments)
 
 
-def follow(exporter: FakeExporter, knock: Simulator, number: int, document: Mapping[str, Any], run: str = "r1") -> str:
+def follow(exporter: ApiServer, knock: Simulator, number: int, document: Mapping[str, Any], run: str = "r1") -> str:
     with_errors = bool(document.get("error_count"))
     listed = operation(number, document["status"], with_errors=with_errors, run=run)
     exporter.operations.append(listed)
     return put(knock, listed["id"], document)
 
 
-def test_of_a_group_it_reads_what_failed_or_has_errors(knock: Simulator, fake_exporter: FakeExporter) -> None:
-    follow(fake_exporter, knock, 1, CLEAN)
-    with_errors = follow(fake_exporter, knock, 2, WITH_ERRORS)
-    failed = follow(fake_exporter, knock, 3, FAILED | {"error_count": 1, "error_items": [{"id": "ann"}]})
-    other = follow(fake_exporter, knock, 4, WITH_ERRORS, run="r2")
+def test_of_a_group_it_reads_what_failed_or_has_errors(knock: Simulator, api_server: ApiServer) -> None:
+    follow(api_server, knock, 1, CLEAN)
+    with_errors = follow(api_server, knock, 2, WITH_ERRORS)
+    failed = follow(api_server, knock, 3, FAILED | {"error_count": 1, "error_items": [{"id": "ann"}]})
+    other = follow(api_server, knock, 4, WITH_ERRORS, run="r2")
     knock.log.clear()
-    fake_exporter.groups["nightly"] = group_of("nightly", operations=counted(completed=3, failed=1), with_errors=3)
-    answer = of_group(knock, fake_exporter, "-o", "json")
+    api_server.groups["nightly"] = group_of("nightly", operations=counted(completed=3, failed=1), with_errors=3)
+    answer = of_group(knock, api_server, "-o", "json")
     assert {each["operation_id"] for each in json.loads(answer.stdout)} == {failed, with_errors, other}
     assert (answer.exit_code, answer.stderr) == (1, f"{failed}: {FAILED_TEXT}, so run the whole operation again\n")
     assert len(knock.log) == 3, "each is read once"
     run = run_of("r2", operations=counted(completed=1), with_errors=1)
-    fake_exporter.groups["nightly"] = group_of("nightly", run, operations=counted(completed=3, failed=1), with_errors=3)
-    answer = of_group(knock, fake_exporter, "--run=r2", "-o", "json")
+    api_server.groups["nightly"] = group_of("nightly", run, operations=counted(completed=3, failed=1), with_errors=3)
+    answer = of_group(knock, api_server, "--run=r2", "-o", "json")
     assert {each["operation_id"] for each in json.loads(answer.stdout)} == {other}
     assert (answer.exit_code, answer.stderr) == (0, "")
 
 
-def test_of_a_group_it_says_what_is_not_there_to_be_read(knock: Simulator, fake_exporter: FakeExporter) -> None:
+def test_of_a_group_it_says_what_is_not_there_to_be_read(knock: Simulator, api_server: ApiServer) -> None:
     states = counted(completed=988, failed=2, processing=4, lost=1)
     run = run_of("r1", operations=states, with_errors=5, expected_operations=1000)
-    fake_exporter.groups["nightly"] = group_of("nightly", run)
-    follow(fake_exporter, knock, 1, WITH_ERRORS)
+    api_server.groups["nightly"] = group_of("nightly", run)
+    follow(api_server, knock, 1, WITH_ERRORS)
     lost = operation(2, "lost", run="r1")
-    fake_exporter.operations.append(lost)
-    answer = of_group(knock, fake_exporter, "--run=r1", "-o", "ids")
+    api_server.operations.append(lost)
+    answer = of_group(knock, api_server, "--run=r1", "-o", "ids")
     assert (answer.exit_code, len(answer.stdout.splitlines())) == (1, 2)
     *group, of_lost = answer.stderr.splitlines()
     assert group == [
@@ -227,18 +227,18 @@ def test_of_a_group_it_says_what_is_not_there_to_be_read(knock: Simulator, fake_
     assert of_lost.startswith(f"{lost['id']}: production ({knock.url}): HTTP 404")
 
 
-def test_of_a_run_that_is_over_it_reads_what_is_left(knock: Simulator, fake_exporter: FakeExporter) -> None:
-    follow(fake_exporter, knock, 1, WITH_ERRORS)
-    fake_exporter.groups["nightly"] = group_of("nightly", run_of("r2"))
-    answer = of_group(knock, fake_exporter, "--run=r1", "-o", "ids")
+def test_of_a_run_that_is_over_it_reads_what_is_left(knock: Simulator, api_server: ApiServer) -> None:
+    follow(api_server, knock, 1, WITH_ERRORS)
+    api_server.groups["nightly"] = group_of("nightly", run_of("r2"))
+    answer = of_group(knock, api_server, "--run=r1", "-o", "ids")
     assert (answer.exit_code, len(answer.stdout.splitlines())) == (1, 2)
     assert answer.stderr == "r1 is not the current run of nightly: only what is still followed of it is read\n"
 
 
-def test_a_group_that_is_not_known_is_told(knock: Simulator, fake_exporter: FakeExporter) -> None:
-    answer = of_group(knock, fake_exporter)
+def test_a_group_that_is_not_known_is_told(knock: Simulator, api_server: ApiServer) -> None:
+    answer = of_group(knock, api_server)
     assert (answer.exit_code, answer.stdout) == (1, "")
-    assert answer.stderr == f"{fake_exporter.url}: HTTP 404: no group nightly is known\n"
+    assert answer.stderr == f"{api_server.url}: HTTP 404: no group nightly is known\n"
 
 
 # Pace and patience.

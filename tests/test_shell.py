@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from api_server import counted, group_of, operation, run_of
 from click.testing import CliRunner, Result
-from fake_exporter import counted, group_of, operation, run_of
 from registration_service import TOKEN, FakeService, served
 from shown import LISTED, OTHER
 
@@ -27,7 +27,7 @@ from exporter.web.app import make_app
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fake_exporter import FakeExporter
+    from api_server import ApiServer
     from recorder import Recorder
 
     from exporter.web.context import AppContext
@@ -49,8 +49,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(fake_exporter: FakeExporter, token_file: Path) -> Shell:
-    return Shell(fake_exporter.url, token_file)
+def shell(api_server: ApiServer, token_file: Path) -> Shell:
+    return Shell(api_server.url, token_file)
 
 
 # list
@@ -74,8 +74,8 @@ def test_the_real_lists_are_read(shown: AppContext, token_file: Path) -> None:
         assert failed == [each["id"] for each in documents if each["status"] == "failed"]
 
 
-def test_each_filter_is_sent(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.operations = [
+def test_each_filter_is_sent(shell: Shell, api_server: ApiServer) -> None:
+    api_server.operations = [
         operation(1, "failed", run="r1"),
         operation(2, "failed", name="users.delete", run="r1"),
         operation(3, with_errors=True),
@@ -96,10 +96,10 @@ def test_each_filter_is_sent(shell: Shell, fake_exporter: FakeExporter) -> None:
         assert answer.stdout.split() == [operation(number)["id"] for number in numbers]
 
 
-def test_more_than_a_page_is_read(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.operations = [operation(number) for number in range(2500)]
+def test_more_than_a_page_is_read(shell: Shell, api_server: ApiServer) -> None:
+    api_server.operations = [operation(number) for number in range(2500)]
     assert len(shell("list", "-o", "ids").stdout.split()) == 2500
-    assert len(fake_exporter.requests) == 3
+    assert len(api_server.requests) == 3
 
 
 def test_where_there_is_nothing_it_says_so(shell: Shell) -> None:
@@ -149,12 +149,12 @@ def test_an_exporter_that_is_down_is_told(shell: Shell) -> None:
     assert answer.stderr == "http://127.0.0.1:1: connection refused\n"
 
 
-def test_a_password_is_sent_where_there_is_one(shell: Shell, fake_exporter: FakeExporter, tmp_path: Path) -> None:
-    fake_exporter.passwords = True
-    fake_exporter.operations = [operation(1)]
+def test_a_password_is_sent_where_there_is_one(shell: Shell, api_server: ApiServer, tmp_path: Path) -> None:
+    api_server.passwords = True
+    api_server.operations = [operation(1)]
     password = tmp_path / "password"
     password.write_text("correct horse\n")
-    assert shell("list").stderr == f"{fake_exporter.url}: HTTP 401: a password is needed here\n"
+    assert shell("list").stderr == f"{api_server.url}: HTTP 401: a password is needed here\n"
     assert shell("list", "-o", "ids", "--username=ann", f"--password-file={password}").stdout == f"{A}\n"
     assert shell("list", "--username=ann").exit_code == 2
 
@@ -166,20 +166,20 @@ def forget(shell: Shell, *arguments: str, stdin: str = "") -> Result:
     return shell("forget", "--environment=production", *arguments, stdin=stdin)
 
 
-def test_ids_are_forgotten(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.operations = [operation(number, "failed") for number in (1, 2, 3)]
+def test_ids_are_forgotten(shell: Shell, api_server: ApiServer) -> None:
+    api_server.operations = [operation(number, "failed") for number in (1, 2, 3)]
     answer = forget(shell, A, "-", stdin=f"{B}\n{A}\n")
     assert (answer.exit_code, answer.stdout) == (0, f"{A} forgotten\n{B} forgotten\n")
     assert answer.stderr == "2 forgotten, 0 refused\n"
-    assert [each["id"] for each in fake_exporter.operations] == [C]
-    assert [each[:2] for each in fake_exporter.requests] == [
+    assert [each["id"] for each in api_server.operations] == [C]
+    assert [each[:2] for each in api_server.requests] == [
         ("DELETE", f"/api/v1/operations/production/{each}") for each in (A, B)
     ]
 
 
-def test_what_is_refused_is_told_with_its_reason(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.operations = [operation(1), operation(2)]
-    fake_exporter.listed = {A}
+def test_what_is_refused_is_told_with_its_reason(shell: Shell, api_server: ApiServer) -> None:
+    api_server.operations = [operation(1), operation(2)]
+    api_server.listed = {A}
     answer = forget(shell, A, B, C)
     assert (answer.exit_code, answer.stdout) == (1, f"{B} forgotten\n")
     assert answer.stderr.splitlines() == [
@@ -189,8 +189,8 @@ def test_what_is_refused_is_told_with_its_reason(shell: Shell, fake_exporter: Fa
     ]
 
 
-def test_of_a_group_what_is_finished_is_forgotten(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.operations = [
+def test_of_a_group_what_is_finished_is_forgotten(shell: Shell, api_server: ApiServer) -> None:
+    api_server.operations = [
         operation(1, "failed", with_errors=True),
         operation(2, with_errors=True),
         operation(3, "processing", with_errors=True),
@@ -201,7 +201,7 @@ def test_of_a_group_what_is_finished_is_forgotten(shell: Shell, fake_exporter: F
     assert (answer.exit_code, answer.stdout) == (0, f"{A} forgotten\n")
     answer = forget(shell, "--group=nightly", "--status=failed", "--status=with_errors")
     assert (answer.exit_code, answer.stdout) == (0, f"{B} forgotten\n")
-    assert len(fake_exporter.operations) == 3
+    assert len(api_server.operations) == 3
     answer = forget(shell, "--group=nightly", "--status=failed")
     assert (answer.exit_code, answer.stdout, answer.stderr) == (0, "", "0 forgotten, 0 refused\n")
 
@@ -217,16 +217,16 @@ def test_of_a_group_what_is_finished_is_forgotten(shell: Shell, fake_exporter: F
         ("--group=g", "--status=lost"),
     ],
 )
-def test_wrong_use_of_forget_is_told(shell: Shell, fake_exporter: FakeExporter, arguments: tuple[str, ...]) -> None:
+def test_wrong_use_of_forget_is_told(shell: Shell, api_server: ApiServer, arguments: tuple[str, ...]) -> None:
     assert forget(shell, *arguments).exit_code == 2
-    assert fake_exporter.requests == []
+    assert api_server.requests == []
 
 
-def test_a_bad_token_ends_it(shell: Shell, fake_exporter: FakeExporter, token_file: Path) -> None:
+def test_a_bad_token_ends_it(shell: Shell, api_server: ApiServer, token_file: Path) -> None:
     token_file.write_text("another-token-than-that")
     answer = forget(shell, A, B)
     assert (answer.exit_code, answer.stdout) == (1, "")
-    assert answer.stderr == f"{fake_exporter.url}: HTTP 401: the token is not one of this exporter's\n"
+    assert answer.stderr == f"{api_server.url}: HTTP 401: the token is not one of this exporter's\n"
     assert TOKEN not in answer.output
 
 
@@ -292,7 +292,7 @@ def test_it_gives_up_after_a_minute() -> None:
 # group
 
 
-def test_a_run_is_opened_and_closed(shell: Shell, fake_exporter: FakeExporter) -> None:
+def test_a_run_is_opened_and_closed(shell: Shell, api_server: ApiServer) -> None:
     answer = shell("group", "open", "nightly", "--environment=production", "--operations=1000", "--deadline=3h")
     assert (answer.exit_code, answer.stderr) == (0, "")
     run = answer.stdout.strip()
@@ -301,25 +301,25 @@ def test_a_run_is_opened_and_closed(shell: Shell, fake_exporter: FakeExporter) -
     closed = shell("group", "close", "nightly", "--environment=production", f"--run={run}")
     assert (closed.exit_code, closed.stdout, closed.stderr) == (0, f"{run} running\n", "")
     path = f"/api/v1/groups/production/nightly/runs/{run}"
-    assert fake_exporter.requests == [
+    assert api_server.requests == [
         ("PUT", path, {"operations": 1000, "deadline": "3h"}),
         ("PUT", path, {"closed": True}),
     ]
 
 
-def test_a_run_may_have_an_id_of_its_own_and_a_group_any_name(shell: Shell, fake_exporter: FakeExporter) -> None:
+def test_a_run_may_have_an_id_of_its_own_and_a_group_any_name(shell: Shell, api_server: ApiServer) -> None:
     answer = shell("group", "open", "a/b c", "--run=night:17", ENVIRONMENT="production")
     assert answer.stdout == "night:17\n"
-    assert fake_exporter.requests == [("PUT", "/api/v1/groups/production/a/b%20c/runs/night%3A17", {})]
+    assert api_server.requests == [("PUT", "/api/v1/groups/production/a/b%20c/runs/night%3A17", {})]
     answer = shell("group", "close", "a/b c", "--operations=431", ENVIRONMENT="production")
     assert answer.stdout == "night:17 running\n", "without --run it is the current one"
-    assert fake_exporter.requests[-1][2] == {"closed": True, "operations": 431}
+    assert api_server.requests[-1][2] == {"closed": True, "operations": 431}
 
 
-def test_what_the_exporter_refuses_is_told(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.groups["nightly"] = group_of("nightly", run_of("r2"))
-    fake_exporter.past = {"r1"}
-    url, environment = fake_exporter.url, "--environment=production"
+def test_what_the_exporter_refuses_is_told(shell: Shell, api_server: ApiServer) -> None:
+    api_server.groups["nightly"] = group_of("nightly", run_of("r2"))
+    api_server.past = {"r1"}
+    url, environment = api_server.url, "--environment=production"
     for arguments, problem in {
         ("open", "nightly", "--run=r1"): f"{url}: HTTP 409: r1 is over: r2 is the current run",
         ("open", "nightly", "--run=a b"): f"{url}: HTTP 422: run: expected 1 to 64 of A-Z a-z 0-9 . _ : -",
@@ -328,31 +328,31 @@ def test_what_the_exporter_refuses_is_told(shell: Shell, fake_exporter: FakeExpo
     }.items():
         answer = shell("group", *arguments, environment)
         assert (answer.exit_code, answer.stdout, answer.stderr) == (1, "", f"{problem}\n")
-    fake_exporter.groups["other"] = group_of("other")
+    api_server.groups["other"] = group_of("other")
     answer = shell("group", "close", "other", environment)
     assert answer.stderr == "other has no run; name one with --run, or open one\n"
     assert shell("group", "open", "nightly", environment, "--operations=-1").exit_code == 2
 
 
-def test_what_will_be_forgotten_is_told(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.durable = False
+def test_what_will_be_forgotten_is_told(shell: Shell, api_server: ApiServer) -> None:
+    api_server.durable = False
     answer = shell("group", "open", "nightly", "--environment=production", "--run=r1")
     assert (answer.exit_code, answer.stdout) == (0, "r1\n")
     assert answer.stderr.startswith("not durable: the run is forgotten when the exporter restarts")
 
 
-def test_the_exporter_is_waited_for(shell: Shell, fake_exporter: FakeExporter) -> None:
-    fake_exporter.groups["nightly"] = group_of("nightly", run_of("r2"))
-    fake_exporter.statuses = [503, 200, 503]
+def test_the_exporter_is_waited_for(shell: Shell, api_server: ApiServer) -> None:
+    api_server.groups["nightly"] = group_of("nightly", run_of("r2"))
+    api_server.statuses = [503, 200, 503]
     answer = shell("group", "close", "nightly", "--environment=production")
     assert (answer.exit_code, answer.stdout) == (0, "r2 running\n")
     assert len(re.findall("trying again", answer.stderr)) == 2
 
 
-def test_groups_are_listed(shell: Shell, fake_exporter: FakeExporter) -> None:
+def test_groups_are_listed(shell: Shell, api_server: ApiServer) -> None:
     states = counted(completed=424, failed=6, processing=30, lost=1)
     run = run_of("20270115T020000Z", expected_operations=1000, operations=states, errors=120)
-    fake_exporter.groups = {
+    api_server.groups = {
         "nightly": group_of("nightly", run, state="running", progress=0.431, time_left_seconds=5040.0),
         "by hand": group_of("by hand", state="done_with_failures", operations=counted(completed=3, failed=1), errors=2),
     }
@@ -364,7 +364,7 @@ def test_groups_are_listed(shell: Shell, fake_exporter: FakeExporter) -> None:
         ["production", "nightly", "running", "43%", "431/1,000", "6", "120", "1h 24m", "20270115T020000Z"],
         ["production", "by hand", "done with failures", "-", "4/4", "1", "2", "-", "-"],
     ]
-    assert json.loads(shell("group", "list", "-o", "json").stdout) == list(fake_exporter.groups.values())
+    assert json.loads(shell("group", "list", "-o", "json").stdout) == list(api_server.groups.values())
 
 
 # register
