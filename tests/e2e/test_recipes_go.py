@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from exporter.simulator import Simulator
 
-    Run = Callable[..., "Done"]
+    Drive = Callable[..., "Done"]
 
 pytestmark = pytest.mark.e2e
 
@@ -122,19 +122,19 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(driver: Path, knock: Simulator, recorder: Recorder, token_file: Path) -> Run:
-    def running(*requests: tuple[str, str, str], url: str = recorder.url, token: Path = token_file) -> Done:
+def drive(driver: Path, knock: Simulator, recorder: Recorder, token_file: Path) -> Drive:
+    def driving(*requests: tuple[str, str, str], url: str = recorder.url, token: Path = token_file) -> Done:
         arguments = [part for request in requests for part in request]
         environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url}
         command = [str(driver), url, str(token), *arguments]
         return Done(subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60))
 
-    return running
+    return driving
 
 
-def test_what_starts_an_operation_registers_it(run: Run, recorder: Recorder) -> None:
+def test_what_starts_an_operation_registers_it(drive: Drive, recorder: Recorder) -> None:
     objects = ("POST", "/v1/objects/my%20cars/bulk/set", '{"objects": [{"id": "vw"}]}')
-    done = run(DELETE, objects)
+    done = drive(DELETE, objects)
     assert done.logged == ""
     made = {each["id"]: each for each in done.lines}
     for _ in range(2):
@@ -146,30 +146,30 @@ def test_what_starts_an_operation_registers_it(run: Run, recorder: Recorder) -> 
     assert recorder.nothing_more()
 
 
-def test_other_calls_register_nothing(run: Run, recorder: Recorder) -> None:
-    done = run(("GET", "/v1/users/ann", ""), ("POST", "/v1/users/bulk/delete", '{"user_ids": 5}'), DELETE)
+def test_other_calls_register_nothing(drive: Drive, recorder: Recorder) -> None:
+    done = drive(("GET", "/v1/users/ann", ""), ("POST", "/v1/users/bulk/delete", '{"user_ids": 5}'), DELETE)
     assert [each.get("status") for each in done.lines] == [404, 422, "queued"]
     assert [each["id"] for each in recorder.next_items(1)] == [done.lines[-1]["id"]]
     assert recorder.nothing_more()
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_an_exporter_in_trouble_is_asked_again(run: Run, recorder: Recorder, status: int) -> None:
+def test_an_exporter_in_trouble_is_asked_again(drive: Drive, recorder: Recorder, status: int) -> None:
     recorder.statuses = [status, status]
-    done = run(DELETE)
+    done = drive(DELETE)
     assert [each["id"] for each in recorder.next_items(3)] == [done.lines[0]["id"]] * 3
     assert done.logged == ""
 
 
-def test_what_goes_wrong_is_logged(run: Run, recorder: Recorder, tmp_path: Path) -> None:
+def test_what_goes_wrong_is_logged(drive: Drive, recorder: Recorder, tmp_path: Path) -> None:
     recorder.statuses = [401]
-    done = run(DELETE)
+    done = drive(DELETE)
     assert f"knockregistrar: {done.lines[0]['id']} was not registered: HTTP 401 " in done.logged
     recorder.next()
     assert recorder.nothing_more()
-    done = run(DELETE, url="http://127.0.0.1:1")
+    done = drive(DELETE, url="http://127.0.0.1:1")
     assert done.logged.rstrip().endswith("connection refused")
-    done = run(DELETE, token=tmp_path / "nowhere")
+    done = drive(DELETE, token=tmp_path / "nowhere")
     assert done.logged.rstrip().endswith("no such file or directory")
 
 
