@@ -16,7 +16,8 @@ from exporter import __version__
 from exporter.cli.flags import Address, Duration, ExternalUrl, FilePath, Names, OperationId, UrlPath, check_prefix, flag
 from exporter.cli.register import register
 from exporter.cli.state import state
-from exporter.errors import REFUSED_HINT, ExporterError, KeyRefused, KnockError, NotFound, StartError
+from exporter.cli.watch import watch
+from exporter.errors import ExporterError, KnockError, StartError
 from exporter.startup import signals_are_taken_over
 
 if TYPE_CHECKING:
@@ -214,18 +215,12 @@ def get(
     from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same
     from exporter.terminal import get as writer  # noqa: PLC0415 - the same
 
-    asked = lookup.environment_for(operation_id, config_file, environment, os.environ)
+    asked = lookup.environment_for([operation_id], config_file, environment, os.environ)
     with closing(connect(asked, read_key(asked, os.environ))) as client:
         try:
             operation, document = client.fetch_record(operation_id)
         except KnockError as error:
-            hint = ""
-            if isinstance(error, NotFound):
-                hint = ": no such operation, or the key of another environment, or the wrong branch?"
-            if isinstance(error, KeyRefused):
-                hint = f": {asked.key}: {REFUSED_HINT}"
-            text = f"{asked.name} ({asked.base_url}): {error}{hint}"
-            raise StartError(text) from None
+            raise StartError(lookup.explained(asked, error)) from None
     if output == "json":
         writer.write_json(sys.stdout, document, with_items=error_items)
     elif output == "metrics":
@@ -238,3 +233,4 @@ def get(
 
 main.add_command(register)
 main.add_command(state)
+main.add_command(watch)

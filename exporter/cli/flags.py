@@ -37,6 +37,11 @@ def flag(name: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
 
 
+def example(*lines: str) -> str:
+    """Return the end of a command's help: an example, its lines as they are."""
+    return "\n".join(["\b", "Example:", *(f"  {each}" for each in lines)])
+
+
 class Address(click.ParamType[tuple[str, int]]):
     """`HOST:PORT`, `:PORT` (all addresses) or `[IPV6]:PORT`, read as (host, port)."""
 
