@@ -27,6 +27,7 @@ TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
 HTTP_INTERVAL_MIN = 1.0
 LABEL_BYTES = 128
 RUN_ID = r"[A-Za-z0-9._:-]{1,64}"
+RUN = "run"  # no label, but lists name it among the labels
 # Labels that the metrics have themselves, or that Prometheus sets for each target.
 REFUSED_LABELS = frozenset({"knock_environment", "group", "name", "operation_id", "status", "le", "job", "instance"})
 
@@ -164,6 +165,8 @@ def check_label_name(text: str) -> str:
         raise InvalidValue(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
     if text in REFUSED_LABELS or text.startswith("__"):
         raise InvalidValue(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
+    if text == RUN:
+        raise InvalidValue(f"{quoted(text)} is taken by lists, for the run of a group (choose another name)")
     return _public(text)
 
 
