@@ -108,7 +108,9 @@ def _operations(written: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _show_operations(operations: tuple[ListedOperation, ...]) -> list[Any]:
-    return [each.id if each == ListedOperation(each.id) else _shown(each) for each in operations]
+    return [
+        _shown(each) if (each.group, each.run, each.labels) != (GROUP, None, ()) else each.id for each in operations
+    ]
 
 
 def _shown(operation: ListedOperation) -> dict[str, Any]:
