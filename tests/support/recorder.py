@@ -1,4 +1,4 @@
-"""Stands for an exporter: keeps what programs register, and answers, or not, as it is told."""
+"""Stands for an exporter: keeps what programs register or say of a run, and answers, or not, as it is told."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recipe(language: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Posted:
-    """One registration as it came in."""
+    """One request as it came in; an object is its one item."""
 
     path: str
     headers: Mapping[str, str]
@@ -56,6 +56,8 @@ class Recorder:
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
+
+            do_PUT = do_POST  # noqa: N815 - the name that http.server calls
 
             def log_message(self, *_: Any) -> None:
                 pass
