@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +236,39 @@ def test_a_key_that_is_unlikely_to_be_one_is_warned_of(config_file: Path) -> Non
     refused = call("check-config", str(config_file), KNOCK_KEY=f"'{KEY}'")
     assert (refused.exit_code, "environment variable KNOCK_KEY is in quotes" in refused.stderr) == (1, True)
     assert KEY not in refused.output
+
+
+# Completion.
+
+COMPLETING = (
+    'source <(knock-exporter completion bash); _knock_exporter_completion knock-exporter; echo "${COMPREPLY[@]}"'
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["che"], {"check-config", "check-web-config"}),
+        ([""], set(main.commands)),
+        (["--config"], {"--config.file"}),
+        (["get", "--exit"], {"--exit-status"}),
+        (["get", "-o", ""], {"table", "json", "metrics"}),
+        (["completion", ""], {"bash", "zsh", "fish"}),
+        (["check-config", "conf"], set()),  # the shell looks for files itself
+    ],
+)
+def test_bash_completes_commands_flags_and_values(words: list[str], found: set[str]) -> None:
+    typed = " ".join(shlex.quote(each) for each in ["knock-exporter", *words])
+    script = f"COMP_WORDS=({typed}); COMP_CWORD={len(words)}; {COMPLETING}"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script], env={"PATH": path}, capture_output=True, text=True, check=False, timeout=BUSY_SECONDS
+    )
+    assert set(done.stdout.split()) == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_completion(shell: str) -> None:
+    result = call("completion", shell)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"_KNOCK_EXPORTER_COMPLETE={shell}_complete" in result.stdout

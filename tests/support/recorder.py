@@ -26,8 +26,9 @@ def recipe(language: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Posted:
-    """One request as it came in; an object is its one item."""
+    """One registration, or what was said of a run, as it came in."""
 
+    method: str
     path: str
     headers: Mapping[str, str]
     items: list[dict[str, Any]]
@@ -44,10 +45,10 @@ class Recorder:
         recorder = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+            def _take(self) -> None:
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 items = document if isinstance(document, list) else [document]
-                recorder._posts.put(Posted(self.path, dict(self.headers), items))
+                recorder._posts.put(Posted(self.command, self.path, dict(self.headers), items))
                 recorder.gate.wait(PATIENCE)
                 status = recorder.statuses.pop(0) if recorder.statuses else 200
                 body = json.dumps({"accepted": [], "rejected": [], "durable": True}).encode()
@@ -57,7 +58,7 @@ class Recorder:
                     self.end_headers()
                     self.wfile.write(body)
 
-            do_PUT = do_POST  # noqa: N815 - the name that http.server calls
+            do_POST = do_PUT = _take  # noqa: N815 - the base class's names
 
             def log_message(self, *_: Any) -> None:
                 pass
