@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(knock_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
 REASONS = re.compile(r"^\| `(\w+)` \| [^|]+ \|$", re.MULTILINE)
+# Nothing exposes them yet: this goes when something does.
+NOT_YET = "knock_group_"
 LATER = {"knock_exporter_state_last_write_timestamp_seconds"}  # no state is kept yet
 FROM_THE_DAEMON = {
     "knock_exporter_config_last_reload_successful",
@@ -41,7 +43,7 @@ class Shape(NamedTuple):
 
 
 def documented() -> dict[str, Shape]:
-    rows = ROW.findall(DOCUMENT)
+    rows = [row for row in ROW.findall(DOCUMENT) if not row[0].startswith(NOT_YET)]
     assert len(rows) == len({name for name, _, _ in rows}), "each family once"
     return {name: Shape(kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels in rows}
 
