@@ -26,12 +26,14 @@ DURATION_MAX = 100 * 365 * 86400.0  # seconds; beyond it clocks and calendars ov
 TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
 HTTP_INTERVAL_MIN = 1.0
 LABEL_BYTES = 128
+RUN_ID = r"[A-Za-z0-9._:-]{1,64}"
 # Labels that the metrics have themselves, or that Prometheus sets for each target.
 REFUSED_LABELS = frozenset({"knock_environment", "group", "name", "operation_id", "status", "le", "job", "instance"})
 
 _UNITS = {"y": 365 * 86_400_000, "w": 7 * 86_400_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _SHOWN_UNITS = ("d", "h", "m", "s", "ms")
 _PART = re.compile(r"([0-9]+)([a-z]+)")
+_RUN_ID = re.compile(RUN_ID)
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
@@ -173,6 +175,13 @@ def check_label_value(text: str) -> str:
         raise InvalidValue("holds characters that cannot be shown (expected printable text)")
     if len(text.encode()) > LABEL_BYTES:
         raise InvalidValue(f"is too long (expected at most {LABEL_BYTES} bytes of UTF-8)")
+    return _public(text)
+
+
+def check_run_id(text: str) -> str:
+    """Take the id of a run. Raises InvalidValue."""
+    if not _RUN_ID.fullmatch(text):
+        raise InvalidValue("is not a run id (expected 1 to 64 of A-Z, a-z, 0-9, . _ : and -)")
     return _public(text)
 
 

@@ -215,4 +215,5 @@ BearerTokenFile = Annotated[KeySource | None, Text(schema=_PATH, show=_show_key,
 TokenFile = Annotated[KeySource, Text(schema=_PATH, show=_show_key, find=partial(_key_file, least=TOKEN_LEAST))]
 LabelName = Annotated[str, Text(values.check_label_name, _like(values.LABEL_NAME))]
 LabelValue = Annotated[str, Text(values.check_label_value, {"minLength": 1, "maxLength": values.LABEL_BYTES})]
+RunId = Annotated[str | None, Text(values.check_run_id, _like(values.RUN_ID))]
 OperationId = Annotated[str, Text(values.check_operation_id, {"format": "uuid"})]

@@ -83,6 +83,7 @@ class ListedOperation:
     id: kinds.OperationId
     group: kinds.LabelValue = GROUP
     labels: Annotated[tuple[tuple[str, str], ...], GetPydanticSchema(_labels)] = ()
+    run: kinds.RunId = None
 
 
 def _mapping_or(expected: str, item: Any, *, text_is: str = "") -> Any:
@@ -93,7 +94,7 @@ def _mapping_or(expected: str, item: Any, *, text_is: str = "") -> Any:
     raise InvalidValue(f"expected {expected}")
 
 
-_AN_OPERATION = "an operation's id (in quotes, if it looks like a number), or a mapping with id, group and labels"
+_AN_OPERATION = "an operation's id (in quotes, if it looks like a number), or a mapping with id, group, run and labels"
 _A_SOURCE = "a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)"
 
 
@@ -106,12 +107,12 @@ def _operations(written: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _show_operations(operations: tuple[ListedOperation, ...]) -> list[Any]:
-    return [
-        {"id": each.id, "group": each.group, "labels": dict(each.labels)}
-        if (each.group, each.labels) != (GROUP, ())
-        else each.id
-        for each in operations
-    ]
+    return [each.id if each == ListedOperation(each.id) else _shown(each) for each in operations]
+
+
+def _shown(operation: ListedOperation) -> dict[str, Any]:
+    run = {} if operation.run is None else {"run": operation.run}
+    return {"id": operation.id, "group": operation.group, **run, "labels": dict(operation.labels)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,18 @@ class HttpSource:
     interval: kinds.SourceInterval = 60.0
     bearer_token_file: kinds.BearerTokenFile = None
     ca_file: kinds.CaFile = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """What is expected of a group's runs; durations in seconds.
+
+    `every` is the longest time between two of them, grace included; `deadline` how long one may take.
+    """
+
+    name: kinds.LabelValue
+    every: Annotated[kinds.Duration | None, not_null(kinds.Duration)] = None
+    deadline: Annotated[kinds.Duration | None, not_null(kinds.Duration)] = None
 
 
 _Operation = Annotated[
@@ -150,6 +163,7 @@ class EnvironmentSettings(SharedSettings):
     operations: Annotated[tuple[_Operation, ...], WrapValidator(_operations), PlainSerializer(_show_operations)] = ()
     operations_files: tuple[kinds.FilePattern, ...] = ()
     operations_http: tuple[_Source, ...] = ()
+    groups: tuple[GroupSettings, ...] = ()
 
     @property
     def key(self) -> KeySource:
@@ -230,6 +244,7 @@ SECTIONS = {
     "polling": (Polling,),
     "operations": (ListedOperation,),
     "operations_http": (HttpSource,),
+    "groups": (GroupSettings,),
     "registration": (RegistrationSettings,),
     "tokens": (TokenSource,),
     "storage": (Storage,),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from programs import Starter
 
     from exporter.simulator import Simulator
-    from exporter.tracking.messages import PollRequest, Register, Release
+    from exporter.tracking.messages import PollRequest, PutRun, Register, Release
     from exporter.web.context import AppContext
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ def answers(shown: AppContext, *requests: tuple[str, str, dict[str, Any]]) -> di
 def service_of(model: Model) -> RegistrationService:
     """Return the way to a tracker, which answers at once."""
 
-    def deliver(message: Register | Release) -> None:
+    def deliver(message: Register | Release | PutRun) -> None:
         model.tell(message)
         model.run(1)
 
