@@ -70,11 +70,13 @@ def _state() -> str:
     )
     opened, finished = _of_run("run_opened_timestamp_seconds"), _of_run("run_finished_timestamp_seconds")
     unfinished, failed, every = (_tracked("operations", more) for more in (UNFINISHED_ONES, FAILED_ONES, ""))
+    wrong = f"{_run_operations('failed|lost')} + {_of_run('run_errors')} > 0"
+    wrong_now = f"{failed} + {_tracked('operations_completed_with_errors')} > 0"
     holds = [
         (5, f"{opened} unless {RUN} {finished}"),
         (5, f"({unfinished} > 0) unless {RUN} {opened}"),
-        (6, f"{finished} and {RUN} {_run_operations('failed|lost')} > 0"),
-        (6, f"({failed} > 0) unless {RUN} {opened}"),
+        (6, f"{finished} and {RUN} {wrong}"),
+        (6, f"({wrong_now}) unless {RUN} {opened}"),
         (7, finished),
         (7, f"({every} > 0) unless {RUN} {opened}"),
         (8, _of_run("last_run_timestamp_seconds")),
