@@ -33,7 +33,8 @@ def environment_for(
     if file is None and not DEFAULT_FILE.exists():
         raise StartError(f"no key to ask with: set {KEY}, or name a configuration (--config.file)")
     # With its name, the keys of the others may be somewhere else.
-    environments = config.load(file or DEFAULT_FILE, environ, [name] if name is not None else []).environments
+    names = [name] if name is not None else []
+    environments = config.load(file or DEFAULT_FILE, environ, names, needs_storage=False).environments
     return _choose(environments, operation_ids)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import panels
 from grafana_foundation_sdk.builders import dashboard as build
-from panels import BAD_FROM_ONE, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
+from panels import BAD_FROM_ONE, BLUE, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -19,6 +19,9 @@ OPERATION = "knock_environment, group, operation_id"
 RATE = "$__rate_interval"
 ERROR_STEPS = ((None, GREEN), (0.01, ORANGE), (0.05, RED))
 PROGRESS_STEPS = ((None, "blue"), (1, GREEN))
+UNFINISHED_ONES, FAILED_ONES = ',status=~"pending|queued|processing|unknown"', ',status=~"failed|lost"'
+STATES = ("did not run", "late", "incomplete", "will be late", "running", "done with failures", "done", "idle")
+STATE_STEPS = ((None, RED), (4, ORANGE), (5, BLUE), (6, ORANGE), (7, GREEN), (8, BLUE))
 NONE = "None is listed where the exporter has `per_operation: none`."
 
 # At `end()`, so that the same groups are drawn over the whole time, whatever their number.
@@ -40,6 +43,53 @@ NEWEST_WRONG = (
     f"topk({LISTED}, max by ({OPERATION}) (knock_bulk_operation_last_change_timestamp_seconds{{{GROUP}}})"
     f" and {WRONG} and on ({OPERATION}) {INFO})"
 )
+RUN = "on (knock_environment, group)"
+
+
+def _of_run(family: str) -> str:
+    return f"max by (knock_environment, group) (knock_group_{family}{{{GROUP}}})"
+
+
+def _run_operations(statuses: str) -> str:
+    counts = f'knock_group_run_operations{{{GROUP},status=~"{statuses}"}}'
+    return f"sum by (knock_environment, group) (max by (knock_environment, group, status) ({counts}))"
+
+
+def _tracked(family: str, more: str = "") -> str:
+    return f"sum by (knock_environment, group) (knock_bulk_{family}{{{GROUP}{more}}})"
+
+
+def _state() -> str:
+    """Return a query for the number of the first of STATES that holds: an alert that fires, or how far the run is.
+
+    Groups that have no run go by what is tracked of them.
+    """
+    fires = "\n    or ".join(
+        f'{number} * ALERTS{{{GROUP},alertname="KnockGroup{alert}",alertstate="firing"}}'
+        for number, alert in enumerate(("DidNotRun", "MissedDeadline", "Incomplete", "WillMissDeadline"), start=1)
+    )
+    opened, finished = _of_run("run_opened_timestamp_seconds"), _of_run("run_finished_timestamp_seconds")
+    unfinished, failed, every = (_tracked("operations", more) for more in (UNFINISHED_ONES, FAILED_ONES, ""))
+    wrong = f"{_run_operations('failed|lost')} + {_of_run('run_errors')} > 0"
+    wrong_now = f"{failed} + {_tracked('operations_completed_with_errors')} > 0"
+    holds = [
+        (5, f"{opened} unless {RUN} {finished}"),
+        (5, f"({unfinished} > 0) unless {RUN} {opened}"),
+        (6, f"{finished} and {RUN} {wrong}"),
+        (6, f"({wrong_now}) unless {RUN} {opened}"),
+        (7, finished),
+        (7, f"({every} > 0) unless {RUN} {opened}"),
+        (8, _of_run("last_run_timestamp_seconds")),
+        (8, every),
+    ]
+    return "\n".join(
+        [
+            f"min by (knock_environment, group) (\n    {fires})",
+            *(f"  or {number} + 0 * ({query})" for number, query in holds),
+        ]
+    )
+
+
 LINK = {
     "title": "Open it in the exporter",
     "url": "${exporter_url}/operations/${__data.fields.knock_environment}/${__data.fields.operation_id}",
@@ -75,8 +125,52 @@ def _operation(family: str, which: str) -> str:
     return _of(which, f"max by ({OPERATION}) ({family}{{{GROUP}}})")
 
 
+def _runs() -> list[Panel]:
+    def record(name: str) -> str:
+        return f"max by (knock_environment, group) (group:knock_{name}{{{GROUP}}})"
+
+    def moment(name: str) -> str:
+        return f"{_of_run(f'{name}_timestamp_seconds')} * 1000"
+
+    bad = panels.colored(BAD_FROM_ONE)
+    states = panels.words({f"{number}": text for number, text in enumerate(STATES, start=1)})
+    failed = f"{_run_operations('failed|lost')}\n  or {_tracked('operations', FAILED_ONES)}"
+    errors = f"{_of_run('run_errors')}\n  or {_tracked('operations_tracked_errors')}"
+    columns = [
+        Column("Environment", label="knock_environment", width=115),
+        Column("Group", label="group", width=0),
+        Column("State", _state(), width=140, options=[*panels.colored(STATE_STEPS), states]),
+        Column(
+            "Progress",
+            record("group_run_progress:ratio"),
+            unit="percentunit",
+            width=140,
+            options=panels.gauge_cell(PROGRESS_STEPS),
+        ),
+        Column("Finished", record("group_run_finished:operations")),
+        Column("Expected", _of_run("run_expected_operations")),
+        Column("Failed", failed, options=bad),
+        Column("Rows with errors", errors, width=130, options=bad),
+        Column("Time left", record("group_run_time_left:seconds"), unit="s", width=105),
+        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=125),
+        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=125),
+        Column("Unfinished", _tracked("operations", UNFINISHED_ONES), width=95),
+        Column("Rows a second", record("bulk_operations_rows_processed:rate5m"), unit="rowsps", width=115),
+    ]
+    return [
+        panels.rows(
+            "Groups",
+            "The newest run of each group. Progress is finished of expected operations, or rows where the job declared"
+            " no number; time left goes by the pace since the run was opened. Failed counts lost ones too. Unfinished"
+            " and rows a second are of all that is tracked, and so are state, failed and errors where there is no run."
+            " The first four states are alerts that fire. State, progress and time left need the rules.",
+            columns,
+            "State",
+        )
+    ]
+
+
 def _now() -> list[Panel]:
-    unfinished = ',status=~"pending|queued|processing|unknown"'
     time_left = (
         f"clamp_min({_sum('knock_bulk_operations_active_rows_estimated')}"
         f" - {_sum('knock_bulk_operations_active_rows_processed')}, 0)\n"
@@ -95,19 +189,20 @@ def _now() -> list[Panel]:
         panels.number(
             "Unfinished",
             "Operations that are not final yet: queued, processing, or not asked for yet.",
-            _sum("knock_bulk_operations", unfinished),
+            _sum("knock_bulk_operations", UNFINISHED_ONES),
             "short",
         ),
         panels.number(
-            "Progress",
-            "Rows processed of rows estimated, of all operations that are tracked, finished ones too.",
+            "Progress, tracked now",
+            "Rows processed of rows estimated, of all operations that are tracked, finished ones too. It falls when new"
+            " ones come: how far a run is, is under Groups.",
             progress,
             "percentunit",
             PROGRESS_STEPS,
         ),
         panels.number(
-            "Done in",
-            "Rows that are left, by the rows of the last 5 minutes. None while nothing moves.",
+            "Done in, tracked now",
+            "Rows that are left of what is tracked now, by the rows of the last 5 minutes. None while nothing moves.",
             time_left,
             "s",
         ),
@@ -149,10 +244,6 @@ def _now() -> list[Panel]:
 
 
 def _groups() -> list[Panel]:
-    progress = (
-        f"clamp_max({_by_group('knock_bulk_operations_tracked_rows_processed')}"
-        f" / ({_by_group('knock_bulk_operations_tracked_rows_estimated')} > 0), 1)"
-    )
     rate, errors = (_by_group_rate(f"knock_bulk_operations_{what}_total") for what in ("rows_processed", "errors"))
     legend = "{{knock_environment}} / {{group}}"
     only = f" The {GROUPS} groups with the most rows in the time shown."
@@ -177,9 +268,9 @@ def _groups() -> list[Panel]:
             colors=STATUS_COLORS | {"with errors": "#ff9830"},
         ),
         panels.lines(
-            "Progress",
-            "Rows processed of rows estimated, of all tracked operations of a group." + only,
-            {legend: _of_groups(progress)},
+            "Progress of runs",
+            "Finished of expected operations of the run of a group; rows where its job declared no number." + only,
+            {legend: _of_groups(f"group:knock_group_run_progress:ratio{{{GROUP}}}")},
             "percentunit",
             highest=1,
         ),
@@ -292,7 +383,9 @@ def document() -> dashboard.Dashboard:
         "Knock bulk operations",
         "What runs in Knock, how far it is, when it is done, and what failed.",
     )
-    groups = 'label_values(knock_bulk_operations{knock_environment=~"$environment"}, group)'
+    # A group that did not run has no operations.
+    families = "knock_bulk_operations|knock_group_last_run_timestamp_seconds"
+    groups = f'label_values({{__name__=~"{families}",knock_environment=~"$environment"}}, group)'
     names = 'label_values(knock_bulk_operations{knock_environment=~"$environment",group=~"$group"}, name)'
     variables = [
         panels.chosen(
@@ -318,4 +411,4 @@ def document() -> dashboard.Dashboard:
     text = "{{name}} in {{group}} ({{knock_environment}})"
     board = board.annotation(panels.moments("Failed", failed, RED, text))
     board = board.annotation(panels.moments("Completed with errors", with_errors, ORANGE, text, enabled=False))
-    return panels.filled(board, {"Now": _now(), "Groups": _groups(), "Operations": _operations()})
+    return panels.filled(board, {"Groups": _runs(), "Now": _now(), "Over time": _groups(), "Operations": _operations()})

@@ -128,7 +128,7 @@ def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 def _dashboard(expression: str, values: Mapping[str, Any]) -> str:
     """Return the dashboard that shows what an alert is about, with its environment and group chosen."""
     whole = fill(expression, values)
-    if "knock_bulk_" in whole:
+    if re.search("knock_(bulk|group)_", whole):
         return (
             "/knock-overview?var-environment={{ $labels.knock_environment | urlquery }}"
             "&var-group={{ $labels.group | urlquery }}"

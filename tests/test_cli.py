@@ -185,6 +185,22 @@ def test_check_config_takes_the_example(tmp_path: Path) -> None:
     assert call("check-config", str(tmp_path / "config.yaml")).exit_code == 0
 
 
+def test_check_config_warns_of_runs_that_may_hang_unnoticed(config_file: Path) -> None:
+    groups = "{name: nightly, every: 26h}, {name: weekly, every: 8d, deadline: 6h}, {name: default}"
+    config_file.write_text(f"{GOOD}    groups: [{groups}]\n")
+    refused = call("check-config", str(config_file))
+    assert (refused.exit_code, "groups: needs a state file" in refused.stderr) == (1, True)
+    result = call("check-config", str(config_file), "--storage.path=state.db")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        'warning: group "nightly" of production has every, but no deadline: '
+        "unless the job gives one, a run that hangs is noticed only when the next one is due\n"
+    )
+    assert yaml.safe_load(result.stdout)["storage"] == {"path": "state.db"}
+    by_variable = call("check-config", str(config_file), KNOCK_EXPORTER_STORAGE_PATH="state.db")
+    assert by_variable.stdout == result.stdout
+
+
 def test_check_config_needs_a_file() -> None:
     result = call("check-config")
     assert result.exit_code == 2

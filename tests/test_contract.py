@@ -11,12 +11,14 @@ from model import WALL, Model, environment, ids, running
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from exporter.config import Config
+from exporter.config.settings import GroupSettings
 from exporter.errors import KnockError, RateLimited, Reason
 from exporter.metrics import own
 from exporter.metrics.exposition import Format
-from exporter.metrics.families import PER_NAME, PER_OPERATION, Family
+from exporter.metrics.families import PER_NAME, PER_OPERATION, PER_RUN, Family
 from exporter.operation import Operation, Status
 from exporter.tracking.ledger import QUEUE_BUCKETS, RUN_BUCKETS
+from exporter.tracking.runs import Deadline
 
 if TYPE_CHECKING:
     from exporter.tracking.messages import PollRequest
@@ -59,10 +61,12 @@ def a_model_of_everything() -> Model:
             request.id, status=status, errors=1, error_items=1, updated_at=WALL, started_at=WALL - 400, **ends
         )
 
-    full = Model(Config((environment(operations=operations),)), knock)
+    watched = environment(operations=operations, groups=(GroupSettings("default", every=90000.0),))
+    full = Model(Config((watched,)), knock)
     full.activity.reload_successful.set(1)
     full.activity.reload_time.set(WALL)
     full.activity.exposition_size.set(1)
+    full.put_run("default", "tonight", operations=0, closed=True, deadline=Deadline(seconds=3600.0))
     full.run(30)
     return full
 
@@ -107,14 +111,14 @@ def test_what_is_not_known_has_no_sample() -> None:
     fresh = Model(Config((environment(),)), lambda request, _now: running(request.id), latency=lambda _request: 99.0)
     fresh.run(1)
     absent = {"knock_up", "knock_last_answer_timestamp_seconds", "knock_exporter_poll_interval_seconds"}
-    absent |= LATER | FROM_THE_DAEMON | {family.name for family in (*PER_OPERATION, *PER_NAME)}
+    absent |= LATER | FROM_THE_DAEMON | {family.name for family in (*PER_OPERATION, *PER_NAME, *PER_RUN)}
     assert {name: fresh.samples(name) for name in absent} == {name: [] for name in absent}
 
 
 def test_help_names_the_fields_that_the_document_names() -> None:
     fields = set(re.findall(r"`((?!knock_)\w+_(?:rows|count|items|at))`", DOCUMENT))
     assert {"processed_rows", "failed_at"} <= fields
-    families: tuple[Family, ...] = (*PER_OPERATION, *PER_NAME)
+    families: tuple[Family, ...] = (*PER_OPERATION, *PER_NAME, *PER_RUN)
     for family in families:
         (row,) = re.findall(rf"^\| `{family.name}` \|.*$", DOCUMENT, re.MULTILINE)
         for field in fields:

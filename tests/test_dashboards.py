@@ -121,7 +121,7 @@ def test_a_query_is_promql_and_names_what_there_is(query: promql.Query) -> None:
 )
 def test_instances_are_put_together_as_the_contract_says(query: promql.Query) -> None:
     how = promql.across_instances()
-    assert len(how) == 23
+    assert len(how) == 34
     for name, aggregation in query.aggregations():
         assert aggregation == how.get(name, aggregation), name
 

@@ -140,6 +140,15 @@ def test_active_hides_clean_ones_after_a_quarter_of_an_hour(
     assert model.value("knock_bulk_operations", status="completed") == 2, "sums know no modes"
 
 
+def test_active_shows_failed_ones_and_those_with_errors_for_their_whole_retention() -> None:
+    model = Model(Config((environment(per_operation="active", retention=1000.0),)), ended)
+    model.register(A, B, C)
+    model.run(7 * 1000)
+    assert shown(model) == {B, C}
+    model.run(5 + LATE)
+    assert shown(model) == set()
+
+
 def test_the_limit_shows_unfinished_then_failed_ones_and_counts_the_rest() -> None:
     model = Model(Config((environment(operations=[A, B, C, D], per_operation_limit=2),)), ended)
     model.run(5)

@@ -212,7 +212,7 @@ def test_what_a_file_drops_when_it_has_ended_cleanly_goes_at_once() -> None:
     model.list_file("/ids")
     model.run(2)
     assert shown(model) == {B, C}  # what went wrong is seen for its retention
-    model.run(DAY)
+    model.run(7 * DAY)
     assert shown(model) == set()
 
 
@@ -346,6 +346,28 @@ def test_retention_runs_from_when_it_was_first_shown_as_final() -> None:
     assert shown(model) == set()
     assert tracked(model) == 0
     assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 1
+
+
+def test_what_failed_or_had_errors_stays_seven_times_as_long() -> None:
+    model = model_of({A: finished(A), B: finished(B, error_items=1), C: finished(C, Status.FAILED)}, retention=600.0)
+    model.register(A, B, C)
+    model.run(600 + LATE + 5)
+    assert shown(model) == {B, C}
+    model.run(6 * 600 - LATE - 10)
+    assert shown(model) == {B, C}
+    model.run(LATE + 10)
+    assert shown(model) == set()
+    assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 3
+
+
+def test_what_failed_and_whose_end_lies_ahead_stays_one_retention_longer_at_most() -> None:
+    ahead = finished(A, Status.FAILED, failed_at=WALL + 3650 * DAY)
+    model = model_of({A: ahead, B: finished(B, Status.FAILED)}, retention=600.0)
+    model.register(A, B)
+    model.run(7 * 600 + LATE + 5)
+    assert shown(model) == {A}
+    model.run(600)
+    assert shown(model) == set()
 
 
 def test_what_is_over_is_found_within_30_seconds_whatever_goes_meanwhile() -> None:

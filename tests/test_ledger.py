@@ -22,7 +22,6 @@ from exporter.tracking import transitions
 from exporter.tracking.ledger import (
     QUEUE_BUCKETS,
     RUN_BUCKETS,
-    STATES,
     Aggregate,
     GroupAggregate,
     Growth,
@@ -32,7 +31,7 @@ from exporter.tracking.ledger import (
     ended_now,
     grow,
 )
-from exporter.tracking.transitions import NO_MARKS, Circumstances, Marks, Moment, Tracked
+from exporter.tracking.transitions import NO_MARKS, STATES, Circumstances, Marks, Moment, Tracked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

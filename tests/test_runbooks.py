@@ -15,6 +15,16 @@ from exporter.knock.failures import MAX_VALUES
 
 ALERTS = rules.alerts()
 SECTIONS = ["Meaning", "Impact", "How to check", "What to do"]
+RUN_AGAIN = [
+    *("KnockOperationFailed", "KnockOperationCompletedWithErrors"),
+    *(
+        "KnockOperationsFailed",
+        "KnockOperationsStandFailed",
+        "KnockOperationsCompletedWithErrors",
+        "KnockOperationsLost",
+    ),
+    *("KnockGroupMissedDeadline", "KnockGroupIncomplete"),
+]
 LIST = (promql.RUNBOOKS / "README.md").read_text()
 
 
@@ -41,6 +51,15 @@ def test_a_runbook_is_complete(alert: str) -> None:
     assert "```promql" in checks
     assert "$ knock-exporter " in checks
     assert "\n1. " in text.split("## What to do")[1]
+
+
+@pytest.mark.parametrize("alert", RUN_AGAIN)
+def test_what_is_about_errors_ends_with_how_to_run_them_again(alert: str) -> None:
+    recipe = re.findall(r"^## Run again what failed\n(```console\n.+?^```\n)", LIST, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\$ knock-exporter (\w+) ", recipe[0], re.MULTILINE) == ["list", "errors"]
+    assert read(alert).endswith(
+        f"\n\nRun again what is left, and only that ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
+    )
 
 
 @pytest.mark.parametrize("query", promql.of_runbooks(), ids=lambda query: query.file)

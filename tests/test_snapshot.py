@@ -86,7 +86,7 @@ def test_the_order_is_what_a_sort_would_give(steps: list[dict[int, int]], at_fir
     for step in [dict.fromkeys(range(at_first), 0), *steps]:
         touched = {key(operation_ids[number]): ordered(operation_ids[number], level) for number, level in step.items()}
         naive = {each: entry for each, entry in (naive | touched).items() if entry is not None}
-        snapshot = snapshot.changed(touched, (), ())
+        snapshot = snapshot.changed(touched, (), (), ())
         assert snapshot.operations == naive
         assert snapshot.order == sorted(naive.values(), key=lambda each: each.rank)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, get_type_hints
 
@@ -17,8 +18,9 @@ from exporter.store import documents, schema, tables
 from exporter.store.documents import Ages, Checkpoint, UnreadableRow, first_ages
 from exporter.tracking.memberships import API, Membership, SourceKey
 from exporter.tracking.memory import Changes, EnvironmentMemory, Memory, StoredAggregate, StoredOperation
-from exporter.tracking.tombstones import Tombstones
-from exporter.tracking.transitions import Marks, Moment, Tracked
+from exporter.tracking.runs import Run, RunSums, StoredGroup
+from exporter.tracking.tombstones import Tombstone, Tombstones
+from exporter.tracking.transitions import STATES, Marks, Moment, Tracked
 
 KEY = OperationKey("production", "123e4567-e89b-12d3-a456-426614174000")
 AS_IT_IS = Ages(0.0)
@@ -44,7 +46,7 @@ KINDS: dict[Any, st.SearchStrategy[Any]] = {
 
 def every_field(made: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Make values of a class with any value in each field, also in those that it will have one day."""
-    hints = get_type_hints(made)
+    hints = get_type_hints(made, localns={"Mapping": Mapping})  # which modules import for types alone
     strategies = {name: KINDS[hint] if hint in KINDS else st.from_type(hint) for name, hint in hints.items()}
     return st.builds(made, **{**strategies, **given_fields})
 
@@ -57,6 +59,10 @@ KINDS[Moment] = MOMENTS
 KINDS[Operation | None] = st.none() | OPERATIONS
 KINDS[Marks] = every_field(Marks)
 MEMBERSHIPS = st.lists(every_field(Membership, source=every_field(SourceKey), labels=LABELS), max_size=3).map(tuple)
+KINDS[tuple[int, ...]] = st.tuples(*[COUNTS] * len(STATES))
+KINDS[RunSums] = every_field(RunSums)
+KINDS[Run | None] = st.none() | every_field(Run)
+KINDS[Mapping[str, float]] = st.dictionaries(TEXTS, TIMES, max_size=3)
 PLACES = st.tuples(TEXTS, TEXTS)
 KEPT = st.builds(StoredOperation, every_field(Tracked, key=st.just(KEY)), MEMBERSHIPS)
 
@@ -66,14 +72,28 @@ def never(*row: str) -> None:
 
 
 @FEWER
-@given(kept=KEPT, environment=every_field(EnvironmentMemory), aggregate=every_field(StoredAggregate), place=PLACES)
-def test_what_is_kept_comes_back_with_every_field(
-    kept: StoredOperation, environment: EnvironmentMemory, aggregate: StoredAggregate, place: tuple[str, str]
+@given(
+    kept=KEPT,
+    environment=every_field(EnvironmentMemory),
+    aggregate=every_field(StoredAggregate),
+    group=every_field(StoredGroup),
+    stone=every_field(Tombstone),
+    place=PLACES,
+)
+def test_what_is_kept_comes_back_with_every_field(  # noqa: PLR0913, PLR0917 - one for each kind
+    kept: StoredOperation,
+    environment: EnvironmentMemory,
+    aggregate: StoredAggregate,
+    group: StoredGroup,
+    stone: Tombstone,
+    place: tuple[str, str],
 ) -> None:
-    memory = Memory({KEY: kept}, Tombstones(), {("production", *place): aggregate}, {"production": environment})
+    aggregates, groups = {("production", *place): aggregate}, {("production", place[0]): group}
+    memory = Memory({KEY: kept}, Tombstones({KEY: stone}), aggregates, {"production": environment}, groups)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.migrate(connection)
-        changes = Changes(1, Moment(0.0, 0.0), memory.operations, {}, memory.aggregates, memory.environments)
+        parts = (memory.operations, memory.tombstones, memory.aggregates, memory.environments, memory.groups)
+        changes = Changes(1, Moment(0.0, 0.0), *parts)
         tables.write_changes(connection, changes, AS_IT_IS)
         assert tables.read_memory(connection, AS_IT_IS, never) == memory
 
@@ -236,7 +256,7 @@ def test_migrations_go_on_from_any_version_and_each_is_whole() -> None:
     made = len(schema.MIGRATIONS)
 
     def add(connection: sqlite3.Connection) -> None:
-        connection.execute("ALTER TABLE tombstones ADD COLUMN counted INTEGER")
+        connection.execute("ALTER TABLE tombstones ADD COLUMN reason TEXT")
 
     def fail(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE half (done)")

@@ -42,8 +42,8 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 def fill(connection: sqlite3.Connection, stones: Iterable[tuple[OperationKey, Tombstone]]) -> None:
     connection.execute("BEGIN")
-    packed = ((name, pack_id(operation_id), at, retired) for (name, operation_id), (at, retired) in stones)
-    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?)", packed)
+    packed = ((name, pack_id(operation_id), *stone) for (name, operation_id), stone in stones)
+    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?, ?)", packed)
     connection.execute("COMMIT")
 
 

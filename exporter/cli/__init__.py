@@ -27,13 +27,14 @@ from exporter.cli.flags import (
     example,
     flag,
 )
-from exporter.cli.group import group
+from exporter.cli.group import groups
 from exporter.cli.listing import forget, list_command
 from exporter.cli.register import register
 from exporter.cli.state import state
 from exporter.cli.watch import watch
 from exporter.errors import ExporterError, KnockError, StartError
 from exporter.startup import signals_are_taken_over
+from exporter.values import quoted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,15 +173,21 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 @main.command(name="check-config")
 @click.argument("file", type=FilePath())
-def check_config(file: Path) -> None:
+@flag("storage.path", default=None, type=FilePath(), help="Where the exporter keeps state, if not where the file says.")
+def check_config(file: Path, storage_path: Path | None) -> None:
     """Check a configuration FILE: all problems at once (exit 1), or the active settings (exit 0)."""
-    from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
+    from exporter import config, reloading  # noqa: PLC0415 - pydantic is not needed for --help
     from exporter.keys import doubt  # noqa: PLC0415 - the same
 
-    loaded = config.load(file, os.environ)
+    loaded = reloading.ConfigFile(file, os.environ, storage=storage_path).load()
     for each in loaded.environments:
         if problem := doubt(each.key.read(os.environ)):
             click.echo(f"warning: API key of {each.name}: {each.key} {problem}", err=True)
+        for group in each.groups:
+            if group.every is not None and group.deadline is None:
+                where = f"group {quoted(group.name)} of {each.name}"
+                hint = "unless the job gives one, a run that hangs is noticed only when the next one is due"
+                click.echo(f"warning: {where} has every, but no deadline: {hint}", err=True)
     click.echo(config.effective_yaml(loaded), nl=False)
 
 
@@ -291,7 +298,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
 main.add_command(errors)
 main.add_command(list_command)
 main.add_command(forget)
-main.add_command(group)
+main.add_command(groups)
 main.add_command(register)
 main.add_command(state)
 main.add_command(watch)

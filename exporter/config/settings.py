@@ -37,6 +37,7 @@ RATE_LIMIT_MAX = 200  # the most that Knock allows anybody: its tier 4
 IN_FLIGHT_SECONDS = 2  # so many seconds' worth of polls may be under way
 IN_FLIGHT_DEFAULT_MIN, IN_FLIGHT_DEFAULT_MAX = 4, 64  # by default; who asks for more may have IN_FLIGHT_MAX
 IN_FLIGHT_MAX = 256
+GROUPS_MOST = 100  # of an environment
 MAX_OPERATIONS_MOST = 1_000_000  # far past what one process can ask for
 KEY_SOURCES = ("api_key_file", "api_key_env", "api_key")
 
@@ -83,6 +84,7 @@ class ListedOperation:
     id: kinds.OperationId
     group: kinds.LabelValue = GROUP
     labels: Annotated[tuple[tuple[str, str], ...], GetPydanticSchema(_labels)] = ()
+    run: kinds.RunId = None
 
 
 def _mapping_or(expected: str, item: Any, *, text_is: str = "") -> Any:
@@ -93,7 +95,7 @@ def _mapping_or(expected: str, item: Any, *, text_is: str = "") -> Any:
     raise InvalidValue(f"expected {expected}")
 
 
-_AN_OPERATION = "an operation's id (in quotes, if it looks like a number), or a mapping with id, group and labels"
+_AN_OPERATION = "an operation's id (in quotes, if it looks like a number), or a mapping with id, group, run and labels"
 _A_SOURCE = "a mapping (write it as {url: https://…}; interval, bearer_token_file and ca_file may follow)"
 
 
@@ -107,11 +109,13 @@ def _operations(written: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 def _show_operations(operations: tuple[ListedOperation, ...]) -> list[Any]:
     return [
-        {"id": each.id, "group": each.group, "labels": dict(each.labels)}
-        if (each.group, each.labels) != (GROUP, ())
-        else each.id
-        for each in operations
+        _shown(each) if (each.group, each.run, each.labels) != (GROUP, None, ()) else each.id for each in operations
     ]
+
+
+def _shown(operation: ListedOperation) -> dict[str, Any]:
+    run = {} if operation.run is None else {"run": operation.run}
+    return {"id": operation.id, "group": operation.group, **run, "labels": dict(operation.labels)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,15 @@ class HttpSource:
     interval: kinds.SourceInterval = 60.0
     bearer_token_file: kinds.BearerTokenFile = None
     ca_file: kinds.CaFile = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """What is expected of the runs of a group."""
+
+    name: kinds.GroupName
+    every: Annotated[kinds.Duration | None, not_null(kinds.Duration)] = None
+    deadline: Annotated[kinds.Duration | None, not_null(kinds.Duration)] = None
 
 
 _Operation = Annotated[
@@ -150,6 +163,7 @@ class EnvironmentSettings(SharedSettings):
     operations: Annotated[tuple[_Operation, ...], WrapValidator(_operations), PlainSerializer(_show_operations)] = ()
     operations_files: tuple[kinds.FilePattern, ...] = ()
     operations_http: tuple[_Source, ...] = ()
+    groups: Annotated[tuple[GroupSettings, ...], Field(json_schema_extra={"maxItems": GROUPS_MOST})] = ()
 
     @property
     def key(self) -> KeySource:
@@ -157,8 +171,8 @@ class EnvironmentSettings(SharedSettings):
         return self.api_key_file or self.api_key_env or self.api_key or KeySource()
 
     def without_operations(self) -> "EnvironmentSettings":
-        """All but what lists operations."""
-        return replace(self, operations=(), operations_files=(), operations_http=())
+        """All but what lists operations, and what is expected of their groups."""
+        return replace(self, operations=(), operations_files=(), operations_http=(), groups=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +244,7 @@ SECTIONS = {
     "polling": (Polling,),
     "operations": (ListedOperation,),
     "operations_http": (HttpSource,),
+    "groups": (GroupSettings,),
     "registration": (RegistrationSettings,),
     "tokens": (TokenSource,),
     "storage": (Storage,),
@@ -284,7 +299,11 @@ def effective_yaml(config: Config, *, queries_masked: bool = False) -> str:
     """
     shown = CONFIG.dump_python(config, exclude_none=True, context={"queries_masked": queries_masked})
     shown["environments"] = [
-        dict(sorted(each.items(), key=lambda item: (item[0].startswith("operations"), item[0] in SHARED_KEYS)))
+        dict(
+            sorted(
+                each.items(), key=lambda item: (item[0].startswith(("operations", "groups")), item[0] in SHARED_KEYS)
+            )
+        )
         for each in shown["environments"]
     ]
     return yaml.dump(

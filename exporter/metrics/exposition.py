@@ -17,7 +17,7 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, STALE, Family, OperationRow
+from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, PER_RUN, STALE, Family, OperationRow
 from exporter.operation import UNKNOWN_NAME
 from exporter.tracking.snapshot import NOTHING_SHOWN, Snapshot
 
@@ -109,7 +109,7 @@ def _header(family: Family, form: Format) -> bytes:
 
 
 _HEADERS = {
-    form: {family.name: _header(family, form) for family in (*PER_OPERATION, *PER_NAME, *PER_GROUP, STALE)}
+    form: {family.name: _header(family, form) for family in (*PER_OPERATION, *PER_NAME, *PER_GROUP, *PER_RUN, STALE)}
     for form in Format
 }
 
@@ -177,6 +177,7 @@ class View:
     snapshot: Snapshot = NOTHING_SHOWN
     aggregates: Rows = ()
     groups: Rows = ()
+    runs: Rows = ()
     size: int = 0
 
     @cached_property
@@ -190,11 +191,13 @@ def knock_part(view: View, form: Format) -> Iterator[bytes]:
     yield from _level(PER_OPERATION, view.operations, form)
     yield from _level(PER_NAME, view.aggregates, form)
     yield from _level(PER_GROUP, view.groups, form)
+    yield from _level(PER_RUN, view.runs, form)
 
 
 def knock_size(view: View, form: Format) -> int:
     """Return how many bytes `knock_part` writes, without writing it."""
-    return view.size + sum(len(_HEADERS[form][each.name]) for each in (*PER_OPERATION, *PER_NAME, *PER_GROUP))
+    families = (*PER_OPERATION, *PER_NAME, *PER_GROUP, *PER_RUN)
+    return view.size + sum(len(_HEADERS[form][each.name]) for each in families)
 
 
 def _level(families: Sequence[Family], rows: Rows, form: Format) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exporter.tracking.ledger import Aggregate, GroupAggregate, Histogram
+    from exporter.tracking.snapshot import GroupStatus
     from exporter.tracking.transitions import Tracked
 
 # Most numbers of an operation are those of its last poll, or 0 and 1.
@@ -338,11 +339,99 @@ PER_GROUP = (
 )
 
 
+_GROUP = "knock_group"
+
+
+def _of_run(field: str) -> Callable[[GroupStatus], float | None]:
+    def value(status: GroupStatus) -> float | None:
+        return None if status.run is None else getattr(status.run, field)
+
+    return value
+
+
+def _of_sums(field: str) -> Callable[[GroupStatus], float | None]:
+    return lambda status: None if status.run is None else getattr(status.sums, field)
+
+
+def _run_operations(status: GroupStatus) -> Iterator[Sample] | None:
+    return None if status.run is None else _each("status", lambda sums: sums.by_state)(status.sums)
+
+
+PER_RUN = (
+    Family(
+        f"{_GROUP}_expected_interval_seconds",
+        "gauge",
+        "The longest time between two runs of the group, as configured.",
+        lambda status: status.every,
+    ),
+    Family(
+        f"{_GROUP}_last_run_timestamp_seconds",
+        "gauge",
+        "When the newest run of the group was opened, in Unix seconds; newest inserted_at where it never had one.",
+        lambda status: status.last_run,
+    ),
+    Family(
+        f"{_GROUP}_run_opened_timestamp_seconds",
+        "gauge",
+        "When the run was opened, in Unix seconds.",
+        _of_run("opened"),
+    ),
+    Family(
+        f"{_GROUP}_run_closed_timestamp_seconds",
+        "gauge",
+        "When the job said that it had submitted all operations of the run, in Unix seconds.",
+        _of_run("closed"),
+    ),
+    Family(
+        f"{_GROUP}_run_finished_timestamp_seconds",
+        "gauge",
+        "When all that the run expected was first seen at its end, in Unix seconds.",
+        _of_run("finished"),
+    ),
+    Family(
+        f"{_GROUP}_run_deadline_timestamp_seconds",
+        "gauge",
+        "When the run is to be finished, in Unix seconds: its own deadline, or else the group's.",
+        lambda status: status.deadline,
+    ),
+    Family(
+        f"{_GROUP}_run_expected_operations",
+        "gauge",
+        "Operations of the run, as the job declared.",
+        _of_run("operations"),
+    ),
+    Family(
+        f"{_GROUP}_run_operations",
+        "gauge",
+        "Operations of the run, retired ones too, by Knock's status as of their last successful poll.",
+        _run_operations,
+    ),
+    Family(
+        f"{_GROUP}_run_rows_processed",
+        "gauge",
+        "Sum of Knock's processed_rows over the operations of the run, retired and lost ones with their last values.",
+        _of_sums("rows_processed"),
+    ),
+    Family(
+        f"{_GROUP}_run_rows_estimated",
+        "gauge",
+        "Sum of Knock's estimated_total_rows over the operations of the run, likewise.",
+        _of_sums("rows_estimated"),
+    ),
+    Family(
+        f"{_GROUP}_run_errors",
+        "gauge",
+        "Sum of Knock's error_count over the operations of the run, likewise.",
+        _of_sums("errors"),
+    ),
+)
+
+
 def aggregate_labels(aggregate: Aggregate) -> dict[str, str]:
     """Return the labels of an aggregate by name."""
     return {"knock_environment": aggregate.environment, "group": aggregate.group, "name": aggregate.name}
 
 
-def group_labels(aggregate: GroupAggregate) -> dict[str, str]:
-    """Return the labels of an aggregate by group."""
-    return {"knock_environment": aggregate.environment, "group": aggregate.group}
+def group_labels(group: GroupAggregate | GroupStatus) -> dict[str, str]:
+    """Return the labels of what there is one of for each group."""
+    return {"knock_environment": group.environment, "group": group.group}

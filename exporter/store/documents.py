@@ -1,4 +1,4 @@
-"""What is stored, as JSON: one document for each environment, operation and aggregate, in the file as in an export.
+"""What is stored, as JSON: a document for each environment, group, operation and aggregate, as in an export.
 
 The names are the file's own: what the tracker renames keeps its name here. Where a time is monotonic it is stored as an
 age. A field that is forgotten here is not kept: `tests/test_store_documents.py` sets each to something that is not its
@@ -18,8 +18,9 @@ from exporter.operation import MAX_COUNT, Operation, OperationKey, Status, is_op
 from exporter.tracking.memberships import Membership, SourceKey, SourceKind
 from exporter.tracking.memory import AggregateKey, EnvironmentMemory, Memory, StoredAggregate, StoredOperation
 from exporter.tracking.pacing import PollClass
+from exporter.tracking.runs import GroupKey, Run, RunSums, StoredGroup
 from exporter.tracking.tombstones import Tombstone, Tombstones
-from exporter.tracking.transitions import Marks, Moment, Tracked
+from exporter.tracking.transitions import STATES, Marks, Moment, Tracked
 from exporter.values import NAME
 
 Number = Annotated[float, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]  # what is beyond is not a time
@@ -114,17 +115,21 @@ class _OperationDocument(_Document, frozen=True, kw_only=True):
         return OperationKey(_shared(self.environment), self.id.lower())
 
 
-class MembershipDocument(Struct, frozen=True, forbid_unknown_fields=True):
+class MembershipDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """That a source names an operation."""
 
     kind: SourceKind
     name: str
     group: str
     labels: dict[str, str]
+    run: str | None = None
 
 
 class OperationDocument(_OperationDocument, frozen=True, kw_only=True, tag="operation"):
-    """An operation, its record, and who names it; `namings` and `mark_…` are memberships and marks."""
+    """An operation, its record, and who names it; `namings` and `mark_…` are memberships and marks.
+
+    `run` is empty where it was counted in one, and joins no other.
+    """
 
     group: str
     status: Status | None = None  # None: never answered
@@ -167,6 +172,7 @@ class OperationDocument(_OperationDocument, frozen=True, kw_only=True, tag="oper
     final_seen: Number | None = None
     final_at: Number | None = None
     collections: dict[str, Annotated[int, Meta(gt=0)]] | None = None  # None: written before they were counted
+    run: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,6 +185,7 @@ class TombstoneDocument(_OperationDocument, frozen=True, kw_only=True, tag="tomb
 
     at: Number
     retired: bool
+    counted: bool = False
 
 
 class AggregateDocument(_Document, frozen=True, kw_only=True, tag="cell"):
@@ -213,7 +220,54 @@ class EnvironmentDocument(_Document, frozen=True, kw_only=True, tag="environment
     asleep_since: Number | None = None
 
 
-Document = OperationDocument | TombstoneDocument | AggregateDocument | EnvironmentDocument
+class SumsDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What operations add up to; `operations` by state, without those at 0."""
+
+    operations: dict[str, Count] = {}
+    with_errors: Count = 0
+    rows_processed: Count = 0
+    rows_estimated: Count = 0
+    errors: Count = 0
+
+    def __post_init__(self) -> None:
+        if unknown := self.operations.keys() - {*STATES}:
+            raise ValueError(f"operations: {min(unknown)} is not a status")
+
+
+class RunDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A run; times are Unix seconds."""
+
+    id: str
+    opened: Number
+    operations: Count | None = None
+    deadline: Number | None = None
+    closed: Number | None = None
+    finished: Number | None = None
+    newest: Number = 0.0
+    gone: SumsDocument = SumsDocument()
+
+
+class GroupDocument(_Document, frozen=True, kw_only=True, tag="group"):
+    """What a group remembers; times are Unix seconds, `past` has those of ended runs by id."""
+
+    group: str
+    last_inserted: Number | None = None
+    every_since: Number | None = None
+    run: RunDocument | None = None
+    past: dict[str, Number] = {}
+
+    @property
+    def row_key(self) -> str:
+        """What tells it from the others of its environment, in the file."""
+        return self.group
+
+    @property
+    def key(self) -> GroupKey:
+        """What names it."""
+        return self.environment, self.group
+
+
+Document = OperationDocument | TombstoneDocument | AggregateDocument | EnvironmentDocument | GroupDocument
 
 _DECODER: json.Decoder[Document] = json.Decoder(Document)
 encode = json.Encoder().encode
@@ -247,7 +301,7 @@ def dump(value: Any) -> str:
 _RECORD = tuple(name for name in Operation.__slots__ if name in OperationDocument.__struct_fields__ and name != "id")
 _PLAIN = (
     *("group", "interval", "healthy_interval", "poll_class", "up", "failures", "missing", "odd_polls"),
-    *("ended_polls", "lost", "from_birth", "seen_unfinished", "seen_started", "final_seen"),
+    *("ended_polls", "lost", "from_birth", "seen_unfinished", "seen_started", "final_seen", "run"),
 )
 _AGES, _MOMENTS = ("due", "missing_since", "final_at"), ("handed_over", "last_success", "last_change")
 _MARKS = tuple(f"mark_{name}" for name in Marks._fields)
@@ -267,7 +321,7 @@ def operation_document(key: OperationKey, kept: StoredOperation, ages: Ages) -> 
         values |= zip(_RECORD, _record(record), strict=True)
     values["collections"] = dict(record.collections if record is not None else ())
     values["namings"] = [
-        MembershipDocument(*membership.source, membership.group, dict(membership.labels))
+        MembershipDocument(*membership.source, membership.group, dict(membership.labels), membership.run)
         for membership in kept.memberships
     ]
     return OperationDocument(environment=key.environment, id=key.id, labels=dict(it.labels), **values)
@@ -302,11 +356,12 @@ def read_operation(key: OperationKey, it: OperationDocument, ages: Ages) -> Stor
         Marks(it.mark_processed, it.mark_successes, it.mark_errors),
         it.final_seen,
         _mono(it.final_at, ages),
+        _shared(it.run),
     )
     if not it.namings:
         return StoredOperation(tracked, ())
     memberships = tuple(
-        [Membership(SourceKey(each.kind, each.name), each.group, _pairs(each.labels)) for each in it.namings]
+        [Membership(SourceKey(each.kind, each.name), each.group, _pairs(each.labels), each.run) for each in it.namings]
     )
     return StoredOperation(tracked, _shared(memberships))
 
@@ -362,6 +417,33 @@ def aggregate_document(key: AggregateKey, it: StoredAggregate, _ages: Ages) -> A
     return AggregateDocument(environment=environment, group=group, name=name, **it._asdict())
 
 
+def group_document(key: GroupKey, it: StoredGroup, _ages: Ages) -> GroupDocument:
+    """Make a document of what a group remembers."""
+    run = None
+    if it.run is not None:
+        by_state = {state: count for state, count in it.run.gone.by_state.items() if count}
+        run = RunDocument(*it.run[:-1], SumsDocument(by_state, *it.run.gone[1:]))
+    return GroupDocument(
+        environment=key[0],
+        group=key[1],
+        last_inserted=it.last_inserted,
+        every_since=it.every_since,
+        run=run,
+        past=dict(it.past),
+    )
+
+
+def read_group(it: GroupDocument) -> StoredGroup:
+    """Make what a group remembers of its document."""
+    if it.run is None:
+        return StoredGroup(it.last_inserted, it.every_since, None, it.past)
+    gone = it.run.gone
+    states = tuple(gone.operations.get(state, 0) for state in STATES)
+    sums = RunSums(states, gone.with_errors, gone.rows_processed, gone.rows_estimated, gone.errors)
+    values = {name: getattr(it.run, name) for name in Run._fields}
+    return StoredGroup(it.last_inserted, it.every_since, Run(**values | {"gone": sums}), it.past)
+
+
 class Contents:
     """What is read, document by document, in times of this process."""
 
@@ -371,6 +453,7 @@ class Contents:
         self.tombstones = Tombstones()
         self.aggregates: dict[AggregateKey, StoredAggregate] = {}
         self.environments: dict[str, EnvironmentMemory] = {}
+        self.groups: dict[GroupKey, StoredGroup] = {}
 
     def take(self, document: Document) -> None:
         """Take in a document."""
@@ -378,12 +461,14 @@ class Contents:
             case OperationDocument(key=key):
                 self.operations[key] = read_operation(key, document, self.ages)
             case TombstoneDocument(key=key):
-                self.tombstones[key] = Tombstone(self.ages.mono(document.at), document.retired)
+                self.tombstones[key] = Tombstone(self.ages.mono(document.at), document.retired, document.counted)
             case AggregateDocument(key=place):
                 values = (getattr(document, name) for name in StoredAggregate._fields)
                 self.aggregates[place] = StoredAggregate(*values)
             case EnvironmentDocument(environment=name):
                 self.environments[name] = read_environment(document, self.ages)
+            case GroupDocument(key=group):
+                self.groups[group] = read_group(document)
 
     def has(self, document: Document) -> bool:
         """Whether there is something in its place."""
@@ -392,9 +477,11 @@ class Contents:
                 return place in self.aggregates
             case EnvironmentDocument(environment=name):
                 return name in self.environments
+            case GroupDocument(key=group):
+                return group in self.groups
             case OperationDocument(key=key) | TombstoneDocument(key=key):
                 return key in self.operations or key in self.tombstones
 
     def memory(self) -> Memory:
         """Return all of it."""
-        return Memory(self.operations, self.tombstones, self.aggregates, self.environments)
+        return Memory(self.operations, self.tombstones, self.aggregates, self.environments, self.groups)

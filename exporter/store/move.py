@@ -15,7 +15,7 @@ from msgspec import Struct, ValidationError, convert, json, to_builtins
 
 from exporter.errors import StartError, redact
 from exporter.store import database, documents, tables
-from exporter.store.documents import Ages, Checkpoint, Contents, Number, UnreadableRow, dump
+from exporter.store.documents import Ages, Checkpoint, Contents, Number, TombstoneDocument, UnreadableRow, dump
 from exporter.store.opening import Opening
 from exporter.tracking.memory import Changes
 
@@ -59,9 +59,10 @@ def export(connection: sqlite3.Connection, environments: Collection[str], skip: 
 
 def _documents(connection: sqlite3.Connection, skip: Skip) -> Iterator[dict[str, Any]]:
     yield from map(to_builtins, tables.read_documents(connection, "operation", skip))
-    for key, (at, retired) in tables.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
-        yield {"kind": "tombstone", **key._asdict(), "at": at, "retired": retired}
+    for key, stone in tables.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
+        yield to_builtins(TombstoneDocument(**key._asdict(), **stone._asdict()))
     yield from map(to_builtins, tables.read_documents(connection, "cell", skip))
+    yield from map(to_builtins, tables.read_documents(connection, "group", skip))
 
 
 # In.
@@ -141,9 +142,8 @@ def take_in(  # noqa: PLR0913 - each is said by the caller
     taken = read(lines, clock())
     store, here = Opening(path, clock, patience, taken.ages, mend=False, skip=skip).open()
     with closing(store):
-        names = {each[0] for each in chain(taken.operations, taken.tombstones, taken.aggregates)} | {
-            *taken.environments
-        }
+        keyed = chain(taken.operations, taken.tombstones, taken.aggregates, taken.groups)
+        names = {each[0] for each in keyed} | {*taken.environments}
         awake = [name for name, each in here.environments.items() if name in names and each.asleep_since is None]
         if awake and not replace:
             raise StartError(
@@ -168,6 +168,7 @@ def _replacing(here: Memory, taken: Contents, names: set[str], now: Moment) -> C
         replaced(here.tombstones, taken.tombstones),
         replaced(here.aggregates, taken.aggregates),
         dict.fromkeys(names) | asleep,
+        replaced(here.groups, taken.groups),
     )
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from exporter.store.documents import AggregateDocument, EnvironmentDocument, OperationDocument, dump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from msgspec import Struct
 
     Migration = Callable[[sqlite3.Connection], None]
 
@@ -61,22 +63,37 @@ def _keep_documents(connection: sqlite3.Connection) -> None:
         "CREATE TABLE documents"
         " (kind TEXT, environment TEXT, key TEXT, document TEXT, PRIMARY KEY (kind, environment, key))"
     )
-    for table, model in (
-        ("environments", EnvironmentDocument),
-        ("operations", OperationDocument),
-        ("cells", AggregateDocument),
-    ):
+    for table, model in _MODELS.items():
         kind = model.__struct_config__.tag
         found = connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - of ours
         names = [each[0] for each in found.description]
         rows = (_document_row(str(kind), dict(zip(names, row, strict=True))) for row in found)
         connection.executemany("INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?)", rows)
         connection.execute(f"DROP TABLE {table}")
-        columns = (_COLUMNS.get(name, f"json_extract(document, '$.{name}')") for name in model.__struct_fields__)
-        shown = ", ".join(f'{each} AS "{name}"' for name, each in zip(model.__struct_fields__, columns, strict=True))
+    _show_documents(connection)
+
+
+def _show_documents(connection: sqlite3.Connection) -> None:
+    """Make the views that show the fields of documents as columns: briefly, as all statements are to fit in a page."""
+    for table, model in _MODELS.items():
+        columns = (_COLUMNS.get(name, f"json_extract(document,'$.{name}')") for name in model.__struct_fields__)
+        shown = ",".join(f'{each}"{name}"' for name, each in zip(model.__struct_fields__, columns, strict=True))
+        kind = model.__struct_config__.tag
+        connection.execute(f"DROP VIEW IF EXISTS {table}")
         connection.execute(f"CREATE VIEW {table} AS SELECT {shown} FROM documents WHERE kind = '{kind}'")  # noqa: S608
 
 
+def _keep_groups(connection: sqlite3.Connection) -> None:
+    """Keep groups, and the run of each operation."""
+    connection.execute("ALTER TABLE tombstones ADD COLUMN counted INTEGER DEFAULT 0")
+    _show_documents(connection)
+
+
+_MODELS: Mapping[str, type[Struct]] = {
+    "environments": EnvironmentDocument,
+    "operations": OperationDocument,
+    "cells": AggregateDocument,
+}
 _COLUMNS = {"environment": "environment", "id": "key"}
 _NESTED = {"labels", "namings", "collections", "groups", "names"}
 _FLAGS = {"up", "lost", "from_birth", "seen_unfinished", "seen_started"}
@@ -97,7 +114,7 @@ def _document_row(kind: str, columns: dict[str, Any]) -> tuple[str, ...]:
 
 
 # The first makes version 1. The views show the fields of a document: another field takes a step that makes them again.
-MIGRATIONS: tuple[Migration, ...] = (_make_tables, _count_collections, _keep_documents)
+MIGRATIONS: tuple[Migration, ...] = (_make_tables, _count_collections, _keep_documents, _keep_groups)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

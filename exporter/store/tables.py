@@ -29,6 +29,7 @@ _PLACES: dict[str, Callable[[Any], Place]] = {  # by the tracker's key
     "environment": lambda name: ("environment", name, ""),
     "operation": lambda key: ("operation", *key),
     "cell": lambda key: ("cell", key[0], dump(key[1:])),
+    "group": lambda key: ("group", *key),
 }
 
 _SELECT = (  # as bytes: text that is not UTF-8 is refused
@@ -37,11 +38,11 @@ _SELECT = (  # as bytes: text that is not UTF-8 is refused
 )
 _PUT = "INSERT INTO documents VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET document = excluded.document"
 _DROP = "DELETE FROM documents WHERE kind = ? AND environment = ? AND key = ?"
-_PUT_TOMBSTONE = "REPLACE INTO tombstones (environment, id, at, retired) VALUES (?, ?, ?, ?)"
+_PUT_TOMBSTONE = "REPLACE INTO tombstones (environment, id, at, retired, counted) VALUES (?, ?, ?, ?, ?)"
 _DROP_TOMBSTONE = "DELETE FROM tombstones WHERE environment = ? AND id = ?"
 # By environment: to have its name decoded for each of a million rows takes a third of the time.
 _TOMBSTONE_ENVIRONMENTS = "SELECT DISTINCT environment FROM tombstones ORDER BY environment"
-_TOMBSTONES_OF = "SELECT id, at, retired FROM tombstones WHERE environment IS ? ORDER BY id"
+_TOMBSTONES_OF = "SELECT id, at, retired, counted FROM tombstones WHERE environment IS ? ORDER BY id"
 
 
 # Reading.
@@ -74,13 +75,13 @@ def read_tombstones(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> T
     for (name,) in connection.execute(_TOMBSTONE_ENVIRONMENTS).fetchall():
         rows = connection.execute(_TOMBSTONES_OF, (name,))
         while batch := rows.fetchmany(LEAF_MOST):
-            ids, ats, retired = zip(*batch, strict=True)
+            ids, ats, retired, counted = zip(*batch, strict=True)
             if type(name) is str and _are_tombstones(ids, ats):
-                stones.append(name, ids, [at - ages.shift for at in ats], map(bool, retired))
+                stones.append(name, ids, [at - ages.shift for at in ats], map(bool, retired), map(bool, counted))
                 continue
-            for packed, at, gone in batch:
+            for packed, at, *flags in batch:
                 if type(name) is str and _are_tombstones([packed], [at]):
-                    stones[OperationKey(name, unpack_id(packed))] = Tombstone(ages.mono(at), bool(gone))
+                    stones[OperationKey(name, unpack_id(packed))] = Tombstone(ages.mono(at), *map(bool, flags))
                 else:
                     skip(str(name), str(packed), "is not a tombstone")
     return stones
@@ -117,9 +118,12 @@ def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) 
     _write(connection, "operation", changes.operations, documents.operation_document, ages)
     _write(connection, "cell", changes.aggregates, documents.aggregate_document, ages)
     _write(connection, "environment", changes.environments, documents.environment_document, ages)
+    _write(connection, "group", changes.groups, documents.group_document, ages)
     stones = changes.tombstones.items()
     puts = (
-        (name, pack_id(id_), ages.age(stone.at), stone.retired) for (name, id_), stone in stones if stone is not None
+        (name, pack_id(id_), ages.age(stone.at), stone.retired, stone.counted)
+        for (name, id_), stone in stones
+        if stone is not None
     )
     connection.executemany(_PUT_TOMBSTONE, puts)
     connection.executemany(_DROP_TOMBSTONE, ((name, pack_id(id_)) for (name, id_), stone in stones if stone is None))

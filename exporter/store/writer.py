@@ -117,5 +117,6 @@ def merged(earlier: Changes, later: Changes) -> Changes:
         tombstones={**earlier.tombstones, **later.tombstones},
         aggregates={**earlier.aggregates, **later.aggregates},
         environments={**earlier.environments, **later.environments},
+        groups={**earlier.groups, **later.groups},
         whole=earlier.whole,
     )

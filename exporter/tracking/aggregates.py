@@ -90,7 +90,9 @@ class Aggregates:
             aggregate, labels = self._by_key[place], self._labels[place]
             self.aggregates.put(place, render(families.PER_NAME, labels, aggregate))
             states, stale_at = aggregate.tracked.copy(), aggregate.stale_at.frozen()
-            self._counts[place] = AggregateCounts(*place, labels, states, aggregate.with_errors, stale_at)
+            rows = (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors)
+            since = aggregate.processing_change.least
+            self._counts[place] = AggregateCounts(*place, labels, states, aggregate.with_errors, *rows, since, stale_at)
         for group_place in self._touched_groups:
             group = self._groups[group_place]
             self.groups.put(group_place, render(families.PER_GROUP, encode_labels(families.group_labels(group)), group))

@@ -14,6 +14,7 @@ from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.environment import FollowedOperation
+from exporter.tracking.groups import Groups
 from exporter.tracking.ledger import contribution_of, ended_now, grow
 from exporter.tracking.slices import is_due
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.exposure import CardinalityLimit, Rank
     from exporter.tracking.memory import AggregateKey, StoredAggregate
+    from exporter.tracking.runs import GroupKey, StoredGroup
     from exporter.tracking.slices import Job
     from exporter.tracking.snapshot import EnvironmentStatus
     from exporter.tracking.transitions import Moment, Tracked
@@ -46,6 +48,7 @@ class Book:
         self._activity = activity
         self._changed = changed
         self._aggregates = Aggregates()
+        self.groups = Groups(environments, changed)
         self._snapshot = NOTHING_SHOWN
         self._size = 0  # bytes of the lines in it
 
@@ -63,10 +66,13 @@ class Book:
 
     # Environments.
 
-    def restore(self, aggregates: Mapping[AggregateKey, StoredAggregate]) -> None:
-        """Begin with what the aggregates of an environment remember."""
+    def restore(
+        self, aggregates: Mapping[AggregateKey, StoredAggregate], groups: Mapping[GroupKey, StoredGroup]
+    ) -> None:
+        """Begin with what the aggregates and groups of an environment remember."""
         for place, memory in aggregates.items():
             self._aggregates.remember(place, memory)
+        self.groups.restore(groups)
         self._changed.view = True
 
     def remove_environment(self, environment: WatchedEnvironment) -> Job:
@@ -74,6 +80,7 @@ class Book:
         operations = [*environment.operations.values()]
         environment.operations.clear()
         self._aggregates.remove_environment(environment.name)
+        self.groups.remove_environment(environment.name)
         self._changed.view = True
         yield
         for number in range(len(operations)):
@@ -125,6 +132,7 @@ class Book:
         operation = FollowedOperation(environment, tracked)
         environment.follow(operation)
         self._aggregates.aggregate_of(tracked).exchange(None, contribution_of(tracked))
+        self.groups.exchange(None, tracked, now)
         environment.count(None, tracked)
         self.show(operation, now)
         return operation
@@ -141,15 +149,17 @@ class Book:
         else:
             left.exchange(taken, None)
             joined.exchange(None, added)
+        self.groups.exchange(before, after, now)
         operation.environment.count(before, after)
         self.show(operation, now)
 
-    def remove(self, operation: FollowedOperation, reason: str | None) -> None:
+    def remove(self, operation: FollowedOperation, now: Moment, reason: str | None) -> None:
         """Drop an operation; `reason` is counted: retention or limit (None: somebody said so)."""
         aggregate = self._aggregates.aggregate_of(operation.tracked)
         aggregate.exchange(contribution_of(operation.tracked), None)
         if reason is not None:
             aggregate.retired[reason] += 1
+        self.groups.exchange(operation.tracked, None, now)
         operation.environment.count(operation.tracked, None)
         self._move(operation, None)
         operation.environment.drop(operation)
@@ -193,7 +203,7 @@ class Book:
         self._aggregates.observe(before, after)
         return after._replace(marks=marks)
 
-    def publish(self, statuses: tuple[EnvironmentStatus, ...]) -> View:
+    def publish(self, statuses: tuple[EnvironmentStatus, ...], now: Moment) -> View:
         """Render what changed since the last view, and return all as it stands."""
         entries: dict[OperationKey, Entry | None] = {}
         for key in self._changed.rows:
@@ -201,11 +211,12 @@ class Book:
             entry = entries[key] = self._entry(operation) if operation is not None else None
             self._size += sum(size_of(each.lines) * sign for each, sign in ((entry, 1), (before, -1)) if each)
         self._aggregates.render()
-        self._snapshot = self._snapshot.changed(entries, self._aggregates.counts, statuses)
+        self.groups.settle(now)
+        self._snapshot = self._snapshot.changed(entries, self._aggregates.counts, self.groups.statuses, statuses)
         self._set_gauges()
-        aggregates, groups = self._aggregates.aggregates, self._aggregates.groups
-        size = self._size + aggregates.size + groups.size
-        return View(self._snapshot, aggregates.publish(), groups.publish(), size)
+        aggregates, groups, runs = self._aggregates.aggregates, self._aggregates.groups, self.groups.rows
+        size = self._size + aggregates.size + groups.size + runs.size
+        return View(self._snapshot, aggregates.publish(), groups.publish(), runs.publish(), size)
 
     def _entry(self, operation: FollowedOperation) -> Entry:
         tracked, rank = operation.tracked, operation.rank or exposure.rank(operation.tracked)

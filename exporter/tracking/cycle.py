@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exporter.operation import OperationKey
     from exporter.tracking.memory import AggregateKey, Changes
     from exporter.tracking.messages import Saved
+    from exporter.tracking.runs import GroupKey
     from exporter.tracking.transitions import Moment
 
     Reply = Callable[[bool], None]  # whether it is committed
@@ -41,6 +42,7 @@ class Changed:
     tombstones: dict[OperationKey, None] = field(default_factory=dict)
     aggregates: dict[AggregateKey, None] = field(default_factory=dict)
     environments: dict[str, None] = field(default_factory=dict)
+    groups: dict[GroupKey, None] = field(default_factory=dict)
     view: bool = True
 
     def __bool__(self) -> bool:
@@ -49,7 +51,7 @@ class Changed:
     @property
     def is_stored(self) -> bool:
         """Whether some of it is to be stored."""
-        return bool(self.operations or self.tombstones or self.aggregates or self.environments)
+        return bool(self.operations or self.tombstones or self.aggregates or self.environments or self.groups)
 
     @property
     def is_much(self) -> bool:
@@ -58,7 +60,8 @@ class Changed:
 
     def clear(self) -> None:
         """Begin again."""
-        for each in (self.rows, self.operations, self.tombstones, self.aggregates, self.environments):
+        stored = (self.operations, self.tombstones, self.aggregates, self.environments, self.groups)
+        for each in (self.rows, *stored):
             each.clear()
         self.view = False
 

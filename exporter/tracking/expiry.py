@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 PARTS = 14  # of a round, each a second: what comes too late for one is found by the next, within 30 s
 PART_LEAST = 1000  # operations: some 50 µs
+FAILED_RETENTIONS = 7  # how many times `retention` what failed or had errors stays: Friday night's is there on Monday
 PRUNE_LEAST = 1000
 
 
 def leaves_at(operation: FollowedOperation) -> float:
     """Return when the time of an operation is over (monotonic): NEVER before its end, or while the configuration's.
 
-    `retention` runs from its end, or from when it was first seen at its end if that is later. One that ended
-    cleanly and that nobody names any more leaves sooner.
+    `retention` runs from its end, or from when it was first seen at its end if that is later: once for one that
+    ended cleanly, FAILED_RETENTIONS times for others. A clean one that nobody names any more leaves sooner.
     """
     tracked, memberships = operation.tracked, operation.memberships
     if any(each.source == CONFIG for each in memberships):
@@ -37,8 +38,10 @@ def leaves_at(operation: FollowedOperation) -> float:
     # An end that lies ahead by Knock's clock counts from there, but no clock keeps an operation for ever.
     ahead = (tracked.operation.finished_at or 0.0) - (tracked.final_seen or 0.0)
     retention = operation.environment.settings.retention
-    until = tracked.final_at + retention + min(max(ahead, 0.0), retention)
-    return until if memberships or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
+    since = tracked.final_at + min(max(ahead, 0.0), retention)
+    if not tracked.clean:
+        return since + FAILED_RETENTIONS * retention
+    return since + retention if memberships else min(since + retention, tracked.final_at + CLEAN_SECONDS)
 
 
 class Sweep:

@@ -94,6 +94,10 @@ class CardinalityLimit:
         """The values let in so far, in their order."""
         return tuple(self._admitted)
 
+    def declare(self, values: Iterable[str]) -> None:
+        """Let values in that the configuration names, however many there are."""
+        self._admitted |= dict.fromkeys(values)
+
     def fold(self, value: str) -> str:
         """Return what `admit` would."""
         room = len(self._admitted) < self._most

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from exporter.tracking.memberships import API, SourceKind
 from exporter.tracking.messages import (
     Listed,
+    PutRun,
     Register,
     RegistrationResult,
     Release,
     ReleaseResult,
     Reread,
+    RunResult,
     Taken,
     Unread,
 )
@@ -47,7 +49,7 @@ class MessageHandlers:
         self._activity = activity
         self._chance = chance
 
-    def take(self, message: Listed | Reread | Unread | Register | Release, now: Moment) -> None:
+    def take(self, message: Listed | Reread | Unread | Register | Release | PutRun, now: Moment) -> None:
         """Take a message in; its environment may be configured no more since it was sent."""
         environment = self._environments.get(message.environment)
         match message:
@@ -55,6 +57,8 @@ class MessageHandlers:
                 self._intake.slices.put_urgent(self._register(message), now)
             case Release():
                 self._intake.slices.put_urgent(self._release(message), now)
+            case PutRun():
+                self._intake.slices.put_urgent(self._put_run(message), now)
             case Listed() if environment is not None:
                 self._intake.list_all(message, now)
             case Reread() if environment is not None:
@@ -73,6 +77,13 @@ class MessageHandlers:
             released = self._intake.release(environment, message.id, now)
         durable = self._cycle.durable
         self._cycle.when_shown(lambda ok: message.reply(replace(released, durable=durable, saved=ok)))
+
+    def _put_run(self, message: PutRun) -> Job:
+        now = yield
+        environment = self._environments.get(message.environment)
+        done = RunResult(known=False) if environment is None else self._intake.put_run(environment, message, now)
+        durable = self._cycle.durable
+        self._cycle.when_shown(lambda ok: message.reply(replace(done, durable=durable, saved=ok)))
 
     def _register(self, message: Register) -> Job:
         now = yield

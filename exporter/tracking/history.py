@@ -55,10 +55,11 @@ class History(NamedTuple):
     @property
     def points(self) -> tuple[HistoryPoint, ...]:
         """The points, the oldest first."""
-        return tuple(
-            HistoryPoint(at, _known(processed), _known(errors))
-            for at, processed, errors in _POINT.iter_unpack(self.packed_points)
-        )
+        return tuple(self._point(start) for start in range(0, len(self.packed_points), _POINT.size))
+
+    def _point(self, start: int) -> HistoryPoint:
+        at, processed, errors = _POINT.unpack_from(self.packed_points, start)
+        return HistoryPoint(at, _known(processed), _known(errors))
 
     @property
     def polls(self) -> tuple[PastPoll, ...]:
@@ -71,12 +72,18 @@ class History(NamedTuple):
     @property
     def rate(self) -> float | None:
         """Rows a second over the last RATE_SECONDS or the last two points; None where that cannot be told."""
-        points = [each for each in self.points if each.processed is not None]
-        if len(points) < 2:  # noqa: PLR2004 - a line has two ends
-            return None
-        last = points[-1]
-        first = next((each for each in points[:-2] if last.at - each.at <= RATE_SECONDS), points[-2])
-        return _rate(first, last)
+        last = first = None
+        for start in range(len(self.packed_points) - _POINT.size, -1, -_POINT.size):  # pages ask it of thousands
+            point = self._point(start)
+            if point.processed is None:
+                continue
+            if last is None:
+                last = point
+            elif first is None or last.at - point.at <= RATE_SECONDS:
+                first = point
+            else:
+                break
+        return _rate(first, last) if first is not None and last is not None else None
 
 
 NO_HISTORY = History()

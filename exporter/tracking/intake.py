@@ -15,9 +15,10 @@ from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import transitions
 from exporter.tracking.environment import NEVER
 from exporter.tracking.expiry import RetirementOrder, Sweep, leaves_at
-from exporter.tracking.exposure import hidden_at
-from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of
-from exporter.tracking.messages import ReleaseResult
+from exporter.tracking.exposure import OTHER, hidden_at
+from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of, run_of
+from exporter.tracking.messages import ReleaseResult, RunResult
+from exporter.tracking.runs import NO_RUN
 from exporter.tracking.slices import SLICE, SLICES_A_STEP, Slices, is_due
 from exporter.tracking.tombstones import Tombstone
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from exporter.tracking.environment import FollowedOperation, WatchedEnvironment
     from exporter.tracking.memberships import Memberships, SourceKey
     from exporter.tracking.memory import StoredOperation
-    from exporter.tracking.messages import Created, Listed, Registration
+    from exporter.tracking.messages import Created, Listed, PutRun, Registration
     from exporter.tracking.slices import Job
     from exporter.tracking.snapshot import SourceState
     from exporter.tracking.tombstones import Tombstones
@@ -97,9 +98,18 @@ class Intake:
 
     def update(self, operation: FollowedOperation, after: Tracked, now: Moment) -> None:
         """Take in what is known of an operation now, and note when it is to leave."""
+        before = operation.tracked
+        if after.run and before.last_success is None and _inserted_at(before) is None:
+            after = self._of_its_run(operation, after)
         self._book.update(operation, after, now)
         self._changed.operations[after.key] = None
         self._plan_sweep(operation)
+
+    def _of_its_run(self, operation: FollowedOperation, after: Tracked) -> Tracked:
+        """Take an operation that named no run out of the current one, where Knock made it before that began."""
+        if run_of(operation.memberships) is None and self._book.groups.is_older(after):
+            return after._replace(run=None)
+        return after
 
     def _plan_sweep(self, operation: FollowedOperation) -> None:
         """Note when an operation is to be hidden or to leave."""
@@ -192,7 +202,10 @@ class Intake:
         if stone is not None:
             del self.tombstones[key]
             self._changed.tombstones[key] = None
-        return self._begin(key, now, known=stone is not None)
+        return self._begin(key, now, stone)
+
+    def _run(self, tracked: Tracked, named: str | None, now: Moment) -> str | None:
+        return self._book.groups.join((tracked.key.environment, tracked.group), named, now)
 
     def _touch(self, operation: FollowedOperation) -> None:
         """Note that an operation is named otherwise: it is to be kept, and shown, and leaves, as it is now."""
@@ -203,7 +216,7 @@ class Intake:
     def _listed(self, key: OperationKey) -> bool:
         return any(each.source != API for each in self._memberships(key))
 
-    def _begin(self, key: OperationKey, now: Moment, *, known: bool) -> str:
+    def _begin(self, key: OperationKey, now: Moment, stone: Tombstone | None) -> str:
         environment, memberships = self._environments[key.environment], self._memberships(key)
         group = self._book.admit_group(environment, group_of(memberships))
         labels, ended = labels_of(memberships), self._ended.pop(key, None)
@@ -211,8 +224,10 @@ class Intake:
             new = ended._replace(group=group, labels=labels)
         else:
             new = transitions.newly_tracked(key, group, labels, now, environment.settings.polling)
-            if known:  # what was followed before was counted before
+            if stone is not None:  # what was followed before was counted before
                 new = new._replace(from_birth=False)
+        counted = stone is not None and stone.counted
+        new = new._replace(run=NO_RUN if counted else self._run(new, run_of(memberships), now))
         self._changed.operations[key] = None
         return self._follow(environment, new, now).tracked.state
 
@@ -226,12 +241,27 @@ class Intake:
         tracked, memberships = operation.tracked, operation.memberships
         self._touch(operation)
         group, labels = group_of(memberships), labels_of(memberships)
-        if (operation.environment.groups.fold(group), labels) != (tracked.group, tracked.labels):
+        if operation.environment.groups.fold(group) != tracked.group:
             group = self._book.admit_group(operation.environment, group)
-            self.update(operation, tracked._replace(group=group, labels=labels), now)
+        else:
+            group = tracked.group
+        after = self._in_named_run(tracked._replace(group=group, labels=labels), tracked, run_of(memberships), now)
+        if after != tracked:
+            self.update(operation, after, now)
         if tracked.lost and again:
             self.retry(operation, now)
         return operation.tracked.state
+
+    def _in_named_run(self, after: Tracked, before: Tracked, named: str | None, now: Moment) -> Tracked:
+        """Put an operation that is named otherwise into the run that it is said to belong to; once in one, it stays."""
+        groups = self._book.groups
+        if after.group != before.group:
+            moved = after._replace(run=self._run(after, named, now))
+            if groups.counts(before):
+                moved = after._replace(run=NO_RUN)
+            return moved._replace(run=None) if named is None and groups.is_older(moved) else moved
+        stays = before.run is not None and (before.run == NO_RUN or before.operation is not None)
+        return after if named is None or stays else after._replace(run=self._run(after, named, now))
 
     def retry(self, missing: FollowedOperation, now: Moment) -> None:
         """Give an operation that is lost, or about to be, another chance."""
@@ -243,6 +273,17 @@ class Intake:
         newly = contradict(self._memberships(key)) and not contradict(before)
         self._activity.conflicts.labels(key.environment).inc(newly)
         return newly
+
+    def put_run(self, environment: WatchedEnvironment, message: PutRun, now: Moment) -> RunResult:
+        """Open a run of a group, or take in what is said of it."""
+        key, groups = (environment.name, message.group), self._book.groups
+        if environment.groups.fold(message.group) != message.group or message.group == OTHER:
+            return RunResult(admitted=False)
+        if (current := groups.open(key, message.run, now)) is not None:
+            return RunResult(current=current)
+        self._book.admit_group(environment, message.group)
+        groups.change(key, message.changes, now)
+        return RunResult()
 
     # Out.
 
@@ -277,11 +318,13 @@ class Intake:
 
     def _drop(self, key: OperationKey, now: Moment, *, retired: bool, reason: str | None = None) -> None:
         self._environments[key.environment].index.drop(API, key.id)
-        operation = self._book.find(key)
+        operation, before = self._book.find(key), self.tombstones.get(key)
+        counted = before is not None and before.counted
         if operation is not None:
-            self._book.remove(operation, reason)
+            counted = self._book.groups.counts(operation.tracked)
+            self._book.remove(operation, now, reason)
             self._changed.operations[key] = None
-        self.tombstones[key] = Tombstone(now.mono, retired)
+        self.tombstones[key] = Tombstone(now.mono, retired, counted)
         self._changed.tombstones[key] = None
 
     def sweep(self, environment: WatchedEnvironment, now: Moment) -> None:
@@ -350,3 +393,7 @@ class Intake:
         for each in self._retirement_order.take(len(self._book) - self.limit + 1):
             self._drop(each.key, now, retired=True, reason="limit")
         return len(self._book) < self.limit
+
+
+def _inserted_at(tracked: Tracked) -> float | None:
+    return tracked.operation.inserted_at if tracked.operation is not None else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import Status
 from exporter.tracking.memory import StoredAggregate
-from exporter.tracking.transitions import LOST, PENDING, Marks
+from exporter.tracking.transitions import STATES, Marks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from exporter.operation import Operation
     from exporter.tracking.transitions import Tracked
 
-STATES = (PENDING, *(str(status) for status in Status), LOST)
 RETIREMENTS = ("retention", "limit")
 QUEUE_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 900, 1800, 3600, 10800, 43200, 86400)
 RUN_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 259200)

@@ -47,6 +47,7 @@ class Membership(NamedTuple):
     source: SourceKey
     group: str = GROUP
     labels: Labels = ()
+    run: str | None = None
 
 
 Memberships = tuple[Membership, ...]  # of one operation, in the order of precedence
@@ -55,6 +56,11 @@ Memberships = tuple[Membership, ...]  # of one operation, in the order of preced
 def group_of(memberships: Memberships) -> str:
     """Return the group that an operation belongs to."""
     return next((each.group for each in memberships if each.group != GROUP), GROUP)
+
+
+def run_of(memberships: Memberships) -> str | None:
+    """Return the run that an operation is said to belong to."""
+    return next((each.run for each in memberships if each.run is not None), None)
 
 
 def labels_of(memberships: Memberships) -> Labels:
@@ -69,8 +75,9 @@ def labels_of(memberships: Memberships) -> Labels:
 def contradict(memberships: Memberships) -> bool:
     """Whether sources say different things about an operation."""
     groups = {each.group for each in memberships if each.group != GROUP}
+    runs = {each.run for each in memberships if each.run is not None}
     labels = {pair for each in memberships for pair in each.labels}
-    return len(groups) > 1 or len(labels) > len({name for name, _ in labels})
+    return len(groups) > 1 or len(runs) > 1 or len(labels) > len({name for name, _ in labels})
 
 
 class Followed(Protocol):
@@ -123,7 +130,7 @@ class MembershipIndex:
     def name(self, source: SourceKey, operation: ListedOperation) -> Memberships | None:
         """Note that a source names an operation; return who did before, None if that says nothing new."""
         before = self.memberships(operation.id)
-        membership = Membership(source, operation.group, operation.labels)
+        membership = Membership(source, operation.group, operation.labels, operation.run)
         if membership in before:
             return None
         others = [each for each in before if each.source != source]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from exporter.operation import OperationKey
     from exporter.tracking.memberships import Memberships
+    from exporter.tracking.runs import GroupKey, StoredGroup
     from exporter.tracking.tombstones import Tombstone
     from exporter.tracking.transitions import Moment, Tracked
 
@@ -61,6 +62,7 @@ class Memory:
     tombstones: Tombstones = field(default_factory=Tombstones)
     aggregates: Mapping[AggregateKey, StoredAggregate] = field(default_factory=dict)
     environments: Mapping[str, EnvironmentMemory] = field(default_factory=dict)
+    groups: Mapping[GroupKey, StoredGroup] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +79,5 @@ class Changes:
     tombstones: Mapping[OperationKey, Tombstone | None] = field(default_factory=dict)
     aggregates: Mapping[AggregateKey, StoredAggregate | None] = field(default_factory=dict)
     environments: Mapping[str, EnvironmentMemory | None] = field(default_factory=dict)
+    groups: Mapping[GroupKey, StoredGroup | None] = field(default_factory=dict)
     whole: bool = False

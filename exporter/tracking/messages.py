@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exporter.send_window import SendWindow
     from exporter.tracking.memberships import SourceKey, SourceKind
     from exporter.tracking.memory import Changes
+    from exporter.tracking.runs import RunChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,31 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class RunResult:
+    """The answer to a `PutRun`; for a past run, `current` is the id of the one that the group has now.
+
+    `known` is False where there is no such environment, `admitted` where it has too many groups.
+    """
+
+    known: bool = True
+    admitted: bool = True
+    current: str | None = None
+    durable: bool = False
+    saved: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PutRun:
+    """Open a run of a group, or say more of it; `reply` as with `Register`."""
+
+    environment: str
+    group: str
+    run: str
+    changes: RunChanges
+    reply: Callable[[RunResult], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Reconfigure:
     """Another configuration is active from now on, whole; `keys` are the API keys by environment.
 
@@ -205,6 +231,7 @@ Message = (
     | Unread
     | Register
     | Release
+    | PutRun
     | Reconfigure
     | Exchange
     | Saved

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from exporter.tracking.cycle import Changed
     from exporter.tracking.intake import Intake
     from exporter.tracking.memory import AggregateKey, Memory, StoredAggregate, StoredOperation
+    from exporter.tracking.runs import GroupKey, StoredGroup
     from exporter.tracking.slices import Job
     from exporter.tracking.transitions import Moment
 
@@ -41,6 +42,7 @@ class SleepingEnvironment:
     memory: EnvironmentMemory
     operations: dict[str, StoredOperation] = field(default_factory=dict)
     aggregates: dict[AggregateKey, StoredAggregate] = field(default_factory=dict)
+    groups: dict[GroupKey, StoredGroup] = field(default_factory=dict)
 
 
 class EnvironmentRegistry:
@@ -67,6 +69,8 @@ class EnvironmentRegistry:
             self._sleeping(key.environment).operations[key.id] = kept
         for aggregate_key, aggregate in memory.aggregates.items():
             self._sleeping(aggregate_key[0]).aggregates[aggregate_key] = aggregate
+        for group_key, group in memory.groups.items():
+            self._sleeping(group_key[0]).groups[group_key] = group
 
     def _sleeping(self, name: str) -> SleepingEnvironment:
         # One whose own memory is lost: at no known address, so that nothing in it counts as from birth.
@@ -110,7 +114,8 @@ class EnvironmentRegistry:
         environment = WatchedEnvironment(settings, key, upstream, memory, counters, self._epochs)
         self._environments[name] = environment
         self._changed.environments[name] = None
-        self._book.restore(asleep.aggregates)
+        self._book.restore(asleep.aggregates, asleep.groups)
+        self._use_groups(environment, now)
         self._intake.restore(environment, asleep.operations.values(), now)
         if (memory.base_url, memory.branch) != (settings.base_url, settings.branch):
             self._moved(environment, now)
@@ -120,6 +125,8 @@ class EnvironmentRegistry:
         moved = (before.base_url, before.branch) != (settings.base_url, settings.branch)
         if moved or key != environment.key:
             self.use_key(environment, key, now)
+        if before.groups != settings.groups:
+            self._use_groups(environment, now)
         if before.rate_limit != settings.rate_limit:
             environment.upstream.use_lowest_limit()
         if moved:
@@ -130,6 +137,13 @@ class EnvironmentRegistry:
             self._intake.sweep(environment, now)
         if before.polling != settings.polling:
             self._intake.slices.put((environment.name, "pace"), self._change_pace(environment), now)
+
+    def _use_groups(self, environment: WatchedEnvironment, now: Moment) -> None:
+        known, settings = environment.groups.admitted, environment.settings
+        environment.groups.declare(each.name for each in settings.groups)
+        if environment.groups.admitted != known:
+            self._changed.environments[environment.name] = None
+        self._book.groups.configure(environment.name, settings.groups, now)
 
     def _change_exposure(self, environment: WatchedEnvironment, now: Moment) -> None:
         self._intake.slices.put((environment.name, "exposure"), self._book.change_exposure(environment), now)
@@ -189,8 +203,8 @@ class EnvironmentRegistry:
         environment.upstream.leave(environment, now.mono)
         self._drop_empty_upstreams()
         operations = {each: operation.stored for each, operation in environment.operations.items()}
-        aggregates = self._book.all_remembered(name)
-        self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates)
+        aggregates, groups = self._book.all_remembered(name), self._book.groups.all_remembered(name)
+        self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates, groups)
         self._changed.environments[name] = None
         del self._environments[name]
         self._intake.remove_environment(name)
@@ -207,6 +221,7 @@ class EnvironmentRegistry:
                 self._changed.environments[name] = None
                 self._changed.operations |= dict.fromkeys(each.tracked.key for each in asleep.operations.values())
                 self._changed.aggregates |= dict.fromkeys(asleep.aggregates)
+                self._changed.groups |= dict.fromkeys(asleep.groups)
 
     # What is written to the state file.
 
@@ -221,21 +236,26 @@ class EnvironmentRegistry:
             {key: self._intake.tombstones.get(key) for key in changed.tombstones},
             {place: self._aggregate(place) for place in changed.aggregates},
             {name: self._environment(name) for name in changed.environments},
+            {group: self._group(group) for group in changed.groups},
         )
 
     def _everything(self, number: int, now: Moment) -> Changes:
         operations: dict[OperationKey, StoredOperation] = {}
         aggregates: dict[AggregateKey, StoredAggregate] = {}
         environments: dict[str, EnvironmentMemory] = {}
+        groups: dict[GroupKey, StoredGroup] = {}
         for name, asleep in self._asleep.items():
             operations |= {each.tracked.key: each for each in asleep.operations.values()}
             aggregates |= asleep.aggregates
+            groups |= asleep.groups
             environments[name] = asleep.memory
         for name, environment in self._environments.items():
             operations |= {each.key: each.stored for each in environment.operations.values()}
             aggregates |= self._book.all_remembered(name)
+            groups |= self._book.groups.all_remembered(name)
             environments[name] = environment.stored_memory
-        return Changes(number, now, operations, deepcopy(self._intake.tombstones), aggregates, environments, whole=True)
+        tombstones = deepcopy(self._intake.tombstones)
+        return Changes(number, now, operations, tombstones, aggregates, environments, groups, whole=True)
 
     def _environment(self, name: str) -> EnvironmentMemory | None:
         if (environment := self._environments.get(name)) is not None:
@@ -248,6 +268,12 @@ class EnvironmentRegistry:
             return operation.stored
         asleep = self._asleep.get(key.environment)
         return asleep.operations.get(key.id) if asleep is not None else None
+
+    def _group(self, key: GroupKey) -> StoredGroup | None:
+        if key[0] in self._environments:
+            return self._book.groups.remembered(key)
+        asleep = self._asleep.get(key[0])
+        return asleep.groups.get(key) if asleep is not None else None
 
     def _aggregate(self, key: AggregateKey) -> StoredAggregate | None:
         if (kept := self._book.remembered(key)) is not None or (asleep := self._asleep.get(key[0])) is None:

@@ -1,6 +1,7 @@
 """Which operations are shown, and how many there are. Pure: a snapshot goes in, what was asked for comes out.
 
-Only a part of an id is looked for in all operations: other counts come from the sums, and lists are in order already.
+Only a run and a part of an id are looked for in all operations: other counts come from the sums, and lists are in order
+already.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from exporter.operation import UNKNOWN_NAME, Status
 from exporter.tracking import facts
 from exporter.tracking.snapshot import by_rank
-from exporter.tracking.transitions import LOST, PENDING
+from exporter.tracking.transitions import LOST, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from exporter.tracking.snapshot import Entry, Snapshot
     from exporter.tracking.transitions import Moment
 
-STATES = (PENDING, *(str(each) for each in Status), LOST)
 CHOICES_MOST = 200  # of groups or names that a page offers; others can still be asked for
 
 
@@ -50,6 +50,7 @@ class Filter:
 
     environment: str | None = None
     group: str | None = None
+    run: str | None = None
     name: str | None = None
     status: str | None = None
     id: str | None = None
@@ -85,8 +86,9 @@ class Selection(NamedTuple):
 def select(snapshot: Snapshot, wanted: Filter, now: Moment, after: Rank | None = None) -> Selection:
     """Find the operations that are asked for; with `after`, `entries` begins behind that rank."""
     order, counts = snapshot.order, tally(snapshot, wanted, now)
-    if wanted.id is not None:
-        found: Iterable[Entry] = [each for key, each in snapshot.operations.items() if wanted.id in key.id]
+    if wanted.id is not None or wanted.run is not None:
+        sought = wanted.id or ""
+        found: Iterable[Entry] = [each for key, each in snapshot.operations.items() if sought in key.id]
         order = sorted(_placed(found, wanted), key=by_rank)
         # A word that holds for none of all needs no walk.
         words = {word: sum(holds(each, now) for each in order) for word, holds in WORDS.items() if counts[word]}
@@ -105,13 +107,15 @@ def select(snapshot: Snapshot, wanted: Filter, now: Moment, after: Rank | None =
 
 def _placed(found: Iterable[Entry], wanted: Filter) -> Iterator[Entry]:
     """Leave what is asked for, whatever its status and id."""
-    environment, group, name = wanted.environment, wanted.group, wanted.name
+    environment, group, name, run = wanted.environment, wanted.group, wanted.name, wanted.run
     if environment is not None:
         found = (each for each in found if each.rank.environment == environment)
     if group is not None:
         found = (each for each in found if each.tracked.group == group)
     if name is not None:
         found = (each for each in found if operation_name(each) == name)
+    if run is not None:
+        found = (each for each in found if each.tracked.run == run)
     return iter(found)
 
 

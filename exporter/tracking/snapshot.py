@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exporter.operation import OperationKey
     from exporter.tracking.exposure import Rank
     from exporter.tracking.memberships import Memberships, SourceKey
+    from exporter.tracking.runs import Run, RunSums
     from exporter.tracking.transitions import Tracked
 
 
@@ -84,9 +85,10 @@ class EnvironmentStatus:
 
 
 class AggregateCounts(NamedTuple):
-    """How many operations an aggregate has, by state.
+    """How many operations an aggregate has, by state, and their rows and errors.
 
-    `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale.
+    `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale;
+    `unchanged_since` (Unix seconds) is of the one that is processed and has not changed for longest.
     """
 
     environment: str
@@ -95,22 +97,46 @@ class AggregateCounts(NamedTuple):
     labels: str
     states: Mapping[str, int]
     with_errors: int
+    rows_processed: int
+    rows_estimated: int
+    errors: int
+    unchanged_since: float | None
     stale_at: Sequence[float]
+
+
+class GroupStatus(NamedTuple):
+    """What is expected of a group, and its run; times are Unix seconds, None: not declared, or not known.
+
+    `is_declared`: the configuration names it.
+    `every` (seconds) is the longest time between two runs. `last_run` is when the last one began. `run` is the one that
+    is shown, `deadline` its own or the group's, `sums` what all its operations add up to.
+    """
+
+    environment: str
+    group: str
+    is_declared: bool
+    every: float | None
+    last_run: float | None
+    run: Run | None
+    deadline: float | None
+    sums: RunSums
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All operations, by key and in the order of lists, what they add up to, and the environments sorted by name."""
+    """All operations, by key and in the order of lists, what they add up to, groups, and environments by name."""
 
     operations: dict[OperationKey, Entry] = field(default_factory=dict)
     order: Sequence[Entry] = ()
     counts: tuple[AggregateCounts, ...] = ()
+    groups: tuple[GroupStatus, ...] = ()
     environments: tuple[EnvironmentStatus, ...] = ()
 
     def changed(
         self,
         touched: Mapping[OperationKey, Entry | None],
         counts: tuple[AggregateCounts, ...],
+        groups: tuple[GroupStatus, ...],
         environments: tuple[EnvironmentStatus, ...],
     ) -> Snapshot:
         """Return the next one, with the touched operations as they are now (None: dropped); this one stays."""
@@ -129,7 +155,8 @@ class Snapshot:
             if entry is not None and (before is None or entry.rank != before.rank):
                 index = bisect_left(self.order, entry.rank, key=by_rank)
                 edits.append((index, index, entry.rank, entry))
-        return Snapshot(operations, _edited(order, sorted(edits)) if edits else order, counts, environments)
+        edited = _edited(order, sorted(edits)) if edits else order
+        return Snapshot(operations, edited, counts, groups, environments)
 
 
 def _edited(order: Sequence[Entry], edits: Sequence[tuple[int, int, Rank, Entry | None]]) -> Sequence[Entry]:

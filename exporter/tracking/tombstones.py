@@ -1,6 +1,6 @@
 """What is left of operations that were dropped: known, so that nothing is counted or asked again by mistake.
 
-A million are possible, so each takes some 26 bytes: their ids lie packed and in order in leaves of a thousand, and what
+A million are possible, so each takes some 27 bytes: their ids lie packed and in order in leaves of a thousand, and what
 is put in, looked up or taken away touches one leaf.
 """
 
@@ -24,11 +24,12 @@ class Tombstone(NamedTuple):
     """What is left of an operation that was dropped; `at` is monotonic.
 
     `retired`: its time was over, so it is tracked again only on demand; otherwise somebody dropped it, and naming it
-    again is enough.
+    again is enough. `counted`: a run has counted it, and it joins no other.
     """
 
     at: float
     retired: bool
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class _Leaf:
     ids: bytearray = field(default_factory=bytearray)
     ats: array[float] = field(default_factory=lambda: array("d"))
     retired: bytearray = field(default_factory=bytearray)
+    counted: bytearray = field(default_factory=bytearray)
 
     def id(self, place: int) -> bytearray:
         """Return the id at a place, nothing behind the last one."""
@@ -50,16 +52,21 @@ class _Leaf:
         self.ids[place * ID_BYTES : place * ID_BYTES] = packed
         self.ats.insert(place, stone.at)
         self.retired.insert(place, stone.retired)
+        self.counted.insert(place, stone.counted)
+
+    def stone(self, place: int) -> Tombstone:
+        """Return the tombstone at a place."""
+        return Tombstone(self.ats[place], bool(self.retired[place]), bool(self.counted[place]))
 
     def remove(self, place: int) -> None:
         del self.ids[place * ID_BYTES : (place + 1) * ID_BYTES]
-        del self.ats[place], self.retired[place]
+        del self.ats[place], self.retired[place], self.counted[place]
 
     def split(self) -> _Leaf:
         """Return the upper half, which is taken away here."""
         half = len(self.ats) // 2
-        upper = _Leaf(self.ids[half * ID_BYTES :], self.ats[half:], self.retired[half:])
-        del self.ids[half * ID_BYTES :], self.ats[half:], self.retired[half:]
+        upper = _Leaf(self.ids[half * ID_BYTES :], self.ats[half:], self.retired[half:], self.counted[half:])
+        del self.ids[half * ID_BYTES :], self.ats[half:], self.retired[half:], self.counted[half:]
         return upper
 
 
@@ -87,13 +94,12 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
     def walk(self) -> Iterator[tuple[OperationKey, Tombstone]]:
         """Walk through all in order."""
         for (environment, _), leaf in zip(self._firsts, self._leaves, strict=True):
-            for place, (at, retired) in enumerate(zip(leaf.ats, leaf.retired, strict=True)):
-                yield OperationKey(environment, unpack_id(leaf.id(place))), Tombstone(at, bool(retired))
+            for place in range(len(leaf.ats)):
+                yield OperationKey(environment, unpack_id(leaf.id(place))), leaf.stone(place)
 
     def __getitem__(self, key: OperationKey) -> Tombstone:
         number, place = self._find(key)
-        leaf = self._leaves[number]
-        return Tombstone(leaf.ats[place], bool(leaf.retired[place]))
+        return self._leaves[number].stone(place)
 
     def __delitem__(self, key: OperationKey) -> None:
         self._remove(*self._find(key))
@@ -107,7 +113,7 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
         leaf = self._leaves[number]
         place = leaf.find(packed)
         if leaf.id(place) == packed:
-            leaf.ats[place], leaf.retired[place] = stone
+            leaf.ats[place], leaf.retired[place], leaf.counted[place] = stone
             self._leasts[number] = min(leaf.ats)
             return
         leaf.insert(place, packed, stone)
@@ -118,9 +124,16 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
             self._leasts[number] = min(leaf.ats)
             self._insert(number + 1, (key.environment, bytes(upper.id(0))), upper)
 
-    def append(self, environment: str, ids: Sequence[bytes], ats: Iterable[float], retired: Iterable[bool]) -> None:
+    def append(
+        self,
+        environment: str,
+        ids: Sequence[bytes],
+        ats: Iterable[float],
+        retired: Iterable[bool],
+        counted: Iterable[bool],
+    ) -> None:
         """Put in up to LEAF_MOST of one environment, by id, that come after all there are: fast, for the start."""
-        leaf = _Leaf(bytearray().join(ids), array("d", ats), bytearray(retired))
+        leaf = _Leaf(bytearray().join(ids), array("d", ats), bytearray(retired), bytearray(counted))
         self._insert(len(self._leaves), (environment, ids[0]), leaf)
         self._length += len(ids)
 

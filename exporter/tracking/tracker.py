@@ -30,6 +30,7 @@ from exporter.tracking.messages import (
     Listed,
     PollRequest,
     PollResponse,
+    PutRun,
     Reconfigure,
     Register,
     Release,
@@ -113,7 +114,7 @@ class Tracker:
                 self._scrape_rhythm.scraped(message.at)
             case KeyRead():
                 self._take_key(message, now)
-            case Listed() | Reread() | Unread() | Register() | Release():
+            case Listed() | Reread() | Unread() | Register() | Release() | PutRun():
                 self._handlers.take(message, now)
             case Reconfigure():
                 self._reconfigure(message, now)
@@ -248,6 +249,7 @@ class Tracker:
             self._next_round = now.mono + ROUND_SECONDS
             self._intake.step(now)
             self._registry.forget_old(now)
+            self._book.groups.step(now)
             self._changed.view |= self._statuses != self._all_statuses(now)
 
     def _start_due(self, upstream: Upstream, now: Moment) -> float:
@@ -279,7 +281,7 @@ class Tracker:
 
     def _render(self, now: Moment) -> View:
         self._statuses = self._all_statuses(now)
-        return self._book.publish(self._statuses)
+        return self._book.publish(self._statuses, now)
 
     def _all_statuses(self, now: Moment) -> tuple[EnvironmentStatus, ...]:
         return tuple(self._status(self._environments[name], now) for name in sorted(self._environments))

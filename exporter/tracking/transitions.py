@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PENDING = "pending"  # accepted, never answered
 LOST = "lost"
+STATES = (PENDING, *(str(status) for status in Status), LOST)
 ENDED_POLLS = 2  # in a row: an undocumented status with an end time is then taken as final
 BIRTH_SLACK = 60.0  # seconds after the epoch, where no create answer came: clocks differ
 
@@ -86,6 +87,7 @@ class Tracked(NamedTuple):
     marks: Marks = NO_MARKS
     final_seen: float | None = None  # Unix seconds
     final_at: float | None = None  # the same, monotonic
+    run: str | None = None  # the run of its group that it belongs to (`runs.NO_RUN`: it can join none)
 
     @property
     def state(self) -> str:

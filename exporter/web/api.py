@@ -18,12 +18,19 @@ from starlette.routing import Route
 
 from exporter.operation import OperationKey
 from exporter.tracking.exposure import Rank
+from exporter.tracking.group_facts import group_facts
 from exporter.tracking.selection import Filter, select
 from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
 from exporter.web.filters import read_filter
 from exporter.web.openapi import describe
-from exporter.web.registration import ONE_ENVIRONMENT_PATH, OPERATIONS_PATH, RegistrationEndpoints
+from exporter.web.registration import (
+    GROUPS_PATH,
+    ONE_ENVIRONMENT_PATH,
+    OPERATIONS_PATH,
+    RUN_PATH,
+    RegistrationEndpoints,
+)
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
@@ -47,7 +54,8 @@ _NOT_KEPT = {"Cache-Control": "no-store"}
 def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     """Return the routes of the API, those of registrations with them."""
     endpoints = _ReadEndpoints(app_context, worker)
-    registration = RegistrationEndpoints(app_context.service) if app_context.service is not None else None
+    service = app_context.service
+    registration = RegistrationEndpoints(service, app_context) if service is not None else None
     return [
         _route(OPERATIONS_PATH, GET=endpoints.operations),
         _route(
@@ -60,6 +68,10 @@ def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
             GET=endpoints.operation,
             DELETE=registration.release if registration else None,
         ),
+        _route(RUN_PATH, GET=endpoints.group, PUT=registration.put_run if registration else None),
+        _route(GROUPS_PATH, GET=endpoints.groups),
+        _route(f"{GROUPS_PATH}/{{environment}}", GET=endpoints.groups_of),
+        _route(f"{GROUPS_PATH}/{{environment}}/{{group:path}}", GET=endpoints.group),
         _route("/api/v1/environments", GET=endpoints.environments),
         _route("/api/v1/openapi.json", GET=endpoints.description),
     ]
@@ -101,6 +113,31 @@ class _ReadEndpoints:
         if entry is None:
             raise Refusal(HTTPStatus.NOT_FOUND, f"{operation_id} is not followed in {quoted(environment)}")
         return _json(shapes.detail(entry, self._app_context.now))
+
+    async def groups(self, request: Request) -> Response:
+        """Tell how all groups stand."""
+        return await self._groups(request, None)
+
+    async def groups_of(self, request: Request) -> Response:
+        """Tell how the groups of one environment stand."""
+        return await self._groups(request, self._environment(request))
+
+    async def _groups(self, request: Request, environment: str | None) -> Response:
+        _parameters(request, ())
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        return await self._worker.run_bounded(lambda: _json(shapes.groups(group_facts(snapshot, now, environment))))
+
+    async def group(self, request: Request) -> Response:
+        """Tell how one group stands."""
+        environment, name = self._environment(request), request.path_params["group"]
+        if "run" in request.path_params:  # which only a PUT knows; a group may be named so
+            name = f"{name}/runs/{request.path_params['run']}"
+        _parameters(request, ())
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        found = await self._worker.run_bounded(lambda: group_facts(snapshot, now, environment, name))
+        if not found:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"{quoted(environment)} has no group {quoted(name)}")
+        return _json(shapes.group(found[0]))
 
     async def environments(self, request: Request) -> Response:
         """Tell how the environments stand."""

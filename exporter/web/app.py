@@ -19,7 +19,7 @@ from exporter.web.auth_middleware import AuthMiddleware
 from exporter.web.lifecycle import reload_route
 from exporter.web.pages import Pages
 from exporter.web.passwords import Passwords
-from exporter.web.registration import OPERATIONS_PATH
+from exporter.web.registration import GROUPS_PATH, OPERATIONS_PATH
 from exporter.web.replies import Refusal
 from exporter.web.scrapes import Scrapes
 from exporter.web.web_config import WebConfig
@@ -53,7 +53,9 @@ def make_app(
     ]
 
     def exempt(method: str, path: str) -> bool:
-        asks_for_token = method in ("POST", "DELETE") and path.startswith(f"{OPERATIONS_PATH}/")
+        asks_for_token = method in ("POST", "DELETE", "PUT") and path.startswith(
+            (f"{OPERATIONS_PATH}/", f"{GROUPS_PATH}/")
+        )
         return asks_for_token or (health_without_password and path in (HEALTHY, READY))
 
     refuse = partial(_refuse, app_context, pages)

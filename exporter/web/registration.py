@@ -1,4 +1,4 @@
-"""Registration by programs: POST hands operations over, DELETE drops one.
+"""Registration by programs: POST hands operations over, DELETE drops one, PUT opens a run or says more of it.
 
 A client without a good token learns nothing but that; nothing here waits for anything but the tracker's reply.
 """
@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse
 
 from exporter.registrations import MAX_BODY_BYTES, Batch, InvalidRequest, read_batch, read_query
+from exporter.run_changes import read_run_changes
 from exporter.tracking.facts import source_name
+from exporter.tracking.group_facts import group_facts
 from exporter.tracking.memberships import SourceKind
-from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult
-from exporter.values import InvalidValue, check_operation_id, quoted
+from exporter.tracking.messages import PutRun, Register, RegistrationResult, Release, ReleaseResult, RunResult
+from exporter.values import InvalidValue, check_label_value, check_operation_id, check_run_id, quoted
+from exporter.web import shapes
 from exporter.web.replies import Refusal, reply_of
 
 if TYPE_CHECKING:
@@ -33,10 +36,13 @@ if TYPE_CHECKING:
     from exporter.registrations import RegistrationItem, RejectedItem
     from exporter.tokens import Grant, Tokens
     from exporter.tracking.memberships import SourceKey
+    from exporter.web.context import AppContext
 
 OPERATIONS_PATH = "/api/v1/operations"
 ONE_ENVIRONMENT_PATH = OPERATIONS_PATH + "/{environment}"
-RATE = 20  # POSTs and DELETEs a second, of each token
+GROUPS_PATH = "/api/v1/groups"
+RUN_PATH = GROUPS_PATH + "/{environment}/{group:path}/runs/{run}"
+RATE = 20  # POSTs, PUTs and DELETEs a second, of each token
 REPLY_SECONDS = 5.0
 BODY_SECONDS = 10.0
 LARGE_BODY = 64 * 1024  # bytes; reading more takes long enough to be noticed by a scrape
@@ -59,7 +65,7 @@ _LISTED_BY = {
 class RegistrationService:
     """Where programs register: looks at what is active, and the way into the tracker's inbox; none of it blocks."""
 
-    deliver: Callable[[Register | Release], None]
+    deliver: Callable[[Register | Release | PutRun], None]
     config: Callable[[], Config]
     tokens: Callable[[], Tokens]
     ending: Callable[[], bool]
@@ -71,8 +77,9 @@ class RegistrationService:
 class RegistrationEndpoints:
     """The calls of the registration API. Lives in the event loop's thread."""
 
-    def __init__(self, service: RegistrationService) -> None:
+    def __init__(self, service: RegistrationService, app_context: AppContext) -> None:
         self._service = service
+        self._app_context = app_context
         self._recent: dict[
             bytes, tuple[float, float]
         ] = {}  # by token: requests that its rate limit has not forgotten, and as of when
@@ -177,9 +184,36 @@ class RegistrationEndpoints:
         _check_saved(saved=released.saved)
         return JSONResponse({"id": operation_id, "released": True, "durable": released.durable})
 
-    async def _requested(self, message: Callable[[Callable[[Any], None]], Register | Release]) -> Any:
+    # PUT.
+
+    async def put_run(self, request: Request) -> Response:
+        """Open a run, or take in what is said of it; answer with its group. Raises Refusal."""
+        environment = self._admit(request)
+        group, run = _checked(request, "group", check_label_value), _checked(request, "run", check_run_id)
+        body = await _body(request)
+        try:
+            changes = read_run_changes(body)
+        except InvalidValue as error:
+            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
+        done: RunResult = await self._requested(partial(PutRun, environment, group, run, changes))
+        if not done.known:
+            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
+        if not done.admitted:
+            many = "it would be shown as `other`: there are too many groups (declare it under the environment's groups)"
+            raise Refusal(HTTPStatus.CONFLICT, f"no run of the group {quoted(group)}: {many}")
+        if done.current is not None:
+            raise Refusal(
+                HTTPStatus.CONFLICT, f"the run {run} is past: the current run of {quoted(group)} is {done.current}"
+            )
+        _check_saved(saved=done.saved)
+        found = group_facts(self._app_context.view().snapshot, self._app_context.now, environment, group)
+        if not found:  # taken out of the configuration at this moment
+            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
+        return JSONResponse(shapes.group(found[0]) | {"durable": done.durable})
+
+    async def _requested(self, message: Callable[[Callable[[Any], None]], Register | Release | PutRun]) -> Any:
         seconds = self._service.reply_seconds
-        answer: RegistrationResult | ReleaseResult | None = await reply_of(
+        answer: RegistrationResult | ReleaseResult | RunResult | None = await reply_of(
             lambda reply: self._service.deliver(message(reply)), seconds
         )
         if answer is None:
@@ -210,6 +244,13 @@ def _unauthorized(request: Request) -> Refusal:
         )  # RFC 6750
     missing = "expected an Authorization header with a token of this exporter (Bearer …)"
     return Refusal(HTTPStatus.UNAUTHORIZED, missing, {"WWW-Authenticate": "Bearer"}, "token")
+
+
+def _checked(request: Request, name: str, check: Callable[[str], str]) -> str:
+    try:
+        return check(request.path_params[name])
+    except InvalidValue as error:
+        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: {error}") from None
 
 
 def _is_text(request: Request) -> bool:

@@ -5,15 +5,21 @@ What is not known is null. Times are RFC 3339, durations seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import TypedDict
 
 from exporter import wording
 from exporter.tracking import facts
-from exporter.tracking.selection import STATES, Filter, operation_name, tally
+from exporter.tracking.group_facts import GroupState  # noqa: TC001 - pydantic reads it
+from exporter.tracking.selection import Filter, operation_name, tally
+from exporter.tracking.transitions import STATES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exporter.tracking.group_facts import GroupFacts
+    from exporter.tracking.runs import Run
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
@@ -27,6 +33,7 @@ class Summary(TypedDict):
     id: str
     name: str
     group: str
+    run: str | None
     labels: Labels
     status: str
     with_errors: bool
@@ -153,6 +160,91 @@ class Environments(TypedDict):
     environments: list[Environment]
 
 
+class RunShape(TypedDict):
+    """A run: what the job declared, and what all its operations add up to, those that have retired too."""
+
+    id: str
+    opened_at: str
+    deadline_at: str | None
+    closed_at: str | None
+    finished_at: str | None
+    expected_operations: int | None
+    operations: dict[str, int]
+    with_errors: int
+    rows_processed: int
+    rows_estimated: int
+    errors: int
+
+
+class Group(TypedDict):
+    """How a group stands; `operations` and what follows add up what is tracked now, `progress` is of `progress_of`."""
+
+    environment: str
+    group: str
+    state: GroupState
+    every_seconds: float | None
+    last_run_at: str | None
+    progress: float | None
+    progress_of: Literal["operations", "rows"] | None
+    time_left_seconds: float | None
+    rate_rows_per_second: float | None
+    operations: dict[str, int]
+    with_errors: int
+    rows_processed: int
+    rows_estimated: int
+    errors: int
+    run: RunShape | None
+
+
+class Groups(TypedDict):
+    """Groups, by environment and name."""
+
+    groups: list[Group]
+
+
+def groups(found: Iterable[GroupFacts]) -> Groups:
+    """Tell how groups stand."""
+    return Groups(groups=[group(each) for each in found])
+
+
+def group(it: GroupFacts) -> Group:
+    """Tell how a group stands."""
+    return Group(
+        environment=it.environment,
+        group=it.group,
+        state=it.state,
+        every_seconds=it.every,
+        last_run_at=_time(it.last_run),
+        progress=it.progress,
+        progress_of=it.progress_of,
+        time_left_seconds=it.time_left,
+        rate_rows_per_second=it.rate,
+        operations=it.tracked.by_state,
+        with_errors=it.tracked.with_errors,
+        rows_processed=it.tracked.rows_processed,
+        rows_estimated=it.tracked.rows_estimated,
+        errors=it.tracked.errors,
+        run=_run(it, it.run) if it.run is not None else None,
+    )
+
+
+def _run(it: GroupFacts, run: Run) -> RunShape:
+    sums = it.run_sums
+    return RunShape(
+        id=run.id,
+        opened_at=_at(run.opened),
+        deadline_at=_time(it.deadline),
+        closed_at=_time(run.closed),
+        finished_at=_time(run.finished),
+        expected_operations=run.operations,
+        operations=sums.by_state,
+        with_errors=sums.with_errors,
+        rows_processed=sums.rows_processed,
+        rows_estimated=sums.rows_estimated,
+        errors=sums.errors,
+    )
+
+
 def summary(entry: Entry, now: Moment) -> Summary:
     """Tell of an operation what lists have."""
     it, record = entry.tracked, entry.tracked.operation
@@ -161,6 +253,7 @@ def summary(entry: Entry, now: Moment) -> Summary:
         id=it.key.id,
         name=operation_name(entry),
         group=it.group,
+        run=it.run or None,
         labels=dict(it.labels),
         status=it.state,
         with_errors=it.has_errors,

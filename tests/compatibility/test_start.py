@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from programs import Starter
 
     from exporter.simulator import Simulator
-    from exporter.tracking.messages import PollRequest, Register, Release
+    from exporter.tracking.messages import PollRequest, PutRun, Register, Release
     from exporter.web.context import AppContext
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ def answers(shown: AppContext, *requests: tuple[str, str, dict[str, Any]]) -> di
 def service_of(model: Model) -> RegistrationService:
     """Return the way to a tracker, which answers at once."""
 
-    def deliver(message: Register | Release) -> None:
+    def deliver(message: Register | Release | PutRun) -> None:
         model.tell(message)
         model.run(1)
 
@@ -250,15 +250,18 @@ def test_what_has_ended_is_not_asked_again_and_growth_is_counted_once(restart: R
 
 
 def test_retention_goes_on(restart: Restart) -> None:
-    model = restart()
-    model.run(1.1 * HOUR)
-    kept = {
+    model, known = restart(), details(restart.version)
+    stays = {
         at
-        for at, each in details(restart.version).items()
+        for at, each in known.items()
         if each["status"] not in FINAL or any(source["kind"] == "config" for source in each["sources"])
     }
-    (listed,) = answers(app_context(model), ("GET", "/api/v1/operations?limit=1000", {})).values()
-    assert set(map(place, listed["operations"])) == kept
+    went_wrong = {at for at, each in known.items() if each["status"] == "failed" or each["with_errors"]}
+    assert went_wrong - stays
+    for hours, kept in ((1.1, stays | went_wrong), (6.0, stays)):
+        model.run(hours * HOUR)
+        (listed,) = answers(app_context(model), ("GET", "/api/v1/operations?limit=1000", {})).values()
+        assert set(map(place, listed["operations"])) == kept
 
 
 def run(*args: str, text: str = "") -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,24 @@ def start_hanging(url: str, starter: Starter) -> Exporter:
     return hanging
 
 
+def runs() -> str:
+    """Return what is shown of a group that did not run, and of runs that are late, will be, and are incomplete."""
+    now, shown = time.time(), []
+    for group, facts in {
+        "asleep": {"last_run_timestamp_seconds": now - 100, "expected_interval_seconds": 50},
+        "late": {"run_opened_timestamp_seconds": now - 100, "run_deadline_timestamp_seconds": now - 50},
+        "slow": {"run_opened_timestamp_seconds": now - 1000, "run_deadline_timestamp_seconds": now + 1000},
+        "short": {"run_opened_timestamp_seconds": now - 100, "run_closed_timestamp_seconds": now - 10},
+    }.items():
+        labels = f'knock_environment="runs",group="{group}"'
+        shown += [f"knock_group_{name}{{{labels}}} {value}" for name, value in facts.items()]
+        if group != "asleep":
+            shown.append(f"knock_group_run_expected_operations{{{labels}}} 1000")
+            shown.append(f'knock_group_run_operations{{{labels},status="processing"}} 573')
+            shown.append(f'knock_group_run_operations{{{labels},status="completed"}} 410')
+    return "\n".join([*shown, ""])
+
+
 @pytest.fixture(scope="module")
 def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
     folder = tmp_path_factory.mktemp("alerts")
@@ -132,6 +151,7 @@ def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
         second = start_second(knocks, ids, starters["second"])
         hanging = start_hanging(knocks["failing"].url, starters["hanging"])
         targets = [each.url.removeprefix("http://") for each in (main, second, hanging)]
+        targets.append(ends.enter_context(stacks.exposed(runs())))
         stack = ends.enter_context(stacks.running(folder, targets))
         seen = 'knock_bulk_operations{knock_environment="losing",status="processing"} == 1'
         until(lambda: stack.query(seen), "seen", 20)
@@ -195,6 +215,21 @@ def test_what_goes_wrong_with_operations_is_told(alerting: Alerting, alert: str,
     assert environment in told["annotations"]["summary"]
     assert "<<" not in str(told["annotations"])
     assert "error" not in told["annotations"]["description"].replace("had errors", "").replace("with errors", "")
+
+
+@pytest.mark.parametrize(
+    ("alert", "group", "summary"),
+    [
+        ("KnockGroupDidNotRun", "asleep", "Group asleep has not run for "),
+        ("KnockGroupMissedDeadline", "late", "Group late is late: 410 of 1000 operations have finished (runs)"),
+        ("KnockGroupWillMissDeadline", "slow", "Group slow will be late: 410 of 1000 operations have finished (runs)"),
+        ("KnockGroupIncomplete", "short", "17 of 1000 operations of group short are missing (runs)"),
+    ],
+)
+def test_what_goes_wrong_with_a_run_is_told(alerting: Alerting, alert: str, group: str, summary: str) -> None:
+    told = alerting.stack.fires(alert, group=group)
+    assert told["annotations"]["summary"].startswith(summary)
+    assert f"/knock-overview?var-environment=runs&var-group={group}" in told["annotations"]["dashboard_url"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,27 @@ def fleet(operations: int) -> Model:
     return Model(Config((made,)), knock)
 
 
+def runs(opened: float, number: int) -> Iterator[str]:
+    """Show a run in every group, some operations further with each scrape."""
+    counts = dict.fromkeys(("pending", "queued", "unknown", "lost"), 0) | {"processing": 9, "failed": 1}
+    for place in range(GROUPS):
+        labels = f'knock_environment="production",group="group-{place}"'
+        facts = {
+            "last_run_timestamp_seconds": opened,
+            "expected_interval_seconds": 90000,
+            "run_opened_timestamp_seconds": opened,
+            "run_deadline_timestamp_seconds": opened + 900,
+            "run_closed_timestamp_seconds": opened,
+            "run_expected_operations": 1000,
+            "run_rows_processed": 1000 * number,
+            "run_rows_estimated": 10**6,
+            "run_errors": place,
+        }
+        yield from (f"knock_group_{name}{{{labels}}} {value}" for name, value in facts.items())
+        for status, count in {**counts, "completed": number * place // 10}.items():
+            yield f'knock_group_run_operations{{{labels},status="{status}"}} {count}'
+
+
 def written(model: Model, end: float, file: Path) -> None:
     """Write half an hour of scrapes as promtool reads them, so that the last one was at `end`, Unix seconds."""
     count = int(MINUTES * 60 / SCRAPE_SECONDS)
@@ -87,6 +108,7 @@ def written(model: Model, end: float, file: Path) -> None:
             for line in model.metrics(Format.OPENMETRICS).splitlines():
                 if not line.startswith("#"):
                     stream.write(f"{line} {at:.3f}\n")
+            stream.writelines(f"{line} {at:.3f}\n" for line in runs(end - MINUTES * 60, number))
         stream.write("# EOF\n")
 
 

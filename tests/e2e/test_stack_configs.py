@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 EXAMPLE = MONITORING / "alertmanager.yaml"
-OPERATION = {"knock_environment": "production", "group": "migration", "name": "users.identify"}
+GROUP = {"knock_environment": "production", "group": "migration"}
+OF_RUNS = {"KnockGroupDidNotRun", "KnockGroupMissedDeadline", "KnockGroupWillMissDeadline"}
+OPERATION = {**GROUP, "name": "users.identify"}
 
 
 @pytest.mark.parametrize("file", ["alertmanager.yaml", "alertmanager.demo.yaml"])
@@ -40,6 +42,8 @@ def test_promtool_finds_nothing_wrong_with_prometheus_configuration(line: int, t
         ({"alertname": "KnockOperationsFailed", "severity": "critical", **OPERATION}, "pagerduty,slack"),
         ({"alertname": "KnockOperationFailed", "severity": "warning", **OPERATION}, "slack"),
         ({"alertname": "KnockOperationsStandFailed", "severity": "info", **OPERATION}, "slack-quiet"),
+        ({"alertname": "KnockGroupMissedDeadline", "severity": "critical", **GROUP}, "pagerduty,slack"),
+        ({"alertname": "KnockGroupWillMissDeadline", "severity": "warning", **GROUP}, "slack"),
         ({"alertname": "KnockExporterDown", "severity": "critical", "instance": "a:1"}, "pagerduty,slack"),
         ({"alertname": "KnockStateNotWritten", "severity": "warning", "instance": "a:1"}, "slack"),
         ({"alertname": "KnockKeyRefused", "severity": "critical", "knock_environment": "eu"}, "pagerduty,slack"),
@@ -82,6 +86,25 @@ def test_what_follows_from_a_cause_is_held_back_and_a_broken_migration_is_told_o
     }
     assert not told.alerts("KnockOperationsFailed", knock_environment="blind")
     assert [len(each["alerts"]) for each in told.notifications if each["groupLabels"] == OPERATION] == [10]
+
+
+@pytest.mark.parametrize(
+    ("cause", "held"),
+    [
+        ("KnockKeyRefused", OF_RUNS),
+        ("KnockUnreachable", OF_RUNS),
+        ("KnockGroupIncomplete", {"KnockGroupMissedDeadline"}),
+    ],
+)
+def test_what_follows_for_a_group_is_held_back(cause: str, held: set[str], tmp_path: Path) -> None:
+    causes = GROUP if cause.startswith("KnockGroup") else {"knock_environment": GROUP["knock_environment"]}
+    others = [GROUP | {"knock_environment": "staging"}, *([GROUP | {"group": "nightly"}] if "group" in causes else [])]
+    sent = [alert(cause, **causes), *(alert(name, **where) for name in OF_RUNS for where in (GROUP, *others))]
+    loud = [(name, where) for name in OF_RUNS for where in (GROUP, *others) if name not in held or where in others]
+    with stacks.Told().listening() as told, stacks.alertmanager(tmp_path, told) as url:
+        assert WEB.post(f"{url}/api/v2/alerts", json=sent, timeout=30).ok
+        until(lambda: all(told.alerts(name, **where) for name, where in loud), "told")
+        assert not [name for name in held if told.alerts(name, **GROUP)]
 
 
 def test_the_example_holds_no_secret() -> None:

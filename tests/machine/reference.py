@@ -502,7 +502,8 @@ class Reference:
         if each.final is None:
             return NEVER
         ahead = (each.finished or 0.0) - each.final.wall
-        until = each.final.age + retention + min(max(ahead, 0.0), retention)
+        times = 1 if each.clean else 7
+        until = each.final.age + times * retention + min(max(ahead, 0.0), retention)
         return until if self.says(key) or not each.clean else min(until, each.final.age + 900)
 
     def overdue(self, key: Key) -> float:

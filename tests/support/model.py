@@ -7,7 +7,7 @@ import itertools
 import random
 import uuid
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,11 +26,13 @@ from exporter.tracking.messages import (
     Outside,
     PollRequest,
     PollResponse,
+    PutRun,
     Register,
     Registration,
     RegistrationResult,
     Release,
     ReleaseResult,
+    RunResult,
     Saved,
 )
 from exporter.tracking.tombstones import Tombstones
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
     from exporter.errors import KnockError
+    from exporter.tracking.runs import RunChanges
 
 Kept = TypeVar("Kept", bound="MutableMapping[Any, Any]")
 
@@ -105,6 +108,7 @@ class Disk:
             _changed(Tombstones(memory.tombstones), changes.tombstones),
             _changed(dict(memory.aggregates), changes.aggregates),
             _changed(dict(memory.environments), changes.environments),
+            _changed(dict(memory.groups), changes.groups),
         )
         self.written.append(changes)
         return Saved(changes.number, ok=True)
@@ -205,6 +209,13 @@ class Model:
         """Drop an operation; the answer comes into the list."""
         answers: list[ReleaseResult] = []
         self.tell(Release(environment, operation_id, answers.append))
+        self.tracker.advance(self.now)
+        return answers
+
+    def put_run(self, group: str, run: str, environment: str = "production", **changes: Any) -> list[RunResult]:
+        """Open a run, or say more of it; the answer comes into the list."""
+        answers: list[RunResult] = []
+        self.tell(PutRun(environment, group, run, cast("RunChanges", changes), answers.append))
         self.tracker.advance(self.now)
         return answers
 

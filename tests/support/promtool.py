@@ -86,6 +86,7 @@ def _write(rules: Path, file: Path, case: Case) -> None:
     document = {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
+        "group_eval_order": [group["name"] for group in yaml.safe_load(rules.read_text())["groups"]],
         "tests": [{"interval": "1m", "input_series": case.inputs, "promql_expr_test": tests}],
     }
     file.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
@@ -99,8 +100,12 @@ def alerts_in(asked: object) -> frozenset[str]:
 @cache
 def rules_of(alerts: frozenset[str]) -> str:
     """Return the rules of these alerts, and the records that they read: all would take ten times as long."""
-    files = sorted((MONITORING / "rules").glob("*.yaml"))
-    rules = [each for file in files for group in yaml.safe_load(file.read_text())["groups"] for each in group["rules"]]
-    asked = [each for each in rules if each.get("alert") in alerts]
-    read = [each for each in rules if "record" in each and any(each["record"] in rule["expr"] for rule in asked)]
-    return yaml.safe_dump({"groups": [{"name": "records", "rules": read}, {"name": "alerts", "rules": asked}]})
+    files = sorted((MONITORING / "rules").glob("*.yaml"), reverse=True)  # first what alerts read
+    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+    rules = [each for group in groups for each in group["rules"]]
+    wanted = [each for each in rules if each.get("alert") in alerts]
+    for each in reversed(rules):  # a record reads only those before it
+        if "record" in each and any(each["record"] in str(rule) for rule in wanted):
+            wanted.append(each)
+    chosen = [group | {"rules": [each for each in group["rules"] if each in wanted]} for group in groups]
+    return yaml.safe_dump({"groups": [group for group in chosen if group["rules"]]})

@@ -1,4 +1,4 @@
-"""Stands for an exporter: keeps what programs register, and answers, or not, as it is told."""
+"""Stands for an exporter: keeps what programs register or say of a run, and answers, or not, as it is told."""
 
 from __future__ import annotations
 

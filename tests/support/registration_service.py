@@ -14,7 +14,8 @@ from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
 from exporter.servers import bind
 from exporter.tokens import Token, Tokens
-from exporter.tracking.messages import Register, RegistrationResult, Release, ReleaseResult, Taken
+from exporter.tracking.messages import PutRun, Register, RegistrationResult, Release, ReleaseResult, RunResult, Taken
+from exporter.tracking.snapshot import NOTHING_SHOWN
 from exporter.web.app import make_app
 from exporter.web.context import AppContext
 from exporter.web.registration import RegistrationService
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp
+
+    from exporter.tracking.snapshot import GroupStatus
 
 TOKEN, STAGING_TOKEN = "token-of-all-environments", "token-of-staging"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -59,6 +62,8 @@ class FakeService:
     saved: bool = True
     silent: bool = False
     released: ReleaseResult = field(default_factory=lambda: ReleaseResult(known=True, durable=True))
+    run: RunResult = field(default_factory=lambda: RunResult(durable=True))
+    groups: tuple[GroupStatus, ...] = ()
     tokens: Tokens = TOKENS
     config: Config = CONFIG
     ending: bool = False
@@ -68,14 +73,14 @@ class FakeService:
     def __post_init__(self) -> None:
         self.activity = Activity(process=False)
         self.activity.add_environment("production")
-        self.delivered: list[Register | Release] = []
+        self.delivered: list[Register | Release | PutRun] = []
         self.registration: dict[str, Any] = {}
 
     @property
     def registers(self) -> list[Register]:
         return [each for each in self.delivered if isinstance(each, Register)]
 
-    def deliver(self, message: Register | Release) -> None:
+    def deliver(self, message: Register | Release | PutRun) -> None:
         self.delivered.append(message)
         if isinstance(message, Register):
             self.registration |= {each.operation.id: each for each in message.operations}
@@ -83,6 +88,8 @@ class FakeService:
             return
         if isinstance(message, Release):
             message.reply(self.released)
+        elif isinstance(message, PutRun):
+            message.reply(self.run)
         else:
             taken = tuple(Taken(each.operation.id, self.state(each.operation.id)) for each in message.operations)
             message.reply(RegistrationResult(taken, self.durable, self.saved))
@@ -106,7 +113,10 @@ class FakeService:
             monotonic=lambda: self.now,
             reply_seconds=self.reply_seconds,
         )
-        app_context = AppContext(View, self.activity, lambda: None, lambda: None, lambda: self.now, service=service)
+        view = View(replace(NOTHING_SHOWN, groups=self.groups))
+        app_context = AppContext(
+            lambda: view, self.activity, lambda: None, lambda: None, lambda: self.now, service=service
+        )
         return replace(app_context, **settings)
 
     def app(self, **settings: Any) -> ASGIApp:

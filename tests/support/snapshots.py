@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exporter.tracking.history import History
-    from exporter.tracking.snapshot import EnvironmentStatus
+    from exporter.tracking.snapshot import EnvironmentStatus, GroupStatus
     from exporter.tracking.transitions import Tracked
 
 
@@ -24,7 +24,9 @@ def entry_of(operation: Tracked, history: History = NO_HISTORY) -> Entry:
     return Entry(operation, (), rank(operation), operation.state, history)
 
 
-def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentStatus]) -> Snapshot:
+def snapshot_of(
+    operations: Iterable[Tracked], statuses: Iterable[EnvironmentStatus], groups: tuple[GroupStatus, ...] = ()
+) -> Snapshot:
     """Build it; the last operation of a key counts."""
     by_key = {each.key: each for each in operations}
     aggregates = Aggregates()
@@ -33,7 +35,7 @@ def snapshot_of(operations: Iterable[Tracked], statuses: Iterable[EnvironmentSta
     aggregates.render()
     entries = {key: entry_of(each) for key, each in by_key.items()}
     in_full = tuple(_with_due(each, by_key.values()) for each in statuses)
-    return NOTHING_SHOWN.changed(entries, aggregates.counts, in_full)
+    return NOTHING_SHOWN.changed(entries, aggregates.counts, groups, in_full)
 
 
 def _with_due(status: EnvironmentStatus, operations: Iterable[Tracked]) -> EnvironmentStatus:
