@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
 
 from exporter.errors import redact
-from exporter.operation import NIL_ID, OTHER_GROUP, is_operation_id
+from exporter.operation import NIL_ID, OTHER, is_operation_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,7 +183,7 @@ def check_label_value(text: str) -> str:
 
 def check_declared_group(text: str) -> str:
     """Take the name of a group of which something is expected. Raises InvalidValue."""
-    if text == OTHER_GROUP:
+    if text == OTHER:
         raise InvalidValue(f"{quoted(text)} holds what is past the limit of groups (choose another name)")
     return check_label_value(text)
 

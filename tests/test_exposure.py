@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from model import LATE, WALL, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
+from exporter.config.settings import GROUPS_MOST
 from exporter.errors import NotFound
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import exposure, transitions
@@ -258,7 +259,7 @@ def test_groups_and_names_are_bounded_and_what_is_folded_is_counted() -> None:
     aggregates = {line for line in text.splitlines() if line.startswith("knock_bulk_operations_stale{")}
     groups = {line.split('group="')[1].split('"')[0] for line in aggregates}
     names = {line.split('name="')[1].split('"')[0] for line in aggregates}
-    assert groups == {f"group {number}" for number in range(exposure.GROUPS_MOST)} | {"other"}
+    assert groups == {f"group {number}" for number in range(GROUPS_MOST)} | {"other"}
     assert len(names) == exposure.NAMES_MOST + len({"other", "unknown"})
     assert model.value("knock_exporter_label_values_folded_total", label="group", **E) == 20
     assert model.value("knock_exporter_label_values_folded_total", label="name", **E) == 70, "once an operation"

@@ -183,9 +183,9 @@ def check_config(file: Path, storage_path: Path | None) -> None:
     for each in loaded.environments:
         if problem := doubt(each.key.read(os.environ)):
             click.echo(f"warning: API key of {each.name}: {each.key} {problem}", err=True)
-        for group in each.groups:
-            if group.every is not None and group.deadline is None:
-                where = f"group {quoted(group.name)} of {each.name}"
+        for declared in each.groups:
+            if declared.every is not None and declared.deadline is None:
+                where = f"group {quoted(declared.name)} of {each.name}"
                 hint = "unless the job gives one, a run that hangs is noticed only when the next one is due"
                 click.echo(f"warning: {where} has every, but no deadline: {hint}", err=True)
     click.echo(config.effective_yaml(loaded), nl=False)

@@ -33,7 +33,7 @@ from typing_extensions import TypeAliasType
 
 from exporter import files, values
 from exporter.keys import BEGINNING, MASK, InvalidKey, KeySource, Secret
-from exporter.operation import OTHER_GROUP
+from exporter.operation import OTHER
 from exporter.values import ALL_ENVIRONMENTS, InvalidValue, show_duration
 
 TOKEN_LEAST = 16  # characters; a shorter token could be guessed
@@ -220,7 +220,7 @@ GroupName = Annotated[
     str,
     Text(
         values.check_declared_group,
-        {"minLength": 1, "maxLength": values.LABEL_BYTES, **_like(f"(?!{OTHER_GROUP}$).*")},
+        {"minLength": 1, "maxLength": values.LABEL_BYTES, **_like(f"(?!{OTHER}$).*")},
     ),
 ]
 RunId = Annotated[str | None, Text(values.check_run_id, _like(values.RUN_ID))]

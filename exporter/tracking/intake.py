@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.config.settings import ListedOperation
-from exporter.operation import Operation, OperationKey, Status
+from exporter.operation import OTHER, Operation, OperationKey, Status
 from exporter.tracking import transitions
 from exporter.tracking.environment import NEVER
 from exporter.tracking.expiry import RetirementOrder, Sweep, leaves_at
-from exporter.tracking.exposure import OTHER, hidden_at
+from exporter.tracking.exposure import hidden_at
 from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of, run_of
 from exporter.tracking.messages import ReleaseResult, RunResult
 from exporter.tracking.runs import NO_RUN
