@@ -37,7 +37,7 @@ class WatchedRun:
     past: bool = False
     began: bool = False
     closed_since: float | None = None
-    now: float = 0.0
+    now: float | None = None  # of the last answer
     watched: tuple[Watched, ...] = ()
     reach: Reach = REACHED
 
@@ -86,7 +86,8 @@ class WatchedRun:
         """Whether some will not come: the exporter says so, or it is closed for long enough."""
         if not self.missing or self.closed_since is None:
             return False
-        return (self.group or {}).get("state") == "incomplete" or self.now - self.closed_since >= INCOMPLETE_SECONDS
+        late = self.now is not None and self.now - self.closed_since >= INCOMPLETE_SECONDS
+        return late or (self.group or {}).get("state") == "incomplete"
 
     @property
     def title(self) -> str:
@@ -116,7 +117,8 @@ class WatchedRun:
     def frame(self) -> Frame:
         """Return what is shown of it now."""
         group, run = (self.group or {}, self.current) if self.current is not None else ({}, {})
-        waiting = f"waiting for run {self.id}" + (f" ({self.other} is open)" if self.other is not None else "")
+        waiting = "" if self.now is None else f"waiting for run {self.id}"
+        waiting += f" ({self.other} is open)" if self.other is not None else ""
         return Frame(
             title=self.title,
             word=printable(str(group.get("state", waiting))).replace("_", " "),

@@ -69,7 +69,9 @@ class PlainLines:
         self._last = float("-inf")
 
     def __call__(self, frame: Frame, at: Moment) -> None:
-        """Write what is new."""
+        """Write what is new; without a word, nothing is known yet."""
+        if not frame.word:
+            return
         if frame.problem and not self._problem:
             self._say(frame.problem)
         self._problem = frame.problem
