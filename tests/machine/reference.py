@@ -457,11 +457,16 @@ class Reference:
         return len(self.awake) < self.limit or len(self._retirable()) > len(self.awake) - self.limit
 
     def _retirable(self) -> list[Key]:
-        clean = [(each.final, key) for key, each in self.awake.items() if each.clean and self._leaves_at(key) < NEVER]
-        return [key for _, key in sorted(clean)]
+        """Return what may retire early: the clean ones, then what went wrong and is old enough, by their ends."""
+        ended = []
+        for key, each in self.awake.items():
+            age = 0 if each.clean else self.environments[key[0]].wanted.retention
+            if each.final is not None and self._leaves_at(key) < NEVER and each.final.age + age <= self.now.age:
+                ended.append((not each.clean, each.final, key))
+        return [key for *_, key in sorted(ended)]
 
     def makes_room(self) -> bool:
-        """Whether one more can be followed, if need be in place of those that ended cleanly longest ago."""
+        """Whether one more can be followed, if need be in place of the first that may retire early."""
         if not self.has_room():
             return False
         for key in self._retirable()[: max(0, len(self.awake) - self.limit + 1)]:
