@@ -228,17 +228,63 @@ def test_an_http_list_that_is_configured_no_more_lets_go() -> None:
 
 
 def test_release_drops_at_once_and_a_new_registration_follows_again() -> None:
-    records: Knock = {A: finished(A)}
-    model = model_of(records)
+    model = model_of()
     model.register(A)
     model.run(2)
     assert model.release(A) == [ReleaseResult(known=True, durable=False)]
     assert model.release(A) == [ReleaseResult(known=False)]
     model.run(1)
     assert shown(model) == set()
+    assert model.value("knock_bulk_operations_retired_total", **E) == 0
     assert model.register(A)[0].taken == (Taken(A, "pending"),)
     model.run(2)
     assert shown(model) == {A}
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.COMPLETED])
+def test_to_release_what_has_ended_ends_its_retention_and_holds_off_lists_that_name_it(status: Status) -> None:
+    model = model_of({A: finished(A, status, errors=1)})
+    http = SourceKey(SourceKind.HTTP, URL)
+    model.list_file("/ids", A)
+    model.tell(Listed("production", http, (ListedOperation(A),)))
+    model.register(A)
+    model.run(5)
+    assert model.value("knock_bulk_operations", status=status, **E) == 1
+    for _ in range(2):  # asking again does no harm
+        assert model.release(A) == [ReleaseResult(known=True)]
+        model.run(1)
+        assert shown(model) == set()
+        assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 1
+    model.list_file("/other", A)
+    model.tell(Listed("production", http, (ListedOperation(A, "nightly"),)))
+    assert model.register(A)[0].taken == (Taken(A, "retired"),)
+    model.run(30)
+    assert (tracked(model), len(model.times(A))) == (0, 1)
+    assert model.register(A, again=True)[0].taken == (Taken(A, "pending"),)
+    model.run(5)
+    assert shown(model) == {A}
+
+
+def test_what_has_ended_and_the_configuration_lists_is_not_released() -> None:
+    model = model_of({A: finished(A, Status.FAILED)}, operations=[A])
+    model.list_file("/ids", A)
+    model.run(5)
+    assert model.release(A) == [ReleaseResult(known=True, listed_by=(CONFIG,))]
+    model.run(5)
+    assert shown(model) == {A}
+
+
+def test_what_is_lost_is_released_as_before() -> None:
+    records: Knock = {A: missing()}
+    model = model_of(records, operations=[B], polling=SELDOM)
+    model.list_file("/ids", A)
+    model.run(DAY + 7200)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 1
+    assert model.release(A)[0].listed_by == (SourceKey(SourceKind.FILES, "/ids"),)
+    model.register(A)
+    model.list_file("/ids")
+    assert model.release(A) == [ReleaseResult(known=True)]
+    assert model.register(A)[0].taken == (Taken(A, "pending"),)
 
 
 def test_what_a_source_lists_is_not_released() -> None:
@@ -307,7 +353,8 @@ def test_a_create_answer_for_what_is_known_already_changes_nothing() -> None:
     model.run(2)
     assert model.register(registration(A))[0].taken == (Taken(A, "completed"),)
     model.release(A)
-    assert model.register(registration(A))[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
+    again = model.register(registration(A), again=True)
+    assert again[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
     model.run(2)
     assert model.value("knock_bulk_operations_finished_total") == 0
 
@@ -441,12 +488,12 @@ def test_a_retired_id_is_known_and_comes_back_on_demand_only() -> None:
     assert model.value("knock_bulk_operations_finished_total", **E) == counted
 
 
-def test_release_and_registration_bring_a_retired_id_back() -> None:
+def test_to_release_a_retired_id_changes_nothing() -> None:
     model = model_of({A: finished(A)}, retention=60.0)
     model.register(A)
     model.run(100)
     assert model.release(A)[0].known
-    assert model.register(A)[0].taken == (Taken(A, "pending"),)
+    assert model.register(A)[0].taken == (Taken(A, "retired"),)
 
 
 def test_what_the_configuration_lists_anew_is_followed_whatever_was_before() -> None:
@@ -634,7 +681,7 @@ def test_at_the_limit_what_was_followed_again_counts_from_its_last_end() -> None
     model.release(A)
     model.register(B)
     model.run(5)
-    model.register(A)
+    model.register(A, again=True)
     model.run(5)
     model.register(C)
     model.run(5)

@@ -248,16 +248,21 @@ class Intake:
     # Out.
 
     def release(self, environment: WatchedEnvironment, operation_id: str, now: Moment) -> ReleaseResult:
-        """Drop an operation because somebody says so; not while another source lists it."""
-        key, index = OperationKey(environment.name, operation_id), environment.index
-        stone = self.tombstones.get(key)
-        listed_by = tuple(each.source for each in index.memberships(operation_id) if each.source != API)
+        """Drop an operation because somebody says so; not while another source lists it.
+
+        Of one at its end it means that its retention is over: it retires, and of all lists only the configuration's
+        would bring it back.
+        """
+        key = OperationKey(environment.name, operation_id)
+        operation, stone = self._book.find(key), self.tombstones.get(key)
+        ended = operation.tracked.final if operation is not None else stone is not None and stone.retired
+        named_by = [each.source for each in self._memberships(key)]
+        listed_by = tuple(each for each in named_by if each == CONFIG or not (ended or each == API))
         if listed_by:
             return ReleaseResult(known=True, listed_by=listed_by)
-        if operation_id not in environment.operations and (stone is None or not stone.retired):
-            return ReleaseResult(known=False)
-        self._drop(key, now, retired=False)
-        return ReleaseResult(known=True)
+        if operation is not None:
+            self._drop(key, now, retired=ended, reason="retention" if ended else None)
+        return ReleaseResult(known=ended or operation is not None)
 
     def _unlisted(self, key: OperationKey, source: SourceKey, now: Moment) -> None:
         """Let an operation go that a source lists no more: unless another one names it, or its end is to be seen."""
