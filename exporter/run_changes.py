@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from exporter.operation import MAX_COUNT, Invalid, decode, parse_time
-from exporter.tracking.runs import RunDeadline, RunChanges
+from exporter.tracking.runs import RunChanges, RunDeadline
 from exporter.values import InvalidValue, parse_duration, quoted
 
 KEYS = ("operations", "deadline", "closed")

@@ -76,7 +76,6 @@ class FollowedOperation:
     rank: Rank | None = None  # None: hidden
     plan: DuePoll | None = None  # its next request
     repeated: bool = False  # whether its last request was lost with its connection
-    retirement: tuple[float, OperationKey] | None = None  # its place among those that may retire early
     sweep_at: float = NEVER  # when (monotonic) it is hidden or retires, or earlier
 
     @property
