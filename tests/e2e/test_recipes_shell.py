@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from programs import KEY, do_without
+from programs import KEY, TOKEN, Hands, do_without, until
 from recorder import recipe
-from registration_service import TOKEN
 
+from exporter.simulator import Simulator, World
 from exporter.simulator.faults import StatusFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from api_server import ApiServer
-
-    from exporter.simulator import Simulator
+    from programs import Exporter, Starter
 
 pytestmark = pytest.mark.e2e
 
@@ -37,12 +35,9 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 class Migration:
     """A folder with batches and the scripts, a Knock, and an exporter."""
 
-    def __init__(self, folder: Path, token_file: Path, knock: Simulator, exporter: ApiServer) -> None:
-        for name in ("curl", "jq"):
-            if shutil.which(name) is None:
-                do_without(f"{name} is missing: run tests/e2e/get-tools, or put it on PATH")
+    def __init__(self, folder: Path, knock: Simulator, exporter: Exporter) -> None:
+        self.folder, self._knock, self.exporter = folder, knock, exporter
         self._seen: set[str] = set()
-        self.folder, self._knock, self._exporter = folder, knock, exporter
         self._environ = {
             "PATH": PATH,
             "KNOCK_API_KEY": KEY,
@@ -50,7 +45,7 @@ class Migration:
             "KNOCK_EXPORTER_URL": exporter.url,
         }
         folder.mkdir()
-        shutil.copy(token_file, folder / "token")
+        (folder / "token").write_text(TOKEN)
         (folder / "batches").mkdir()
         assert SCRIPTS["migration.sh"].count(PAUSE) == 1
         for name in ("migration.sh", "migrate.sh", "rerun.sh"):
@@ -63,58 +58,85 @@ class Migration:
     def run(self, script: str) -> str:
         """Run a script, which must end well; return what it wrote to standard error."""
         done = subprocess.run(
-            ["sh", script], cwd=self.folder, env=self._environ, capture_output=True, text=True, check=False, timeout=300
+            ["sh", script], cwd=self.folder, env=self._environ, capture_output=True, text=True, check=False, timeout=600
         )
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    def operation(self, batch: str) -> str:
-        """Return the id of the operation that a batch was last started as."""
-        return str(json.loads((self.folder / "started" / f"{batch}.json").read_text())["id"])
-
     def ends(self, batch: str, status: str, bad: Iterable[str] = ()) -> str:
-        """Let the operation of a batch end so; return its id."""
-        found = self.operation(batch)
+        """Let the operation that a batch was last started as end so; return its id."""
+        found = str(json.loads((self.folder / "started" / f"{batch}.json").read_text())["id"])
         items = [{"id": each, "collection": None} for each in bad]
         self._knock.world.put({"id": found, "status": status, "error_count": len(items), "error_items": items})
-        for each in self._exporter.operations:
-            if each["id"] == found:
-                each |= {"status": status, "with_errors": bool(items)}
+        return found
+
+    def group(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.exporter.get("/api/v1/groups/production/migration").json()
+        return found
+
+    def finished(self, count: int) -> bool:
+        """Whether so many operations of the run have ended, as far as the exporter has seen."""
+        states = self.group()["run"]["operations"]
+        return bool(states["completed"] + states["failed"] >= count)
+
+    def listed(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.exporter.get("/api/v1/operations?limit=1000").json()["operations"]
         return found
 
     def started(self) -> dict[str, list[str]]:
-        """Return which users were sent to Knock since the last look, by what they were sent in."""
-        sent = {
-            each["labels"]["batch"]: [user["id"] for user in self._batch(each["labels"]["batch"])]
-            for each in self._exporter.operations
-            if each["id"] not in self._seen
-        }
-        self._seen |= {each["id"] for each in self._exporter.operations}
-        return sent
+        """Return the users of what was sent to Knock since the last look, by batch."""
+        fresh = [each for each in self._knock.world.ids() if each not in self._seen]
+        self._seen |= {*fresh}
+        answers = {json.loads(each.read_text())["id"]: each.stem for each in (self.folder / "started").iterdir()}
+        return {answers[each]: [user["id"] for user in self.users(answers[each])] for each in fresh}
 
-    def _batch(self, batch: str) -> list[dict[str, Any]]:
+    def users(self, batch: str) -> list[dict[str, Any]]:
         users: list[dict[str, Any]] = json.loads((self.folder / "batches" / f"{batch}.json").read_text())["users"]
         return users
 
 
 @pytest.fixture
-def migration(tmp_path: Path, token_file: Path, knock: Simulator, api_server: ApiServer) -> Migration:
-    return Migration(tmp_path / "migration", token_file, knock, api_server)
+def still() -> Iterator[Simulator]:
+    """Return a Knock in which nothing ends by itself."""
+    with Simulator(world=World(1, clock=Hands().clock), rate_limits=False) as simulator:
+        yield simulator
 
 
-def test_what_failed_runs_again_and_only_that(migration: Migration, knock: Simulator, api_server: ApiServer) -> None:
-    for number in range(1, 6):
+@pytest.fixture
+def migrating(tmp_path: Path, still: Simulator, start: Starter) -> Callable[..., Migration]:
+    for name in ("curl", "jq"):
+        if shutil.which(name) is None:
+            do_without(f"{name} is missing: run tests/e2e/get-tools, or put it on PATH")
+
+    def making(**settings: Any) -> Migration:
+        start.use_token()
+        start.keep_state()
+        start.whole["labels"] = ["batch"]
+        quick = {"processing": "200ms", "queued": "200ms"}
+        return Migration(tmp_path / "migration", still, start(still.url, polling=quick, **settings))
+
+    return making
+
+
+@pytest.mark.parametrize("retention", ["1d", "1s"])
+def test_what_failed_runs_again_and_only_that(
+    migrating: Callable[..., Migration], still: Simulator, retention: str
+) -> None:
+    migration = migrating(retention=retention)
+    for number in range(1, 5):
         migration.batch(number, *(f"user-{number}-{row}@example.com" for row in range(3)))
-    knock.faults.set(StatusFault(status=422, method="POST", count=1))
+    still.faults.set(StatusFault(status=422, method="POST", count=1))
     assert "batch 1: not started, or not registered" in migration.run("migrate.sh")
-    run = api_server.groups["migration"]["run"]
-    assert (run["expected_operations"], run["closed_at"] is not None) == (5, True)
-    assert {each["run"] for each in api_server.operations} == {run["id"]}
-    assert migration.started().keys() == {"2", "3", "4", "5"}
+    run = migration.group()["run"]
+    assert (run["expected_operations"], run["closed_at"] is not None) == (4, True)
+    assert migration.started().keys() == {"2", "3", "4"}
 
     failed = migration.ends("2", "failed", ["user-2-0@example.com"])
     with_errors = migration.ends("3", "completed", ["user-3-1@example.com", "user-3-2@example.com"])
-    clean = [migration.ends(each, "completed") for each in ("4", "5")]
+    migration.ends("4", "completed")
+    until(lambda: migration.finished(3), "three ended")
+    if retention == "1s":
+        until(lambda: not migration.listed(), "all have retired", seconds=60)
     told = migration.run("rerun.sh")
     assert f"{failed}: failed (" in told
     again = migration.started()
@@ -124,39 +146,38 @@ def test_what_failed_runs_again_and_only_that(migration: Migration, knock: Simul
         "2": [f"user-2-{row}@example.com" for row in range(3)],
         items: ["user-3-1@example.com", "user-3-2@example.com"],
     }
-    users = json.loads((migration.folder / "batches" / f"{items}.json").read_text())["users"]
-    assert users[0] == {"id": "user-3-1@example.com", "plan": "free"}, "whole, as it was sent first"
-    left = {each["id"] for each in api_server.operations}
-    assert {failed, with_errors} & left == set(), "what was handled stands nowhere any more"
-    assert left == {*clean, *(migration.operation(each) for each in again)}
-    assert {each["run"] for each in api_server.operations} == {run["id"]}
+    assert migration.users(items)[0] == {"id": "user-3-1@example.com", "plan": "free"}, "whole, as it was sent first"
+    left = {each["id"]: each["labels"]["batch"] for each in migration.listed()}
+    assert {failed, with_errors} & left.keys() == set(), "what was seen to stands nowhere any more"
+    assert {"1", "2", items} <= {*left.values()}
+    assert migration.group()["run"]["operations"]["failed"] == 1, "the sums of the run keep it"
 
     for each in ("1", items):
         migration.ends(each, "completed")
-    migration.ends("2", "failed")
+    failed = migration.ends("2", "failed")
+    until(lambda: migration.finished(6), "the others have ended too")
     migration.run("rerun.sh")
     assert migration.started().keys() == {"2"}, "what failed again"
-    migration.ends("2", "completed")
-    migration.run("rerun.sh")
-    assert migration.started() == {}
 
 
-def test_a_key_that_is_refused_starts_nothing(migration: Migration, knock: Simulator, api_server: ApiServer) -> None:
+def test_a_key_that_is_refused_starts_nothing(migrating: Callable[..., Migration], still: Simulator) -> None:
+    migration = migrating()
     migration.batch(1, "ann")
     migration.run("migrate.sh")
     migration.ends("1", "completed", ["ann"])
+    until(lambda: migration.finished(1), "it has ended")
     migration.started()
-    knock.faults.set(StatusFault(status=401, method="GET"))
+    still.faults.set(StatusFault(status=401, method="GET"))
     with pytest.raises(AssertionError, match="HTTP 401"):
         migration.run("rerun.sh")
     assert migration.started() == {}
-    assert len(api_server.operations) == 1
+    assert len(migration.listed()) == 1
 
 
 # GitHub Actions.
 
 
-def run_step(folder: Path, name: str, exporter: ApiServer) -> subprocess.CompletedProcess[str]:
+def run_step(folder: Path, name: str, exporter: Exporter) -> subprocess.CompletedProcess[str]:
     """Run a step as a runner does, with bash, secrets filled in and the documented exporter exchanged."""
     step = STEPS[name]
     assert step["env"]["KNOCK_EXPORTER_URL"] == "https://knock-exporter.example"
@@ -169,19 +190,23 @@ def run_step(folder: Path, name: str, exporter: ApiServer) -> subprocess.Complet
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_a_step_of_github_actions_is_a_run(tmp_path: Path, knock: Simulator, api_server: ApiServer) -> None:
-    made = [knock.world.read(knock.world.create()) for _ in range(2)]
+@pytest.mark.parametrize(("end", "code"), [("completed", 0), ("failed", 1)])
+def test_steps_of_github_actions_are_a_run_and_its_end(
+    tmp_path: Path, still: Simulator, start: Starter, end: str, code: int
+) -> None:
+    start.use_token()
+    start.keep_state()
+    exporter = start(still.url, polling={"processing": "200ms", "queued": "200ms"})
+    made = [still.world.read(still.world.create()) for _ in range(2)]
     script = tmp_path / "start-batches.sh"
     script.write_text("".join(["#!/bin/sh\n", *(f"echo {shlex.quote(json.dumps(each))}\n" for each in made)]))
     script.chmod(0o755)
-    done = run_step(tmp_path, "Start the batches, as one run", api_server)
+    done = run_step(tmp_path, "Start the batches, as one run", exporter)
     assert (done.returncode, done.stderr) == (0, "")
     assert TOKEN not in done.stdout
-    run = "1658821493-2"
-    assert {(each["id"], each["group"], each["run"]) for each in api_server.operations} == {
-        (each["id"], "deploy", run) for each in made if each
-    }
-    assert (api_server.groups["deploy"]["run"]["id"], api_server.groups["deploy"]["run"]["closed_at"]) == (
-        run,
-        "2027-01-15T03:00:00Z",
-    )
+    group = exporter.get("/api/v1/groups/production/deploy").json()
+    assert (group["run"]["id"], group["run"]["closed_at"] is not None) == ("1658821493-2", True)
+    for each in made:
+        still.world.put((each or {}) | {"status": end})
+    done = run_step(tmp_path, "Wait for its end", exporter)
+    assert done.returncode == code, done.stderr
