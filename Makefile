@@ -38,7 +38,7 @@ demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
 # In the order of their names, end-to-end tests come first: short files fill up the end.
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
 
-# Each process collects all tests; the requests that schemathesis makes up are a third of that.
+# Not what takes long and tests the whole: end-to-end tests, the machine, the requests that schemathesis makes up.
 UNIT_TESTS = -q -n 3 $(SIDE_BY_SIDE) --ignore=tests/e2e --ignore=tests/machine --ignore=tests/test_openapi.py
 
 quick: .venv/dev ## run the unit tests, in a minute or so

@@ -1,4 +1,4 @@
-"""Which environment to ask about one operation: from the configuration, or from the variables of Knock's SDKs."""
+"""Which environment to ask about operations: from the configuration, or from the variables of Knock's SDKs."""
 
 from __future__ import annotations
 
@@ -8,39 +8,52 @@ from typing import TYPE_CHECKING
 from exporter import config
 from exporter.config import EnvironmentSettings
 from exporter.config.settings import BASE_URL as KNOCK_URL
-from exporter.errors import StartError
+from exporter.errors import REFUSED_HINT, KeyRefused, NotFound, StartError
 from exporter.keys import KeySource
 from exporter.values import check_base_url, check_branch, is_unprotected_http
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from exporter.errors import KnockError
 
 DEFAULT_FILE = Path("config.yaml")
 KEY, BASE_URL, BRANCH = "KNOCK_API_KEY", "KNOCK_BASE_URL", "KNOCK_BRANCH"
 
 
 def environment_for(
-    operation_id: str, file: Path | None, name: str | None, environ: Mapping[str, str]
+    operation_ids: Collection[str], file: Path | None, name: str | None, environ: Mapping[str, str]
 ) -> EnvironmentSettings:
     """Return where to ask: `file` if named, else the variables if KNOCK_API_KEY is set, else config.yaml.
 
-    Of several environments, the one named or the one that lists the id. Raises StartError or ConfigError.
+    Of several environments, the one named or the one that lists the ids. Raises StartError or ConfigError.
     """
     if file is None and environ.get(KEY):
         return _from_variables(name, environ)
     if file is None and not DEFAULT_FILE.exists():
         raise StartError(f"no key to ask with: set {KEY}, or name a configuration (--config.file)")
     # With its name, the keys of the others may be somewhere else.
-    environments = config.load(file or DEFAULT_FILE, environ, [name] if name is not None else []).environments
-    return _choose(environments, operation_id)
+    names = [name] if name is not None else []
+    environments = config.load(file or DEFAULT_FILE, environ, names, needs_storage=False).environments
+    return _choose(environments, operation_ids)
 
 
-def _choose(environments: tuple[EnvironmentSettings, ...], operation_id: str) -> EnvironmentSettings:
+def explained(environment: EnvironmentSettings, error: KnockError) -> str:
+    """Say why nothing was read, and what that may mean."""
+    hint = ""
+    if isinstance(error, NotFound):
+        hint = ": no such operation, or the key of another environment, or the wrong branch?"
+    if isinstance(error, KeyRefused):
+        hint = f": {environment.key}: {REFUSED_HINT}"
+    return f"{environment.name} ({environment.base_url}): {error}{hint}"
+
+
+def _choose(environments: tuple[EnvironmentSettings, ...], operation_ids: Collection[str]) -> EnvironmentSettings:
     known = ", ".join(each.name for each in environments)
     if len(environments) == 1:
         return environments[0]
-    found = [each for each in environments if any(listed.id == operation_id for listed in each.operations)]
+    listed = {each.name: {operation.id for operation in each.operations} for each in environments}
+    found = [each for each in environments if operation_ids and listed[each.name].issuperset(operation_ids)]
     if len(found) != 1:
         raise StartError(f"which environment? Name one with --environment (there are: {known})")
     return found[0]

@@ -25,6 +25,7 @@ ID_BYTES = 16
 NIL_ID = "00000000-0000-0000-0000-000000000000"  # no operation has it: asking for it only checks the key
 UNKNOWN_NAME = "unknown"
 GROUP = "default"  # says nothing: another source may name a group
+OTHER = "other"  # what is past the limit of groups or names is shown as this
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from exporter.config.settings import ListedOperation
 from exporter.operation import GROUP, Invalid, Status, decode, is_operation_id, parse_time
 from exporter.tracking.messages import Created, Registration
-from exporter.values import InvalidValue, check_label_value, check_operation_id, quoted
+from exporter.values import InvalidValue, check_label_value, check_operation_id, check_run_id, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_IDS = 1000  # in one request
 MAX_BODY_BYTES = 2**20
 LABEL_PREFIX = "label."  # of query parameters
-OWN_KEYS = ("id", "group", "labels", "again")
+OWN_KEYS = ("id", "group", "run", "labels", "again")
 RECORD_KEYS = frozenset({"__typename", "status", "name"})  # what has one of them is a record, not an object of ours
 BELIEVED_KEYS = ("id", "name", "inserted_at", "status")
 
@@ -47,6 +47,7 @@ class RegistrationItem:
     labels: dict[str, str] = field(default_factory=dict)
     again: bool | None = None
     created: Created | None = None
+    run: str | None = None
 
     def over(self, other: RegistrationItem) -> RegistrationItem:
         """Return this, completed by what the other says where this says nothing."""
@@ -56,11 +57,13 @@ class RegistrationItem:
             other.labels | self.labels,
             other.again if self.again is None else self.again,
             self.created or other.created,
+            self.run or other.run,
         )
 
     def registration(self) -> Registration:
         """Return it as the tracker takes it."""
-        return Registration(ListedOperation(self.id, self.group, tuple(sorted(self.labels.items()))), self.created)
+        labels = tuple(sorted(self.labels.items()))
+        return Registration(ListedOperation(self.id, self.group, labels, self.run), self.created)
 
 
 class RejectedItem(NamedTuple):
@@ -79,7 +82,7 @@ class Batch(NamedTuple):
 
 
 def read_query(pairs: Iterable[tuple[str, str]], declared: Collection[str]) -> RegistrationItem:
-    """Read `group`, `again` and `label.NAME`, which hold for all items of a request. Raises InvalidRequest."""
+    """Read `group`, `run`, `again` and `label.NAME`, which hold for all items of a request. Raises InvalidRequest."""
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found:
@@ -96,11 +99,11 @@ def _defaults(query: dict[str, str], declared: Collection[str]) -> RegistrationI
     again = query.pop("again", None)
     if again not in (None, "true", "false"):
         raise InvalidValue("again: expected true or false")
-    group = _group(query.pop("group", None))
+    group, run = _group(query.pop("group", None)), _run(query.pop("run", None))
     for name in query:
-        raise InvalidValue(f"{quoted(name)} is unknown (known: group, {LABEL_PREFIX}NAME, again)")
+        raise InvalidValue(f"{quoted(name)} is unknown (known: group, run, {LABEL_PREFIX}NAME, again)")
     return RegistrationItem(
-        group=group, labels=_labels(labels, declared), again=None if again is None else again == "true"
+        group=group, labels=_labels(labels, declared), again=None if again is None else again == "true", run=run
     )
 
 
@@ -173,6 +176,7 @@ def _registration_item(item: Any, declared: Collection[str]) -> RegistrationItem
         _labels(item.get("labels"), declared),
         _again(item.get("again")),
         _created(item),
+        _run(item.get("run")),
     )
 
 
@@ -187,6 +191,10 @@ def _id_of(item: Any) -> str | None:
 
 def _group(found: Any) -> str:
     return GROUP if found is None else _checked("group", check_label_value, found)
+
+
+def _run(found: Any) -> str | None:
+    return None if found is None else _checked("run", check_run_id, found)
 
 
 def _labels(found: Any, declared: Collection[str]) -> dict[str, str]:

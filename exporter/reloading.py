@@ -50,7 +50,13 @@ class ConfigFile:
             raise NeedsRestart(f"{self._path}: is a pipe, which was read at the start (restart to load another one)")
         # Once it runs, no pipe that has taken the file's place may hold up the reader.
         seconds = 0.0 if self._loaded else config.PIPE_SECONDS
-        loaded = config.load(self._path, self._environ, self._environments, pipe_seconds=seconds)
+        loaded = config.load(
+            self._path,
+            self._environ,
+            self._environments,
+            pipe_seconds=seconds,
+            needs_storage=self._storage is None,
+        )
         self._loaded = True
         return replace(loaded, storage=config.Storage(self._storage)) if self._storage is not None else loaded
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from exporter.operation import MAX_COUNT, Invalid, decode, parse_time
-from exporter.tracking.runs import Deadline, RunChanges
+from exporter.tracking.runs import RunChanges, RunDeadline
 from exporter.values import InvalidValue, parse_duration, quoted
 
 KEYS = ("operations", "deadline", "closed")
@@ -43,14 +43,14 @@ def _operations(found: Any) -> int | None:
     return found
 
 
-def _deadline(found: Any) -> Deadline | None:
+def _deadline(found: Any) -> RunDeadline | None:
     if found is None:
         return None
     if isinstance(found, str):
         with suppress(ValueError):
-            return Deadline(at=parse_time(found))
+            return RunDeadline(at=parse_time(found))
         with suppress(InvalidValue):
-            return Deadline(seconds=parse_duration(found))
+            return RunDeadline(seconds=parse_duration(found))
     raise InvalidValue("deadline: expected a duration since the opening (3h), a time (2027-01-15T06:00:00Z), or null")
 
 

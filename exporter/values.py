@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
 
 from exporter.errors import redact
-from exporter.operation import NIL_ID, is_operation_id
+from exporter.operation import NIL_ID, OTHER, is_operation_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 300.0
 HTTP_INTERVAL_MIN = 1.0
 LABEL_BYTES = 128
 RUN_ID = r"[A-Za-z0-9._:-]{1,64}"
+RUN = "run"  # no label, but lists name it among the labels
 # Labels that the metrics have themselves, or that Prometheus sets for each target.
 REFUSED_LABELS = frozenset({"knock_environment", "group", "name", "operation_id", "status", "le", "job", "instance"})
 
@@ -164,6 +165,8 @@ def check_label_name(text: str) -> str:
         raise InvalidValue(f"{quoted(text)} is not a label name (expected letters, digits and _, no digit first)")
     if text in REFUSED_LABELS or text.startswith("__"):
         raise InvalidValue(f"{quoted(text)} is taken by Prometheus or by the metrics themselves (choose another name)")
+    if text == RUN:
+        raise InvalidValue(f"{quoted(text)} is taken by lists, for the run of a group (choose another name)")
     return _public(text)
 
 
@@ -176,6 +179,13 @@ def check_label_value(text: str) -> str:
     if len(text.encode()) > LABEL_BYTES:
         raise InvalidValue(f"is too long (expected at most {LABEL_BYTES} bytes of UTF-8)")
     return _public(text)
+
+
+def check_declared_group(text: str) -> str:
+    """Take the name of a group of which something is expected. Raises InvalidValue."""
+    if text == OTHER:
+        raise InvalidValue(f"{quoted(text)} holds what is past the limit of groups (choose another name)")
+    return check_label_value(text)
 
 
 def check_run_id(text: str) -> str:

@@ -20,6 +20,11 @@ def short(count: int) -> str:
     return str(count)
 
 
+def visible(text: str) -> str:
+    """Replace what a terminal would obey, or could not write: much of what is shown is somebody else's text."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def cut(text: str, most: int) -> str:
     """Return a text, or so many characters of it, the last an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -65,9 +65,8 @@ def schema() -> str:
     whole = _walk(*_values(), values_schema.special(exporter, _thresholds()))
     # Helm and a chart that has this one as a dependency, with a condition, set these.
     whole["properties"] |= {"global": values_schema.OBJECT, "enabled": {"type": "boolean"}}
-    parts = {
-        name: part for name, part in exporter["$defs"].items() if name in {"HttpSource", "ListedOperation", "Polling"}
-    }
+    wanted = {"GroupSettings", "HttpSource", "ListedOperation", "Polling"}
+    parts = {name: part for name, part in exporter["$defs"].items() if name in wanted}
     made = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         **whole,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
+    from api_server import ApiServer
     from browser import Visits
     from playwright.sync_api import Browser
     from recorder import Recorder
@@ -107,6 +108,14 @@ def recorder() -> Iterator[Recorder]:
     from recorder import Recorder  # noqa: PLC0415 - the same
 
     with Recorder().running() as running:
+        yield running
+
+
+@pytest.fixture
+def api_server() -> Iterator[ApiServer]:
+    from api_server import ApiServer  # noqa: PLC0415 - the same
+
+    with ApiServer().running() as running:
         yield running
 
 

@@ -117,7 +117,7 @@ def test_a_cursor_stays_good_when_operations_end_meanwhile() -> None:
     [
         (
             "colour=red",
-            'query: unknown parameter "colour": expected environment, group, name, status, id, limit, cursor',
+            'query: unknown parameter "colour": expected environment, group, run, name, status, id, limit, cursor',
         ),
         ("group=a&group=b", "query: group is given 2 times"),
         ("status=sleeping", "status: expected one of pending, queued"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +185,22 @@ def test_check_config_takes_the_example(tmp_path: Path) -> None:
     assert call("check-config", str(tmp_path / "config.yaml")).exit_code == 0
 
 
+def test_check_config_warns_of_runs_that_may_hang_unnoticed(config_file: Path) -> None:
+    groups = "{name: nightly, every: 26h}, {name: weekly, every: 8d, deadline: 6h}, {name: default}"
+    config_file.write_text(f"{GOOD}    groups: [{groups}]\n")
+    refused = call("check-config", str(config_file))
+    assert (refused.exit_code, "groups: needs a state file" in refused.stderr) == (1, True)
+    result = call("check-config", str(config_file), "--storage.path=state.db")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        'warning: group "nightly" of production has every, but no deadline: '
+        "unless the job gives one, a run that hangs is noticed only when the next one is due\n"
+    )
+    assert yaml.safe_load(result.stdout)["storage"] == {"path": "state.db"}
+    by_variable = call("check-config", str(config_file), KNOCK_EXPORTER_STORAGE_PATH="state.db")
+    assert by_variable.stdout == result.stdout
+
+
 def test_check_config_needs_a_file() -> None:
     result = call("check-config")
     assert result.exit_code == 2
@@ -218,3 +236,39 @@ def test_a_key_that_is_unlikely_to_be_one_is_warned_of(config_file: Path) -> Non
     refused = call("check-config", str(config_file), KNOCK_KEY=f"'{KEY}'")
     assert (refused.exit_code, "environment variable KNOCK_KEY is in quotes" in refused.stderr) == (1, True)
     assert KEY not in refused.output
+
+
+# Completion.
+
+COMPLETING = (
+    'source <(knock-exporter completion bash); _knock_exporter_completion knock-exporter; echo "${COMPREPLY[@]}"'
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["che"], {"check-config", "check-web-config"}),
+        ([""], set(main.commands)),
+        (["--config"], {"--config.file"}),
+        (["get", "--exit"], {"--exit-status"}),
+        (["get", "-o", ""], {"table", "json", "metrics"}),
+        (["completion", ""], {"bash", "zsh", "fish"}),
+        (["check-config", "conf"], set()),  # the shell looks for files itself
+    ],
+)
+def test_bash_completes_commands_flags_and_values(words: list[str], found: set[str]) -> None:
+    typed = " ".join(shlex.quote(each) for each in ["knock-exporter", *words])
+    script = f"COMP_WORDS=({typed}); COMP_CWORD={len(words)}; {COMPLETING}"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script], env={"PATH": path}, capture_output=True, text=True, check=False, timeout=BUSY_SECONDS
+    )
+    assert set(done.stdout.split()) == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_completion(shell: str) -> None:
+    result = call("completion", shell)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"_KNOCK_EXPORTER_COMPLETE={shell}_complete" in result.stdout

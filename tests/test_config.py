@@ -28,9 +28,18 @@ from exporter.config import (
     load,
 )
 from exporter.config.kinds import LoadContext, adapter_of
-from exporter.config.settings import SECTIONS, HttpSource, RegistrationSettings, SharedSettings, TokenSource
+from exporter.config.settings import (
+    SECTIONS,
+    GroupSettings,
+    HttpSource,
+    RegistrationSettings,
+    SharedSettings,
+    TokenSource,
+)
 from exporter.errors import ConfigError, StartError
 from exporter.keys import InvalidKey, KeySource, Secret
+from exporter.lookup import environment_for
+from exporter.reloading import ConfigFile
 from exporter.values import (
     InvalidValue,
     check_base_url,
@@ -209,12 +218,44 @@ def test_operations_are_ids_or_mappings(read: Loader) -> None:
               - id: {SECOND}
                 group: 2024-01-31
                 labels: {{team: Größe, area: "7"}}
+                run: 2024-01-31T02:00:00Z
     """)
     assert config.labels == ("team", "area")
     assert config.environments[0].operations == (
         ListedOperation(FIRST),
-        ListedOperation(SECOND, group="2024-01-31", labels=(("area", "7"), ("team", "Größe"))),
+        ListedOperation(
+            SECOND, group="2024-01-31", labels=(("area", "7"), ("team", "Größe")), run="2024-01-31T02:00:00Z"
+        ),
     )
+
+
+def test_what_is_expected_of_groups(read: Loader) -> None:
+    config = read(
+        _one(
+            """
+            groups:
+              - {name: nightly, every: 26h, deadline: 3h}
+              - name: default
+            """,
+            "storage: {path: state.db}",
+        )
+    )
+    assert config.environments[0].groups == (
+        GroupSettings("nightly", every=26 * 3600.0, deadline=3 * 3600.0),
+        GroupSettings("default"),
+    )
+    shown = yaml.safe_load(effective_yaml(config))["environments"][0]["groups"]
+    assert shown == [{"name": "nightly", "every": "1d2h", "deadline": "3h"}, {"name": "default"}]
+
+
+def test_groups_need_a_state_file_in_this_file_or_on_the_command_line(tmp_path: Path, read: Loader) -> None:
+    text = _one("groups: [{name: nightly, every: 26h}]")
+    assert "environments[0].groups: needs a state file" in _complaint(read, text)
+    assert "environments[0].groups: needs a state file" in _complaint(read, _one("groups: [{name: other}]"))
+    given = ConfigFile(tmp_path / "config.yaml", ENVIRON, storage=tmp_path / "state.db")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert [each.name for each in given.load().environments[0].groups] == ["nightly"]
+    assert environment_for(FIRST, tmp_path / "config.yaml", None, ENVIRON).name == "production"
 
 
 def test_keys_come_from_one_source(tmp_path: Path) -> None:
@@ -497,6 +538,7 @@ def test_effective_settings_are_whole_and_masked(read: Loader) -> None:
           - {FIRST}
           operations_files: []
           operations_http: []
+          groups: []
         labels:
         - team
         max_operations: 50000
@@ -519,7 +561,8 @@ def test_effective_settings_mean_the_same_when_read_again(tmp_path: Path, read: 
         insecure_http: true
         branch: 'on'
         retention: 90m
-        operations: [{FIRST}, {{id: {SECOND}, group: 'no', labels: {{team: '7'}}}}]
+        operations: [{FIRST}, {{id: {SECOND}, group: 'no', labels: {{team: '7'}}, run: '1'}}]
+        groups: [{{name: 'no', every: 26h, deadline: 90m}}, {{name: default}}]
         operations_files: ['*.json', '[0-9]/no', /srv/*.json]
         operations_http:
           - {{url: 'http://ids.example/?a=%20b', interval: 1500ms, bearer_token_file: list.token, ca_file: ca.pem}}

@@ -18,7 +18,7 @@ from exporter.metrics.exposition import Format
 from exporter.metrics.families import PER_NAME, PER_OPERATION, PER_RUN, Family
 from exporter.operation import Operation, Status
 from exporter.tracking.ledger import QUEUE_BUCKETS, RUN_BUCKETS
-from exporter.tracking.runs import Deadline
+from exporter.tracking.runs import RunDeadline
 
 if TYPE_CHECKING:
     from exporter.tracking.messages import PollRequest
@@ -66,7 +66,7 @@ def a_model_of_everything() -> Model:
     full.activity.reload_successful.set(1)
     full.activity.reload_time.set(WALL)
     full.activity.exposition_size.set(1)
-    full.put_run("default", "tonight", operations=0, closed=True, deadline=Deadline(seconds=3600.0))
+    full.put_run("default", "tonight", operations=0, closed=True, deadline=RunDeadline(seconds=3600.0))
     full.run(30)
     return full
 

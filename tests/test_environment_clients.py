@@ -16,6 +16,7 @@ from programs import until
 from structlog.testing import capture_logs
 
 from exporter.config import EnvironmentSettings, ListedOperation
+from exporter.config.settings import GroupSettings
 from exporter.errors import KnockError, Reason, StartError
 from exporter.keys import KeySource, Secret
 from exporter.knock.environment_clients import EnvironmentClients
@@ -117,6 +118,7 @@ def test_a_reload_keeps_connections_unless_settings_or_the_file_have_changed(cli
     clients.reload()
     opened = []
     listed: dict[str, Any] = {"operations": (ListedOperation(ID),), "operations_files": ("*.json",)}
+    listed["groups"] = (GroupSettings("nightly", every=93_600.0),)
     for changed in ({}, listed, {"timeout": 9.0}):
         before = clients.server.connections
         assert clients.trusts()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from model import LATE, WALL, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
+from exporter.config.settings import GROUPS_MOST
 from exporter.errors import NotFound
 from exporter.operation import Operation, OperationKey, Status
 from exporter.tracking import exposure, transitions
@@ -140,6 +141,15 @@ def test_active_hides_clean_ones_after_a_quarter_of_an_hour(
     assert model.value("knock_bulk_operations", status="completed") == 2, "sums know no modes"
 
 
+def test_active_shows_failed_ones_and_those_with_errors_for_their_whole_retention() -> None:
+    model = Model(Config((environment(per_operation="active", retention=1000.0),)), ended)
+    model.register(A, B, C)
+    model.run(7 * 1000)
+    assert shown(model) == {B, C}
+    model.run(5 + LATE)
+    assert shown(model) == set()
+
+
 def test_the_limit_shows_unfinished_then_failed_ones_and_counts_the_rest() -> None:
     model = Model(Config((environment(operations=[A, B, C, D], per_operation_limit=2),)), ended)
     model.run(5)
@@ -249,7 +259,7 @@ def test_groups_and_names_are_bounded_and_what_is_folded_is_counted() -> None:
     aggregates = {line for line in text.splitlines() if line.startswith("knock_bulk_operations_stale{")}
     groups = {line.split('group="')[1].split('"')[0] for line in aggregates}
     names = {line.split('name="')[1].split('"')[0] for line in aggregates}
-    assert groups == {f"group {number}" for number in range(exposure.GROUPS_MOST)} | {"other"}
+    assert groups == {f"group {number}" for number in range(GROUPS_MOST)} | {"other"}
     assert len(names) == exposure.NAMES_MOST + len({"other", "unknown"})
     assert model.value("knock_exporter_label_values_folded_total", label="group", **E) == 20
     assert model.value("knock_exporter_label_values_folded_total", label="name", **E) == 70, "once an operation"

@@ -84,6 +84,34 @@ def test_metrics_are_what_the_exporter_would_show(keyed: Simulator, known: str) 
     assert f"knock_bulk_operation_duration_seconds{labels} 90.0" in lines
 
 
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        ({"status": "completed", "error_count": 0}, 0),
+        ({"status": "completed"}, 0),
+        ({"status": "completed", "error_count": 1}, 1),
+        ({"status": "completed", "error_items": [{"id": "jane"}]}, 1),
+        ({"status": "failed"}, 1),
+        ({"status": "processing", "error_count": 1}, 1),
+        ({"status": "processing", "error_count": 0}, 3),
+        ({"status": "queued"}, 3),
+        ({"status": "paused"}, 3),
+    ],
+)
+def test_the_exit_status_tells_how_it_stands(keyed: Simulator, record: dict[str, object], code: int) -> None:
+    keyed.world.put({"id": NOWHERE} | record)
+    assert ask(keyed, NOWHERE).exit_code == 0
+    answer = ask(keyed, NOWHERE, "--exit-status", "-o", "json")
+    assert (answer.exit_code, json.loads(answer.stdout)["status"]) == (code, record["status"])
+
+
+def test_what_knock_does_not_say_is_an_exit_status_too(keyed: Simulator) -> None:
+    answer = ask(keyed, NOWHERE, "--exit-status")
+    assert (answer.exit_code, answer.stdout) == (4, "")
+    assert "resource_missing" in answer.stderr
+    assert ask(keyed, NOWHERE, "--exit-status", KNOCK_API_KEY="sk_other_key").exit_code == 4
+
+
 def test_the_id_may_be_in_upper_case(keyed: Simulator, known: str) -> None:
     assert ask(keyed, known.upper()).exit_code == 0
 

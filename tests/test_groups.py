@@ -14,7 +14,7 @@ from exporter.errors import NotFound
 from exporter.operation import Operation, Status
 from exporter.tracking.group_facts import GroupFacts, GroupState, group_facts
 from exporter.tracking.messages import Created, Reconfigure, Registration, RunResult
-from exporter.tracking.runs import Deadline
+from exporter.tracking.runs import RunDeadline
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
@@ -84,7 +84,7 @@ def test_a_put_opens_a_run_and_is_answered_once_it_is_on_disk() -> None:
     disk = Disk()
     model = start(Knock(), disk)
     disk.slow = True
-    answers = model.put_run(G, "1", operations=2, deadline=Deadline(seconds=HOUR))
+    answers = model.put_run(G, "1", operations=2, deadline=RunDeadline(seconds=HOUR))
     model.run(1)
     assert answers == []
     disk.slow = False
@@ -118,10 +118,10 @@ def test_an_operation_opens_the_run_that_it_names(source: str) -> None:
 
 def test_a_put_that_is_repeated_changes_nothing_that_it_does_not_say() -> None:
     model = start(Knock())
-    model.put_run(G, "1", operations=2, deadline=Deadline(seconds=HOUR))
+    model.put_run(G, "1", operations=2, deadline=RunDeadline(seconds=HOUR))
     model.run(600)
     first = facts(model).run
-    model.put_run(G, "1", operations=2, deadline=Deadline(seconds=HOUR))
+    model.put_run(G, "1", operations=2, deadline=RunDeadline(seconds=HOUR))
     model.put_run(G, "1")
     model.run(5)
     again = facts(model).run
@@ -394,7 +394,7 @@ def test_a_deadline_is_the_runs_or_else_the_groups() -> None:
     found = facts(model)
     assert found.run is not None
     assert found.deadline == found.run.opened + HOUR
-    model.put_run(G, "1", deadline=Deadline(at=WALL + 7 * HOUR))
+    model.put_run(G, "1", deadline=RunDeadline(at=WALL + 7 * HOUR))
     model.run(2 * HOUR)
     assert facts(model).deadline == WALL + 7 * HOUR
     assert facts(model).state is GroupState.RUNNING
@@ -404,12 +404,13 @@ def test_a_deadline_is_the_runs_or_else_the_groups() -> None:
 
 
 def test_a_group_did_not_run_once_its_time_has_passed() -> None:
-    (a,) = ids(1)
-    model = start(Knock(), groups=(GroupSettings(G, every=26 * HOUR),))
+    (a,), knock = ids(1), Knock()
+    model = start(knock, groups=(GroupSettings(G, every=26 * HOUR),))
     model.run(5)
     assert facts(model).last_run == WALL
     assert facts(model).state is GroupState.IDLE
     model.run(25 * HOUR)
+    knock.end(a)
     model.register(*of_run(None, a))
     model.run(30)
     inserted = facts(model).last_run

@@ -212,7 +212,7 @@ def test_what_a_file_drops_when_it_has_ended_cleanly_goes_at_once() -> None:
     model.list_file("/ids")
     model.run(2)
     assert shown(model) == {B, C}  # what went wrong is seen for its retention
-    model.run(DAY)
+    model.run(7 * DAY)
     assert shown(model) == set()
 
 
@@ -228,17 +228,63 @@ def test_an_http_list_that_is_configured_no_more_lets_go() -> None:
 
 
 def test_release_drops_at_once_and_a_new_registration_follows_again() -> None:
-    records: Knock = {A: finished(A)}
-    model = model_of(records)
+    model = model_of()
     model.register(A)
     model.run(2)
     assert model.release(A) == [ReleaseResult(known=True, durable=False)]
     assert model.release(A) == [ReleaseResult(known=False)]
     model.run(1)
     assert shown(model) == set()
+    assert model.value("knock_bulk_operations_retired_total", **E) == 0
     assert model.register(A)[0].taken == (Taken(A, "pending"),)
     model.run(2)
     assert shown(model) == {A}
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.COMPLETED])
+def test_to_release_what_has_ended_ends_its_retention_and_holds_off_lists_that_name_it(status: Status) -> None:
+    model = model_of({A: finished(A, status, errors=1)})
+    http = SourceKey(SourceKind.HTTP, URL)
+    model.list_file("/ids", A)
+    model.tell(Listed("production", http, (ListedOperation(A),)))
+    model.register(A)
+    model.run(5)
+    assert model.value("knock_bulk_operations", status=status, **E) == 1
+    for _ in range(2):  # asking again does no harm
+        assert model.release(A) == [ReleaseResult(known=True)]
+        model.run(1)
+        assert shown(model) == set()
+        assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 1
+    model.list_file("/other", A)
+    model.tell(Listed("production", http, (ListedOperation(A, "nightly"),)))
+    assert model.register(A)[0].taken == (Taken(A, "retired"),)
+    model.run(30)
+    assert (tracked(model), len(model.times(A))) == (0, 1)
+    assert model.register(A, again=True)[0].taken == (Taken(A, "pending"),)
+    model.run(5)
+    assert shown(model) == {A}
+
+
+def test_what_has_ended_and_the_configuration_lists_is_not_released() -> None:
+    model = model_of({A: finished(A, Status.FAILED)}, operations=[A])
+    model.list_file("/ids", A)
+    model.run(5)
+    assert model.release(A) == [ReleaseResult(known=True, listed_by=(CONFIG,))]
+    model.run(5)
+    assert shown(model) == {A}
+
+
+def test_what_is_lost_is_released_as_before() -> None:
+    records: Knock = {A: missing()}
+    model = model_of(records, operations=[B], polling=SELDOM)
+    model.list_file("/ids", A)
+    model.run(DAY + 7200)
+    assert model.value("knock_bulk_operations", status="lost", **E) == 1
+    assert model.release(A)[0].listed_by == (SourceKey(SourceKind.FILES, "/ids"),)
+    model.register(A)
+    model.list_file("/ids")
+    assert model.release(A) == [ReleaseResult(known=True)]
+    assert model.register(A)[0].taken == (Taken(A, "pending"),)
 
 
 def test_what_a_source_lists_is_not_released() -> None:
@@ -307,7 +353,8 @@ def test_a_create_answer_for_what_is_known_already_changes_nothing() -> None:
     model.run(2)
     assert model.register(registration(A))[0].taken == (Taken(A, "completed"),)
     model.release(A)
-    assert model.register(registration(A))[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
+    again = model.register(registration(A), again=True)
+    assert again[0].taken == (Taken(A, "pending"),)  # followed before: nothing is believed
     model.run(2)
     assert model.value("knock_bulk_operations_finished_total") == 0
 
@@ -346,6 +393,28 @@ def test_retention_runs_from_when_it_was_first_shown_as_final() -> None:
     assert shown(model) == set()
     assert tracked(model) == 0
     assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 1
+
+
+def test_what_failed_or_had_errors_stays_seven_times_as_long() -> None:
+    model = model_of({A: finished(A), B: finished(B, error_items=1), C: finished(C, Status.FAILED)}, retention=600.0)
+    model.register(A, B, C)
+    model.run(600 + LATE + 5)
+    assert shown(model) == {B, C}
+    model.run(6 * 600 - LATE - 10)
+    assert shown(model) == {B, C}
+    model.run(LATE + 10)
+    assert shown(model) == set()
+    assert model.value("knock_bulk_operations_retired_total", reason="retention", **E) == 3
+
+
+def test_what_failed_and_whose_end_lies_ahead_stays_one_retention_longer_at_most() -> None:
+    ahead = finished(A, Status.FAILED, failed_at=WALL + 3650 * DAY)
+    model = model_of({A: ahead, B: finished(B, Status.FAILED)}, retention=600.0)
+    model.register(A, B)
+    model.run(7 * 600 + LATE + 5)
+    assert shown(model) == {A}
+    model.run(600)
+    assert shown(model) == set()
 
 
 def test_what_is_over_is_found_within_30_seconds_whatever_goes_meanwhile() -> None:
@@ -419,12 +488,12 @@ def test_a_retired_id_is_known_and_comes_back_on_demand_only() -> None:
     assert model.value("knock_bulk_operations_finished_total", **E) == counted
 
 
-def test_release_and_registration_bring_a_retired_id_back() -> None:
+def test_to_release_a_retired_id_changes_nothing() -> None:
     model = model_of({A: finished(A)}, retention=60.0)
     model.register(A)
     model.run(100)
     assert model.release(A)[0].known
-    assert model.register(A)[0].taken == (Taken(A, "pending"),)
+    assert model.register(A)[0].taken == (Taken(A, "retired"),)
 
 
 def test_what_the_configuration_lists_anew_is_followed_whatever_was_before() -> None:
@@ -521,6 +590,90 @@ def test_at_the_limit_the_oldest_clean_ones_retire_early() -> None:
     assert tracked(model) == 4
 
 
+def test_at_the_limit_what_went_wrong_retires_once_it_is_older_than_retention_and_after_the_clean_ones() -> None:
+    failed, with_errors, late, clean, *new = ids(8, seed=9)
+    records: Knock = {failed: finished(failed, Status.FAILED), with_errors: finished(with_errors, errors=1)}
+    model = model_of(records, retention=1000.0, max_operations=4)
+    model.register(failed)
+    model.run(5)
+    model.register(with_errors)
+    model.run(500)
+    records |= {late: finished(late, Status.FAILED), clean: finished(clean)}
+    model.register(late)
+    model.run(490)
+    model.register(clean)
+    model.run(3)
+    assert model.register(new[0])[0].taken == (Taken(new[0], "pending"),)
+    assert model.register(new[1])[0].taken == (Taken(new[1], None),)  # nothing is old enough
+    model.run(5)
+    assert shown(model) == {failed, with_errors, late, new[0]}
+    for each, left in ((new[1], {with_errors, late}), (new[2], {late})):
+        model.run(5)
+        assert model.register(each)[0].taken == (Taken(each, "pending"),)
+        model.run(1)
+        assert shown(model) & {failed, with_errors, late} == left
+    assert model.register(new[3])[0].taken == (Taken(new[3], None),)
+    assert model.value("knock_bulk_operations_retired_total", reason="limit", **E) == 3
+    assert model.register(failed)[0].taken == (Taken(failed, "retired"),)
+
+
+def test_at_the_limit_each_environment_has_its_own_retention() -> None:
+    records: Knock = {A: finished(A, Status.FAILED), B: finished(B, Status.FAILED)}
+    settings = environment("production", retention=1000.0), environment("short", retention=100.0)
+    model = Model(Config(settings, max_operations=2), knock_of(records))
+    model.register(A)
+    model.run(5)
+    model.register(B, environment="short")
+    model.run(200)
+    assert model.register(C)[0].taken == (Taken(C, "pending"),)
+    model.run(5)
+    assert shown(model) == {A, C}
+    reconfigure(model, environment("production", retention=150.0), max_operations=2)
+    assert model.register(D)[0].taken == (Taken(D, "pending"),)
+    model.run(5)
+    assert shown(model) == {C, D}
+
+
+def test_an_environment_that_sleeps_has_nothing_to_retire_early() -> None:
+    awake, other = environment("production", retention=100.0), environment("other", retention=100.0)
+    records: Knock = {A: finished(A), B: finished(B, Status.FAILED), C: finished(C, Status.FAILED)}
+    model = Model(Config((awake, other), max_operations=3), knock_of(records))
+    model.register(A, B, environment="other")
+    model.register(C)
+    model.run(200)
+    reconfigure(model, awake, max_operations=1)
+    assert model.register(D)[0].taken == (Taken(D, "pending"),)
+    model.run(5)
+    assert shown(model) == {D}
+    reconfigure(model, awake, other, max_operations=1)
+    assert model.register(C, again=True)[0].taken == (Taken(C, None),)  # it would take three, and only two have ended
+    reconfigure(model, awake, other, max_operations=2)
+    assert model.register(C, again=True)[0].taken == (Taken(C, "pending"),)
+    model.run(5)
+    assert shown(model) == {C, D}
+
+
+def test_what_the_configuration_lists_and_failed_does_not_retire_early_until_it_is_listed_no_more() -> None:
+    model = model_of({A: finished(A, Status.FAILED)}, operations=[A], retention=100.0, max_operations=1)
+    model.run(200)
+    model.list_file("/ids", A)
+    assert model.register(B)[0].taken == (Taken(B, None),)
+    reconfigure(model, environment("production", retention=100.0), max_operations=1)
+    assert model.register(B)[0].taken == (Taken(B, "pending"),)
+
+
+def test_a_listed_id_gets_the_place_of_what_failed_once_that_is_old_enough() -> None:
+    model = model_of({A: finished(A, Status.FAILED)}, retention=100.0, max_operations=1)
+    model.register(A)
+    model.run(50)
+    model.list_file("/ids", B)
+    model.run(40)
+    assert shown(model) == {A}
+    model.run(20)
+    assert shown(model) == {B}
+    assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 1
+
+
 def test_at_the_limit_what_was_followed_again_counts_from_its_last_end() -> None:
     model = model_of({A: finished(A), B: finished(B)}, max_operations=2)
     model.register(A)
@@ -528,7 +681,7 @@ def test_at_the_limit_what_was_followed_again_counts_from_its_last_end() -> None
     model.release(A)
     model.register(B)
     model.run(5)
-    model.register(A)
+    model.register(A, again=True)
     model.run(5)
     model.register(C)
     model.run(5)
@@ -638,13 +791,14 @@ def test_nothing_retires_early_where_it_would_not_make_room() -> None:
     assert tracked(model) == 29
 
 
-def test_what_has_left_is_not_remembered_for_the_limit() -> None:
-    many = ids(1500, seed=23)
-    model = model_of({each: finished(each) for each in many}, retention=5.0, rate_limit=200.0, max_in_flight=64)
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED])
+def test_what_has_left_is_not_remembered_for_the_limit(status: Status) -> None:
+    many = ids(100, seed=23)
+    model = model_of({each: finished(each, status) for each in many}, retention=5.0, rate_limit=200.0)
     model.register(*many)
-    model.run(20 + LATE)
+    model.run(45 + LATE)
     assert tracked(model) == 0
-    assert len(model.tracker._intake._retirement_order._entries) <= 1000
+    assert not any(model.tracker._intake._retirement_order._ended.values())
 
 
 def test_a_folded_group_is_counted_once() -> None:

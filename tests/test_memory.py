@@ -260,7 +260,10 @@ def test_final_operations_are_not_asked_again() -> None:
         "knock_bulk_operations_last_failed_seen_timestamp_seconds"
     )
     later.run(DAY / 2)
-    assert shown(later) == set()
+    assert shown(later) == {B}
+    again = later.restarted()
+    again.run(6 * DAY)
+    assert shown(again) == set()
 
 
 def test_no_counter_counts_twice() -> None:
@@ -335,6 +338,19 @@ def test_tombstones_and_sources_are_remembered() -> None:
     later.list_file("/ids", C)
     later.run(2)
     assert shown(later) == {B, C}  # the one that was dropped meanwhile is followed to its end
+
+
+def test_a_list_does_not_bring_back_what_was_released_at_its_end_in_the_next_process_either() -> None:
+    model = model_of({A: finished(A, Status.FAILED)})
+    model.list_file("/ids", A, B)
+    model.run(5)
+    released = model.release(A)
+    model.run(1)
+    assert released == [ReleaseResult(known=True, durable=True)]
+    later = model.restarted()
+    later.list_file("/ids", A, B)
+    later.run(5)
+    assert shown(later) == {B}
 
 
 def test_what_the_configuration_drops_between_two_runs_goes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from queue import SimpleQueue
@@ -222,6 +223,63 @@ def test_a_token_is_renewed_and_may_be_missing(
     token_file.write_text("a third")
     program.start_one()
     assert recorder.next().headers["Authorization"] == "Bearer a third"
+
+
+# Runs.
+
+
+def start_run(program: Program, batches: list[list[dict[str, str]]]) -> None:
+    exec(BLOCKS[2], {"registrar": program.registrar, "knock": program.knock, "batches": batches})  # noqa: S102 - the same
+
+
+def next_change(recorder: Recorder) -> tuple[str, str, dict[str, Any]]:
+    posted = recorder.next()
+    assert posted.headers["Authorization"] == f"Bearer {TOKEN}"
+    return posted.method, posted.path, posted.items[0]
+
+
+def test_what_a_job_starts_is_a_run(start_program: Callable[..., Program], recorder: Recorder) -> None:
+    program = start_program()
+    recorder.gate.clear()
+    start_run(program, [[{"id": "ann"}], [{"id": "bob"}]])
+    recorder.gate.set()
+    method, path, said = next_change(recorder)
+    run = path.removeprefix("/api/v1/groups/production/nightly/runs/")
+    assert (method, said) == ("PUT", {"operations": 2})
+    assert re.fullmatch("[0-9]{8}T[0-9]{6}Z", run)
+    items = recorder.next_items(2)
+    assert {(each["group"], each["run"], each["name"]) for each in items} == {("nightly", run, "users.identify")}
+    assert next_change(recorder) == ("PUT", path, {"closed": True})
+    program.start_one()
+    assert "run" not in recorder.next_items(1)[0]
+    assert program.logged.empty()
+
+
+def test_a_job_that_dies_leaves_its_run_open(start_program: Callable[..., Program], recorder: Recorder) -> None:
+    program = start_program()
+    with pytest.raises(ZeroDivisionError), program.registrar.run("a/b c", 5, deadline="3h", run="17"):  # noqa: PT012
+        program.start_one()
+        1 / 0  # noqa: B018 - it dies
+    assert next_change(recorder) == (
+        "PUT",
+        "/api/v1/groups/production/a/b%20c/runs/17",
+        {"operations": 5, "deadline": "3h"},
+    )
+    assert recorder.next_items(1)[0]["run"] == "17"
+    program.start_one()
+    assert "run" not in recorder.next_items(1)[0]
+    assert recorder.nothing_more()
+
+
+def test_a_run_that_is_refused_stops_nobody(start_program: Callable[..., Program], recorder: Recorder) -> None:
+    recorder.statuses = [409]
+    program = start_program()
+    with program.registrar.run("nightly", run="17"):
+        made = program.start_one()
+    assert made.status == "queued"
+    assert "/api/v1/groups/production/nightly/runs/17: HTTP 409" in program.logged.get(timeout=PATIENCE)
+    assert next_change(recorder)[2] == {}
+    assert recorder.next_items(1)[0]["id"] == made.id
 
 
 # The rest.

@@ -21,7 +21,8 @@ from exporter.cli import main
 from exporter.config import ListedOperation
 from exporter.errors import StartError
 from exporter.registrations import MAX_BODY_BYTES, MAX_IDS
-from exporter.terminal.register import Attempt, Registrar, RegistrarIO, Sender, Target, batches, printable
+from exporter.terminal.exporter_api import Attempt, printable
+from exporter.terminal.register import Registrar, RegistrarIO, Sender, Target, batches
 from exporter.terminal.standard_input import read
 from exporter.tracking.messages import Created, Registration
 

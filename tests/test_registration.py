@@ -46,6 +46,7 @@ BORN = {
 }
 BORN_AT = 1653649928.281201
 POST = "/api/v1/operations/production"
+NO_RUN_ID = "is not a run id (expected 1 to 64 of A-Z, a-z, 0-9, . _ : and -)"
 JSON, TEXT = "application/json", "text/plain"
 
 
@@ -86,7 +87,8 @@ def problem(answer: httpx.Response, status: int, detail: str, **more: Any) -> No
         (json.dumps({"id": A}), TEXT), (f' "{A}"', TEXT), (f'[{{"id": "{A}"}}]', "text/plain;charset=UTF-8"),
         (A, 'Application/JSON; charset="utf-8"'), (A, "text/plain; charset=us-ascii"),
         ({"status": "completed", "id": A}, JSON), (BORN | {"status": "failed"}, JSON),
-        ({"id": A, "group": None, "labels": None, "again": None}, JSON), ({"id": A, "group": "default"}, JSON),
+        ({"id": A, "group": None, "run": None, "labels": None, "again": None}, JSON),
+        ({"id": A, "group": "default"}, JSON),
     ],
 )  # fmt: skip
 def test_an_id_is_taken_as_it_is_at_hand(service: FakeService, body: Any, kind: str) -> None:
@@ -136,9 +138,24 @@ def test_group_and_labels_stand_beside_the_id_or_in_the_query(service: FakeServi
     ]
 
 
+def test_a_run_stands_next_to_the_group_or_in_the_query(service: FakeService) -> None:
+    items = [{"id": A, "group": "own", "run": "own:1"}, BORN | {"id": B, "group": "sync", "run": None}, C]
+    assert post(service, items, path=f"{POST}?group=sync&run=2026-01-31").status_code == 200
+    assert [service.registration[each].operation for each in (A, B, C)] == [
+        ListedOperation(A, "own", run="own:1"),
+        ListedOperation(B, "sync", run="2026-01-31"),
+        ListedOperation(C, "sync", run="2026-01-31"),
+    ]
+
+
+def test_a_run_without_a_group_is_one_of_the_group_default(service: FakeService) -> None:
+    assert post(service, f"{A}\n", path=f"{POST}?run=1", kind=TEXT).status_code == 200
+    assert service.registration[A].operation == ListedOperation(A, "default", run="1")
+
+
 def test_a_record_may_have_a_group_beside_it(service: FakeService) -> None:
-    assert post(service, BORN | {"group": "sync", "labels": {"team": "x"}}).status_code == 200
-    operation = ListedOperation(A, "sync", (("team", "x"),))
+    assert post(service, BORN | {"group": "sync", "run": "1", "labels": {"team": "x"}}).status_code == 200
+    operation = ListedOperation(A, "sync", (("team", "x"),), "1")
     assert service.registration[A] == Registration(operation, Created("users.identify", BORN_AT))
 
 
@@ -164,13 +181,13 @@ def test_again_is_asked_for_each_or_for_all(
 def test_doubles_are_one_and_the_last_that_says_something_wins(service: FakeService) -> None:
     items = [
         BORN | {"group": "first", "labels": {"team": "x", "tier": "1"}, "again": True},
-        {"id": A.upper(), "group": "second", "labels": {"tier": "2"}},
+        {"id": A.upper(), "group": "second", "run": "2", "labels": {"tier": "2"}},
         A,
         {"id": A, "group": "default"},
     ]
     answer = post(service, items)
     assert answer.json()["accepted"] == [{"id": A, "state": "pending"}]
-    operation = ListedOperation(A, "second", (("team", "x"), ("tier", "2")))
+    operation = ListedOperation(A, "second", (("team", "x"), ("tier", "2")), "2")
     assert service.registers[0].operations == (Registration(operation, Created("users.identify", BORN_AT)),)
     assert service.registers[0].again
 
@@ -206,8 +223,12 @@ LABELS = "(declared: team, tier)"
         ({"id": None}, "id: expected text, got null"),
         ({"id": [A]}, "id: expected text, got a list"),
         ({"id": A, "grup": "x"},
-         '"grup" is unknown (known: id, group, labels, again, or the whole of Knock\'s record)'),
+         '"grup" is unknown (known: id, group, run, labels, again, or the whole of Knock\'s record)'),
         ({"id": A, "group": 5}, "group: expected text, got a number"),
+        ({"id": A, "run": 5}, "run: expected text, got a number"),
+        ({"id": A, "run": "a b"}, f"run: {NO_RUN_ID}"),
+        ({"id": A, "run": "sk_live_1"},
+         "run: looks like an API key, which everybody could read here (renew the key if it is one)"),
         ({"id": A, "group": ""}, "group: is empty (give a value, or remove the key)"),
         ({"id": A, "group": "a\n"}, "group: holds characters that cannot be shown (expected printable text)"),
         ({"id": A, "labels": "team"}, "labels: expected an object of names and values, got text"),
@@ -272,8 +293,12 @@ def test_a_thousand_records_are_one_request(service: FakeService) -> None:
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("grup=x", '"grup" is unknown (known: group, label.NAME, again)'),
-        ("team=x", '"team" is unknown (known: group, label.NAME, again)'),
+        ("grup=x", '"grup" is unknown (known: group, run, label.NAME, again)'),
+        ("team=x", '"team" is unknown (known: group, run, label.NAME, again)'),
+        ("run=", f"run: {NO_RUN_ID}"),
+        ("run=a/b", f"run: {NO_RUN_ID}"),
+        (f"run={'a' * 65}", f"run: {NO_RUN_ID}"),
+        ("run=a&run=b", '"run" is given twice'),
         ("group=a&group=b", '"group" is given twice'),
         ("group=", "group: is empty (give a value, or remove the key)"),
         ("label.tem=x", f'labels: "tem" is not declared in the configuration {LABELS}'),
@@ -574,7 +599,8 @@ anything = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["id", "group", "labels", "again", "status", "name", "inserted_at", "team"]) | st.text(),
+            st.sampled_from(["id", "group", "run", "labels", "again", "status", "name", "inserted_at", "team"])
+            | st.text(),
             inner,
         )
     ),
@@ -604,7 +630,7 @@ def test_any_bytes_are_answered(content: bytes, kind: str) -> None:
     survives(content, kind)
 
 
-@given(st.dictionaries(st.sampled_from(["group", "again", "label.team"]) | st.text(), st.text(), max_size=3))
+@given(st.dictionaries(st.sampled_from(["group", "run", "again", "label.team"]) | st.text(), st.text(), max_size=3))
 def test_any_query_is_answered(query: dict[str, str]) -> None:
     sent = {name.encode(errors="replace"): value.encode(errors="replace") for name, value in query.items()}
     survives(json.dumps([A]).encode(), JSON, f"?{httpx.QueryParams({k.decode(): v.decode() for k, v in sent.items()})}")

@@ -126,6 +126,11 @@ def test_broken_text(text: str | bytes, message: str) -> None:
             json.dumps([{"labels": {"team": "Größe", "group": "sync", "area": "7"}, "targets": [A]}, {"targets": [B]}]),
             [ListedOperation(A, "sync", (("area", "7"), ("team", "Größe"))), ListedOperation(B)],
         ),
+        (
+            json.dumps([{"labels": {"run": "2026-01-31", "group": "sync", "team": "x"}, "targets": [A, B]}]),
+            [ListedOperation(each, "sync", (("team", "x"),), "2026-01-31") for each in (A, B)],
+        ),
+        (json.dumps([{"labels": {"run": "1"}, "targets": [A]}]), [ListedOperation(A, run="1")]),
     ],
 )
 def test_groups(text: str, operations: list[ListedOperation]) -> None:
@@ -189,7 +194,7 @@ NOTHING = "is empty (to list nothing, write [])"
         ),
         (
             '- targets: []\n  labels: {"sk_live_12345678 x": y}\n',
-            f'line 2: [0].labels."sk_*** x": {UNDECLARED} (known: group, team, area)',
+            f'line 2: [0].labels."sk_*** x": {UNDECLARED} (known: group, run, team, area)',
         ),
         (
             "- targets: []\n  labels: {group: yes}\n",
@@ -205,9 +210,24 @@ NOTHING = "is empty (to list nothing, write [])"
         (
             f"- targets: [{A}]\n- targets: [{A}]\n  labels: {{group: g}}\n",
             (
-                f'line 2: [1].targets[0]: "{A}" is a duplicate, with another group or other labels '
+                f'line 2: [1].targets[0]: "{A}" is a duplicate, with another group, another run or other labels '
                 "(first at line 1: [0].targets[0]): keep one"
             ),
+        ),
+        (
+            f"- targets: [{A}]\n  labels: {{run: '1'}}\n- targets: [{A}]\n  labels: {{run: '2'}}\n",
+            (
+                f'line 3: [1].targets[0]: "{A}" is a duplicate, with another group, another run or other labels '
+                "(first at line 1: [0].targets[0]): keep one"
+            ),
+        ),
+        (
+            "- targets: []\n  labels: {group: g, run: tonight's}\n",
+            "line 2: [0].labels.run: is not a run id (expected 1 to 64 of A-Z, a-z, 0-9, . _ : and -)",
+        ),
+        (
+            "- targets: []\n  labels: {run: 17}\n",
+            "line 2: [0].labels.run: expected text, got a number (put it in quotes)",
         ),
         ("- targets: []\n  targets: []\n", "line 2: [0].targets: is a duplicate (first on line 1): keep one"),
         ("- &a {targets: [*a]}\n", "line 1: [0].targets[0]: an alias (*) must not stand inside of what it names"),

@@ -11,16 +11,38 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click import shell_completion
 
 from exporter import __version__
-from exporter.cli.flags import Address, Duration, ExternalUrl, FilePath, Names, OperationId, UrlPath, check_prefix, flag
+from exporter.cli.errors import errors
+from exporter.cli.flags import (
+    Address,
+    Duration,
+    ExternalUrl,
+    FilePath,
+    Names,
+    OperationId,
+    UrlPath,
+    check_prefix,
+    example,
+    flag,
+)
+from exporter.cli.group import group
+from exporter.cli.listing import forget, list_command
 from exporter.cli.register import register
 from exporter.cli.state import state
-from exporter.errors import REFUSED_HINT, ExporterError, KeyRefused, KnockError, NotFound, StartError
+from exporter.errors import ExporterError, KnockError, StartError
 from exporter.startup import signals_are_taken_over
+from exporter.values import quoted
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_SHELLS = {
+    "bash": shell_completion.BashComplete,
+    "zsh": shell_completion.ZshComplete,
+    "fish": shell_completion.FishComplete,
+}
 
 
 def _leave(code: int) -> NoReturn:
@@ -35,9 +57,14 @@ class _RunByDefault(click.Group):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
+        completing = ctx.resilient_parsing and not args  # what comes first is a command
+        if not completing and (not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version"))):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[shell_completion.CompletionItem]:
+        found = super().shell_complete(ctx, incomplete)
+        return found + run_command.shell_complete(ctx, incomplete) if incomplete.startswith("-") else found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -129,17 +156,37 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     _leave(code)
 
 
+@main.command(
+    epilog=example(
+        "source <(knock-exporter completion bash)                                    # in ~/.bashrc",
+        "source <(knock-exporter completion zsh)                                     # in ~/.zshrc",
+        "knock-exporter completion fish > ~/.config/fish/completions/knock-exporter.fish",
+    )
+)
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Write what makes SHELL complete commands and flags."""
+    click.echo(_SHELLS[shell](main, {}, ctx.find_root().info_name or "", "_KNOCK_EXPORTER_COMPLETE").source())
+
+
 @main.command(name="check-config")
 @click.argument("file", type=FilePath())
-def check_config(file: Path) -> None:
+@flag("storage.path", default=None, type=FilePath(), help="Where the exporter keeps state, if not where the file says.")
+def check_config(file: Path, storage_path: Path | None) -> None:
     """Check a configuration FILE: all problems at once (exit 1), or the active settings (exit 0)."""
-    from exporter import config  # noqa: PLC0415 - pydantic is not needed for --help
+    from exporter import config, reloading  # noqa: PLC0415 - pydantic is not needed for --help
     from exporter.keys import doubt  # noqa: PLC0415 - the same
 
-    loaded = config.load(file, os.environ)
+    loaded = reloading.ConfigFile(file, os.environ, storage=storage_path).load()
     for each in loaded.environments:
         if problem := doubt(each.key.read(os.environ)):
             click.echo(f"warning: API key of {each.name}: {each.key} {problem}", err=True)
+        for declared in each.groups:
+            if declared.every is not None and declared.deadline is None:
+                where = f"group {quoted(declared.name)} of {each.name}"
+                hint = "unless the job gives one, a run that hangs is noticed only when the next one is due"
+                click.echo(f"warning: {where} has every, but no deadline: {hint}", err=True)
     click.echo(config.effective_yaml(loaded), nl=False)
 
 
@@ -195,7 +242,7 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
     _leave(code)
 
 
-@main.command()
+@main.command(epilog=example("knock-exporter get 123e4567-e89b-12d3-a456-426614174000 --exit-status"))
 @click.argument("operation_id", metavar="ID", type=OperationId())
 @flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
 @flag("environment", default=None, help="Which of its environments, where the configuration has several.")
@@ -203,8 +250,19 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
     "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json", "metrics"]), help="Form."
 )
 @click.option("--error-items", is_flag=True, help="List the failed items too: often personal data, shown here only.")
-def get(
-    operation_id: str, config_file: Path | None, environment: str | None, output: str, *, error_items: bool
+@click.option(
+    "--exit-status",
+    is_flag=True,
+    help="Exit with 1 if it failed or has errors, 3 if it is not finished, 4 if Knock does not say.",
+)
+def get(  # noqa: PLR0913 - one parameter for each flag
+    operation_id: str,
+    *,
+    config_file: Path | None,
+    environment: str | None,
+    output: str,
+    error_items: bool,
+    exit_status: bool,
 ) -> None:
     """Ask Knock how the operation ID stands, now.
 
@@ -214,18 +272,15 @@ def get(
     from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same
     from exporter.terminal import get as writer  # noqa: PLC0415 - the same
 
-    asked = lookup.environment_for(operation_id, config_file, environment, os.environ)
+    asked = lookup.environment_for([operation_id], config_file, environment, os.environ)
     with closing(connect(asked, read_key(asked, os.environ))) as client:
         try:
             operation, document = client.fetch_record(operation_id)
         except KnockError as error:
-            hint = ""
-            if isinstance(error, NotFound):
-                hint = ": no such operation, or the key of another environment, or the wrong branch?"
-            if isinstance(error, KeyRefused):
-                hint = f": {asked.key}: {REFUSED_HINT}"
-            text = f"{asked.name} ({asked.base_url}): {error}{hint}"
-            raise StartError(text) from None
+            if exit_status:
+                click.echo(lookup.explained(asked, error), err=True)
+                sys.exit(writer.NOT_KNOWN)
+            raise StartError(lookup.explained(asked, error)) from None
     if output == "json":
         writer.write_json(sys.stdout, document, with_items=error_items)
     elif output == "metrics":
@@ -234,7 +289,13 @@ def get(
         listed = document.get("error_items")
         items = (listed if isinstance(listed, list) else []) if error_items else None
         writer.write_table(sys.stdout, asked.name, operation, items, time.time())
+    if exit_status:
+        sys.exit(writer.exit_status(operation))
 
 
+main.add_command(errors)
+main.add_command(list_command)
+main.add_command(forget)
+main.add_command(group)
 main.add_command(register)
 main.add_command(state)

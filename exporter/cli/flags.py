@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
+from click.shell_completion import CompletionItem
 
 from exporter.errors import redact
 from exporter.operation import is_operation_id
-from exporter.values import parse_duration
+from exporter.values import InvalidValue, check_address, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from exporter.terminal.standard_input import Item, Read
 
     Command = Callable[..., Any]
 
 MAX_PORT = 65535
+EXPORTER_URL = "http://127.0.0.1:10187"
+STDIN = "-"
 _PORT = re.compile(r"[0-9]{1,5}")
 _EXTERNAL_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
 TAKEN = ("/-/", "/api/", "/operations/", "/static/", "/config/")  # by other pages
@@ -30,6 +36,11 @@ def flag(name: str, **settings: Any) -> Callable[[Command], Command]:
     variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
     parameter = name.replace(".", "_").replace("-", "_")
     return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help: an example, its lines as they are."""
+    return "\n".join(["\b", "Example:", *(f"  {each}" for each in lines)])
 
 
 class Address(click.ParamType[tuple[str, int]]):
@@ -65,6 +76,10 @@ class FilePath(click.ParamType[Path]):
         if str(value).startswith("~"):
             self.fail(f"{str(value)!r} begins with ~, which only a shell replaces: write the whole path", param, ctx)
         return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click passes them
+        """Let the shell look for files."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class UrlPath(click.ParamType[str]):
@@ -156,3 +171,39 @@ class OperationId(click.ParamType[str]):
                 ctx,
             )
         return str(value).lower()
+
+
+class IdOrStdin(OperationId):
+    """A bulk operation's id, or STDIN: they are read from there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        return STDIN if value == STDIN else super().convert(value, param, ctx)
+
+
+def given(operation_ids: Sequence[str]) -> Read:
+    """Return the ids of a command line, and with STDIN among them what standard input holds."""
+    from exporter.terminal.standard_input import Read, read  # noqa: PLC0415 - few commands need it
+
+    named: list[Item] = [each for each in operation_ids if each != STDIN]
+    if STDIN not in operation_ids:
+        return Read(named, [])
+    found = read(sys.stdin.buffer.read())
+    return Read([*named, *found.items], found.problems)
+
+
+class ExporterUrl(click.ParamType[str]):
+    """Where a running exporter answers; read without a slash at its end."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        try:
+            url = check_address(str(value))
+        except InvalidValue:  # its message knows of Knock's own address only; and the value may hold a password
+            self.fail(f"expected the address of an exporter, as in {EXPORTER_URL}", param, ctx)
+        for page in ("/metrics", *TAKEN):
+            if page in f"{urlsplit(url).path}/":
+                self.fail(f"must end before {page.rstrip('/')}, as in {EXPORTER_URL}", param, ctx)
+        return url

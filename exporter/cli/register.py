@@ -6,38 +6,14 @@ import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
-from exporter.cli.flags import TAKEN, FilePath, OperationId, flag
-from exporter.values import InvalidValue, check_address
+from exporter.cli.connection import TOKEN_FILE, URL
+from exporter.cli.flags import IdOrStdin, example, flag, given
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from exporter.terminal.standard_input import Item
-
-STDIN = "-"
-
-
-class _IdOrStdin(OperationId):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return STDIN if value == STDIN else super().convert(value, param, ctx)
-
-
-class _Url(click.ParamType[str]):
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            url = check_address(str(value))
-        except InvalidValue:  # its message knows of Knock's own address only; and the value may hold a password
-            self.fail("expected the address of an exporter, as in http://127.0.0.1:10187", param, ctx)
-        for page in ("/metrics", *TAKEN):
-            if page in f"{urlsplit(url).path}/":
-                self.fail(f"must end before {page.rstrip('/')}, as in http://127.0.0.1:10187", param, ctx)
-        return url
 
 
 class _Label(click.ParamType[tuple[str, str]]):
@@ -52,12 +28,13 @@ class _Label(click.ParamType[tuple[str, str]]):
         return label, text
 
 
-@click.command()
-@click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=_IdOrStdin())
-@flag("url", default="http://127.0.0.1:10187", type=_Url(), help="Where the exporter answers.")
+@click.command(epilog=example("curl -sS … | knock-exporter register - --environment=production --token-file=token"))
+@click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=IdOrStdin())
+@URL
 @flag("environment", required=True, help="The environment that the operations run in.")
-@flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
+@TOKEN_FILE
 @flag("group", default=None, help="Group of all of them.")
+@flag("run", default=None, help="Run of the group that they belong to; opened if it is a new one.")
 @click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
 @flag("again", is_flag=True, help="Follow them again, even those that were retired or given up as lost.")
 def register(  # noqa: PLR0913 - a parameter for each flag
@@ -67,6 +44,7 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     environment: str,
     token_file: Path,
     group: str | None,
+    run: str | None,
     labels: tuple[tuple[str, str], ...],
     again: bool,
 ) -> None:
@@ -77,22 +55,12 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     """
     from exporter.terminal.register import Registrar, RegistrarIO, Sender, Target  # noqa: PLC0415 - only this command
 
-    items, problems = _items(operation_ids)
+    items, problems = given(operation_ids)
     for problem in problems:
         click.echo(f"standard input: {problem}", err=True)
-    target = Target(url, environment, group, labels, again)
+    target = Target(url, environment, group, labels, again, run)
     with closing(Sender(target, token_file, os.environ)) as sender:
         outside = RegistrarIO(sender, click.echo, lambda line: click.echo(line, err=True))
         complete = Registrar(url, outside).register(items)
     if problems or not complete:
         sys.exit(1)
-
-
-def _items(operation_ids: tuple[str, ...]) -> tuple[list[Item], list[str]]:
-    from exporter.terminal.standard_input import read  # noqa: PLC0415 - only this command needs it
-
-    given: list[Item] = [each for each in operation_ids if each != STDIN]
-    if STDIN not in operation_ids:
-        return given, []
-    found = read(sys.stdin.buffer.read())
-    return [*given, *found.items], found.problems

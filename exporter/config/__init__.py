@@ -50,22 +50,29 @@ PIPE_SECONDS = 30.0  # decrypting asks a service of keys first
 
 
 def load(
-    path: Path, environ: Mapping[str, str], names: Sequence[str] = (), *, pipe_seconds: float = PIPE_SECONDS
+    path: Path,
+    environ: Mapping[str, str],
+    names: Sequence[str] = (),
+    *,
+    pipe_seconds: float = PIPE_SECONDS,
+    needs_storage: bool = True,
 ) -> Config:
     """Read a configuration file and the files that it names; relative paths start at its folder.
 
     A pipe, as of `--config.file=<(sops -d …)`, is waited for (`pipe_seconds`); it has no folder, so that relative paths
     start where the process does.
 
-    With `names`, only these environments of it, and only the files that they need. Raises ConfigError with all problems
-    at once, in the order of the file, and StartError for a name that is not in it.
+    With `names`, only these environments of it, and only the files that they need. Without `needs_storage`, what needs
+    storage.path is taken without it: the state is kept elsewhere, or not needed.
+
+    Raises ConfigError with all problems at once, in the order of the file, and StartError for a name that is not in it.
     """
     with no_garbage_collection():
         document = read_document(path, pipe_seconds=pipe_seconds)
         folder = Path() if is_pipe(path) else path.parent
         config, found = read(document, LoadContext(folder, environ, names))
         broken = {problem.loc for problem in found if problem.file is None}
-        found += [problem for problem in check(document) if problem.loc not in broken]
+        found += [problem for problem in check(document, needs_storage=needs_storage) if problem.loc not in broken]
         found = [problem for problem in found if problem.loc not in document.unusable] + document.found
         if config is None or found:
             raise document.error(str(path), found)

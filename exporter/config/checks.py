@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter import values
 from exporter.config.problems import suggestion
-from exporter.config.settings import KEY_SOURCES, Polling
+from exporter.config.settings import GROUPS_MOST, KEY_SOURCES, Polling
 from exporter.errors import Found
 from exporter.operation import is_operation_id
 from exporter.values import ALL_ENVIRONMENTS, InvalidValue, quoted, show_duration
@@ -62,8 +62,8 @@ class Place(NamedTuple):
             return False
 
 
-def check(document: Document) -> Iterator[Found]:
-    """Find what cannot be seen in single values."""
+def check(document: Document, *, needs_storage: bool = True) -> Iterator[Found]:
+    """Find what cannot be seen in single values; `needs_storage`: whether the file alone says where state is kept."""
     top = Place((), document.data)
     environments = list(top.at("environments").mappings())
     tokens = list(top.at("registration").at("tokens").mappings())
@@ -75,6 +75,7 @@ def check(document: Document) -> Iterator[Found]:
         yield from _key(environment)
         yield from _addresses(environment)
         yield from _undeclared_labels(environment.at("operations"), declared)
+        yield from _groups(environment.at("groups"), stored=not needs_storage or "storage" in top.mapping())
     names = [each.at("name") for each in environments]
     known = dict.fromkeys([*(each.value for each in names if each.fits(values.check_name)), ALL_ENVIRONMENTS])
     for token in tokens:
@@ -87,6 +88,7 @@ def _unique(top: Place, environments: list[Place], tokens: list[Place]) -> Itera
     for environment in environments:
         yield _DUPLICATE, _ids(environment.at("operations"))
         yield _DUPLICATE, environment.at("operations_files").items()
+        yield _DUPLICATE, (each.at("name") for each in environment.at("groups").mappings())
         yield _LISTED_TWICE, (_address(each.at("url")) for each in environment.at("operations_http").mappings())
     yield _DUPLICATE, (each.at("token_file") for each in tokens)
     for token in tokens:
@@ -129,6 +131,14 @@ def _undeclared_labels(operations: Place, declared: Collection[str]) -> Iterator
             if name not in declared:
                 place = (*operations.loc, index, "labels", name)
                 yield Found(place, partial(suggestion, name, declared, message))
+
+
+def _groups(groups: Place, *, stored: bool) -> Iterator[Found]:
+    if len(groups.list()) > GROUPS_MOST:
+        yield Found(groups.loc, f"has {len(groups.list())} groups (at most {GROUPS_MOST} in an environment)")
+    if groups.list() and not stored:
+        hint = "set storage.path, or --storage.path where the exporter is started"
+        yield Found(groups.loc, f"needs a state file, or each restart would forget when they last ran ({hint})")
 
 
 def _key(environment: Place) -> Iterator[Found]:

@@ -33,6 +33,7 @@ from typing_extensions import TypeAliasType
 
 from exporter import files, values
 from exporter.keys import BEGINNING, MASK, InvalidKey, KeySource, Secret
+from exporter.operation import OTHER
 from exporter.values import ALL_ENVIRONMENTS, InvalidValue, show_duration
 
 TOKEN_LEAST = 16  # characters; a shorter token could be guessed
@@ -215,5 +216,12 @@ BearerTokenFile = Annotated[KeySource | None, Text(schema=_PATH, show=_show_key,
 TokenFile = Annotated[KeySource, Text(schema=_PATH, show=_show_key, find=partial(_key_file, least=TOKEN_LEAST))]
 LabelName = Annotated[str, Text(values.check_label_name, _like(values.LABEL_NAME))]
 LabelValue = Annotated[str, Text(values.check_label_value, {"minLength": 1, "maxLength": values.LABEL_BYTES})]
+GroupName = Annotated[
+    str,
+    Text(
+        values.check_declared_group,
+        {"minLength": 1, "maxLength": values.LABEL_BYTES, **_like(f"(?!{OTHER}$).*")},
+    ),
+]
 RunId = Annotated[str | None, Text(values.check_run_id, _like(values.RUN_ID))]
 OperationId = Annotated[str, Text(values.check_operation_id, {"format": "uuid"})]

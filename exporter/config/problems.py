@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MISSING = {
     "environments": "is missing (list at least one environment)",
     "name": "is missing (every environment needs a name, e.g. production)",
+    "groups.name": "is missing (every group needs its name)",
     "id": "is missing (every operation needs its id)",
     "url": "is missing (give the address of the list)",
     "token_file": "is missing (every token needs the file that holds it)",
@@ -72,7 +73,8 @@ class Wording:
         if kind == "unexpected_keyword_argument":
             return self._unknown(loc)
         if kind == "missing":
-            return _MISSING.get(str(loc[-1]), "is missing")
+            key = str(loc[-1])
+            return _MISSING.get(f"{_section(loc)}.{key}") or _MISSING.get(key, "is missing")
         found = loc[-2] if loc[-1:] == (_KEY,) else _value(self.data, loc)
         if found is None and not (self.brief and kind == "value_error"):
             return "has no value (give one, or remove the line)"
@@ -85,7 +87,7 @@ class Wording:
 
     def _unknown(self, loc: Loc) -> str:
         key = str(loc[-1])
-        section = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
+        section = _section(loc)
         if section == "environments" and key in self._keys(""):
             return "unknown key here (it belongs to the top level)"
         if not section and key in self._keys("environments"):
@@ -94,6 +96,10 @@ class Wording:
 
     def _keys(self, section: str) -> list[str]:
         return [each.name for part in self.sections.get(section, ()) for each in fields(part)]
+
+
+def _section(loc: Loc) -> str:
+    return next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
 
 
 def _value(data: Any, loc: Loc) -> Any:

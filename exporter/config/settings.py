@@ -37,6 +37,7 @@ RATE_LIMIT_MAX = 200  # the most that Knock allows anybody: its tier 4
 IN_FLIGHT_SECONDS = 2  # so many seconds' worth of polls may be under way
 IN_FLIGHT_DEFAULT_MIN, IN_FLIGHT_DEFAULT_MAX = 4, 64  # by default; who asks for more may have IN_FLIGHT_MAX
 IN_FLIGHT_MAX = 256
+GROUPS_MOST = 100  # of an environment
 MAX_OPERATIONS_MOST = 1_000_000  # far past what one process can ask for
 KEY_SOURCES = ("api_key_file", "api_key_env", "api_key")
 
@@ -107,7 +108,9 @@ def _operations(written: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _show_operations(operations: tuple[ListedOperation, ...]) -> list[Any]:
-    return [each.id if each == ListedOperation(each.id) else _shown(each) for each in operations]
+    return [
+        _shown(each) if (each.group, each.run, each.labels) != (GROUP, None, ()) else each.id for each in operations
+    ]
 
 
 def _shown(operation: ListedOperation) -> dict[str, Any]:
@@ -127,12 +130,9 @@ class HttpSource:
 
 @dataclass(frozen=True, slots=True)
 class GroupSettings:
-    """What is expected of a group's runs; durations in seconds.
+    """What is expected of the runs of a group."""
 
-    `every` is the longest time between two of them, grace included; `deadline` how long one may take.
-    """
-
-    name: kinds.LabelValue
+    name: kinds.GroupName
     every: Annotated[kinds.Duration | None, not_null(kinds.Duration)] = None
     deadline: Annotated[kinds.Duration | None, not_null(kinds.Duration)] = None
 
@@ -163,7 +163,7 @@ class EnvironmentSettings(SharedSettings):
     operations: Annotated[tuple[_Operation, ...], WrapValidator(_operations), PlainSerializer(_show_operations)] = ()
     operations_files: tuple[kinds.FilePattern, ...] = ()
     operations_http: tuple[_Source, ...] = ()
-    groups: tuple[GroupSettings, ...] = ()
+    groups: Annotated[tuple[GroupSettings, ...], Field(json_schema_extra={"maxItems": GROUPS_MOST})] = ()
 
     @property
     def key(self) -> KeySource:
@@ -171,8 +171,8 @@ class EnvironmentSettings(SharedSettings):
         return self.api_key_file or self.api_key_env or self.api_key or KeySource()
 
     def without_operations(self) -> "EnvironmentSettings":
-        """All but what lists operations."""
-        return replace(self, operations=(), operations_files=(), operations_http=())
+        """All but what lists operations, and what is expected of their groups."""
+        return replace(self, operations=(), operations_files=(), operations_http=(), groups=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,11 @@ def effective_yaml(config: Config, *, queries_masked: bool = False) -> str:
     """
     shown = CONFIG.dump_python(config, exclude_none=True, context={"queries_masked": queries_masked})
     shown["environments"] = [
-        dict(sorted(each.items(), key=lambda item: (item[0].startswith("operations"), item[0] in SHARED_KEYS)))
+        dict(
+            sorted(
+                each.items(), key=lambda item: (item[0].startswith(("operations", "groups")), item[0] in SHARED_KEYS)
+            )
+        )
         for each in shown["environments"]
     ]
     return yaml.dump(

@@ -1,6 +1,6 @@
 """Prometheus' form of a list, from a file (file_sd: YAML or JSON) or an address (http_sd: JSON).
 
-A list of `{targets: [ids], labels: {group: …, and declared extra labels}}`, with no other keys.
+A list of `{targets: [ids], labels: {group: …, run: …, and declared extra labels}}`, with no other keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from exporter.config.yaml_source import parse_document
 from exporter.errors import ConfigError
 from exporter.operation import GROUP
 from exporter.sources.listing import MAX_IDS, BrokenList, Listing
-from exporter.values import InvalidValue, check_label_value, quoted
+from exporter.values import RUN, InvalidValue, check_label_value, check_run_id, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -59,7 +59,7 @@ class _Groups:
 
     def __init__(self, where: Callable[[Loc], str], labels: Collection[str], *, null: bool) -> None:
         self._listing: Listing[Loc] = Listing(where)
-        self._names = ("group", *labels)
+        self._names = ("group", RUN, *labels)
         self._null = null
 
     def read(self, data: Any) -> tuple[ListedOperation, ...]:
@@ -79,10 +79,10 @@ class _Groups:
             return
         self._check_names(loc, group, _KEYS, "unknown key")
         labels = dict(self._labels((*loc, "labels"), group))
-        name = labels.pop("group", GROUP)
+        name, run = labels.pop("group", GROUP), labels.pop(RUN, None)
         pairs = tuple(sorted(labels.items()))
         for place, target in self._targets((*loc, "targets"), group):
-            self._listing.add(place, target, name, pairs)
+            self._listing.add(place, target, name, pairs, run)
 
     def _check_names(self, loc: Loc, mapping: dict[str, Any], known: Collection[str], message: str) -> None:
         for name in mapping:
@@ -111,7 +111,8 @@ class _Groups:
     def _values(self, loc: Loc, labels: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for place, value in self._texts(loc, labels.items(), "text"):
             try:
-                yield str(place[-1]), check_label_value(value)
+                name = str(place[-1])
+                yield name, check_run_id(value) if name == RUN else check_label_value(value)
             except InvalidValue as error:
                 self._listing.fault(place, str(error))
 

@@ -45,19 +45,19 @@ class Listing(Generic[Place]):
             hint = suggestion(*choice) if choice else ""
             self._fault = f"{self._where(place)}: {message}{hint}"
 
-    def add(self, place: Place, text: str, group: str = GROUP, labels: Labels = ()) -> None:
+    def add(self, place: Place, text: str, group: str = GROUP, labels: Labels = (), run: str | None = None) -> None:
         """Take an entry. Raises BrokenList when there are too many."""
         self._entries += 1
         if self._entries > MAX_IDS:
             raise BrokenList(f"names more than {MAX_IDS} ids (split it)")
         try:
-            operation = ListedOperation(check_operation_id(text), group, labels)
+            operation = ListedOperation(check_operation_id(text), group, labels, run)
         except InvalidValue as error:
             self.fault(place, str(error))
             return
         first, there = self._found.setdefault(operation.id, (operation, place))
         if first != operation:
-            what = f"{quoted(text)} is a duplicate, with another group or other labels"
+            what = f"{quoted(text)} is a duplicate, with another group, another run or other labels"
             self.fault(place, f"{what} (first at {self._where(there)}): keep one")
 
     def operations(self) -> tuple[ListedOperation, ...]:

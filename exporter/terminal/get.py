@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.metrics.exposition import operation_text
-from exporter.operation import GROUP, OperationKey
+from exporter.operation import GROUP, OperationKey, Status
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
-from exporter.wording import moment, number, span
+from exporter.wording import moment, number, span, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
 HIDDEN_ITEMS = "error_items"
+CLEAN, FAILED, UNFINISHED, NOT_KNOWN = 0, 1, 3, 4  # exit codes, as those of `watch`
 
 
 def write_table(out: TextIO, environment: str, operation: Operation, items: list[Any] | None, now: float) -> None:
@@ -32,7 +33,7 @@ def write_table(out: TextIO, environment: str, operation: Operation, items: list
     hint = " (--error-items shows them)" if items is None else ""
     for label, value in _rows(environment, operation, now, hint):
         style = COLOURS.get(value, "") if label == "status" else ""
-        table.add_row(Text(label, "bold"), Text(_printable(value), style))
+        table.add_row(Text(label, "bold"), Text(visible(value), style))
     console.print(table)
     if items is not None:
         _write_items(console, items)
@@ -72,16 +73,11 @@ def _time(seconds: float | None, now: float) -> str:
     return moment(seconds) + ago
 
 
-def _printable(text: str) -> str:
-    """Replace what a terminal would obey, or could not write: names and ids are somebody else's text."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def _write_items(console: Console, items: list[Any]) -> None:
     table = Table("failed item", "collection", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for item in items:
         known = item if isinstance(item, dict) else {"id": item}
-        table.add_row(*(Text(_printable(str(known.get(field) or ""))) for field in ("id", "collection")))
+        table.add_row(*(Text(visible(str(known.get(field) or ""))) for field in ("id", "collection")))
     console.print()
     console.print(table)
 
@@ -90,6 +86,13 @@ def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> No
     """Write Knock's record as it came; failed items, which are personal data, only when asked for."""
     shown = document if with_items else {key: value for key, value in document.items() if key != HIDDEN_ITEMS}
     out.write(json.dumps(shown, indent=2) + "\n")
+
+
+def exit_status(operation: Operation) -> int:
+    """Return the exit code that tells how it stands."""
+    if operation.status is Status.FAILED or operation.errors or operation.error_items:
+        return FAILED
+    return CLEAN if operation.status.final else UNFINISHED
 
 
 def write_metrics(out: TextIO, environment: EnvironmentSettings, operation: Operation, now: float) -> None:

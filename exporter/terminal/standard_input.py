@@ -1,10 +1,11 @@
-"""What comes in on standard input to be registered: ids one a line, or JSON as Knock answered it."""
+"""What comes in on standard input: ids one a line, or JSON as Knock answered it."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exporter.operation import is_operation_id
 from exporter.registrations import BELIEVED_KEYS, OWN_KEYS, InvalidRequest, is_record, read_lines
 from exporter.values import quoted
 
@@ -16,7 +17,7 @@ _JSON_STARTS = ("{", "[", '"')
 
 
 class Read(NamedTuple):
-    """The items to send, and what is wrong with the others."""
+    """The items, and what is wrong with the others."""
 
     items: list[Item]
     problems: list[str]
@@ -34,6 +35,13 @@ def read(data: bytes) -> Read:
     except ValueError:
         return Read([], ["begins like JSON and is none"])
     return _sorted_out(found)
+
+
+def ids_of(found: Read) -> tuple[list[str], list[str]]:
+    """Return the ids alone, each once, in lower case; and all that is wrong."""
+    ids = [str(each if isinstance(each, str) else each["id"]) for each in found.items]
+    bad = [f"{quoted(each)} is not a valid UUID" for each in ids if not is_operation_id(each)]
+    return list(dict.fromkeys(each.lower() for each in ids if is_operation_id(each))), found.problems + bad
 
 
 def _documents(text: str) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from exporter.operation import UNKNOWN_NAME, OperationKey
 from exporter.tracking import exposure
 from exporter.tracking.aggregates import Aggregates
 from exporter.tracking.environment import FollowedOperation
-from exporter.tracking.groups import Groups
+from exporter.tracking.groups import WatchedGroups
 from exporter.tracking.ledger import contribution_of, ended_now, grow
 from exporter.tracking.slices import is_due
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry
@@ -48,7 +48,7 @@ class Book:
         self._activity = activity
         self._changed = changed
         self._aggregates = Aggregates()
-        self.groups = Groups(environments, changed)
+        self.groups = WatchedGroups(environments, changed)
         self._snapshot = NOTHING_SHOWN
         self._size = 0  # bytes of the lines in it
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.config.settings import GROUPS_MOST
 from exporter.operation import NIL_ID
 from exporter.send_window import SendWindow
 from exporter.tracking import exposure
@@ -75,7 +76,6 @@ class FollowedOperation:
     rank: Rank | None = None  # None: hidden
     plan: DuePoll | None = None  # its next request
     repeated: bool = False  # whether its last request was lost with its connection
-    retirement: tuple[float, OperationKey] | None = None  # its place among those that may retire early
     sweep_at: float = NEVER  # when (monotonic) it is hidden or retires, or earlier
 
     @property
@@ -119,7 +119,7 @@ class WatchedEnvironment:
         self.index = MembershipIndex(self.operations)
         # What is shown.
         self.top_n = TopN(settings.per_operation_limit)
-        self.groups = CardinalityLimit(exposure.GROUPS_MOST, memory.groups)
+        self.groups = CardinalityLimit(GROUPS_MOST, memory.groups)
         self.names = CardinalityLimit(exposure.NAMES_MOST, memory.names)
         self.lost = 0
         self.missing = 0  # those of which Knock said 404 since their last record

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from heapq import merge
+from itertools import chain, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from exporter.tracking.environment import NEVER
@@ -11,21 +15,23 @@ from exporter.tracking.memberships import CONFIG
 from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from exporter.operation import OperationKey
-    from exporter.tracking.environment import FollowedOperation
+    from exporter.tracking.environment import FollowedOperation, WatchedEnvironment
+
+    _End = tuple[float, OperationKey]  # when it was seen at its end (monotonic)
 
 PARTS = 14  # of a round, each a second: what comes too late for one is found by the next, within 30 s
 PART_LEAST = 1000  # operations: some 50 µs
-PRUNE_LEAST = 1000
+FAILED_RETENTIONS = 7  # how many times `retention` what failed or had errors stays: Friday night's is there on Monday
 
 
 def leaves_at(operation: FollowedOperation) -> float:
     """Return when the time of an operation is over (monotonic): NEVER before its end, or while the configuration's.
 
-    `retention` runs from its end, or from when it was first seen at its end if that is later. One that ended
-    cleanly and that nobody names any more leaves sooner.
+    `retention` runs from its end, or from when it was first seen at its end if that is later: once for one that
+    ended cleanly, FAILED_RETENTIONS times for others. A clean one that nobody names any more leaves sooner.
     """
     tracked, memberships = operation.tracked, operation.memberships
     if any(each.source == CONFIG for each in memberships):
@@ -37,8 +43,10 @@ def leaves_at(operation: FollowedOperation) -> float:
     # An end that lies ahead by Knock's clock counts from there, but no clock keeps an operation for ever.
     ahead = (tracked.operation.finished_at or 0.0) - (tracked.final_seen or 0.0)
     retention = operation.environment.settings.retention
-    until = tracked.final_at + retention + min(max(ahead, 0.0), retention)
-    return until if memberships or not tracked.clean else min(until, tracked.final_at + CLEAN_SECONDS)
+    since = tracked.final_at + min(max(ahead, 0.0), retention)
+    if not tracked.clean:
+        return since + FAILED_RETENTIONS * retention
+    return since + retention if memberships else min(since + retention, tracked.final_at + CLEAN_SECONDS)
 
 
 class Sweep:
@@ -75,40 +83,42 @@ class Sweep:
 
 
 class RetirementOrder:
-    """The operations that may retire early, at the limit: they ended cleanly, the one that did so longest ago first."""
+    """The operations that may retire early, at the limit, the one that ended longest ago first.
 
-    def __init__(self, find: Callable[[OperationKey], FollowedOperation | None]) -> None:
-        self._find = find
-        self._entries: list[tuple[float, OperationKey]] = []
+    Clean ones come before those that failed or had errors, and these only once they are older than `retention`.
+    """
 
-    def add(self, operation: FollowedOperation) -> None:
-        """Take in an operation, if it is not there yet."""
-        if operation.retirement is None and operation.tracked.final_at is not None:
-            operation.retirement = (operation.tracked.final_at, operation.key)
-            heappush(self._entries, operation.retirement)
+    def __init__(self, environments: Mapping[str, WatchedEnvironment]) -> None:
+        self._environments = environments
+        # By environment, which has its own `retention`, and by whether they are clean.
+        self._ended: defaultdict[tuple[str, bool], list[_End]] = defaultdict(list)
 
-    def take(self, count: int) -> list[FollowedOperation]:
-        """Take out the first `count` that may leave; none at all if there are not so many."""
-        taken: list[FollowedOperation] = []
-        while len(taken) < count <= len(taken) + len(self._entries):
-            operation = self._followed(heappop(self._entries))
-            if operation is not None:
-                operation.retirement = None
-                if leaves_at(operation) < NEVER:
-                    taken.append(operation)
-        if len(taken) == count:
-            return taken
-        for each in taken:
-            self.add(each)
-        return []
+    def note(self, operation: FollowedOperation, *, may_leave: bool) -> None:
+        """Note whether an operation may retire early, as it is now."""
+        tracked = operation.tracked
+        if tracked.final_at is None:
+            return
+        ended, entry = self._ended[tracked.key.environment, tracked.clean], (tracked.final_at, tracked.key)
+        place = bisect_left(ended, entry)
+        noted = place < len(ended) and ended[place] == entry
+        if may_leave and not noted:
+            ended.insert(place, entry)
+        elif noted and not may_leave:
+            del ended[place]
 
-    def _followed(self, entry: tuple[float, OperationKey]) -> FollowedOperation | None:
-        """Return the operation of an entry, unless it was dropped since."""
-        operation = self._find(entry[1])
-        return operation if operation is not None and operation.retirement is entry else None
+    def first(self, count: int, now: float) -> list[OperationKey]:
+        """Return the first `count` that may leave; none at all if there are not so many."""
+        clean: list[list[_End]] = []
+        others: list[list[_End]] = []
+        for (name, is_clean), ended in self._ended.items():
+            age = 0.0 if is_clean else self._environments[name].settings.retention
+            old_enough = bisect_right(ended, now - age, key=itemgetter(0))
+            (clean if is_clean else others).append(ended[: min(count, old_enough)])
+        if sum(map(len, clean + others)) < count:
+            return []
+        return [key for _, key in islice(chain(merge(*clean), merge(*others)), count)]
 
-    def prune(self, followed: int) -> None:
-        """Forget the entries of operations that were dropped, once they are most of them."""
-        if len(self._entries) > 2 * followed + PRUNE_LEAST:
-            self._entries = [each for each in self._entries if self._followed(each) is not None]
-            heapify(self._entries)
+    def remove_environment(self, name: str) -> None:
+        """Forget the operations of an environment."""
+        for clean in (True, False):
+            self._ended.pop((name, clean), None)

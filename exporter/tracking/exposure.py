@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.errors import redact
-from exporter.operation import Status
+from exporter.operation import OTHER, Status
 from exporter.values import LABEL_BYTES
 
 if TYPE_CHECKING:
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from exporter.tracking.transitions import Tracked
 
-GROUPS_MOST, NAMES_MOST = 100, 50
-OTHER = "other"
+NAMES_MOST = 50  # of an environment
 CLEAN_SECONDS = 15 * 60.0  # how long `active` shows an operation that completed without errors
 
 

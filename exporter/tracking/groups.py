@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from exporter.metrics import families
 from exporter.metrics.exposition import RenderedRows, encode_labels, render
+from exporter.operation import OTHER
 from exporter.tracking import runs
-from exporter.tracking.exposure import OTHER
 from exporter.tracking.runs import JOIN_SLACK, NO_RUN, NOTHING, StoredGroup, sum_up, sums_of
 from exporter.tracking.snapshot import GroupStatus
 from exporter.tracking.tombstones import KEPT_SECONDS
@@ -49,7 +49,7 @@ class WatchedGroup:
         return run if run is not None and now < run.newest + KEPT_SECONDS else None
 
 
-class Groups:
+class WatchedGroups:
     """Owned by the tracker's thread; notes in `changed` what is to be stored."""
 
     def __init__(self, environments: Mapping[str, WatchedEnvironment], changed: Changed) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.config.settings import ListedOperation
-from exporter.operation import Operation, OperationKey, Status
+from exporter.operation import OTHER, Operation, OperationKey, Status
 from exporter.tracking import transitions
 from exporter.tracking.environment import NEVER
 from exporter.tracking.expiry import RetirementOrder, Sweep, leaves_at
-from exporter.tracking.exposure import OTHER, hidden_at
+from exporter.tracking.exposure import hidden_at
 from exporter.tracking.memberships import API, CONFIG, SourceKind, contradict, group_of, labels_of, run_of
 from exporter.tracking.messages import ReleaseResult, RunResult
 from exporter.tracking.runs import NO_RUN
@@ -64,18 +64,20 @@ class Intake:
         self._ended: dict[OperationKey, Tracked] = {}  # final, and listed no more: not asked again when listed again
         self._waiting: dict[OperationKey, None] = {}  # listed, and refused because there was no room
         self._sweep = Sweep()
-        self._retirement_order = RetirementOrder(book.find)
+        self._retirement_order = RetirementOrder(environments)
 
     # Environments.
 
     def restore(self, environment: WatchedEnvironment, operations: Iterable[StoredOperation], now: Moment) -> None:
         """Begin with what is known of an environment from before."""
-        for tracked, memberships in operations:
+        # In the order of their ends, so that each comes last in the retirement order.
+        for tracked, memberships in sorted(operations, key=lambda each: each.tracked.final_at or 0.0):
             environment.index.restore(tracked.key.id, memberships)
             self._follow(environment, tracked, now)
 
     def remove_environment(self, name: str) -> None:
         """End with an environment."""
+        self._retirement_order.remove_environment(name)
         self._waiting = {key: None for key in self._waiting if key.environment != name}
         self._ended = {key: each for key, each in self._ended.items() if key.environment != name}
 
@@ -116,8 +118,7 @@ class Intake:
         tracked, at = operation.tracked, NEVER
         if not tracked.active:
             at = leaves_at(operation)
-            if at < NEVER and tracked.clean:
-                self._retirement_order.add(operation)
+            self._retirement_order.note(operation, may_leave=at < NEVER)
             if operation.rank is not None:
                 at = min(at, hidden_at(tracked, operation.environment.settings.per_operation))
         self._sweep.plan(operation, at)
@@ -288,16 +289,21 @@ class Intake:
     # Out.
 
     def release(self, environment: WatchedEnvironment, operation_id: str, now: Moment) -> ReleaseResult:
-        """Drop an operation because somebody says so; not while another source lists it."""
-        key, index = OperationKey(environment.name, operation_id), environment.index
-        stone = self.tombstones.get(key)
-        listed_by = tuple(each.source for each in index.memberships(operation_id) if each.source != API)
+        """Drop an operation because somebody says so; not while another source lists it.
+
+        Of one at its end it means that its retention is over: it retires, and of all lists only the configuration's
+        would bring it back.
+        """
+        key = OperationKey(environment.name, operation_id)
+        operation, stone = self._book.find(key), self.tombstones.get(key)
+        ended = operation.tracked.final if operation is not None else stone is not None and stone.retired
+        named_by = [each.source for each in self._memberships(key)]
+        listed_by = tuple(each for each in named_by if each == CONFIG or not (ended or each == API))
         if listed_by:
             return ReleaseResult(known=True, listed_by=listed_by)
-        if operation_id not in environment.operations and (stone is None or not stone.retired):
-            return ReleaseResult(known=False)
-        self._drop(key, now, retired=False)
-        return ReleaseResult(known=True)
+        if operation is not None:
+            self._drop(key, now, retired=ended, reason="retention" if ended else None)
+        return ReleaseResult(known=ended or operation is not None)
 
     def _unlisted(self, key: OperationKey, source: SourceKey, now: Moment) -> None:
         """Let an operation go that a source lists no more: unless another one names it, or its end is to be seen."""
@@ -323,6 +329,7 @@ class Intake:
         if operation is not None:
             counted = self._book.groups.counts(operation.tracked)
             self._book.remove(operation, now, reason)
+            self._retirement_order.note(operation, may_leave=False)
             self._changed.operations[key] = None
         self.tombstones[key] = Tombstone(now.mono, retired, counted)
         self._changed.tombstones[key] = None
@@ -343,7 +350,6 @@ class Intake:
         due = self._sweep.step(now.mono, self._all_operations)
         if due:
             self.slices.put(object(), self._hide_or_retire(due), now)
-        self._retirement_order.prune(len(self._book))
         self._forget_tombstones(now)
         self._forget_ended()
         if not self._changed.is_much:
@@ -387,11 +393,11 @@ class Intake:
             self._enter(key, now, again=any(each.source == CONFIG for each in memberships))
 
     def _has_room(self, now: Moment) -> bool:
-        """Whether one more can be tracked: if need be, the operation that ended cleanly longest ago retires early."""
+        """Whether one more can be tracked: if need be, the first that may do so retires early."""
         if len(self._book) < self.limit:
             return True
-        for each in self._retirement_order.take(len(self._book) - self.limit + 1):
-            self._drop(each.key, now, retired=True, reason="limit")
+        for key in self._retirement_order.first(len(self._book) - self.limit + 1, now.mono):
+            self._drop(key, now, retired=True, reason="limit")
         return len(self._book) < self.limit
 
 

@@ -100,7 +100,7 @@ class StoredGroup(NamedTuple):
     past: Mapping[str, float] = {}
 
 
-class Deadline(NamedTuple):
+class RunDeadline(NamedTuple):
     """When a run is to be finished: `seconds` after its opening, or at a time."""
 
     seconds: float | None = None
@@ -111,7 +111,7 @@ class RunChanges(TypedDict, total=False):
     """What a job says of its run; what is absent stays, None clears."""
 
     operations: int | None
-    deadline: Deadline | None
+    deadline: RunDeadline | None
     closed: bool | None
 
 

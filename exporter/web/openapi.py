@@ -11,11 +11,13 @@ from typing_extensions import TypedDict
 from exporter import __version__
 from exporter.registrations import LABEL_PREFIX, MAX_IDS
 from exporter.tracking.selection import STATUSES
+from exporter.values import RUN_ID
 from exporter.web.filters import SEARCH_LONGEST
 from exporter.web.registration import ONE_ENVIRONMENT_PATH, OPERATIONS_PATH
 from exporter.web.shapes import Detail, Environments, Operations
 
 _ID = {"type": "string", "format": "uuid"}
+_RUN = {"type": "string", "pattern": f"^{RUN_ID}$"}
 _SHAPES = "#/components/schemas/"
 _LINES = {"schema": {"type": "string"}, "example": "# ids, one a line\n123e4567-e89b-12d3-a456-426614174000\n"}
 
@@ -160,6 +162,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
                 "properties": {
                     "id": _ID,
                     "group": {"type": "string"},
+                    "run": _RUN,
                     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
                     "again": {"type": "boolean"},
                 },
@@ -171,6 +174,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
     responses = _responses(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
     options = [
         _query("group", {"type": "string"}, "Group of all of them."),
+        _query("run", _RUN, "Run of their group that all of them belong to; one that is new is opened."),
         _query("again", {"enum": ["true", "false"]}, "Follow again what was retired or lost."),
     ]
     return {

@@ -119,6 +119,8 @@ def _mend_state(whole: dict[str, Any]) -> None:
     if not persistence["enabled"]:
         whole["registration"]["acceptLossWithoutPersistence"] = True
         whole.pop("maintenance", None)
+        for each in whole["environments"].values():
+            each.pop("groups", None)
 
 
 def _mend_pod(whole: dict[str, Any]) -> None:
@@ -153,7 +155,7 @@ def _mend_monitors(whole: dict[str, Any]) -> None:
 def problems(file: Path) -> list[str]:
     """Return what the exporter refuses in a configuration, but for what no schema can tell."""
     try:
-        config.load(file, {})
+        config.load(file, {}, needs_storage=False)
     except ConfigError as error:
         return [text for text in map(str, error.problems) if not NOT_OF_SCHEMAS.search(text)]
     return []

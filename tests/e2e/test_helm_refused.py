@@ -159,6 +159,10 @@ pytestmark = pytest.mark.e2e
         ),
         ((*SHORTEST, "--set", "web.healthPort=10187"), "web.healthPort: the same as web.port"),
         ((*SHORTEST, "--set", "registration.tokens[0].secretName=t"), "registration.tokens without persistence"),
+        (
+            (*SHORTEST, "--set", "environments.production.groups[0].name=nightly"),
+            "environments.production.groups without persistence",
+        ),
     ],
 )
 def test_wrong_values_are_refused_in_words(line: int, args: tuple[str, ...], complaint: str) -> None:
@@ -253,6 +257,7 @@ def test_a_release_name_that_cannot_name_a_service_is_refused(line: int, release
         ("--set", "networkPolicy.fromClients=null,prometheusRule.enabled=true,prometheusRule.thresholds=null"),
         ("--set", "serviceMonitor.enabled=true,serviceMonitor.interval=1m30s"),
         ("--set", "web.configSecret=w,podMonitor.enabled=true,podMonitor.scheme=https"),
+        ("--set", "environments.production.groups[0].name=nightly,extraArgs={--storage.path=/mine/state.db}"),
     ],
 )
 def test_what_works_is_let_through(args: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-MODULE, USAGE = recipe("js")
+MODULE, USAGE, RUN = recipe("js")
 DOCUMENTED_URL, DOCUMENTED_FILE = "http://127.0.0.1:10187", "/run/secrets/knock-exporter-token"
 PAUSES = "[0, 1000, 2000, 4000, 8000, 15000]"
 START_ONE = 'await knock.users.bulk.delete({ user_ids: ["ann"] })'
@@ -128,6 +129,41 @@ def test_other_calls_register_nothing_and_answers_are_the_sdks(run: Run, recorde
     assert said["made"].keys() == said["read"].keys()
     assert said["made"]["progress_path"] == f"/v1/bulk_operations/{said['made']['id']}"
     assert [each["id"] for each in recorder.next_items(1)] == [said["made"]["id"]]
+    assert recorder.nothing_more()
+
+
+def test_what_a_job_starts_is_a_run(run: Run, recorder: Recorder) -> None:
+    batches = 'const batches = [[{ id: "ann" }], [{ id: "bob" }]];\n'
+    program = run(batches + RUN + f"say(({START_ONE}).id);")
+    last = program.line()
+    assert program.end() == ""
+    posted = [recorder.next() for _ in range(5)]
+    opened, closed = (each for each in posted if each.method == "PUT")
+    assert opened.path == closed.path
+    group, _, run_id = opened.path.removeprefix("/api/v1/groups/production/").partition("/runs/")
+    assert (group, opened.items, closed.items) == ("nightly", [{"operations": 2}], [{"closed": True}])
+    assert re.fullmatch("[0-9]{8}T[0-9]{6}Z", run_id)
+    items = [each.items[0] for each in posted if each.method == "POST"]
+    inside = [each for each in items if each["id"] != last]
+    assert [(each["group"], each["run"]) for each in inside] == [("nightly", run_id)] * 2
+    assert [each.keys() & {"group", "run"} for each in items if each["id"] == last] == [set()]
+
+
+def test_a_job_that_dies_leaves_its_run_open(run: Run, recorder: Recorder) -> None:
+    dying = f"""
+    const end = await fetch.run("a/b c", {{ deadline: "3h", run: "17" }}, async () => {{
+        {START_ONE};
+        throw new Error("dead");
+    }}).catch((error) => error.message);
+    say(end);
+    """
+    program = run(dying)
+    assert program.line() == "dead"
+    assert program.end() == ""
+    posted = {each.method: each for each in (recorder.next(), recorder.next())}
+    assert posted["PUT"].path == "/api/v1/groups/production/a/b%20c/runs/17"
+    assert posted["PUT"].items == [{"deadline": "3h"}]
+    assert posted["POST"].items[0]["run"] == "17"
     assert recorder.nothing_more()
 
 

@@ -433,7 +433,7 @@ class Reference:
         if self.memory.tombstones.get(key) and not again:
             self.waiting.pop(key, None)
             return "retired"
-        if not self.makes_room():
+        if not self.makes_room(waited=not exact):
             if key not in self.waiting:
                 self.environments[key[0]].refused += 1
             if self.listed_by(key):
@@ -456,15 +456,23 @@ class Reference:
     def has_room(self) -> bool:
         return len(self.awake) < self.limit or len(self._retirable()) > len(self.awake) - self.limit
 
-    def _retirable(self) -> list[Key]:
-        clean = [(each.final, key) for key, each in self.awake.items() if each.clean and self._leaves_at(key) < NEVER]
-        return [key for _, key in sorted(clean)]
+    def _retirable(self, *, waited: bool = False) -> list[Key]:
+        """Return what may retire early: the clean ones, then what went wrong and is old enough, by their ends.
 
-    def makes_room(self) -> bool:
-        """Whether one more can be followed, if need be in place of those that ended cleanly longest ago."""
+        Where an id waited for room: by since when they may.
+        """
+        ended = []
+        for key, each in self.awake.items():
+            age = 0 if each.clean else self.environments[key[0]].wanted.retention
+            if each.final is not None and self._leaves_at(key) < NEVER and each.final.age + age <= self.now.age:
+                ended.append((False, each.final.age + age, key) if waited else (not each.clean, each.final.age, key))
+        return [key for *_, key in sorted(ended)]
+
+    def makes_room(self, *, waited: bool) -> bool:
+        """Whether one more can be followed, if need be in place of the first that may retire early."""
         if not self.has_room():
             return False
-        for key in self._retirable()[: max(0, len(self.awake) - self.limit + 1)]:
+        for key in self._retirable(waited=waited)[: max(0, len(self.awake) - self.limit + 1)]:
             self.retire(key, "limit")
         return True
 
@@ -474,11 +482,16 @@ class Reference:
 
     def release(self, key: Key) -> int:
         """Drop an operation on demand; return the HTTP status of the answer."""
-        if self.listed_by(key):
+        each = self.memory.operations.get(key)
+        ended = bool(self.memory.tombstones.get(key)) if each is None else each.final is not None
+        if CONFIG in self.listed_by(key) or (self.listed_by(key) and not ended):
             return 409
-        if key not in self.memory.operations and not self.memory.tombstones.get(key):
-            return 404
-        self._drop(key, retired=False)
+        if each is None:
+            return 200 if ended else 404
+        if ended:
+            self.retire(key, "retention")
+        else:
+            self._drop(key, retired=False)
         return 200
 
     def _drop(self, key: Key, *, retired: bool) -> None:
@@ -502,7 +515,8 @@ class Reference:
         if each.final is None:
             return NEVER
         ahead = (each.finished or 0.0) - each.final.wall
-        until = each.final.age + retention + min(max(ahead, 0.0), retention)
+        times = 1 if each.clean else 7
+        until = each.final.age + times * retention + min(max(ahead, 0.0), retention)
         return until if self.says(key) or not each.clean else min(until, each.final.age + 900)
 
     def overdue(self, key: Key) -> float:

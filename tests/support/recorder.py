@@ -1,4 +1,4 @@
-"""Stands for an exporter: keeps what programs register, and answers, or not, as it is told."""
+"""Stands for an exporter: keeps what programs register or say of a run, and answers, or not, as it is told."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def recipe(language: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Posted:
-    """One registration as it came in."""
+    """One registration, or what was said of a run, as it came in."""
 
+    method: str
     path: str
     headers: Mapping[str, str]
     items: list[dict[str, Any]]
@@ -44,10 +45,10 @@ class Recorder:
         recorder = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+            def _take(self) -> None:
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 items = document if isinstance(document, list) else [document]
-                recorder._posts.put(Posted(self.path, dict(self.headers), items))
+                recorder._posts.put(Posted(self.command, self.path, dict(self.headers), items))
                 recorder.gate.wait(PATIENCE)
                 status = recorder.statuses.pop(0) if recorder.statuses else 200
                 body = json.dumps({"accepted": [], "rejected": [], "durable": True}).encode()
@@ -56,6 +57,8 @@ class Recorder:
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
+
+            do_POST = do_PUT = _take  # noqa: N815 - the base class's names
 
             def log_message(self, *_: Any) -> None:
                 pass

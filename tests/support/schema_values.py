@@ -10,7 +10,7 @@ Schema = dict[str, Any]
 KEYWORDS = {
     *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
     *("enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf"),
-    *("minItems", "minProperties", "uniqueItems"),
+    *("minItems", "maxItems", "minProperties", "uniqueItems"),
     *("description", "format", "$schema", "definitions"),
 }
 AT_ONCE = 8  # optional properties of an object

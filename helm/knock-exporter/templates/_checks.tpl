@@ -81,6 +81,12 @@
 {{- if and .Values.registration.tokens (not $persistence.enabled) (not .Values.registration.acceptLossWithoutPersistence) -}}
 {{- fail "registration.tokens without persistence: each restart would forget what was registered. Set persistence.enabled=true, or accept that with registration.acceptLossWithoutPersistence=true." -}}
 {{- end -}}
+{{- $elsewhere := or (contains "--storage.path" (toJson .Values.extraArgs)) (contains "KNOCK_EXPORTER_STORAGE_PATH" (toJson .Values.extraEnv)) -}}
+{{- range $name, $settings := .Values.environments -}}
+{{- if and $settings.groups (not $persistence.enabled) (not $elsewhere) -}}
+{{- fail (printf "environments.%s.groups without persistence: each restart would forget when they last ran. Set persistence.enabled=true." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.maintenance (not $persistence.enabled) -}}
 {{- fail "maintenance without persistence: there is no state to look after. Set persistence.enabled=true, or maintenance=false." -}}
 {{- end -}}

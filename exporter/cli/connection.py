@@ -1,0 +1,64 @@
+"""How commands reach a running exporter: their flags, and the connections that these make."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.cli.flags import EXPORTER_URL, ExporterUrl, FilePath, flag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.cli.flags import Command
+    from exporter.terminal.exporter_api import ExporterApi
+    from exporter.terminal.exporter_writes import ExporterWrites
+
+warn = partial(click.echo, err=True)
+
+URL = flag("url", default=EXPORTER_URL, type=ExporterUrl(), help="Where the exporter answers.")
+TOKEN_FILE = flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
+_USERNAME = flag("username", default=None, help="User, where the exporter's port has passwords.")
+_PASSWORD_FILE = flag("password-file", default=None, type=FilePath(), help="File that holds the user's password.")
+
+
+def reads(command: Command) -> Command:
+    """Add the flags of a command that reads from a running exporter."""
+    return URL(_USERNAME(_PASSWORD_FILE(command)))
+
+
+@contextmanager
+def reading(
+    url: str, username: str | None, password_file: Path | None, *, patient: bool = False
+) -> Iterator[ExporterApi]:
+    """Yield what reads from an exporter; `patient`: it is waited for. Raises click.UsageError and StartError."""
+    from exporter.terminal.exporter_api import (  # noqa: PLC0415 - few commands need these
+        Connection,
+        ExporterApi,
+        Retrying,
+        basic,
+    )
+
+    if (username is None) is not (password_file is None):
+        raise click.UsageError("--username and --password-file go together")
+    credentials = None if username is None or password_file is None else basic(username, password_file)
+    with closing(Connection(url, credentials, os.environ)) as connection:
+        retry = Retrying(url, warn)
+        yield ExporterApi(
+            url, (lambda address: retry(partial(connection.send, address))) if patient else connection.send
+        )
+
+
+@contextmanager
+def writing(url: str, environment: str, token_file: Path) -> Iterator[ExporterWrites]:
+    """Yield what changes something in an exporter, which it waits for up to a minute. Raises StartError."""
+    from exporter.terminal.exporter_api import Connection, bearer  # noqa: PLC0415 - few commands need these
+    from exporter.terminal.exporter_writes import ExporterWrites  # noqa: PLC0415 - the same
+
+    with closing(Connection(url, bearer(token_file, os.environ), os.environ)) as connection:
+        yield ExporterWrites(url, environment, connection.send, warn)

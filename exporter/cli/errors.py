@@ -1,0 +1,102 @@
+"""`knock-exporter errors`: the failed items of operations, read live from Knock."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.cli.connection import reading, reads, warn
+from exporter.cli.flags import FilePath, IdOrStdin, example, flag, given
+from exporter.errors import KeyRefused, KnockError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from exporter.config import EnvironmentSettings
+
+
+@click.command(epilog=example("knock-exporter errors --environment=production --group=nightly -o json"))
+@click.argument("operation_ids", metavar="[ID…|-]", nargs=-1, type=IdOrStdin())
+@flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
+@flag("environment", default=None, help="Which of its environments, where the configuration has several.")
+@click.option("--group", default=None, help="All of this group that a running exporter follows.")
+@click.option("--run", default=None, help="Only those of this run of the group.")
+@reads
+@click.option(
+    "-o", "--output", default="csv", show_default=True, type=click.Choice(["csv", "json", "ids"]), help="Form."
+)
+def errors(  # noqa: PLR0913 - one parameter for each flag
+    operation_ids: tuple[str, ...],
+    *,
+    config_file: Path | None,
+    environment: str | None,
+    group: str | None,
+    run: str | None,
+    url: str,
+    username: str | None,
+    password_file: Path | None,
+    output: str,
+) -> None:
+    """Write the failed items of operations, as Knock lists them now.
+
+    Named by their ID, from standard input (with -), or by their group: then a running exporter (--url) tells which
+    failed or have errors. The key comes from a configuration or from KNOCK_API_KEY, as with `get`. Items are often
+    personal data; nothing is stored.
+
+    The exit code is 0 if what is written is all that failed. What no record can tell is said on standard error, and the
+    exit code is 1: an operation that failed (rows that were not processed are in no list), one whose list is shorter
+    than its count of errors, one that is not finished, one that Knock does not know any more.
+    """
+    from exporter import lookup  # noqa: PLC0415 - only this command needs these
+    from exporter.terminal.failed_items import in_group  # noqa: PLC0415 - the same
+    from exporter.terminal.standard_input import ids_of  # noqa: PLC0415 - the same
+
+    if bool(operation_ids) is (group is not None) or (run is not None and group is None):
+        raise click.UsageError("expected IDs (or -), or else --group and maybe --run")
+    if group is not None and environment is None:
+        raise click.UsageError("--group needs --environment: the name that the exporter knows it by")
+    if group is not None and environment is not None:
+        with reading(url, username, password_file) as api:
+            ids, problems = in_group(api, environment, group, run)
+    else:
+        ids, found = ids_of(given(operation_ids))
+        problems = [f"standard input: {each}" for each in found]
+    for problem in problems:
+        warn(problem)
+    if ids or group is not None:
+        asked = lookup.environment_for(ids, config_file, environment, os.environ)
+        problems += _write(asked, ids, output)
+    if problems:
+        sys.exit(1)
+
+
+def _write(asked: EnvironmentSettings, ids: Collection[str], output: str) -> list[str]:
+    """Write what failed; say and return what is missing there. Raises StartError."""
+    from exporter import lookup  # noqa: PLC0415 - only this command needs these
+    from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same
+    from exporter.terminal.failed_items import ItemWriter, failed_items  # noqa: PLC0415 - the same
+    from exporter.terminal.paced import PacedReader, ReaderIO  # noqa: PLC0415 - the same
+
+    missing, writer = list[str](), ItemWriter(sys.stdout, output)
+    with closing(connect(asked, read_key(asked, os.environ))) as client:
+        reader = PacedReader(asked.rate_limit, ReaderIO(client.fetch_record, warn))
+        writer.begin()
+        try:
+            for operation_id, response in reader.read(ids):
+                if isinstance(response, KnockError):
+                    problems = [lookup.explained(asked, response)]
+                else:
+                    items, problems = failed_items(*response)
+                    problems += writer.write(items)
+                for problem in problems:
+                    warn(f"{operation_id}: {problem}")
+                missing += problems
+        except KeyRefused as error:
+            raise StartError(lookup.explained(asked, error)) from None
+        writer.end()
+    return missing

@@ -1,0 +1,118 @@
+"""`knock-exporter group`: runs of groups, opened and closed by the jobs that do them; and how groups stand."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.cli.connection import TOKEN_FILE, URL, reading, reads, warn, writing
+from exporter.cli.flags import example, flag
+from exporter.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_ENVIRONMENT = flag("environment", required=True, help="The environment of the group.")
+_OPERATIONS = click.option("--operations", type=click.IntRange(min=0), help="How many operations the run has.")
+
+
+@click.group()
+def group() -> None:
+    """Open, close and list runs: a group's work of one night, or of one migration."""
+
+
+@group.command(name="open", epilog=example("run=$(knock-exporter group open nightly --operations=1000 --deadline=3h)"))
+@click.argument("name", metavar="GROUP")
+@URL
+@_ENVIRONMENT
+@TOKEN_FILE
+@flag("run", default=None, help="Id of the run.  [default: the time, as in 20270115T020000Z]")
+@_OPERATIONS
+@click.option("--deadline", default=None, help="When it has to be finished: 3h from its opening, or RFC 3339.")
+def open_command(  # noqa: PLR0913 - one parameter for each flag
+    name: str,
+    *,
+    url: str,
+    environment: str,
+    token_file: Path,
+    run: str | None,
+    operations: int | None,
+    deadline: str | None,
+) -> None:
+    """Open a run of GROUP, and write its id; the run before it is over.
+
+    Operations that are registered in the group from now on are the run's. Opening one that is open changes what is
+    said of it. Waits up to a minute for an exporter that restarts.
+    """
+    run = run or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    changes = {key: value for key, value in (("operations", operations), ("deadline", deadline)) if value is not None}
+    with writing(url, environment, token_file) as exporter:
+        _warn_of_memory(exporter.run(name, run, changes))
+    click.echo(run)
+
+
+@group.command(epilog=example("knock-exporter group close nightly --run=20270115T020000Z"))
+@click.argument("name", metavar="GROUP")
+@reads
+@_ENVIRONMENT
+@TOKEN_FILE
+@flag("run", default=None, help="Id of the run.  [default: the group's current one]")
+@_OPERATIONS
+def close(  # noqa: PLR0913 - one parameter for each flag
+    name: str,
+    *,
+    url: str,
+    username: str | None,
+    password_file: Path | None,
+    environment: str,
+    token_file: Path,
+    run: str | None,
+    operations: int | None,
+) -> None:
+    """Say that all operations of a run of GROUP were started; write its id, and how the group stands.
+
+    Ten minutes later the run is incomplete if fewer are known than its --operations. A run that nobody goes on with is
+    closed with as many as there are. Waits up to a minute for an exporter that restarts.
+    """
+    if run is None:
+        with reading(url, username, password_file, patient=True) as api:
+            run = _current(api.group(environment, name), name)
+    changes: dict[str, Any] = {"closed": True} | ({} if operations is None else {"operations": operations})
+    with writing(url, environment, token_file) as exporter:
+        changed = exporter.run(name, run, changes)
+    _warn_of_memory(changed)
+    click.echo(f"{run} {changed['state']}")
+
+
+@group.command(name="list", epilog=example("knock-exporter group list --environment=production"))
+@reads
+@flag("environment", default=None, help="Only those of this environment.")
+@click.option("-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json"]), help="Form.")
+def list_command(
+    *, url: str, username: str | None, password_file: Path | None, environment: str | None, output: str
+) -> None:
+    """List the groups, and how far their runs are."""
+    from exporter.terminal import listing  # noqa: PLC0415 - only this command needs it
+
+    with reading(url, username, password_file) as api:
+        found = api.groups(environment)
+    if output == "json":
+        listing.write_json(sys.stdout, found)
+    elif not listing.write_groups(sys.stdout, found):
+        warn("No groups found.")
+
+
+def _current(document: Mapping[str, Any], name: str) -> str:
+    run = document.get("run")
+    if not isinstance(run, dict):
+        raise StartError(f"{name} has no run; name one with --run, or open one")
+    return str(run["id"])
+
+
+def _warn_of_memory(document: Mapping[str, Any]) -> None:
+    if document.get("durable") is False:
+        warn("not durable: the run is forgotten when the exporter restarts, unless its configuration sets storage.path")
