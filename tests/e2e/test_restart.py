@@ -7,12 +7,14 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from functools import partial
+from http.client import HTTPResponse
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -29,7 +31,6 @@ from timing import check_cost, cpu_seconds_of_children
 from exporter.simulator import Simulator, replies
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
     from chaos import Handler, Server
@@ -71,6 +72,30 @@ def let_pass(state: Path, seconds: float) -> None:
     with contextlib.closing(sqlite3.connect(state)) as database, database:
         changed = database.execute("UPDATE checkpoint SET wall = wall - ?", (seconds,)).rowcount
     assert changed == 1
+
+
+# The first answers of a process.
+
+
+def test_who_asks_during_the_start_is_told_of_all_operations(knock: Simulator, start: Starter, kept: Path) -> None:
+    operations, port = [endless(knock) for _ in range(1000)], free_port()
+    address = f"127.0.0.1:{port}"
+    flags = [f"--config.file={start.configure(knock.url)}", f"--web.listen-address={address}"]
+    exporter = start.run(*flags)
+    assert exporter.register(operations).status_code == 200
+    exporter.kill()
+
+    def connect() -> socket.socket | None:
+        with contextlib.suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port))
+        return None
+
+    exporter = start.run(*flags)
+    with until(connect, "it listens") as connection:  # long before it serves
+        connection.sendall(f"GET /api/v1/operations?limit=1 HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert json.loads(answer.read())["total"] == 1000
 
 
 # Ten thousand that have ended.
