@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +44,7 @@ def kill(kills: int, first_seed: int) -> bool:
     """Kill so many processes, in rounds; return whether nothing was found."""
     from kills import Round  # noqa: PLC0415 - of tests/support, and with it what a real exporter takes
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the exporter of the round would go on
     killed = found = 0
     for begun in range(0, kills, KILLS_A_ROUND):
         number, count = first_seed + begun // KILLS_A_ROUND, min(KILLS_A_ROUND, kills - begun)

@@ -500,7 +500,9 @@ class Round:
         (self._folder / "config.yaml").write_text(yaml.safe_dump({"environments": environments} | self._starter.whole))
 
     def _begin(self) -> tuple[Life, Exporter]:
-        return Life(self._knock, self._stored, time.monotonic()), self._starter.run(*self._flags)
+        life, exporter = Life(self._knock, self._stored, time.monotonic()), self._starter.run(*self._flags)
+        self._watcher.watch(life)  # from its first answer on
+        return life, exporter
 
     def _live_and_die(self) -> None:
         """Begin a life, and kill it: in its start, at any moment after it or after it was looked at, or as it ends."""
@@ -511,7 +513,6 @@ class Round:
         else:
             exporter.urls()
             self._start_seconds = time.monotonic() - life.began
-            self._watcher.watch(life)
             if how > 0.6:
                 until(lambda: life.seen or life.problems, "looked at")
             self._over.wait(self._chance.uniform(*(LONG_SECONDS if how > 0.95 else (0.0, UP_SECONDS))))
@@ -557,7 +558,6 @@ class Round:
 
     def _settle(self, life: Life, exporter: Exporter) -> None:
         """Have everything seen to its end, and end in order."""
-        self._watcher.watch(life)
         promises, known = self._load.promises, self._load.listed_now
 
         def all_is_seen() -> bool:
