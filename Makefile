@@ -50,7 +50,7 @@ test: .venv/dev ## run all tests; says what it skipped because a tool is missing
 
 # The order of sets, by hash, is part of what a seed repeats.
 soak: .venv/dev ## run random operations, faults and restarts against a model for an hour
-	PYTHONHASHSEED=0 $(BIN)/python tests/machine/soak.py $(SOAK_FLAGS)
+	PYTHONHASHSEED=0 PYTHONPATH=tests/support $(BIN)/python tests/machine/soak.py $(SOAK_FLAGS)
 
 coverage: .venv/dev ## run the unit tests, and show which lines they do not reach
 	$(BIN)/coverage erase
