@@ -22,11 +22,11 @@ from exporter.terminal.watch.core import ExitCode, WatchOutcome
 from exporter.terminal.watch.follow import Fetched, KnockWatching, WatchClock, follow
 from exporter.terminal.watch.operations import begin
 from exporter.terminal.watch.run import WatchedRun
-from exporter.terminal.watch.screen import PlainLines, drawing
+from exporter.terminal.watch.screen import PlainLines, drawing, line_of
 from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from exporter.terminal.watch.core import Frame
 
@@ -349,14 +349,26 @@ def test_bars_fit_and_ids_are_whole(count: int, width: int) -> None:
     assert ("more" in captured.get()) == (count > len(shown))
 
 
-def test_an_operation_without_an_estimate_has_no_share() -> None:
+def shown_of(*documents: dict[str, Any]) -> Frame:
     at = Moment(0.0, 1_800_000_000.0)
-    state = begin("production", "production", [NOWHERE], at)
-    frame = state.reported(operation(NOWHERE, estimated_total_rows=None, time_left_seconds=None), at).frame()
-    assert (frame.progress, frame.progress_of) == (0.0, "operations")
-    assert _bar_of(frame.watched) is None
+    state = begin("production", "production", [each["id"] for each in documents], at)
+    for each in documents:
+        state = state.reported(each, at)
+    return state.frame()
 
 
-def _bar_of(watched: Sequence[Any]) -> float | None:
-    share: float | None = watched[0].progress
-    return share
+def test_what_has_ended_is_done_whatever_its_estimate() -> None:
+    failed, runs = ids(2)
+    frame = shown_of(operation(failed, "failed", rate_rows_per_second=None), operation(runs))
+    assert (frame.progress, frame.progress_of, frame.time_left) == (200 / 1100, "rows", 900 / 12.5)
+    assert [line_of(each) for each in frame.watched] == [
+        f"{failed} failed, 100 of 1,000 rows",
+        f"{runs} processing, 100 of 1,000 rows",
+    ]
+
+
+def test_without_all_estimates_operations_are_counted() -> None:
+    done, runs = ids(2)
+    frame = shown_of(operation(done, "completed"), operation(runs, estimated_total_rows=None))
+    assert (frame.progress, frame.progress_of, frame.time_left) == (0.5, "operations", None)
+    assert [each.progress for each in frame.watched] == [1.0, None]
