@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from _pytest.terminal import TerminalReporter
     from browser import Visits
+    from fake_exporter import FakeExporter
     from playwright.sync_api import Browser
     from recorder import Recorder
     from registration_service import FakeService
@@ -107,6 +108,14 @@ def recorder() -> Iterator[Recorder]:
     from recorder import Recorder  # noqa: PLC0415 - the same
 
     with Recorder().running() as running:
+        yield running
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeExporter]:
+    from fake_exporter import FakeExporter  # noqa: PLC0415 - the same
+
+    with FakeExporter().running() as running:
         yield running
 
 
