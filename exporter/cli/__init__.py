@@ -31,6 +31,7 @@ from exporter.cli.group import group
 from exporter.cli.listing import forget, list_command
 from exporter.cli.register import register
 from exporter.cli.state import state
+from exporter.cli.watch import watch
 from exporter.errors import ExporterError, KnockError, StartError
 from exporter.startup import signals_are_taken_over
 from exporter.values import quoted
@@ -299,3 +300,4 @@ main.add_command(forget)
 main.add_command(group)
 main.add_command(register)
 main.add_command(state)
+main.add_command(watch)
