@@ -50,7 +50,7 @@ def checked(case: Case[Any], **request: Any) -> None:
 
 def cases(method: str, operation_id: str) -> Iterator[Case[Any]]:
     """Yield a request for each operation of a method, with what is there in its path."""
-    known = {"environment": "production", "id": operation_id}
+    known = {"environment": "production", "id": operation_id, "group": "nightly", "run": "1"}
     for found in schema.include(method=method).get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
@@ -79,7 +79,7 @@ def test_registering(case: Case[Any], headers: dict[str, str]) -> None:
     checked(case, headers=headers)
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
 def test_without_a_good_token(method: str) -> None:
     for case in cases(method, LISTED[0]):
         checked(case, headers={"Authorization": "Bearer not-the-token"})
@@ -94,5 +94,9 @@ def test_every_route_is_described() -> None:
         ("/api/v1/operations/{environment}", "POST"),
         ("/api/v1/operations/{environment}/{id}", "GET"),
         ("/api/v1/operations/{environment}/{id}", "DELETE"),
+        ("/api/v1/groups", "GET"),
+        ("/api/v1/groups/{environment}", "GET"),
+        ("/api/v1/groups/{environment}/{group}", "GET"),
+        ("/api/v1/groups/{environment}/{group}/runs/{run}", "PUT"),
         ("/api/v1/environments", "GET"),
     }
