@@ -306,6 +306,15 @@ def test_of_several_environments_one_is_named(fake: FakeExporter) -> None:
     assert call(A, f"--url={fake.url}", "--environment=staging").exit_code == 0
 
 
+def test_an_exporter_that_is_not_there_is_not_waited_for_past_the_timeout() -> None:
+    answer = call(A, "--url=http://127.0.0.1:1", "--timeout=600ms")
+    assert answer.exit_code == 4
+    assert answer.stderr.splitlines() == [
+        "http://127.0.0.1:1: connection refused; trying again for up to 0.6 s",
+        "http://127.0.0.1:1: connection refused",
+    ]
+
+
 @pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN])
 @pytest.mark.parametrize("page", ["environments", "operations"])
 def test_a_refused_password_cannot_know(fake: FakeExporter, tmp_path: Path, status: HTTPStatus, page: str) -> None:

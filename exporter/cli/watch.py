@@ -228,7 +228,8 @@ def _watching(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
     username, password_file = wanted.username, wanted.password_file
     credentials = None if username is None or password_file is None else basic(username, password_file)
     with closing(Connection(wanted.url, credentials, os.environ)) as connection:
-        patiently = Retrying(wanted.url, lambda line: click.echo(line, err=True))
+        seconds = math.inf if wanted.timeout is None else wanted.timeout
+        patiently = Retrying(wanted.url, lambda line: click.echo(line, err=True), seconds=seconds)
         at_first = ExporterApi(wanted.url, lambda address: patiently(lambda: connection.send(address)))
         api = ExporterApi(wanted.url, connection.send)
         environment = _environment(at_first, wanted.environment)
