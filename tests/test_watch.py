@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_exporter import group, operation, run
-from model import ids
+from fake_exporter import FakeExporter, group, operation, run
+from model import WALL, ids
 from programs import Hands
 from rich.console import Console
 from timing import most_in
@@ -18,15 +19,16 @@ from timing import most_in
 from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited, Reason, Refused, Unreachable
 from exporter.operation import Operation, parse_operation
 from exporter.simulator import World
+from exporter.terminal.exporter_api import Attempt, ExporterApi
 from exporter.terminal.watch.core import ExitCode, WatchOutcome
-from exporter.terminal.watch.follow import Fetched, KnockWatching, WatchClock, follow
-from exporter.terminal.watch.operations import begin
+from exporter.terminal.watch.follow import ApiWatching, Fetched, KnockWatching, RunWatching, WatchClock, follow
+from exporter.terminal.watch.operations import WatchedOperations, begin
 from exporter.terminal.watch.run import WatchedRun
-from exporter.terminal.watch.screen import PlainLines, drawing
+from exporter.terminal.watch.screen import PlainLines, drawing, line_of
 from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from exporter.terminal.watch.core import Frame
 
@@ -299,6 +301,75 @@ def test_documents_may_be_anything(broken: dict[str, Any]) -> None:
     assert it.outcome(allow_errors=False) is None
 
 
+# An exporter, in virtual time.
+
+
+@dataclass
+class Exporter:
+    """A fake exporter's answers without a socket; `trouble` may answer instead, by the seconds that have passed."""
+
+    fake: FakeExporter
+    trouble: Callable[[float], Attempt | None] = lambda _now: None
+    now: float = 0.0
+    frames: list[Frame] = field(default_factory=list)
+
+    def send(self, address: str) -> Attempt:
+        self.now += LATENCY
+        status, document = self.fake.respond(address.removeprefix("http://here"))
+        return self.trouble(self.now) or Attempt(status, document, f"HTTP {status}", passing=False)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def watch(self, state: WatchedOperations | WatchedRun) -> WatchOutcome:
+        clock = WatchClock(lambda: self.now, lambda: WALL + self.now, lambda: 0.5, self.sleep)
+        api = ExporterApi("http://here", self.send)
+        watching = RunWatching(state, api, clock) if isinstance(state, WatchedRun) else ApiWatching(state, api, clock)
+        return follow(watching, lambda frame, _at: self.frames.append(frame), clock, math.inf, allow_errors=False)
+
+
+REFUSED = Attempt(None, {}, "connection refused", passing=True)
+START = Moment(0.0, WALL)
+
+
+@pytest.fixture
+def virtual(fake: FakeExporter) -> Exporter:
+    fake.put(operation(NOWHERE))
+    fake.groups["nightly"] = group(run(operations={"processing": 1}))
+    return Exporter(fake)
+
+
+def watched_things() -> list[WatchedOperations | WatchedRun]:
+    return [begin("production", "production", [NOWHERE], START), WatchedRun("production", "nightly", "17")]
+
+
+@pytest.mark.parametrize("state", watched_things())
+def test_an_exporter_that_is_away_for_a_minute(virtual: Exporter, state: WatchedOperations | WatchedRun) -> None:
+    virtual.trouble = lambda now: REFUSED if now > 20 else None
+    unknown = WatchOutcome(ExitCode.UNKNOWN, "http://here: connection refused (for a minute)")
+    assert virtual.watch(state) == unknown
+    assert 80 <= virtual.now < 90
+
+
+@pytest.mark.parametrize("state", watched_things())
+def test_an_exporter_that_restarts(virtual: Exporter, state: WatchedOperations | WatchedRun) -> None:
+    def trouble(now: float) -> Attempt | None:
+        if now > 100:
+            virtual.fake.put(operation(NOWHERE, "completed"))
+            virtual.fake.groups["nightly"] = group(run(operations={"completed": 1}, **DONE), "done")
+        return REFUSED if 20 < now < 75 else None
+
+    virtual.trouble = trouble
+    assert virtual.watch(state) == WatchOutcome(ExitCode.CLEAN, "1 completed")
+    assert {each.problem for each in virtual.frames} == {"", "http://here: connection refused"}
+
+
+def test_what_an_exporter_does_not_follow_for_five_minutes_is_lost(virtual: Exporter) -> None:
+    virtual.fake.operations.clear()
+    assert virtual.watch(watched_things()[0]) == WatchOutcome(ExitCode.FAILED, "1 lost (404)")
+    assert 300 <= virtual.now < 305
+
+
 # What people see.
 
 
@@ -349,14 +420,26 @@ def test_bars_fit_and_ids_are_whole(count: int, width: int) -> None:
     assert ("more" in captured.get()) == (count > len(shown))
 
 
-def test_an_operation_without_an_estimate_has_no_share() -> None:
+def shown_of(*documents: dict[str, Any]) -> Frame:
     at = Moment(0.0, 1_800_000_000.0)
-    state = begin("production", "production", [NOWHERE], at)
-    frame = state.reported(operation(NOWHERE, estimated_total_rows=None, time_left_seconds=None), at).frame()
-    assert (frame.progress, frame.progress_of) == (0.0, "operations")
-    assert _bar_of(frame.watched) is None
+    state = begin("production", "production", [each["id"] for each in documents], at)
+    for each in documents:
+        state = state.reported(each, at)
+    return state.frame()
 
 
-def _bar_of(watched: Sequence[Any]) -> float | None:
-    share: float | None = watched[0].progress
-    return share
+def test_what_has_ended_is_done_whatever_its_estimate() -> None:
+    failed, runs = ids(2)
+    frame = shown_of(operation(failed, "failed", rate_rows_per_second=None), operation(runs))
+    assert (frame.progress, frame.progress_of, frame.time_left) == (200 / 1100, "rows", 900 / 12.5)
+    assert [line_of(each) for each in frame.watched] == [
+        f"{failed} failed, 100 of 1,000 rows",
+        f"{runs} processing, 100 of 1,000 rows",
+    ]
+
+
+def test_without_all_estimates_operations_are_counted() -> None:
+    done, runs = ids(2)
+    frame = shown_of(operation(done, "completed"), operation(runs, estimated_total_rows=None))
+    assert (frame.progress, frame.progress_of, frame.time_left) == (0.5, "operations", None)
+    assert [each.progress for each in frame.watched] == [1.0, None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_exporter import FakeExporter, group, operation, run
+from fake_exporter import group, operation, run
 from model import ids
 from prometheus_client.parser import text_string_to_metric_families
 from registration_service import served
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fake_exporter import FakeExporter
+
     from exporter.web.context import AppContext
 
 KEY = "sk_test_of_watch"
@@ -34,12 +36,6 @@ def quick() -> Iterator[Simulator]:
     """Return a Knock where an operation takes no time."""
     with Simulator(world=World(1, speed=1e6), api_key=KEY) as simulator:
         yield simulator
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeExporter]:
-    with FakeExporter().running() as running:
-        yield running
 
 
 def call(*arguments: str, stdin: str = "", **variables: str) -> Result:
@@ -209,7 +205,7 @@ def test_ids_are_asked_of_the_real_api(shown: AppContext, wanted: tuple[str, ...
 
 
 def test_of_many_the_unfinished_are_read_in_one_list(fake: FakeExporter) -> None:
-    names = ids(500)
+    names = ids(100)
     fake.put(*(operation(each) for each in names))
 
     def end(path: str) -> None:
@@ -218,10 +214,10 @@ def test_of_many_the_unfinished_are_read_in_one_list(fake: FakeExporter) -> None
 
     fake.before = end
     answer = call("-", f"--url={fake.url}", stdin="\n".join(names))
-    assert (answer.exit_code, last_line(answer)) == (0, "production: 500 completed")
+    assert (answer.exit_code, last_line(answer)) == (0, "production: 100 completed")
     lists = [each for each in fake.requests if "status=unfinished" in each]
     assert len(lists) == 2
-    assert len(fake.requests) == 1 + 2 + 500
+    assert len(fake.requests) == 1 + 2 + 100
     assert len(answer.stderr.splitlines()) < 8
 
 
@@ -308,6 +304,15 @@ def test_of_several_environments_one_is_named(fake: FakeExporter) -> None:
         f"{fake.url} does not watch nowhere (it watches: production, staging)\n",
     )
     assert call(A, f"--url={fake.url}", "--environment=staging").exit_code == 0
+
+
+def test_an_exporter_that_is_not_there_is_not_waited_for_past_the_timeout() -> None:
+    answer = call(A, "--url=http://127.0.0.1:1", "--timeout=600ms")
+    assert answer.exit_code == 4
+    assert answer.stderr.splitlines() == [
+        "http://127.0.0.1:1: connection refused; trying again for up to 0.6 s",
+        "http://127.0.0.1:1: connection refused",
+    ]
 
 
 @pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN])

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from exporter.cli.flags import EXPORTER_URL, Duration, ExporterUrl, FilePath, IdOrStdin, example, flag, given
 from exporter.errors import ExporterError, StartError
+from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_label_value, check_operation_id, check_run_id
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ def _watching(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
     username, password_file = wanted.username, wanted.password_file
     credentials = None if username is None or password_file is None else basic(username, password_file)
     with closing(Connection(wanted.url, credentials, os.environ)) as connection:
-        patiently = Retrying(wanted.url, lambda line: click.echo(line, err=True))
+        seconds = math.inf if wanted.timeout is None else wanted.timeout
+        patiently = Retrying(wanted.url, lambda line: click.echo(line, err=True), seconds=seconds)
         at_first = ExporterApi(wanted.url, lambda address: patiently(lambda: connection.send(address)))
         api = ExporterApi(wanted.url, connection.send)
         environment = _environment(at_first, wanted.environment)
@@ -264,8 +266,10 @@ def _of_knock(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
 
 def _environment(api: ExporterApi, name: str | None) -> str:
     """Return which environment of the exporter is meant. Raises StartError."""
+    from exporter.terminal.exporter_api import printable  # noqa: PLC0415 - only this command needs it
+
     names = [str(each.get("name")) for each in api.environments()]
-    known = ", ".join(names)
+    known = printable(", ".join(names))
     if name is not None and name not in names:
         raise StartError(f"{api.url} does not watch {name} (it watches: {known})")
     if name is None and len(names) != 1:
@@ -283,12 +287,16 @@ def _open_run(api: ExporterApi, environment: str, group: str) -> str | None:
         if error.attempt.status != HTTPStatus.NOT_FOUND:
             raise
         raise StartError(f"nothing to watch: {error}") from None
-    return str(run["id"]) if isinstance(run, dict) and "id" in run else None
+    try:
+        return check_run_id(str(run["id"])) if isinstance(run, dict) and "id" in run else None
+    except InvalidValue as error:
+        raise StartError(f"{api.url}: the run of {group} {error}") from None
 
 
 def _unfinished(api: ExporterApi, environment: str, group: str) -> list[str]:
     """Return the ids of what is unfinished in a group that has no run, and say so. Raises StartError for none."""
-    ids = [str(each.get("id")) for each in api.operations(environment, group=group, status="unfinished")]
+    found = [str(each.get("id")) for each in api.operations(environment, group=group, status="unfinished")]
+    ids = [each for each in found if is_operation_id(each)]
     if not ids:
         raise StartError(f"nothing to watch: {group} has no run, and no operation that is unfinished")
     click.echo(f"{group} has no run: watching the {len(ids):,} operations that are unfinished now", err=True)

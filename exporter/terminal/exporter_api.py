@@ -150,7 +150,10 @@ class Connection:
 
 
 class Retrying:
-    """Repeats a request that may pass by waiting, for up to a minute: an exporter that restarts is back by then."""
+    """Repeats a request that may pass by waiting, for up to a minute: an exporter that restarts is back by then.
+
+    Who has less time gives `seconds`.
+    """
 
     def __init__(
         self,
@@ -158,19 +161,22 @@ class Retrying:
         warn: Callable[[str], None],
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._url, self._warn, self._sleep, self._monotonic = url, warn, sleep, monotonic
+        self._seconds = min(seconds, PATIENCE_SECONDS)
         self._told_waiting = False
 
     def __call__(self, send: Callable[[], Attempt]) -> Attempt:
         """Return the first attempt that waiting does not change, or the last one."""
-        until, pause = self._monotonic() + PATIENCE_SECONDS, FIRST_PAUSE
+        until, pause = self._monotonic() + self._seconds, FIRST_PAUSE
         while (attempt := send()).passing:
             wait = max(pause, attempt.retry_after)
             if self._monotonic() + wait > until:
                 break
             if not self._told_waiting:
-                self._warn(f"{self._url}: {attempt.problem}; trying again for up to {PATIENCE_SECONDS:g} s")
+                self._warn(f"{self._url}: {attempt.problem}; trying again for up to {self._seconds:g} s")
                 self._told_waiting = True
             self._sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)

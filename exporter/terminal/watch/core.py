@@ -90,13 +90,8 @@ class Watched(NamedTuple):
 
     @property
     def estimated(self) -> int | None:
-        """Rows that are expected: once it is final, those that were processed."""
-        operation = self.tracked.operation
-        if operation is None:
-            return None
-        if operation.status.final and operation.rows_processed is not None:
-            return operation.rows_processed
-        return operation.rows_estimated
+        """Rows that are expected."""
+        return self.tracked.operation.rows_estimated if self.tracked.operation else None
 
     @property
     def errors(self) -> int | None:

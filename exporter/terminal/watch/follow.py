@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from exporter.errors import KnockError, RateLimited
-from exporter.operation import Status
+from exporter.operation import Status, is_operation_id
 from exporter.terminal.exporter_api import ApiError
 from exporter.terminal.watch.core import ExitCode, Frame, Watched, WatchOutcome
 from exporter.terminal.watch.documents import watched_of
@@ -300,4 +300,5 @@ class RunWatching:
     def _members(self, **filters: str) -> Iterator[Watched]:
         run = self.state
         for document in self._api.operations(run.environment, group=run.name, run=run.id, **filters):
-            yield watched_of(document, run.environment, self._clock.now)
+            if is_operation_id(str(document.get("id"))):
+                yield watched_of(document, run.environment, self._clock.now)

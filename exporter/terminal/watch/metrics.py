@@ -29,16 +29,19 @@ INTERVAL_SECONDS = 15.0
 _PREFIX = "knock_group_run_"
 _TIMES = {
     "opened": "When the run was opened, in Unix seconds.",
-    "closed": "When the job said that it had submitted everything, in Unix seconds.",
-    "finished": "When all operations that were expected were first seen final, in Unix seconds.",
-    "deadline": "When the run has to be finished, in Unix seconds.",
+    "closed": "When the job said that it had submitted all operations of the run, in Unix seconds.",
+    "finished": "When all that the run expected was first seen at its end, in Unix seconds.",
+    "deadline": "When the run is to be finished, in Unix seconds: its own deadline, or else the group's.",
 }
 _COUNTS = {
-    "expected_operations": "Operations that the job declared.",
-    "rows_processed": "Sum of Knock's processed_rows over the run's operations.",
-    "rows_estimated": "Sum of Knock's estimated_total_rows over the run's operations.",
-    "errors": "Sum of Knock's error_count over the run's operations.",
+    "expected_operations": "Operations of the run, as the job declared.",
+    "rows_processed": (
+        "Sum of Knock's processed_rows over the operations of the run, retired and lost ones with their last values."
+    ),
+    "rows_estimated": "Sum of Knock's estimated_total_rows over the operations of the run, likewise.",
+    "errors": "Sum of Knock's error_count over the operations of the run, likewise.",
 }
+_BY_STATUS = "Operations of the run, retired ones too, by Knock's status as of their last successful poll."
 
 
 class _Collected(Collector):
@@ -70,7 +73,7 @@ def _run_families(run: Mapping[str, Any], counts: Mapping[str, int], labels: Map
         yield _gauge(f"{field}_timestamp_seconds", text, labels, time_of(run.get(f"{field}_at")))
     for field, text in _COUNTS.items():
         yield _gauge(field, text, labels, count_of(run.get(field)))
-    family = GaugeMetricFamily(f"{_PREFIX}operations", "Operations of the run, by status.", labels=[*labels, "status"])
+    family = GaugeMetricFamily(f"{_PREFIX}operations", _BY_STATUS, labels=[*labels, "status"])
     for status, count in counts.items():
         family.add_metric([*labels.values(), status], count)
     yield family

@@ -112,33 +112,27 @@ class WatchedOperations:
         """Return what is shown of it now."""
         watched = list(self.watched.values())
         counts = self._counts()
-        processed, estimated = (
-            sum_of([each.processed for each in watched]),
-            sum_of([each.estimated for each in watched]),
-        )
-        rate = sum_of([each.rate for each in watched])
-        ended = all(not each.tracked.active for each in watched)
-        by_rows = bool(estimated) and all(each.estimated is not None or not each.tracked.active for each in watched)
-        progress = sum(not each.tracked.active for each in watched) / len(watched)
-        if by_rows and not ended:
-            progress = min((processed or 0) / (estimated or 1), 1.0)
-        left = None
-        if by_rows and rate and not ended and (estimated or 0) >= (processed or 0):
-            left = ((estimated or 0) - (processed or 0)) / rate
+        processed, rate = sum_of([each.processed for each in watched]), sum_of([each.rate for each in watched])
+        active = [each for each in watched if each.tracked.active]
+        # Those that have ended are done, whatever their estimates say.
+        rest = [max(each.estimated - (each.processed or 0), 0) for each in active if each.estimated is not None]
+        rows = (processed or 0) + sum(rest)
+        by_rows = rows > 0 and len(rest) == len(active)
+        done, of = (processed or 0, rows) if by_rows else (len(watched) - len(active), len(watched))
         return Frame(
             title=self.title,
-            word="done" if ended else "running",
+            word="running" if active else "done",
             watched=watched,
             counts=counts,
             expected=None,
             with_errors=self._with_errors(),
             processed=_whole(processed),
-            estimated=_whole(estimated),
+            estimated=_whole(sum_of([each.estimated for each in watched])),
             errors=_whole(sum_of([each.errors for each in watched])),
-            progress=progress,
+            progress=done / of,
             progress_of="rows" if by_rows else "operations",
             rate=rate,
-            time_left=left,
+            time_left=sum(rest) / rate if by_rows and rate and active else None,
             problem=self.reach.problem,
         )
 
