@@ -74,6 +74,17 @@ def test_the_real_lists_are_read(shown: AppContext, token_file: Path) -> None:
         assert failed == [each["id"] for each in documents if each["status"] == "failed"]
 
 
+def test_the_real_groups_are_read(shown: AppContext, token_file: Path) -> None:
+    with served(make_app(shown)) as (host, port):
+        real = Shell(f"http://{host}:{port}", token_file)
+        documents = json.loads(real("group", "list", "-o", "json").stdout)
+        assert documents
+        table = real("group", "list").stdout.splitlines()
+        assert [re.split("  +", line)[:2] for line in table[1:]] == [
+            [each["environment"], each["group"]] for each in documents
+        ]
+
+
 def test_each_filter_is_sent(shell: Shell, api_server: ApiServer) -> None:
     api_server.operations = [
         operation(1, "failed", run="r1"),

@@ -132,8 +132,6 @@ class ApiServer:
         match method, path:
             case "GET", ["operations", *environment]:
                 return self._list(dict(parse_qsl(parts.query)), environment)
-            case "POST", ["operations", "production"]:
-                return self._register(dict(parse_qsl(parts.query)), document)
             case "DELETE", ["operations", "production", operation_id]:
                 return self._delete(operation_id)
             case "GET", ["groups", *environment] if len(environment) < 2:
@@ -172,20 +170,6 @@ class ApiServer:
         following = start + limit if start + limit < len(found) else None
         shown = found[start : start + limit]
         return {"operations": shown, "next": None if following is None else str(following), "total": len(found)}
-
-    def _register(self, query: dict[str, str], document: Any) -> dict[str, Any]:
-        if query.keys() - {"group", "run"}:
-            raise Refused(400, "query")
-        accepted = []
-        for item in document:
-            known = {"id": item} if isinstance(item, str) else item
-            if known.keys() - {"id", "name", "status", "inserted_at", "group", "run", "labels", "again"}:
-                raise Refused(422, "item")
-            said = {key: known[key] for key in ("id", "name", "group", "run", "labels") if key in known}
-            if all(each["id"] != known["id"] for each in self.operations):
-                self.operations.append(operation(0, known.get("status", "pending"), **query, **said))
-            accepted.append({"id": known["id"], "state": "queued"})
-        return {"accepted": accepted, "rejected": [], "durable": self.durable}
 
     def _delete(self, operation_id: str) -> dict[str, Any]:
         if operation_id in self.listed:
@@ -248,7 +232,7 @@ class ApiServer:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            do_GET = do_POST = do_PUT = do_DELETE = _respond  # noqa: N815 - the base class's names
+            do_GET = do_PUT = do_DELETE = _respond  # noqa: N815 - the base class's names
 
             def log_message(self, *_: Any) -> None:
                 pass
