@@ -149,7 +149,7 @@ def test_every_status_can_be_asked_for(mixed: Snapshot) -> None:
         ({"group": "", "status": "", "id": "  "}, Filter()),
         ({"group": " a ", "page": "7"}, Filter(group=" a ")),
         ({"id": f" {A.upper()} "}, Filter(id=A)),
-        ({"environment": "e", "name": "<b>", "status": "stale"}, Filter("e", None, "<b>", "stale")),
+        ({"environment": "e", "name": "<b>", "status": "stale"}, Filter("e", name="<b>", status="stale")),
     ],
 )
 def test_a_query_is_read(parameters: dict[str, str], expected: Filter) -> None:
