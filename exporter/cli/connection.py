@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.cli.flags import Command
-    from exporter.terminal.exporter_api import ExporterApi
+    from exporter.terminal.exporter_api import Credentials, ExporterApi
     from exporter.terminal.exporter_writes import ExporterWrites
 
 warn = partial(click.echo, err=True)
@@ -27,9 +27,28 @@ _USERNAME = flag("username", default=None, help="User, where the exporter's port
 _PASSWORD_FILE = flag("password-file", default=None, type=FilePath(), help="File that holds the user's password.")
 
 
+def with_password(command: Command) -> Command:
+    """Add the flags of a command that may have to say a password."""
+    return _USERNAME(_PASSWORD_FILE(command))
+
+
 def reads(command: Command) -> Command:
     """Add the flags of a command that reads from a running exporter."""
-    return URL(_USERNAME(_PASSWORD_FILE(command)))
+    return URL(with_password(command))
+
+
+def check_password_flags(username: str | None, password_file: Path | None) -> None:
+    """Raise click.UsageError where only one of them is given."""
+    if (username is None) is not (password_file is None):
+        raise click.UsageError("--username and --password-file go together")
+
+
+def credentials_of(username: str | None, password_file: Path | None) -> Credentials | None:
+    """Return what the flags say. Raises click.UsageError and StartError."""
+    from exporter.terminal.exporter_api import basic  # noqa: PLC0415 - few commands need it
+
+    check_password_flags(username, password_file)
+    return None if username is None or password_file is None else basic(username, password_file)
 
 
 @contextmanager
@@ -37,16 +56,9 @@ def reading(
     url: str, username: str | None, password_file: Path | None, *, patient: bool = False
 ) -> Iterator[ExporterApi]:
     """Yield what reads from an exporter; `patient`: it is waited for. Raises click.UsageError and StartError."""
-    from exporter.terminal.exporter_api import (  # noqa: PLC0415 - few commands need these
-        Connection,
-        ExporterApi,
-        Retrying,
-        basic,
-    )
+    from exporter.terminal.exporter_api import Connection, ExporterApi, Retrying  # noqa: PLC0415 - the same
 
-    if (username is None) is not (password_file is None):
-        raise click.UsageError("--username and --password-file go together")
-    credentials = None if username is None or password_file is None else basic(username, password_file)
+    credentials = credentials_of(username, password_file)
     with closing(Connection(url, credentials, os.environ)) as connection:
         retry = Retrying(url, warn)
         yield ExporterApi(

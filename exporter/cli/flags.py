@@ -27,7 +27,7 @@ EXPORTER_URL = "http://127.0.0.1:10187"
 STDIN = "-"
 _PORT = re.compile(r"[0-9]{1,5}")
 _EXTERNAL_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
-TAKEN = ("/-/", "/api/", "/operations/", "/static/", "/config/")  # by other pages
+TAKEN = ("/-/", "/api/", "/operations/", "/groups/", "/static/", "/config/")  # by other pages
 _URL_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 
 

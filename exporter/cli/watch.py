@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import click
 from click.core import ParameterSource
 
+from exporter.cli.connection import check_password_flags, credentials_of, with_password
 from exporter.cli.flags import EXPORTER_URL, Duration, ExporterUrl, FilePath, IdOrStdin, example, flag, given
 from exporter.errors import ExporterError, StartError
 from exporter.operation import is_operation_id
@@ -67,8 +68,7 @@ class _TextFile(FilePath):
 )
 @flag("run", default=None, type=_Checked("id", check_run_id), help="Which run of it; without, the one that is open.")
 @flag("url", default=None, type=ExporterUrl(), help=f"Ask this exporter, not Knock; {EXPORTER_URL} for a group.")
-@flag("username", default=None, help="User, where the exporter's port has passwords.")
-@flag("password-file", default=None, type=FilePath(), help="File that holds the user's password.")
+@with_password
 @flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from, to ask Knock.")
 @flag("environment", default=None, help="Which environment, where there are several.")
 @flag("timeout", default=None, type=Duration(), help="Exit with 3 if it still runs after so long, as in 90m.")
@@ -150,8 +150,7 @@ def _wanted(ctx: click.Context, flags: dict[str, Any]) -> _Wanted:
         wanted = wanted._replace(url=wanted.url or EXPORTER_URL)
     elif typed("config_file") and not typed("url"):
         wanted = wanted._replace(url=None)
-    if (wanted.username is None) is not (wanted.password_file is None):
-        raise click.UsageError("--username and --password-file go together")
+    check_password_flags(wanted.username, wanted.password_file)
     return wanted
 
 
@@ -221,12 +220,11 @@ def _watching(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
         with _of_knock(wanted, ids, clock) as watching:
             yield watching
         return
-    from exporter.terminal.exporter_api import Connection, ExporterApi, Retrying, basic  # noqa: PLC0415 - rarely needed
+    from exporter.terminal.exporter_api import Connection, ExporterApi, Retrying  # noqa: PLC0415 - rarely needed
     from exporter.terminal.watch import follow, operations  # noqa: PLC0415 - the same
     from exporter.terminal.watch.run import WatchedRun  # noqa: PLC0415 - the same
 
-    username, password_file = wanted.username, wanted.password_file
-    credentials = None if username is None or password_file is None else basic(username, password_file)
+    credentials = credentials_of(wanted.username, wanted.password_file)
     with closing(Connection(wanted.url, credentials, os.environ)) as connection:
         seconds = math.inf if wanted.timeout is None else wanted.timeout
         patiently = Retrying(wanted.url, lambda line: click.echo(line, err=True), seconds=seconds)

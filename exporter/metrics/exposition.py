@@ -17,13 +17,23 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from exporter.metrics.families import PER_GROUP, PER_NAME, PER_OPERATION, PER_RUN, STALE, Family, OperationRow
+from exporter.metrics.families import (
+    PER_GROUP,
+    PER_NAME,
+    PER_OPERATION,
+    PER_RUN,
+    STALE,
+    Family,
+    OperationRow,
+    group_labels,
+)
 from exporter.operation import UNKNOWN_NAME
 from exporter.tracking.snapshot import NOTHING_SHOWN, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+    from exporter.tracking.snapshot import GroupStatus
     from exporter.tracking.transitions import Tracked
 
 Lines = tuple[bytes, ...]  # one entry per family of the row's level
@@ -139,6 +149,12 @@ def operations_text(operations: Iterable[Tracked], declared: Sequence[str] = ())
     """Write the families of operations as a scrape would show them, alone; `declared` are their extra labels."""
     rows = tuple(render_operation(each, declared) for each in operations)
     return b"".join(_level(PER_OPERATION, rows, Format.TEXT))
+
+
+def run_text(status: GroupStatus) -> bytes:
+    """Write the families of one group and its run as a scrape would show them, alone."""
+    row = render(PER_RUN, encode_labels(group_labels(status)), status)
+    return b"".join(_level(PER_RUN, (row,), Format.TEXT))
 
 
 class RenderedRows:

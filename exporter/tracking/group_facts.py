@@ -59,6 +59,10 @@ class GroupFacts(NamedTuple):
     deadline: float | None
     run_sums: RunSums
 
+    def is_incomplete(self, now: float) -> bool:
+        """Whether the run has been closed for long, and fewer operations are known than the job declared."""
+        return self.run is not None and _is_incomplete(self.run, self.run_sums, now)
+
 
 class _Tracked(NamedTuple):
     sums: RunSums = NOTHING

@@ -9,6 +9,7 @@ from exporter.metrics import families
 from exporter.metrics.exposition import RenderedRows, encode_labels, render
 from exporter.operation import OTHER
 from exporter.tracking import runs
+from exporter.tracking.history import NO_HISTORY, History, counted
 from exporter.tracking.runs import JOIN_SLACK, NO_RUN, NOTHING, StoredGroup, sum_up, sums_of
 from exporter.tracking.snapshot import GroupStatus
 from exporter.tracking.tombstones import KEPT_SECONDS
@@ -28,11 +29,16 @@ NOTHING_KEPT = StoredGroup()
 
 @dataclass(slots=True)
 class WatchedGroup:
-    """What is remembered of a group, what is expected of it, and the sums of its run's operations that are followed."""
+    """What is remembered of a group, what is expected of it, and the sums of its run's operations that are followed.
+
+    `rows` and `ended` are the points of its run, since this process began.
+    """
 
     kept: StoredGroup = NOTHING_KEPT
     settings: GroupSettings | None = None
     followed: RunSums = NOTHING
+    rows: History = NO_HISTORY
+    ended: History = NO_HISTORY
 
     def has(self, tracked: Tracked) -> bool:
         """Whether an operation belongs to the current run."""
@@ -42,6 +48,12 @@ class WatchedGroup:
     def sums(self) -> RunSums:
         """What all operations of the run add up to."""
         return self.followed if self.kept.run is None else self.kept.run.gone.plus(self.followed)
+
+    def plot(self, now: float) -> None:
+        """Note how far the run is."""
+        sums = self.sums
+        self.rows = counted(self.rows, now, sums.rows_processed, sums.errors)
+        self.ended = counted(self.ended, now, sums.ended, sums.failed)
 
     def shown_run(self, now: float) -> Run | None:
         """Return the run, until 30 days after its last event."""
@@ -130,6 +142,7 @@ class WatchedGroups:
         if run is not None and run_id in group.kept.past:
             return run.id
         self._keep(key, runs.opened(group.kept, run_id, now.wall))
+        group.rows = group.ended = NO_HISTORY
         # Of a run whose group could not be read from the state, operations are followed already.
         operations = [each.tracked for each in self._environments[key[0]].operations.values()]
         shares = (sums_of(each) for each in operations if each.group == key[1] and group.has(each))
@@ -204,6 +217,8 @@ class WatchedGroups:
             if run is not None and (after := runs.finished(run, group.sums, now.wall)) != run:
                 group.kept = group.kept._replace(run=after)
                 self._changed.groups[key] = None
+            if run is not None:
+                group.plot(now.wall)
             status = self._statuses[key] = _status(key, group, now)
             self.rows.put(key, render(families.PER_RUN, encode_labels(families.group_labels(status)), status))
         self._touched = {}
@@ -262,4 +277,6 @@ def _status(key: GroupKey, group: WatchedGroup, now: Moment) -> GroupStatus:
         run,
         deadline,
         group.sums,
+        group.rows,
+        group.ended,
     )

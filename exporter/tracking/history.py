@@ -1,4 +1,4 @@
-"""What became of an operation over its polls: a bounded line of points, and the last polls. Frozen, and packed small.
+"""What became of an operation over its polls, or of a run: a bounded line of points. Frozen, and packed small.
 
 Kept in memory only: after a restart the line starts again.
 """
@@ -45,21 +45,21 @@ class PastPoll(NamedTuple):
 
 
 class History(NamedTuple):
-    """The points of one operation, at least `spacing` seconds apart but for the last, and its last polls."""
+    """Points at least `spacing` seconds apart but for the last, and the last polls.
+
+    `rate` is rows a second over the last RATE_SECONDS or the last two points; None where that cannot be told.
+    """
 
     packed_points: bytes = b""
     packed_polls: bytes = b""
     troubles: tuple[PollFailure | None, ...] = ()  # one for each poll
     spacing: float = 0.0
+    rate: float | None = None
 
     @property
     def points(self) -> tuple[HistoryPoint, ...]:
         """The points, the oldest first."""
-        return tuple(self._point(start) for start in range(0, len(self.packed_points), _POINT.size))
-
-    def _point(self, start: int) -> HistoryPoint:
-        at, processed, errors = _POINT.unpack_from(self.packed_points, start)
-        return HistoryPoint(at, _known(processed), _known(errors))
+        return tuple(_point(self.packed_points, start) for start in range(0, len(self.packed_points), _POINT.size))
 
     @property
     def polls(self) -> tuple[PastPoll, ...]:
@@ -68,22 +68,6 @@ class History(NamedTuple):
         return tuple(
             PastPoll(at, seconds, trouble) for (at, seconds), trouble in zip(times, self.troubles, strict=True)
         )
-
-    @property
-    def rate(self) -> float | None:
-        """Rows a second over the last RATE_SECONDS or the last two points; None where that cannot be told."""
-        last = first = None
-        for start in range(len(self.packed_points) - _POINT.size, -1, -_POINT.size):  # pages ask it of thousands
-            point = self._point(start)
-            if point.processed is None:
-                continue
-            if last is None:
-                last = point
-            elif first is None or last.at - point.at <= RATE_SECONDS:
-                first = point
-            else:
-                break
-        return _rate(first, last) if first is not None and last is not None else None
 
 
 NO_HISTORY = History()
@@ -110,9 +94,14 @@ def polled(history: History, at: float, seconds: float, trouble: PollFailure | N
 
 
 def plotted(history: History, at: float, operation: Operation) -> History:
-    """Note the counts that a poll brought; where there are too many points, every second one goes."""
+    """Note the counts that a poll brought."""
+    return counted(history, at, operation.rows_processed, operation.errors)
+
+
+def counted(history: History, at: float, processed: int | None, errors: int | None) -> History:
+    """Note counts; where there are too many points, every second one goes."""
     size, packed, spacing = _POINT.size, history.packed_points, history.spacing
-    new = _POINT.pack(at, _packable(operation.rows_processed), _packable(operation.errors))
+    new = _POINT.pack(at, _packable(processed), _packable(errors))
     count = len(packed) // size
     if count > 1 and _goes_on(packed, new, spacing):
         packed = packed[:-size]
@@ -121,18 +110,38 @@ def plotted(history: History, at: float, operation: Operation) -> History:
         points = [packed[start : start + size] for start in range(0, len(packed), size)]
         packed = b"".join([*points[:-1:2], new])
         spacing = max(2 * spacing, 2 * (at - _POINT.unpack(points[0])[0]) / POINTS_MOST)
-    return history._replace(packed_points=packed, spacing=spacing)
+    return history._replace(packed_points=packed, spacing=spacing, rate=_rate_of(packed))
 
 
 def without_points(history: History) -> History:
     """Drop the points: what ended well needs no line."""
-    return history._replace(packed_points=b"", spacing=0.0)
+    return history._replace(packed_points=b"", spacing=0.0, rate=None)
 
 
 def _goes_on(packed: bytes, new: bytes, spacing: float) -> bool:
     """Whether the new point takes the place of the last: it came too soon after the one before, or all three agree."""
     before, last = packed[-2 * _POINT.size : -_POINT.size], packed[-_POINT.size :]
     return _POINT.unpack(last)[0] - _POINT.unpack(before)[0] < spacing or before[8:] == last[8:] == new[8:]
+
+
+def _point(packed: bytes, start: int) -> HistoryPoint:
+    at, processed, errors = _POINT.unpack_from(packed, start)
+    return HistoryPoint(at, _known(processed), _known(errors))
+
+
+def _rate_of(packed: bytes) -> float | None:
+    last = first = None
+    for start in range(len(packed) - _POINT.size, -1, -_POINT.size):
+        point = _point(packed, start)
+        if point.processed is None:
+            continue
+        if last is None:
+            last = point
+        elif first is None or last.at - point.at <= RATE_SECONDS:
+            first = point
+        else:
+            break
+    return _rate(first, last) if first is not None and last is not None else None
 
 
 def _rate(first: HistoryPoint, last: HistoryPoint) -> float | None:

@@ -19,6 +19,7 @@ NO_RUN = ""  # as the run of an operation: it was counted in one, and joins no o
 PAST_MOST = 1000
 JOIN_SLACK = 60.0  # seconds before the opening: clocks differ
 _ENDED = tuple(STATES.index(state) for state in ("completed", "failed", LOST))
+_FAILED = tuple(STATES.index(state) for state in ("failed", LOST))
 _ONLY = {state: tuple(int(state == each) for each in STATES) for state in STATES}
 
 
@@ -45,6 +46,11 @@ class RunSums(NamedTuple):
     def ended(self) -> int:
         """How many are final or lost."""
         return sum(self.states[place] for place in _ENDED)
+
+    @property
+    def failed(self) -> int:
+        """How many failed or are lost."""
+        return sum(self.states[place] for place in _FAILED)
 
     @property
     def unfinished(self) -> int:

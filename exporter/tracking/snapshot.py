@@ -109,7 +109,8 @@ class GroupStatus(NamedTuple):
 
     `is_declared`: the configuration names it.
     `every` (seconds) is the longest time between two runs. `last_run` is when the last one began. `run` is the one that
-    is shown, `deadline` its own or the group's, `sums` what all its operations add up to.
+    is shown, `deadline` its own or the group's, `sums` what all its operations add up to. `rows` are points of its rows
+    and errors, `ended` of how many operations ended, and how many of them failed or are lost.
     """
 
     environment: str
@@ -120,6 +121,8 @@ class GroupStatus(NamedTuple):
     run: Run | None
     deadline: float | None
     sums: RunSums
+    rows: History = NO_HISTORY
+    ended: History = NO_HISTORY
 
 
 @dataclass(frozen=True, slots=True)

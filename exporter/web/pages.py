@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from http import HTTPStatus
 from importlib.resources import files
@@ -20,9 +20,10 @@ from starlette.routing import Route
 from exporter import __version__, chart, wording
 from exporter.config import effective_yaml
 from exporter.metrics.exposition import operation_text
-from exporter.operation import OperationKey, is_operation_id
+from exporter.operation import OperationKey, Status, is_operation_id
 from exporter.tracking import facts
-from exporter.tracking.selection import STATUSES, Filter, FilterOption, choices, operations, select
+from exporter.tracking.group_facts import group_facts
+from exporter.tracking.selection import STATUSES, Filter, FilterOption, choices, operations, select, tally
 from exporter.web import rows
 from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from exporter.web.worker import Worker
 
 PAGE_ROWS = 100
+GROUPS_OPEN = 20  # further ones are folded
+FAILED_ROWS = 10  # of a group's page
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 STATIC_SECONDS = 31_536_000  # their links change with their content
 PROJECT = "knock-exporter"
@@ -101,6 +104,7 @@ class Pages:
         return [
             Route("/", self._made(self.overview)),
             Route("/operations/{environment}/{id}", self._made(self.operation)),
+            Route("/groups/{environment}/{group:path}", self._made(self.group)),
             Route("/config", self._made(self.configuration)),
             Route("/static/{name}", _static),
         ]
@@ -114,7 +118,7 @@ class Pages:
     # The pages.
 
     def overview(self, request: Request) -> Response:
-        """Show environments and operations."""
+        """Show groups, environments and operations."""
         query = dict(request.query_params)
         wanted, number = read_filter(query), _page_number(query.get("page") or "1")
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
@@ -129,6 +133,8 @@ class Pages:
             title=rows.headline(environments),
             now=now,
             wanted=wanted,
+            groups=rows.group_rows(group_facts(snapshot, now), self._app_context.prefix),
+            groups_open=GROUPS_OPEN,
             choices=choices(snapshot),
             statuses=STATUSES,
             environments=environments,
@@ -141,6 +147,37 @@ class Pages:
             page=page,
             pages=pages,
             link=partial(_link, self._app_context.prefix, wanted),
+        )
+
+    def group(self, request: Request) -> Response:
+        """Show one group."""
+        environment, name = request.path_params["environment"], request.path_params["group"]
+        snapshot, now = self._app_context.view().snapshot, self._app_context.now
+        found = group_facts(snapshot, now, environment, name)
+        if not found:
+            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter knows no such group (any more).")
+        (it,), of_group = found, Filter(environment, name)
+        row = rows.group_row(it, self._app_context.prefix)
+        status = next((each for each in snapshot.groups if (each.environment, each.group) == (environment, name)), None)
+        unfinished = select(snapshot, replace(of_group, status="unfinished"), now)
+        failed = select(snapshot, replace(of_group, status=Status.FAILED), now)
+        return self._page(
+            "group.html",
+            title=f"{row.word}: {wording.cut(name, TITLE_LONGEST)}",
+            now=now,
+            row=row,
+            it=it,
+            attention=rows.attention(it, now),
+            counts=tally(snapshot, of_group, now),
+            rows_chart=chart.draw(status.rows.points, it.run_sums.rows_estimated) if status else None,
+            rows_points=status.rows.points if status else (),
+            ended_chart=chart.draw(status.ended.points, it.run.operations if it.run else None) if status else None,
+            ended_points=status.ended.points if status else (),
+            box=chart,
+            slowest=[self._row(each, now) for each in rows.slowest(unfinished.entries, now)],
+            failed=[self._row(each, now) for each in islice(failed.entries, FAILED_ROWS)],
+            failed_count=failed.total,
+            commands=rows.commands(it, self._app_context.external_url or str(request.base_url).rstrip("/")),
         )
 
     def operation(self, request: Request) -> Response:

@@ -1,26 +1,33 @@
-"""What the pages say of operations and environments. Pure: numbers come out as they are, words ready to be read."""
+"""What the pages say. Pure: numbers come out as they are, words ready to be read."""
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from heapq import nsmallest
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urlencode
 
 from exporter import wording
-from exporter.operation import UNKNOWN_NAME, Status
+from exporter.operation import GROUP, UNKNOWN_NAME, Status
 from exporter.tracking import facts
+from exporter.tracking.group_facts import GroupState
 from exporter.tracking.selection import Filter, operation_name, operations, tally
-from exporter.tracking.transitions import PENDING
+from exporter.tracking.transitions import LOST, PENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from exporter.operation import OperationKey
+    from exporter.tracking.group_facts import GroupFacts
+    from exporter.tracking.runs import RunSums
     from exporter.tracking.selection import FilterOption
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
+SLOWEST = 5  # operations, by each measure
 CHOICE_LONGEST = 1000  # of a value that a form offers: it becomes a part of the URL
 _CONTROLS = re.compile(r"[\0-\x1f\x7f]")
 
@@ -33,6 +40,7 @@ class Row:
     url: str
     name: str
     group: str
+    group_url: str
     state: str
     notes: tuple[str, ...]
     share: float | None
@@ -55,6 +63,7 @@ def row(entry: Entry, prefix: str, now: Moment) -> Row:
         f"{prefix}/operations/{quote(key.environment)}/{key.id}",
         _name(entry),
         tracked.group,
+        group_path(prefix, key.environment, tracked.group),
         tracked.state,
         tuple(_notes(entry, now)),
         facts.progress(entry),
@@ -66,6 +75,11 @@ def row(entry: Entry, prefix: str, now: Moment) -> Row:
         polls[-1].at if polls else recorded,
         facts.next_poll(entry, now),
     )
+
+
+def group_path(prefix: str, environment: str, group: str) -> str:
+    """Return where the page of a group is."""
+    return f"{prefix}/groups/{quote(environment)}/{quote(group, safe='')}"
 
 
 def _name(entry: Entry) -> str:
@@ -90,6 +104,13 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
     if tracked.active and tracked.up is False:
         notes.append("last poll failed")
     return notes
+
+
+class GroupCommand(NamedTuple):
+    """What a command is for, and the command."""
+
+    purpose: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +141,137 @@ def headline(found: Sequence[EnvironmentRow]) -> str:
     troubled = sum(each.environment_status.up is False for each in found)
     words = [f"{sum(each.failed for each in found):,} failed", f"{sum(each.unfinished for each in found):,} unfinished"]
     return ", ".join([f"{troubled} of {len(found)} environments in trouble"] * bool(troubled) + words)
+
+
+_PLACES = {
+    GroupState.DID_NOT_RUN: 0,
+    GroupState.LATE: 1,
+    GroupState.INCOMPLETE: 2,
+    GroupState.STALLED: 3,
+    GroupState.RUNNING: 5,
+    GroupState.DONE_WITH_FAILURES: 6,
+    GroupState.DONE: 7,
+    GroupState.IDLE: 8,
+}
+_UNHANDLED = 4  # where something failed that is still followed
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A group: its run, or without one what is followed; `expected` operations are None where nobody said how many.
+
+    `standing` has by status what is followed still: a run counts also what has been dropped.
+    """
+
+    facts: GroupFacts
+    url: str
+    list_url: str
+    word: str
+    progress: str
+    finished: int
+    expected: int | None
+    failed: int
+    lost: int
+    with_errors: int
+    standing: Mapping[str, int]
+
+    @property
+    def place(self) -> int:
+        """Where it stands among others: what needs attention first."""
+        place = _PLACES[self.facts.state]
+        return min(place, _UNHANDLED) if any(self.standing.values()) else place
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to tell that the operations do not: nobody named it, and nothing is expected."""
+        return self.facts.group == GROUP and self.facts.run is None and self.facts.every is None
+
+
+def group_rows(found: Iterable[GroupFacts], prefix: str) -> list[GroupRow]:
+    """Say how the groups stand, those that need attention first; none where nobody uses groups."""
+    made = [group_row(each, prefix) for each in found]
+    if all(each.is_plain for each in made):
+        return []
+    return sorted(made, key=lambda each: (each.place, each.facts.environment, each.facts.group))
+
+
+def group_row(it: GroupFacts, prefix: str) -> GroupRow:
+    """Say what a line says of a group."""
+    sums, followed = (it.run_sums if it.run is not None else it.tracked), it.tracked.by_state
+    counts = sums.by_state
+    return GroupRow(
+        it,
+        group_path(prefix, it.environment, it.group),
+        f"{prefix}/?{urlencode({'environment': it.environment, 'group': it.group})}",
+        it.state.replace("_", " "),
+        _group_progress(it, sums),
+        sums.ended,
+        it.run.operations if it.run is not None else sum(sums.states),
+        counts[Status.FAILED],
+        counts[LOST],
+        sums.with_errors,
+        {"failed": followed[Status.FAILED], "lost": followed[LOST], "with_errors": it.tracked.with_errors},
+    )
+
+
+def _group_progress(it: GroupFacts, sums: RunSums) -> str:
+    if it.progress is None or it.progress_of is None:
+        return wording.NOT_KNOWN
+    share = f"{math.floor(it.progress * 100)}% of {it.progress_of}"
+    if it.progress_of == "operations":
+        return share
+    return f"{share}: {wording.progress(sums.rows_processed, sums.rows_estimated)}"
+
+
+def attention(it: GroupFacts, now: Moment) -> list[str]:
+    """Say why a group needs somebody to look, but for what can be listed."""
+    told, run = [], it.run
+    if it.every is not None and it.last_run is not None and now.wall - it.last_run > it.every:
+        late = f"the last run began {wording.span(now.wall - it.last_run)} ago"
+        told.append(f"It did not run: {late}, and at least one is expected every {wording.span(it.every)}.")
+    if run is not None and run.finished is None and it.deadline is not None and now.wall > it.deadline:
+        told.append(f"It is late: its deadline passed {wording.span(now.wall - it.deadline)} ago.")
+    if it.is_incomplete(now.wall) and run is not None and run.operations is not None:
+        missing = run.operations - sum(it.run_sums.states)
+        told.append(f"It is incomplete: {missing:,} operations were never created, or never handed over.")
+    if it.state is GroupState.STALLED:
+        told.append("It stalls: an operation is being processed, and nothing about it changes.")
+    return told
+
+
+def slowest(entries: Iterable[Entry], now: Moment) -> list[Entry]:
+    """Return the unfinished operations that run longest, and those with the lowest rates."""
+    running = [each for each in entries if each.state == Status.PROCESSING]
+    longest = nsmallest(SLOWEST, running, key=_begun)
+    rates = [(rate, each) for each in running if (rate := facts.rate(each, now)) is not None]
+    slow = [each for _, each in nsmallest(SLOWEST, rates, key=lambda each: each[0])]
+    return sorted({each.tracked.key: each for each in (*longest, *slow)}.values(), key=_begun)
+
+
+def _begun(entry: Entry) -> float:
+    record = entry.tracked.operation
+    known = (record.started_at, record.inserted_at) if record is not None else ()
+    return next((at for at in known if at is not None), entry.tracked.handed_over.wall)
+
+
+def commands(it: GroupFacts, url: str) -> list[GroupCommand]:
+    """Write the commands that help with a group, as a shell takes them."""
+    where, of_group = f"--url={shlex.quote(url)}", f"--group={shlex.quote(it.group)}"
+    place = f"--environment={shlex.quote(it.environment)}"
+    found = [
+        GroupCommand("Watch it until it has finished", f"knock-exporter watch {place} {of_group} {where}"),
+        GroupCommand("List what failed", f"knock-exporter list {place} {of_group} --status=failed {where}"),
+        GroupCommand("Read the items that failed, from Knock", f"knock-exporter errors {place} {of_group} {where}"),
+        GroupCommand(
+            "Drop what failed and was handled; the run keeps counting it",
+            f"knock-exporter forget {place} --token-file=register.token {of_group} --status=failed {where}",
+        ),
+    ]
+    if it.run is not None and it.run.finished is None:
+        last = f"--run={shlex.quote(it.run.id)} -- {shlex.quote(it.group)}"
+        close = f"knock-exporter group close {place} --token-file=register.token {where} {last}"
+        found.append(GroupCommand("Say that the run has submitted everything", close))
+    return found
 
 
 def offered(found: Iterable[FilterOption]) -> tuple[FilterOption, ...]:

@@ -73,7 +73,7 @@ def test_split_makes_one_of_each_for_an_environment() -> None:
     paths = {each["path"]: each["backend"]["service"]["name"] for each in ingress["spec"]["rules"][0]["http"]["paths"]}
     assert paths == {
         f"{before}/{name}": made
-        for before in ("", "/api/v1/operations")
+        for before in ("", "/api/v1/operations", "/api/v1/groups")
         for name, made in (("eu_west", names[0]), ("production", names[1]))
     }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from browser import NARROW, Reader, axe, focused, overhang
-from pages import HOSTILE_NAMES, Place, all_looks, fleet, hostile, serve
+from pages import HOSTILE_GROUPS, HOSTILE_NAMES, NIGHTLY, Place, all_looks, fleet, hostile, serve
 from programs import Starter, until
 
 from exporter.simulator import Simulator, World
@@ -56,8 +56,8 @@ def test_nobody_is_kept_out(served: Served, visit: Visits) -> None:
     failed = next(each.id for each in served.looks if "fail" in str(each.document))
     visit.excused.append("404")
     for reader in READERS.values():
-        everywhere = ("/", f"/operations/production/{failed}", "/config", "/nothing")
-        for path in everywhere if reader in THOROUGH else everywhere[:2]:
+        everywhere = ("/", f"/operations/production/{failed}", f"/groups/production/{NIGHTLY}", "/config", "/nothing")
+        for path in everywhere if reader in THOROUGH else everywhere[:3]:
             page = visit(served.url + path, reader)
             assert axe(page) == [], (reader, path)
             assert overhang(page) == 0, (reader, path)
@@ -75,7 +75,26 @@ def test_hostile_names_stay_text(knock: Simulator, start: Starter, visit: Visits
             page = visit(href, reader)
             assert overhang(page) == 0, href
             assert page.locator("main script, main img").count() == 0
+        page = visit(url, reader)
+        addresses = page.eval_on_selector_all("main .groups .name", "all => all.map(each => each.href)")
+        assert len(addresses) == len(HOSTILE_GROUPS)
+        for href in addresses:
+            page = visit(href, reader)
+            assert overhang(page) == 0, href
+            assert page.locator("h1").inner_text() in HOSTILE_GROUPS
+            assert page.locator("main script, main img").count() == 0
     visit(f"{url}/config")
+
+
+def test_a_group_refreshes_itself_without_losing_what_is_open(served: Served, visit: Visits) -> None:
+    page = visit(f"{served.url}/groups/production/{NIGHTLY}")
+    assert page.locator("figure svg").count() == 2
+    page.locator("#ended-numbers summary").click()
+    before = page.inner_text("#updated")
+    until(lambda: page.inner_text("#updated") != before, "refreshed", 20.0)
+    assert page.locator("#ended-numbers table").is_visible()
+    page.get_by_role("link", name=re.compile("with errors")).first.click()
+    page.wait_for_url(re.compile("group=nightly&status=with_errors"))
 
 
 def test_nothing_is_followed_yet(knock: Simulator, start: Starter, visit: Visits) -> None:

@@ -253,32 +253,33 @@ class Counters:
         left = life.left
         for key, group in life.named.groups.items():
             kept, told, least = life.after.operations.get(key), life.knock.told(key[1]), Told()
-            if key in left:
+            known = None if kept is None or kept.told.rows is None else progress([kept.told], kept.marks)
+            if key in left:  # it may have got on before it left, also by what was told to nobody at the end
                 growth["retired", key[0], group] += life.is_over(key) * (1 + life.is_new_again(key))
-            if key in left:  # it may have got on before it left
-                known, counts = told, tuple(max((each.counts[index] for each in told), default=0) for index in range(3))
-            elif kept is not None and kept.told.rows is not None:
-                known, counts = [kept.told], kept.marks
-                least = least if kept.from_birth else told[0]
+                most = progress(
+                    told, tuple(max((each.counts[index] for each in told), default=0) for index in range(3))
+                )
+            elif kept is not None and known is not None:
+                least, most = least if kept.from_birth else told[0], known
             else:  # nothing of it is on disk, or it has no answer yet
                 continue
-            now = dict(zip(MARKS, counts, strict=True)) | milestones(known)
-            for name, value in now.items():
+            for name, value in most.items():
                 before = self._marks.get((key, name), dict(zip(MARKS, least.counts, strict=True)).get(name, 0))
                 growth[name, key[0], group] += max(0, value - before)
-                self._marks[key, name] = max(before, value)
+                self._marks[key, name] = max(before, value if known is None else known[name])
         return growth
 
 
-def milestones(known: Iterable[Told]) -> dict[str, int]:
-    """Return how often what happens once has happened."""
-    known = list(known)
-    final = [each for each in known if each.is_final]
+def progress(told: Iterable[Told], marks: tuple[int, ...]) -> dict[str, int]:
+    """Return how far an operation has come: its marks, and how often what happens once has happened."""
+    told = list(told)
+    final = [each for each in told if each.is_final]
     return {
+        **dict(zip(MARKS, marks, strict=True)),
         "finished": bool(final),
         "finished_with_errors": any(each.errors for each in final),
         "run": bool(final),
-        "queue": any(each.started for each in known),
+        "queue": any(each.started for each in told),
     }
 
 

@@ -22,6 +22,7 @@ from exporter.store.opening import open_store
 from exporter.tracking import transitions
 from exporter.tracking.memberships import API, Membership
 from exporter.tracking.memory import Changes, EnvironmentMemory, StoredOperation
+from exporter.tracking.runs import Run, StoredGroup
 from exporter.tracking.transitions import Circumstances, Moment
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ HOSTILE_GROUPS = (
     "G" * 128,
 )
 LABEL = "team"
+NIGHTLY, RUN = "nightly", "2027-01-15T02:00:00Z"
 HOSTILE_LABELS: tuple[Labels, ...] = tuple(((LABEL, each),) for each in ("</dd><script>alert(3)</script>", "l" * 128))
 FINAL_WORDS = frozenset(map(str, FINAL))
 UNFINISHED_MOST = 200  # in a fleet: all are asked within 2 s
@@ -73,12 +75,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An operation to show: Knock's record (None: Knock answers 404), and what the registration said."""
+    """An operation to show: Knock's record (None: Knock answers 404), what the registration said, and its run."""
 
     id: str
     document: Document | None = None
     group: str = GROUP
     labels: Labels = ()
+    run: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -160,7 +163,7 @@ def all_looks(now: float) -> list[Shown]:
     """Return one operation for each look, and one that Knock does not know."""
     looks, (unknown, *known) = LOOKS.values(), ids(len(LOOKS) + 1)
     turns = zip(known, looks, strict=True)
-    shown = [Shown(each, document(each, status, now, **fields)) for each, (status, fields) in turns]
+    shown = [Shown(each, document(each, status, now, **fields), NIGHTLY, run=RUN) for each, (status, fields) in turns]
     return [*shown, Shown(unknown)]
 
 
@@ -171,7 +174,7 @@ def hostile(now: float) -> list[Shown]:
         names, HOSTILE_NAMES, cycle(HOSTILE_GROUPS), cycle(HOSTILE_LABELS), cycle(("failed", "queued", "processing"))
     )
     return [
-        Shown(each, document(each, status, now, name=name), group, labels)
+        Shown(each, document(each, status, now, name=name), group, labels, RUN)
         for each, name, group, labels, status in turns
     ]
 
@@ -232,7 +235,12 @@ def _remember(start: Starter, places: Mapping[str, Place], now: Moment) -> None:
         environments = {
             name: EnvironmentMemory(place.knock.url, None, now.wall - 2 * HOUR) for name, place in places.items()
         }
-        store.commit(Changes(1, now, operations, environments=environments), lambda _tried: False)
+        runs = {(name, each.group): each.run for name, place in places.items() for each in place.shown if each.run}
+        groups = {
+            key: StoredGroup(run=Run(run, now.wall - HOUR, operations=20, deadline=now.wall - 60, newest=now.wall))
+            for key, run in runs.items()
+        }
+        store.commit(Changes(1, now, operations, environments=environments, groups=groups), lambda _tried: False)
     finally:
         store.close()
 
@@ -240,6 +248,7 @@ def _remember(start: Starter, places: Mapping[str, Place], now: Moment) -> None:
 def _kept(environment: str, shown: Shown, now: Moment) -> StoredOperation:
     polling = Polling()
     tracked = transitions.newly_tracked(OperationKey(environment, shown.id), shown.group, shown.labels, now, polling)
+    tracked = tracked._replace(run=shown.run)
     if shown.ended:
         answer = parse_operation(shown.document, shown.id)
         at = Circumstances(now, 0.5, polling, now.wall - 2 * HOUR, trusted=True)

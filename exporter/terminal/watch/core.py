@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import FINAL, Status
 from exporter.tracking.history import NO_HISTORY, History
-from exporter.tracking.transitions import LOST, PENDING
+from exporter.tracking.transitions import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from exporter.tracking.transitions import Tracked
 
 UNREACHABLE_SECONDS = 60.0
-STATES = (PENDING, *Status, LOST)
 
 
 class ExitCode(IntEnum):

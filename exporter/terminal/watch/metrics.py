@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, push_to_gateway, write_to_textfile
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from exporter.errors import StartError
-from exporter.metrics.exposition import operations_text
+from exporter.metrics.exposition import operations_text, run_text
 from exporter.terminal.watch.documents import count_of, time_of
 from exporter.terminal.watch.operations import WatchedOperations
+from exporter.tracking.runs import Run, RunSums
+from exporter.tracking.snapshot import GroupStatus
+from exporter.tracking.transitions import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from prometheus_client import Metric
@@ -26,22 +28,7 @@ if TYPE_CHECKING:
 JOB = "knock-exporter-watch"
 PUSH_SECONDS = 5.0
 INTERVAL_SECONDS = 15.0
-_PREFIX = "knock_group_run_"
-_TIMES = {
-    "opened": "When the run was opened, in Unix seconds.",
-    "closed": "When the job said that it had submitted all operations of the run, in Unix seconds.",
-    "finished": "When all that the run expected was first seen at its end, in Unix seconds.",
-    "deadline": "When the run is to be finished, in Unix seconds: its own deadline, or else the group's.",
-}
-_COUNTS = {
-    "expected_operations": "Operations of the run, as the job declared.",
-    "rows_processed": (
-        "Sum of Knock's processed_rows over the operations of the run, retired and lost ones with their last values."
-    ),
-    "rows_estimated": "Sum of Knock's estimated_total_rows over the operations of the run, likewise.",
-    "errors": "Sum of Knock's error_count over the operations of the run, likewise.",
-}
-_BY_STATUS = "Operations of the run, retired ones too, by Knock's status as of their last successful poll."
+_RUN = "knock_group_run_"
 
 
 class _Collected(Collector):
@@ -56,34 +43,40 @@ class _Collected(Collector):
 
 def registry_of(state: WatchedOperations | WatchedRun) -> CollectorRegistry:
     """Return what the exporter's own port would show: the families of each operation, or those of the run alone."""
-    registry = CollectorRegistry()
     if isinstance(state, WatchedOperations):
-        text = operations_text(each.tracked for each in state.watched.values()).decode()
-        registry.register(_Collected(text_string_to_metric_families(text)))
+        text = operations_text(each.tracked for each in state.watched.values())
     else:
-        labels = {"knock_environment": state.environment, "group": state.name}
-        registry.register(_Collected(_run_families(state.current or {}, state.counts, labels)))
+        text = run_text(_status(state)) if state.current is not None else b""
+    found = text_string_to_metric_families(text.decode())
+    registry = CollectorRegistry()
+    registry.register(
+        _Collected(each for each in found if isinstance(state, WatchedOperations) or each.name.startswith(_RUN))
+    )
     return registry
 
 
-def _run_families(run: Mapping[str, Any], counts: Mapping[str, int], labels: Mapping[str, str]) -> Iterator[Metric]:
-    if not run:
-        return
-    for field, text in _TIMES.items():
-        yield _gauge(f"{field}_timestamp_seconds", text, labels, time_of(run.get(f"{field}_at")))
-    for field, text in _COUNTS.items():
-        yield _gauge(field, text, labels, count_of(run.get(field)))
-    family = GaugeMetricFamily(f"{_PREFIX}operations", _BY_STATUS, labels=[*labels, "status"])
-    for status, count in counts.items():
-        family.add_metric([*labels.values(), status], count)
-    yield family
-
-
-def _gauge(name: str, text: str, labels: Mapping[str, str], value: float | None) -> Metric:
-    family = GaugeMetricFamily(f"{_PREFIX}{name}", text, labels=list(labels))
-    if value is not None:
-        family.add_metric(list(labels.values()), value)
-    return family
+def _status(state: WatchedRun) -> GroupStatus:
+    """Make of an exporter's answer what its port shows the run of."""
+    shown = state.current or {}
+    run = Run(
+        state.id,
+        time_of(shown.get("opened_at")) or 0.0,
+        count_of(shown.get("expected_operations")),
+        closed=time_of(shown.get("closed_at")),
+        finished=time_of(shown.get("finished_at")),
+    )
+    sums = [count_of(shown.get(each)) or 0 for each in RunSums._fields[1:]]
+    by_state = tuple(state.counts.get(each, 0) for each in STATES)
+    return GroupStatus(
+        state.environment,
+        state.name,
+        is_declared=False,
+        every=None,
+        last_run=None,
+        run=run,
+        deadline=time_of(shown.get("deadline_at")),
+        sums=RunSums(by_state, *sums),
+    )
 
 
 class MetricsOutput:

@@ -15,7 +15,6 @@ from exporter.errors import KeyRefused, NotFound, RateLimited
 from exporter.operation import GROUP, Operation, OperationKey, Status
 from exporter.terminal.watch.core import (
     REACHED,
-    STATES,
     UNREACHABLE_SECONDS,
     Frame,
     Reach,
@@ -26,7 +25,7 @@ from exporter.terminal.watch.core import (
 )
 from exporter.terminal.watch.documents import updated
 from exporter.tracking import history, transitions
-from exporter.tracking.transitions import Circumstances, Moment
+from exporter.tracking.transitions import STATES, Circumstances, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.operation import FINAL
 from exporter.terminal.exporter_api import printable
-from exporter.terminal.watch.core import REACHED, STATES, ExitCode, Frame, Reach, Watched, WatchOutcome, judged
+from exporter.terminal.watch.core import REACHED, ExitCode, Frame, Reach, Watched, WatchOutcome, judged
 from exporter.terminal.watch.documents import count_of, number_of
-from exporter.tracking.transitions import LOST
+from exporter.tracking.transitions import LOST, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -122,11 +122,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* The paths of a workload as JSON, likewise. At the root its registrations have the address that they have without split. */}}
+{{/* The paths of a workload as JSON, likewise. At the root its registrations and runs have the address that they have without split. */}}
 {{- define "knock-exporter.paths" -}}
 {{- $paths := list (include "knock-exporter.path" .) -}}
 {{- if and (eq .root.Values.split "environment") (eq .path "/") -}}
-{{- $paths = append $paths (printf "/api/v1/operations/%s" (keys .workload.environments | first)) -}}
+{{- $environment := keys .workload.environments | first -}}
+{{- $paths = concat $paths (list (printf "/api/v1/operations/%s" $environment) (printf "/api/v1/groups/%s" $environment)) -}}
 {{- end -}}
 {{- toJson $paths -}}
 {{- end -}}
