@@ -53,6 +53,7 @@ END_SECONDS = 4.0  # for all that is waited for at the end
 LAST_ANSWERS_SECONDS = 1.5
 WRITE_SECONDS = 1.0  # of the end, kept for the writer however long the tracker takes
 SERVE_SECONDS = 0.5  # the same, for answers under way
+START_SECONDS, START_TICK_SECONDS = 10.0, 0.1  # for the first view, before anybody is answered
 SHOWN_SECONDS = 6.0  # for the view of a new configuration
 SWITCH_SECONDS = 0.001  # how long a thread may keep others from running
 
@@ -75,6 +76,7 @@ class Daemon:
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._ends: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._view: View | None = None
+        self._shown = threading.Event()  # that there is a view
         self._ending = False
         self._flags = flags
         self._servers = Servers(flags)
@@ -217,6 +219,7 @@ class Daemon:
 
     def _publish(self, view: View) -> None:
         self._view = view
+        self._shown.set()
 
     # What the pages ask.
 
@@ -252,11 +255,18 @@ class Daemon:
         collect_rarely()
         for thread in self._threads:
             thread.start()
+        self._wait_for_first_view()
         self._servers.open(self._app_context(), lambda reason: self.end(reason, code=1))
         self._log_registration()
         reason, code = self._wait_for_end()
         self._close(reason)
         return code
+
+    def _wait_for_first_view(self) -> None:
+        """Let requests that came during the start wait: before it they would be told that there is no operation."""
+        ends_at = time.monotonic() + START_SECONDS  # a tracker that hangs is for the probes to tell
+        while not self._shown.wait(START_TICK_SECONDS) and self._ends.empty() and time.monotonic() < ends_at:
+            self._heartbeats.tick(time.monotonic())
 
     def _wait_for_end(self) -> tuple[str, int]:
         while True:

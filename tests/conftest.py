@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
     from api_server import ApiServer
     from browser import Visits
+    from fake_exporter import FakeExporter
     from playwright.sync_api import Browser
     from recorder import Recorder
     from registration_service import FakeService
@@ -35,13 +36,12 @@ settings.register_profile("few", settings.get_profile("repeatable"), max_example
 settings.load_profile("repeatable")
 
 
-# The garbage collector looks through what the collection of tests made neither while it is made nor in each test: that
-# was a twentieth of the CPU seconds of all.
+# The garbage collector looks through what the collection of tests made neither while it is made, nor after, nor in each
+# test: that was a twentieth of the CPU seconds of all.
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    gc.collect()
     gc.freeze()
     gc.enable()
 
@@ -116,6 +116,14 @@ def api_server() -> Iterator[ApiServer]:
     from api_server import ApiServer  # noqa: PLC0415 - the same
 
     with ApiServer().running() as running:
+        yield running
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeExporter]:
+    from fake_exporter import FakeExporter  # noqa: PLC0415 - the same
+
+    with FakeExporter().running() as running:
         yield running
 
 

@@ -240,7 +240,7 @@ def test_no_secret_is_shown(shown: AppContext) -> None:
 
 def test_the_example_in_the_document_is_an_answer() -> None:
     document = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```json\n(.*?)```", document, flags=re.DOTALL)
+    example = re.findall(r"```json\n(.*?)```", document, flags=re.DOTALL)[0]
     operation_id = "123e4567-e89b-12d3-a456-426614174000"
     counts = {"rows_processed": 700, "rows_estimated": 1000, "successes": 698, "errors": 2}
     times = {"inserted_at": WALL - 3590, "failed_at": WALL}

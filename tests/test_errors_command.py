@@ -208,19 +208,22 @@ def test_of_a_group_it_reads_what_failed_or_has_errors(knock: Simulator, api_ser
     assert (answer.exit_code, answer.stderr) == (0, "")
 
 
-def test_of_a_group_it_says_what_is_not_there_to_be_read(knock: Simulator, api_server: ApiServer) -> None:
+@pytest.mark.parametrize("of_run", [[], ["--run=r1"]], ids=["of its current run", "of a run"])
+def test_of_a_group_it_says_what_is_not_there_to_be_read(
+    knock: Simulator, api_server: ApiServer, of_run: list[str]
+) -> None:
     states = counted(completed=988, failed=2, processing=4, lost=1)
     run = run_of("r1", operations=states, with_errors=5, expected_operations=1000)
-    api_server.groups["nightly"] = group_of("nightly", run)
+    api_server.groups["nightly"] = group_of("nightly", run, operations=counted(processing=4, completed=1, lost=1))
     follow(api_server, knock, 1, WITH_ERRORS)
     lost = operation(2, "lost", run="r1")
     api_server.operations.append(lost)
-    answer = of_group(knock, api_server, "--run=r1", "-o", "ids")
+    answer = of_group(knock, api_server, *of_run, "-o", "ids")
     assert (answer.exit_code, len(answer.stdout.splitlines())) == (1, 2)
     *group, of_lost = answer.stderr.splitlines()
     assert group == [
-        "5 operations of the run were never registered",
         "4 operations are not finished: more may fail",
+        "5 operations of the run were never registered",
         "2 operations that failed are not followed any more (retired, or forgotten), and not read",
         "4 operations with errors are not followed any more (retired, or forgotten), and not read",
     ]

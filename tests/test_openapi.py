@@ -68,7 +68,7 @@ def make_up_requests(schema: BaseSchema, path: str, method: str, test: Callable[
 
 def cases(schema: BaseSchema, method: str, operation_id: str) -> Iterator[Case[Any]]:
     """Yield a request for each operation of a method, with what is there in its path."""
-    known = {"environment": "production", "id": operation_id}
+    known = {"environment": "production", "id": operation_id, "group": "nightly", "run": "1"}
     for operation in (schema[path][method] for path, its_method in OPERATIONS if its_method == method):
         yield operation.Case(path_parameters={each.name: known[each.name] for each in operation.path_parameters})
 
@@ -93,7 +93,7 @@ def test_registering(schema: BaseSchema, path: str, method: str) -> None:
     make_up_requests(schema, path, method, register)
 
 
-@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
 def test_without_a_good_token(schema: BaseSchema, method: str) -> None:
     for case in cases(schema, method, LISTED[0]):
         checked(case, headers={"Authorization": "Bearer not-the-token"})
@@ -106,5 +106,9 @@ def test_every_route_is_described() -> None:
         ("/api/v1/operations/{environment}", "POST"),
         ("/api/v1/operations/{environment}/{id}", "GET"),
         ("/api/v1/operations/{environment}/{id}", "DELETE"),
+        ("/api/v1/groups", "GET"),
+        ("/api/v1/groups/{environment}", "GET"),
+        ("/api/v1/groups/{environment}/{group}", "GET"),
+        ("/api/v1/groups/{environment}/{group}/runs/{run}", "PUT"),
         ("/api/v1/environments", "GET"),
     }

@@ -33,8 +33,8 @@ BLOCKS = recipe("python")
 DOCUMENTED_URL, DOCUMENTED_FILE = "http://127.0.0.1:10187", "/run/secrets/knock-exporter-token"
 
 
-def from_document(recorder: str, token_file: Path) -> str:
-    usage = BLOCKS[1]
+def from_document(recorder: str, token_file: Path, block: int = 1) -> str:
+    usage = BLOCKS[block]
     assert usage.count(DOCUMENTED_URL) == usage.count(DOCUMENTED_FILE) == 1
     return usage.replace(DOCUMENTED_URL, recorder).replace(DOCUMENTED_FILE, str(token_file))
 
@@ -280,6 +280,25 @@ def test_a_run_that_is_refused_stops_nobody(start_program: Callable[..., Program
     assert "/api/v1/groups/production/nightly/runs/17: HTTP 409" in program.logged.get(timeout=PATIENCE)
     assert next_change(recorder)[2] == {}
     assert recorder.next_items(1)[0]["id"] == made.id
+
+
+def test_a_task_of_airflow_is_a_run(
+    recorder: Recorder, knock: Simulator, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registrar, airflow = ModuleType("knock_registrar"), ModuleType("airflow.sdk")
+    exec(BLOCKS[0], vars(registrar))  # noqa: S102 - the document's code is what is tested
+    vars(airflow)["task"] = lambda function: function  # Airflow itself is a hundred packages
+    for module in (registrar, airflow, ModuleType("airflow")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("KNOCK_API_KEY", KEY)
+    monkeypatch.setenv("KNOCK_BASE_URL", knock.url)
+    names: dict[str, Any] = {}
+    exec(from_document(recorder.url, token_file, block=3), names)  # noqa: S102 - the same
+    names["nightly"]([[{"id": "ann"}], [{"id": "bob"}]], ts_nodash="20270115T020000")
+    path = "/api/v1/groups/production/nightly/runs/20270115T020000"
+    assert next_change(recorder) == ("PUT", path, {"operations": 2})
+    assert {each["run"] for each in recorder.next_items(2)} == {"20270115T020000"}
+    assert next_change(recorder) == ("PUT", path, {"closed": True})
 
 
 # The rest.

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Address = tuple[str, int]
 
 SECONDS = 5.0
+SWEEP_SECONDS = 0.1
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 LARGE = 50_000_000  # bytes: more than the kernel takes from one who does not read
 
@@ -71,7 +72,7 @@ class Serving:
 
 @contextmanager
 def serving(app: ASGIApp | None = None, **rules: Any) -> Iterator[Serving]:
-    made = Serving(app or App(), ConnectionRules(**rules))
+    made = Serving(app or App(), ConnectionRules(**{"sweep": SWEEP_SECONDS} | rules))
     made.server.start()
     try:
         yield made
@@ -149,9 +150,9 @@ def test_a_byte_now_and_then_gives_no_more_time() -> None:
 )
 def test_an_answer_that_takes_its_time_is_not_cut_for_a_body_that_nobody_reads(body: bytes) -> None:
     replies: list[Callable[[str | None, bool], None]] = []
-    late = Starlette(routes=[reload_route("/", replies.append, seconds=2.5)])  # longer than two sweeps of the listener
+    late = Starlette(routes=[reload_route("/", replies.append, seconds=1.5)])  # longer than both and two sweeps
     with (
-        serving(late, head=0.1, idle=0.1) as server,
+        serving(late, head=1.0, idle=0.1) as server,
         closing(connect(server, b"POST / HTTP/1.1\r\nHost: here\r\n" + body + b"\r\n")) as connection,
     ):
         assert connection.recv(12) == b"HTTP/1.1 503"
@@ -176,12 +177,12 @@ UNREAD_CHUNKS = (
 
 @pytest.mark.parametrize("parts", [UNREAD, UNREAD_CHUNKS])
 def test_the_rest_of_a_body_that_was_answered_is_no_new_request(parts: tuple[bytes, ...]) -> None:
-    with serving(Starlette(), head=2.0, idle=30.0) as server, closing(connect(server, parts[0])) as connection:
+    with serving(Starlette(), head=1.0, idle=30.0) as server, closing(connect(server, parts[0])) as connection:
         assert not_found(connection)
         for each in parts[1:]:
             connection.sendall(each)
         began = time.monotonic()
-        until(lambda: time.monotonic() - began > 3.5, "the time of a head is over")
+        until(lambda: time.monotonic() - began > 1.0 + 3 * SWEEP_SECONDS, "the time of a head is over")
         connection.sendall(GET)
         assert not_found(connection)
         assert server.refused == []
@@ -412,8 +413,7 @@ def held(app: ASGIApp) -> int:
     return sum(isinstance(each, H11Protocol) and each.config.app is app for each in gc.get_objects())
 
 
-def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporter.web.server.SWEEP_SECONDS", 0.001)
+def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA) -> None:
     context, app = context_of(authority), App()
     looked_at = threading.Event()
 
@@ -421,7 +421,7 @@ def test_nothing_is_held_of_connections_that_broke(authority: trustme.CA, monkey
         looked_at.set()
         return context
 
-    with serving(app, tls=tls) as server:
+    with serving(app, tls=tls, sweep=0.001) as server:
         for _ in range(5):
             connect(server).close()
             with closing(over_tls(authority, server)) as connection:

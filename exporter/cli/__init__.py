@@ -27,10 +27,11 @@ from exporter.cli.flags import (
     example,
     flag,
 )
-from exporter.cli.group import group
+from exporter.cli.group import groups
 from exporter.cli.listing import forget, list_command
 from exporter.cli.register import register
 from exporter.cli.state import state
+from exporter.cli.watch import watch
 from exporter.errors import ExporterError, KnockError, StartError
 from exporter.startup import signals_are_taken_over
 from exporter.values import quoted
@@ -271,6 +272,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
     from exporter import lookup  # noqa: PLC0415 - only this command needs these
     from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same
     from exporter.terminal import get as writer  # noqa: PLC0415 - the same
+    from exporter.terminal.watch.core import ExitCode  # noqa: PLC0415 - the same
 
     asked = lookup.environment_for([operation_id], config_file, environment, os.environ)
     with closing(connect(asked, read_key(asked, os.environ))) as client:
@@ -279,7 +281,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
         except KnockError as error:
             if exit_status:
                 click.echo(lookup.explained(asked, error), err=True)
-                sys.exit(writer.NOT_KNOWN)
+                sys.exit(ExitCode.UNKNOWN)
             raise StartError(lookup.explained(asked, error)) from None
     if output == "json":
         writer.write_json(sys.stdout, document, with_items=error_items)
@@ -296,6 +298,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
 main.add_command(errors)
 main.add_command(list_command)
 main.add_command(forget)
-main.add_command(group)
+main.add_command(groups)
 main.add_command(register)
 main.add_command(state)
+main.add_command(watch)

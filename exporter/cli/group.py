@@ -20,12 +20,12 @@ _ENVIRONMENT = flag("environment", required=True, help="The environment of the g
 _OPERATIONS = click.option("--operations", type=click.IntRange(min=0), help="How many operations the run has.")
 
 
-@click.group()
-def group() -> None:
+@click.group(name="group")
+def groups() -> None:
     """Open, close and list runs: a group's work of one night, or of one migration."""
 
 
-@group.command(name="open", epilog=example("run=$(knock-exporter group open nightly --operations=1000 --deadline=3h)"))
+@groups.command(name="open", epilog=example("run=$(knock-exporter group open nightly --operations=1000 --deadline=3h)"))
 @click.argument("name", metavar="GROUP")
 @URL
 @_ENVIRONMENT
@@ -55,7 +55,7 @@ def open_command(  # noqa: PLR0913 - one parameter for each flag
     click.echo(run)
 
 
-@group.command(epilog=example("knock-exporter group close nightly --run=20270115T020000Z"))
+@groups.command(epilog=example("knock-exporter group close nightly --run=20270115T020000Z"))
 @click.argument("name", metavar="GROUP")
 @reads
 @_ENVIRONMENT
@@ -88,7 +88,7 @@ def close(  # noqa: PLR0913 - one parameter for each flag
     click.echo(f"{run} {changed['state']}")
 
 
-@group.command(name="list", epilog=example("knock-exporter group list --environment=production"))
+@groups.command(name="list", epilog=example("knock-exporter group list --environment=production"))
 @reads
 @flag("environment", default=None, help="Only those of this environment.")
 @click.option("-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json"]), help="Form.")

@@ -132,7 +132,13 @@ def render_operation(tracked: Tracked, declared: Sequence[str]) -> Lines:
 
 def operation_text(tracked: Tracked, declared: Sequence[str] = ()) -> bytes:
     """Write the families of one operation as a scrape would show them, alone; `declared` are its extra labels."""
-    return b"".join(_level(PER_OPERATION, (render_operation(tracked, declared),), Format.TEXT))
+    return operations_text([tracked], declared)
+
+
+def operations_text(operations: Iterable[Tracked], declared: Sequence[str] = ()) -> bytes:
+    """Write the families of operations as a scrape would show them, alone; `declared` are their extra labels."""
+    rows = tuple(render_operation(each, declared) for each in operations)
+    return b"".join(_level(PER_OPERATION, rows, Format.TEXT))
 
 
 class RenderedRows:

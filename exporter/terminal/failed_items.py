@@ -65,25 +65,31 @@ def in_group(api: ExporterApi, environment: str, group: str, run: str | None) ->
     found = [
         list(api.operations(environment, **filters, status=status)) for status in ("failed", "with_errors", "lost")
     ]
+    ids = list(dict.fromkeys(each["id"] for each in chain(*found)))
     document = api.group(environment, group)
     current = document.get("run") or {}
     if run is not None and current.get("id") != run:
-        problems = [f"{run} is not the current run of {group}: only what is still followed of it is read"]
-    else:
-        problems = list(_not_followed(document if run is None else current, *map(len, found)))
-    return list(dict.fromkeys(each["id"] for each in chain(*found))), problems
+        return ids, [f"{run} is not the current run of {group}: only what is still followed of it is read"]
+    problems = list(_unfinished(document if run is None else current))
+    if current:
+        of_run = [sum(each["run"] == current["id"] for each in kind) for kind in found]
+        problems += _not_read(current, *of_run)
+    return ids, problems
 
 
-def _not_followed(counted: Mapping[str, Any], failed: int, with_errors: int, lost: int) -> Iterator[str]:
-    """Say what the operations that failed or have errors, so many of those that were counted, do not tell."""
-    by_status = counted["operations"]
-    missing = (counted.get("expected_operations") or 0) - sum(by_status.values())
+def _unfinished(counted: Mapping[str, Any]) -> Iterator[str]:
+    if unfinished := sum(count for status, count in counted["operations"].items() if status not in _FINAL):
+        yield f"{number(unfinished)} operations are not finished: more may fail"
+
+
+def _not_read(run: Mapping[str, Any], failed: int, with_errors: int, lost: int) -> Iterator[str]:
+    """Say what the operations of a run that are followed, so many that failed or have errors, do not tell."""
+    by_status = run["operations"]
+    missing = (run["expected_operations"] or 0) - sum(by_status.values())
     if missing > 0:
         yield f"{number(missing)} operations of the run were never registered"
-    if unfinished := sum(count for status, count in by_status.items() if status not in _FINAL):
-        yield f"{number(unfinished)} operations are not finished: more may fail"
     kinds = (("that failed", by_status["failed"] - failed), ("that were lost", by_status["lost"] - lost))
-    for kind, gone in (*kinds, ("with errors", counted["with_errors"] - with_errors)):
+    for kind, gone in (*kinds, ("with errors", run["with_errors"] - with_errors)):
         if gone > 0:
             yield f"{number(gone)} operations {kind} are not followed any more (retired, or forgotten), and not read"
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from exporter.metrics.exposition import operation_text
 from exporter.operation import GROUP, OperationKey, Status
+from exporter.terminal.watch.core import ExitCode
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
 from exporter.wording import moment, number, span, visible
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
 HIDDEN_ITEMS = "error_items"
-CLEAN, FAILED, UNFINISHED, NOT_KNOWN = 0, 1, 3, 4  # exit codes, as those of `watch`
 
 
 def write_table(out: TextIO, environment: str, operation: Operation, items: list[Any] | None, now: float) -> None:
@@ -88,11 +88,11 @@ def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> No
     out.write(json.dumps(shown, indent=2) + "\n")
 
 
-def exit_status(operation: Operation) -> int:
-    """Return the exit code that tells how it stands."""
+def exit_status(operation: Operation) -> ExitCode:
+    """Return the exit code that tells how it stands, as `watch` has them."""
     if operation.status is Status.FAILED or operation.errors or operation.error_items:
-        return FAILED
-    return CLEAN if operation.status.final else UNFINISHED
+        return ExitCode.FAILED
+    return ExitCode.CLEAN if operation.status.final else ExitCode.TIMEOUT
 
 
 def write_metrics(out: TextIO, environment: EnvironmentSettings, operation: Operation, now: float) -> None:

@@ -13,8 +13,8 @@ from exporter.registrations import LABEL_PREFIX, MAX_IDS
 from exporter.tracking.selection import STATUSES
 from exporter.values import RUN_ID
 from exporter.web.filters import SEARCH_LONGEST
-from exporter.web.registration import ONE_ENVIRONMENT_PATH, OPERATIONS_PATH
-from exporter.web.shapes import Detail, Environments, Operations
+from exporter.web.registration import GROUPS_PATH, ONE_ENVIRONMENT_PATH, OPERATIONS_PATH
+from exporter.web.shapes import Detail, Environments, Group, GroupList, Operations
 
 _ID = {"type": "string", "format": "uuid"}
 _RUN = {"type": "string", "pattern": f"^{RUN_ID}$"}
@@ -53,6 +53,12 @@ class Released(TypedDict):
     durable: bool
 
 
+class RunPut(Group):
+    """The group of a run that was opened, or of which more was said; `durable`: it survives a restart."""
+
+    durable: bool
+
+
 class Problem(TypedDict):
     """What is wrong with a request (RFC 9457); a registration of which nothing could be taken says what and why."""
 
@@ -68,7 +74,7 @@ class Problem(TypedDict):
 def describe(limit: int, limit_most: int) -> dict[str, Any]:
     """Return the description; `limit` operations are listed unless asked otherwise, `limit_most` at most."""
     schemas: dict[str, Any] = {}
-    for shape in (Operations, Detail, Environments, Registered, Released, Problem):
+    for shape in (Operations, Detail, GroupList, Group, Environments, Registered, Released, RunPut, Problem):
         found = TypeAdapter(shape).json_schema(ref_template=_SHAPES + "{model}")
         schemas |= found.pop("$defs", {}) | {shape.__name__: found}
     return {
@@ -93,6 +99,7 @@ def describe(limit: int, limit_most: int) -> dict[str, Any]:
 def _paths(limit: int, limit_most: int) -> dict[str, Any]:
     filters = [
         _query("group", {"type": "string"}, "Only this group."),
+        _query("run", _RUN, "Only the operations of the run with this id."),
         _query("name", {"type": "string"}, "Only what Knock calls so."),
         _query("status", {"enum": [*STATUSES, ""]}, "Only this state; or what is unfinished, has errors or is stale."),
         _query("id", {"type": "string", "maxLength": SEARCH_LONGEST}, "Only ids that hold this."),
@@ -101,6 +108,10 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
     ]
     of_all = [_query("environment", {"type": "string"}, "Only this environment."), *filters]
     environment, operation_id = _path("environment", {"type": "string"}), _path("id", _ID)
+    group = _path("group", {"type": "string", "minLength": 1}) | {
+        "description": "Its name, percent-encoded; a slash in it may stand as it is."
+    }
+    of_group = f"{GROUPS_PATH}/{{environment}}/{{group}}"
     return {
         OPERATIONS_PATH: {"get": _read("listOperations", "List operations", Operations, of_all)},
         ONE_ENVIRONMENT_PATH: {
@@ -117,6 +128,14 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
             "get": _read("getOperation", "One in full", Detail, [environment, operation_id], 404),
             "delete": _release([environment, operation_id]),
         },
+        GROUPS_PATH: {"get": _read("listGroups", "How groups and their runs stand", GroupList, [])},
+        f"{GROUPS_PATH}/{{environment}}": {
+            "get": _read(
+                "listEnvironmentGroups", "How the groups of an environment stand", GroupList, [environment], 404
+            )
+        },
+        of_group: {"get": _read("getGroup", "How one group stands", Group, [environment, group], 404)},
+        f"{of_group}/runs/{{run}}": {"put": _put_run([environment, group, _path("run", _RUN)])},
         "/api/v1/environments": {"get": _read("listEnvironments", "How environments stand", Environments, [])},
     }
 
@@ -195,4 +214,28 @@ def _release(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         "security": [{"token": []}],
         "parameters": parameters,
         "responses": _responses(Released, 400, 401, 403, 404, 409, 429, 503),
+    }
+
+
+def _put_run(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    body = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "operations": {"type": ["integer", "null"], "minimum": 0, "description": "How many the run has."},
+            "deadline": {
+                "type": ["string", "null"],
+                "description": "When it is to be finished: a time (RFC 3339), or a duration since its opening (3h).",
+            },
+            "closed": {"enum": [True, None], "description": "Everything has been submitted."},
+        },
+        "description": "What is left out stays as it is, null takes it back.",
+    }
+    return {
+        "operationId": "putRun",
+        "summary": "Open a run of a group, or say more of it",
+        "security": [{"token": []}],
+        "parameters": parameters,
+        "requestBody": {"required": False, "content": {"application/json": {"schema": body}}},
+        "responses": _responses(RunPut, 401, 403, 404, 408, 409, 413, 422, 429, 503),
     }

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 END_SECONDS = 1  # for answers under way
-SWEEP_SECONDS = 1.0
 ACCEPTS_A_TURN = 64  # of the event loop
 WAIT_OUT_SECONDS = 0.1  # before the next accept when there are no file descriptors left
 LOG_SECONDS = 60.0
@@ -86,6 +85,7 @@ class ConnectionRules:
     idle: float = 75.0
     quiet: float = 1.0  # what has moved no byte for so long makes room for others
     head_bytes: int = 16 * 1024
+    sweep: float = 1.0  # between two looks at all that are open
 
     def within(self, descriptors: int) -> ConnectionRules:
         """Return these rules for a process that may open so many files."""
@@ -340,7 +340,7 @@ class ListeningServer(uvicorn.Server):
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(self.rules.sweep)
             self._check_all()
 
     def _check_all(self) -> None:  # not in the coroutine, which would hold the last of them until the next sweep

@@ -196,15 +196,15 @@ class Group(TypedDict):
     run: RunShape | None
 
 
-class Groups(TypedDict):
+class GroupList(TypedDict):
     """Groups, by environment and name."""
 
     groups: list[Group]
 
 
-def groups(found: Iterable[GroupFacts]) -> Groups:
+def groups(found: Iterable[GroupFacts]) -> GroupList:
     """Tell how groups stand."""
-    return Groups(groups=[group(each) for each in found])
+    return GroupList(groups=[group(each) for each in found])
 
 
 def group(it: GroupFacts) -> Group:

@@ -20,7 +20,7 @@ from exporter.metrics.exposition import Format, knock_part
 from exporter.metrics.families import PER_RUN
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.messages import Reconfigure, Registration, RunResult
-from exporter.tracking.runs import Deadline
+from exporter.tracking.runs import RunDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -255,7 +255,7 @@ JOBS: dict[str, Job] = {
         disturbed=(70, 105),
     ),
     "a deadline of its own": Job(
-        half(deadline=Deadline(seconds=40 * 60.0)) | NEXT,
+        half(deadline=RunDeadline(seconds=40 * 60.0)) | NEXT,
         fires={MISSED: [(40 + 1, NIGHT + KEEPS)], WILL_MISS: [(23 + FOR, 40 + KEEPS)]},
     ),
     "pauses of twice a wave": Job(

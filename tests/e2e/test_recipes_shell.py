@@ -1,9 +1,10 @@
-"""The recipe of a migration in batches, as it stands in the document, with curl, jq and a shell."""
+"""The recipes for shells and CI, as they stand in the document, with curl, jq and a shell."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from programs import KEY, do_without
 from recorder import recipe
+from registration_service import TOKEN
 
 from exporter.simulator.faults import StatusFault
 
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
+STEPS = {each["name"]: each for each in yaml.safe_load(recipe("yaml")[0])}
 SCRIPTS = {text.partition(":")[0].removeprefix("# "): text for text in recipe("sh") if text.startswith("# ")}
 PAUSE = "sleep 1 #"
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 class Migration:
@@ -39,7 +44,7 @@ class Migration:
         self._seen: set[str] = set()
         self.folder, self._knock, self._exporter = folder, knock, exporter
         self._environ = {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": PATH,
             "KNOCK_API_KEY": KEY,
             "KNOCK_BASE_URL": knock.url,
             "KNOCK_EXPORTER_URL": exporter.url,
@@ -146,3 +151,37 @@ def test_a_key_that_is_refused_starts_nothing(migration: Migration, knock: Simul
         migration.run("rerun.sh")
     assert migration.started() == {}
     assert len(api_server.operations) == 1
+
+
+# GitHub Actions.
+
+
+def run_step(folder: Path, name: str, exporter: ApiServer) -> subprocess.CompletedProcess[str]:
+    """Run a step as a runner does, with bash, secrets filled in and the documented exporter exchanged."""
+    step = STEPS[name]
+    assert step["env"]["KNOCK_EXPORTER_URL"] == "https://knock-exporter.example"
+    environ = {
+        key: str(value).replace("${{ secrets.KNOCK_EXPORTER_TOKEN }}", TOKEN) for key, value in step["env"].items()
+    }
+    environ |= {"PATH": PATH, "KNOCK_EXPORTER_URL": exporter.url}
+    environ |= {"RUNNER_TEMP": str(folder), "GITHUB_RUN_ID": "1658821493", "GITHUB_RUN_ATTEMPT": "2"}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_a_step_of_github_actions_is_a_run(tmp_path: Path, knock: Simulator, api_server: ApiServer) -> None:
+    made = [knock.world.read(knock.world.create()) for _ in range(2)]
+    script = tmp_path / "start-batches.sh"
+    script.write_text("".join(["#!/bin/sh\n", *(f"echo {shlex.quote(json.dumps(each))}\n" for each in made)]))
+    script.chmod(0o755)
+    done = run_step(tmp_path, "Start the batches, as one run", api_server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert TOKEN not in done.stdout
+    run = "1658821493-2"
+    assert {(each["id"], each["group"], each["run"]) for each in api_server.operations} == {
+        (each["id"], "deploy", run) for each in made if each
+    }
+    assert (api_server.groups["deploy"]["run"]["id"], api_server.groups["deploy"]["run"]["closed_at"]) == (
+        run,
+        "2027-01-15T03:00:00Z",
+    )

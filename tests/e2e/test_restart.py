@@ -1,20 +1,20 @@
-"""What outlives the process: kills while ids come in, locked and damaged state, days of being down."""
+"""What outlives the process: locked and damaged state, days of being down."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import random
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
 from functools import partial
+from http.client import HTTPResponse
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -25,13 +25,12 @@ import pytest
 import requests
 import yaml
 from chaos import http, serving
-from programs import COMMAND, KEY, TOKEN, WEB, Exporter, Starter, do_without, free_port, until
+from programs import COMMAND, KEY, WEB, Exporter, Starter, do_without, free_port, until
 from timing import check_cost, cpu_seconds_of_children
 
 from exporter.simulator import Simulator, replies
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
     from chaos import Handler, Server
@@ -75,295 +74,28 @@ def let_pass(state: Path, seconds: float) -> None:
     assert changed == 1
 
 
-# Twenty kills while fifteen hundred operations are registered.
-
-KILLS = 20
-SEED = 20
-RECORDS = {"alpha": 250, "beta": 250}  # by environment: handed over as their create calls answered
-BARE = {"gamma": 1000}
-ENVIRONMENTS = {**RECORDS, **BARE}
-GROUPS = 15  # of the records of an environment, so that one group's loss hides no other's excess
-THREADS = 8
-BATCH = (1, 20)
-PAUSE_SECONDS = 3.0  # of each program between two batches, at most: they have to outlast the kills
-UP_SECONDS = 1.0  # of a life after its start, at most
-SCRAPE_SECONDS = 0.25
-COUNTERS = ("rows_processed", "finished", "finished_with_errors")
-
-Place = tuple[str, str, str]  # counter, environment, group
-Item = str | dict[str, Any]
+# The first answers of a process.
 
 
-class Programs:
-    """Several programs that start operations and hand them over, again and again until they are accepted."""
+def test_who_asks_during_the_start_is_told_of_all_operations(knock: Simulator, start: Starter, kept: Path) -> None:
+    operations, port = [endless(knock) for _ in range(1000)], free_port()
+    address = f"127.0.0.1:{port}"
+    flags = [f"--config.file={start.configure(knock.url)}", f"--web.listen-address={address}"]
+    exporter = start.run(*flags)
+    assert exporter.register(operations).status_code == 200
+    exporter.kill()
 
-    def __init__(self, knock: Simulator, url: str) -> None:
-        self.made: dict[str, tuple[str, str]] = {}
-        self.accepted: set[str] = set()
-        self.life = 0
-        self.accepted_in: Counter[int] = Counter()
-        self.retries = 0
-        self.problems: list[str] = []
-        self._knock = knock
-        self._url = url
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        chance = random.Random(f"{SEED}/order")
-        self._left = [environment for environment, count in ENVIRONMENTS.items() for _ in range(count)]
-        chance.shuffle(self._left)
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(THREADS)]
+    def connect() -> socket.socket | None:
+        with contextlib.suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port))
+        return None
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        for each in self._threads:
-            each.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            for each in self._threads:
-                each.join()
-
-    @property
-    def done(self) -> bool:
-        return not any(each.is_alive() for each in self._threads)
-
-    def _run(self, number: int) -> None:
-        chance = random.Random(f"{SEED}/{number}")
-        with requests.Session() as session:
-            session.trust_env = False
-            session.headers["Authorization"] = f"Bearer {TOKEN}"
-            while (batch := self._batch(chance)) and not self._over.wait(chance.uniform(0.0, PAUSE_SECONDS)):
-                self._hand_over(session, *batch)
-
-    def _batch(self, chance: random.Random) -> tuple[str, list[Item]] | None:
-        with self._lock:
-            count = chance.randint(*BATCH)
-            if not self._left:
-                return None
-            environment = self._left[-1]
-            taken = [place for place in range(len(self._left) - 1, -1, -1) if self._left[place] == environment][:count]
-            for place in taken:
-                del self._left[place]
-            return environment, [self._start_one(environment, chance) for _ in taken]
-
-    def _start_one(self, environment: str, chance: random.Random) -> Item:
-        rows = chance.randint(50, 500)
-        errors = chance.choice((0, 0, 0, rows // 10))
-        fails = chance.random() < 0.1
-        pace = rows / chance.uniform(2.0, 12.0)
-        queued = chance.uniform(0.0, 3.0)
-        made = self._knock.world.create(
-            rows=rows, errors=errors, fails=fails, queue_seconds=queued, rows_per_second=pace
-        )
-        group = f"g{chance.randrange(GROUPS)}" if environment in RECORDS else "default"
-        self.made[made] = (environment, group)
-        return {**self.record(made), "group": group} if environment in RECORDS else made
-
-    def made_by_environment(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {name: [] for name in ENVIRONMENTS}
-        for operation_id, (environment, _) in self.made.items():
-            found[environment].append(operation_id)
-        return found
-
-    def record(self, operation_id: str) -> dict[str, Any]:
-        found: dict[str, Any] | None = self._knock.world.read(operation_id)
-        assert found is not None
-        return found
-
-    def _hand_over(self, session: requests.Session, environment: str, items: list[Item]) -> None:
-        ids = {each if isinstance(each, str) else each["id"] for each in items}
-        while not self._over.wait(0.2):
-            life = self.life
-            try:
-                answer = session.post(f"{self._url}/api/v1/operations/{environment}", json=items, timeout=30)
-            except requests.RequestException:
-                self.retries += 1
-                continue
-            if answer.status_code == 200:
-                self._take(answer.json(), ids, life)
-                return
-            self.retries += 1
-            if answer.status_code not in (429, 503):
-                self.problems.append(answer.text)
-
-    def _take(self, answer: dict[str, Any], ids: set[str], life: int) -> None:
-        accepted = {each["id"] for each in answer["accepted"]}
-        if accepted != ids or answer["rejected"] or answer["durable"] is not True:
-            self.problems.append(json.dumps(answer))
-        self.accepted |= accepted
-        self.accepted_in[life] += len(accepted)
-
-
-def register_all(exporter: Exporter, ids_by_environment: dict[str, list[str]]) -> Counter[str]:
-    """Hand all over once more; return how many are in which state."""
-    states: Counter[str] = Counter()
-    for environment, ids in ids_by_environment.items():
-        for first in range(0, len(ids), 1000):
-            batch = partial(exporter.register, ids[first : first + 1000], environment)
-            accepted = until(lambda batch=batch: accepted_of(batch()), "registered")  # type: ignore[misc] # mypy
-            states.update(each["state"] for each in accepted)
-    return states
-
-
-def accepted_of(answer: requests.Response) -> list[dict[str, Any]] | None:
-    """Return what was accepted; None where it has to be asked again, which does no harm: a disk may take its time."""
-    assert answer.status_code in (200, 503), answer.text
-    found: list[dict[str, Any]] | None = answer.json()["accepted"] if answer.status_code == 200 else None
-    return found
-
-
-class Lives:
-    """One exporter after the other on the same state; the counters that each showed last."""
-
-    def __init__(self, start: Starter, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.shown: list[dict[Place, float]] = []
-        self.logs = ""
-        self._scraped_at, self._last = 0.0, ""
-        self._start = start
-        self._flags = [f"--config.file={start.folder / 'config.yaml'}", f"--web.listen-address=127.0.0.1:{port}"]
-
-    def begin(self) -> Exporter:
-        self.shown.append({})
-        return self._start.run(*self._flags)
-
-    def kill(self, exporter: Exporter) -> None:
-        exporter.kill()
-        self.logs += exporter.output
-
-    def scrape(self) -> str:
-        """Scrape, and keep the counters as this life's last."""
-        text = WEB.get(f"{self.url}/metrics", timeout=30).text
-        found: dict[Place, float] = defaultdict(float)
-        for counter, labels, value in _SAMPLE.findall(text):
-            place = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            found[counter, place["knock_environment"], place["group"]] += float(value)
-        self.shown[-1] = dict(found)
-        return text
-
-    def scrape_at_times(self) -> str:
-        """Scrape, if the last time was a while ago: who scrapes all the time leaves nothing for the others."""
-        if time.monotonic() - self._scraped_at >= SCRAPE_SECONDS:
-            self._last = self.scrape()
-            self._scraped_at = time.monotonic()
-        return self._last
-
-    def counted(self) -> dict[Place, float]:
-        """Add up the growth in all lives: each begins at 0."""
-        whole: dict[Place, float] = defaultdict(float)
-        for life in self.shown:
-            for place, value in life.items():
-                whole[place] += value
-        return whole
-
-
-_SAMPLE = re.compile(rf"(?m)^knock_bulk_operations_({'|'.join(COUNTERS)})_total\{{(.*)\}} (\S+)$")
-_TRACKED = re.compile(r"(?m)^knock_exporter_operations\{.*\} (\S+)$")
-
-
-def tracked_in(text: str) -> float:
-    return sum(map(float, _TRACKED.findall(text)))
-
-
-def really_done(programs: Programs) -> dict[Place, float]:
-    """Return what the operations did up to now, by Knock itself."""
-    whole: dict[Place, float] = defaultdict(float)
-    for operation_id, place in programs.made.items():
-        record = programs.record(operation_id)
-        final = record["status"] in ("completed", "failed")
-        whole["rows_processed", *place] += record["processed_rows"]
-        whole["finished", *place] += final
-        whole["finished_with_errors", *place] += final and record["error_count"] > 0
-    return whole
-
-
-def live(lives: Lives, programs: Programs, chance: random.Random) -> None:
-    """Begin a life and kill it: in its start, at any moment, or as soon as it was scraped."""
-    exporter = lives.begin()
-    how = chance.choice(("in its start", "at any moment", "scraped", "scraped"))
-    if how == "in its start":
-        moment = time.monotonic() + chance.uniform(0.0, 0.4)
-        until(lambda: time.monotonic() >= moment, "its moment")
-        return lives.kill(exporter)
-    before = len(programs.accepted)
-    exporter.urls()
-    programs.life += 1
-    assert tracked_in(lives.scrape()) >= before  # nothing accepted was lost
-    moment = time.monotonic() + chance.uniform(0.1, UP_SECONDS)
-    until(lambda: bool(lives.scrape_at_times()) and time.monotonic() >= moment, "its moment")
-    lives.scrape()
-    if how == "at any moment":
-        later = time.monotonic() + chance.uniform(0.0, 0.3)
-        until(lambda: time.monotonic() >= later, "its moment")
-    return lives.kill(exporter)
-
-
-def excess(counted: dict[Place, float], real: dict[Place, float]) -> dict[Place, tuple[float, float]]:
-    return {place: (value, real[place]) for place, value in counted.items() if value > real[place]}
-
-
-def storm_configuration(start: Starter, url: str) -> None:
-    environments = []
-    for name in ENVIRONMENTS:
-        (start.folder / f"{name}.key").write_text(f"sk_test_{name}")
-        quick = {"polling": {"processing": "2s", "queued": "2s", "slowest": "2s"}, "per_operation": "none"}
-        environments.append({"name": name, "api_key_file": f"{name}.key", "base_url": url, "rate_limit": 200} | quick)
-    (start.folder / "config.yaml").write_text(yaml.safe_dump({"environments": environments} | start.whole))
-
-
-def test_twenty_kills_lose_no_registration_and_count_nothing_twice(
-    knock: Simulator, start: Starter, kept: Path, record_property: Callable[[str, object], None]
-) -> None:
-    storm_configuration(start, knock.url)
-    lives = Lives(start, free_port())
-    programs = Programs(knock, lives.url)
-    chance, began = random.Random(SEED), time.monotonic()
-    with programs.running():
-        for _ in range(KILLS):
-            live(lives, programs, chance)
-        figures = {"registered at the last kill": len(programs.accepted), "seconds to it": time.monotonic() - began}
-        exporter = lives.begin()
-        exporter.urls()
-        until(lambda: programs.done, "all are registered", 30.0)
-    assert programs.problems == []
-    assert programs.accepted == programs.made.keys()
-    assert ids_in(kept) >= programs.accepted  # what was answered is on disk already
-    all_known(lives, programs)
-    until(lambda: all_seen(lives), "all of alpha and beta were asked to their end", 40.0)
-    states = register_all(exporter, programs.made_by_environment())
-    assert states.keys() <= {"pending", "queued", "processing", "completed", "failed"}
-    all_known(lives, programs)  # so none of them was new
-    exporter.signal()
-    assert exporter.wait() == 0
-    assert ids_in(kept) == programs.accepted
-    assert "Traceback" not in lives.logs + exporter.output
-    counted, real = lives.counted(), really_done(programs)
-    assert excess(counted, real) == {}
-    shares = {counter: share(counter, counted, real) for counter in COUNTERS}
-    assert min(shares.values()) > 0.8, shares  # else it would prove little
-    figures |= {"lives with registrations": len(programs.accepted_in), "retries": programs.retries}
-    measured = figures | shares | {"seconds": time.monotonic() - began}
-    for name, each in measured.items():
-        record_property(f"kills, {name}", round(each, 3))
-
-
-def all_known(lives: Lives, programs: Programs) -> None:
-    """Wait for the next view: answers come with the commit, views a little later."""
-    count = len(programs.accepted)
-    until(lambda: tracked_in(lives.scrape()) == count, lambda: f"{count}, not {tracked_in(lives.scrape())}", 2.0)
-
-
-def share(counter: str, counted: dict[Place, float], real: dict[Place, float]) -> float:
-    """Return which share of what the records' operations did was counted."""
-    places = [place for place in real if place[0] == counter and place[1] in RECORDS]
-    return round(sum(counted.get(place, 0.0) for place in places) / sum(real[place] for place in places), 3)
-
-
-def all_seen(lives: Lives) -> bool:
-    text = lives.scrape_at_times()
-    pattern = rf'(?m)^knock_bulk_operations\{{.*"({"|".join(RECORDS)})".*status="(completed|failed)".*\}} (\S+)$'
-    return sum(float(value) for *_, value in re.findall(pattern, text)) == sum(RECORDS.values())
+    exporter = start.run(*flags)
+    with until(connect, "it listens") as connection:  # long before it serves
+        connection.sendall(f"GET /api/v1/operations?limit=1 HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert json.loads(answer.read())["total"] == 1000
 
 
 # Ten thousand that have ended.
@@ -433,8 +165,8 @@ def test_ten_thousand_that_have_ended_are_shown_at_once_and_never_asked_again(
     )
     record_property("CPU of a start with 10,000 operations, times an empty one's", [round(each, 2) for each in ratios])
 
-    last, canary = Lives(start, free_port()).begin(), endless(knock)
-    last.urls()
+    configured = f"--config.file={start.folder / 'config.yaml'}"
+    last, canary = start.run(configured, "--web.listen-address=127.0.0.1:0"), endless(knock)
     assert last.register([canary], "e0").status_code == 200
     until(lambda: sum(each.operation_id == canary for each in knock.log) >= 10, "polls go on")
     assert not {each.operation_id for each in knock.log} & ids
@@ -599,7 +331,7 @@ def test_a_hundred_registrations_one_after_the_other_wait_for_one_commit_each(
     assert len(ids_in(kept)) == 101
 
 
-@pytest.mark.alone
+@pytest.mark.alone(waits=True)
 def test_a_locked_database_holds_up_registrations_only_and_is_written_later(
     knock: Simulator, start: Starter, kept: Path, in_time: InTime
 ) -> None:
@@ -629,7 +361,7 @@ def test_a_locked_database_holds_up_registrations_only_and_is_written_later(
     assert ids_in(kept) == {first, second}
 
 
-@pytest.mark.alone
+@pytest.mark.alone(waits=True)
 def test_it_ends_in_time_while_the_database_is_locked(
     knock: Simulator, start: Starter, kept: Path, in_time: InTime
 ) -> None:

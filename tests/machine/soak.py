@@ -1,10 +1,19 @@
-"""Rounds of the machine, each with a seed of its own: `make soak`. What fails is cut down to the smallest steps."""
+"""Rounds of random events, each with a seed of its own: `make soak`.
+
+Rounds of the machine, in virtual time: what fails is cut down to the smallest steps. Or, with `--kills`, rounds of a
+real exporter that is killed again and again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
+import signal
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -18,6 +27,7 @@ SETTINGS = settings(
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
+KILLS_A_ROUND = 50  # some three minutes
 
 
 def say(text: str) -> None:
@@ -30,12 +40,41 @@ def run(number: int) -> None:
     run_state_machine_as_test(seed(number)(type("Seeded", (Machine,), {})), settings=SETTINGS)
 
 
+def kill(kills: int, first_seed: int) -> bool:
+    """Kill so many processes, in rounds; return whether nothing was found."""
+    from kills import Round  # noqa: PLC0415 - of tests/support, and with it what a real exporter takes
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the exporter of the round would go on
+    killed = found = 0
+    for begun in range(0, kills, KILLS_A_ROUND):
+        number, count = first_seed + begun // KILLS_A_ROUND, min(KILLS_A_ROUND, kills - begun)
+        say(f"seed {number}; again, but for moments: make soak SOAK_FLAGS='--kills {count} --seed {number}'")
+        folder = Path(tempfile.mkdtemp(prefix="kills-"))
+        here = Round(folder, number)
+        here.run(count)
+        killed += here.kills
+        say("; ".join(f"{name}: {each}" for name, each in {"seed": number, **here.figures()}.items()))
+        for each in here.problems:
+            say(f"FOUND {each}")
+        if here.problems:
+            found += 1
+            say(f"what it left is in {folder}")
+        else:
+            shutil.rmtree(folder)
+    say(f"{killed} kills, {f'something found in {found} rounds' if found else 'nothing found'}")
+    return not found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--hours", type=float, default=1.0, help="begin rounds for so long (default: 1)")
-    length.add_argument("--seed", type=int, help="run the round of this seed alone")
+    length.add_argument("--kills", type=int, help="kill a real exporter so many times, and compare what that leaves")
+    parser.add_argument("--seed", type=int, help="run the round of this seed alone; the first one's, with --kills")
     chosen = parser.parse_args()
+    if chosen.kills is not None:
+        first_seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
+        sys.exit(0 if kill(chosen.kills, first_seed) else 1)
     if chosen.seed is not None:
         run(chosen.seed)
         return

@@ -1,0 +1,625 @@
+"""A real exporter under load that is killed again and again, and what has to hold of what each kill leaves.
+
+Read is what everybody can read: `/metrics`, the API, the state file, the log, and what the simulator was asked.
+A new promise is a new check in `Round.checks`: a function of a `Life`, or an object where lives before it count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import shutil
+import socket
+import sqlite3
+import threading
+import time
+import uuid
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import requests
+import yaml
+from click.testing import CliRunner
+from load import NIGHTLY, PRODUCTION, RETENTION, Load, Named, Promise, Told, Witness
+from programs import Exporter, Starter, until
+
+from exporter.cli import main
+from exporter.simulator import Simulator
+from exporter.simulator.faults import Drop, Latency, RateLimit, StatusFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from load import Key
+
+    from exporter.simulator import LoggedRequest
+
+    Check = Callable[["Life"], Iterable[str]]
+
+FAULTS = (
+    Latency(seconds=0.08, share=0.3),
+    StatusFault(status=502, body="html", share=0.02),
+    Drop(share=0.01),
+    RateLimit(retry_after=0.5, share=0.001),
+)
+QUICK = {"processing": "2s", "queued": "1s", "slowest": "2s"}
+RATE_LIMIT = 120
+UP_SECONDS, END_SECONDS, LONG_SECONDS = 1.5, 1.0, (5.0, 9.0)  # of a life from ready on, at most; lists take longer
+WATCH_SECONDS = 0.25  # between two looks
+SETTLED_SECONDS = 60.0
+PROBLEMS_TOLD = 20
+MARKS = ("rows_processed", "successes", "errors")
+COUNTERS = (*MARKS, "finished", "finished_with_errors", "retired", "queue", "run")
+
+Place = tuple[str, str, str]  # counter, environment, group
+
+
+class Kept(NamedTuple):
+    """An operation in the state file."""
+
+    told: Told
+    marks: tuple[int, int, int]
+    from_birth: bool | None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A state file, and what `state check` says of it."""
+
+    operations: dict[Key, Kept] = field(default_factory=dict)
+    tombstones: dict[Key, bool] = field(default_factory=dict)  # whether it retired
+    unsound: str = ""
+
+    @property
+    def final(self) -> set[Key]:
+        return {key for key, kept in self.operations.items() if kept.told.is_final} | self.tombstones.keys()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a process showed: the API first, then `/metrics`."""
+
+    at: float
+    operations: dict[Key, Told]
+    series: list[tuple[str, Key, float]]  # what it is of Knock's, of which operation, its value
+    counted: Counter[Place]
+    failures_seen: dict[tuple[str, str], float]  # when, by environment and group
+    promises: dict[Key, Promise]  # that held from before it was asked until it had answered
+
+
+@dataclass
+class Life:
+    """One process, from its start to its end, with the load on it."""
+
+    knock: Witness
+    before: Stored
+    began: float
+    seen: list[Seen] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    ending: bool = False
+    # Once it is over:
+    after: Stored = field(default_factory=Stored)
+    promises: dict[Key, Promise] = field(default_factory=dict)
+    named: Named = field(default_factory=lambda: Named({}, set(), {}))
+    requests: tuple[LoggedRequest, ...] = ()
+    ended: float = 0.0
+    output: str = ""
+
+    def is_over(self, key: Key) -> bool:
+        """Whether its retention may be over."""
+        ended = self.knock.ended_at(key[1])
+        return ended is not None and ended + RETENTION[key[0]] <= time.time()
+
+    @property
+    def left(self) -> set[Key]:
+        """What left in this life, perhaps to be registered again."""
+        gone = self.after.tombstones.keys() - self.before.tombstones.keys()
+        return gone | {key for key in self.named.again if self.is_new_again(key)}
+
+    def is_new_again(self, key: Key) -> bool:
+        """Whether it was dropped, and registered again in this life."""
+        begun, promise = self.named.again.get(key), self.promises[key]
+        return begun is not None and begun < self.ended and (promise.state == "open" or promise.since > self.began)
+
+
+# What has to hold.
+
+
+def what_was_accepted_is_tracked(life: Life) -> Iterator[str]:
+    retired = {key for key, has_retired in life.after.tombstones.items() if has_retired}
+    for where, promises, tracked, may_go in (
+        ("on disk", life.promises, life.after.operations.keys(), retired),
+        *(("shown", each.promises, each.operations.keys(), each.promises.keys()) for each in life.seen),
+    ):
+        for key, (state, _) in promises.items():
+            if state == "tracked" and key not in tracked and not (key in may_go and life.is_over(key)):
+                yield f"{key} was accepted, and is not {where}"
+            if state in ("dropped", "retired") and key in tracked:
+                yield f"{key} was {state}, and is {where}"
+            if state == "retired" and not life.is_over(key):
+                yield f"{key} retired too early"
+    named = life.named.groups.keys()
+    yield from (f"{key} was named by nobody" for key in life.after.operations.keys() - named)
+
+
+def what_was_shown_is_on_disk(life: Life) -> Iterator[str]:
+    for seen in life.seen[-1:]:
+        for key, told in seen.operations.items():
+            kept = life.after.operations.get(key)
+            promise = seen.promises.get(key)
+            if promise is None or promise.state == "open" or promise != life.promises[key]:
+                continue
+            if kept is None and key not in life.after.tombstones:
+                yield f"{key} was shown, and is not on disk"
+            if kept is not None and is_behind(kept.told, told):
+                yield f"{key} was shown as {told}, and is on disk as {kept.told}"
+
+
+def nothing_on_disk_goes_back(life: Life) -> Iterator[str]:
+    for key, kept in life.before.operations.items():
+        now = life.after.operations.get(key)
+        if life.is_new_again(key):
+            continue
+        if now is None and key not in life.after.tombstones:
+            yield f"{key} left without a tombstone"
+        if now is not None and (is_behind(now.told, kept.told) or is_less(now.marks, kept.marks)):
+            yield f"{key} was on disk as {kept}, and is now {now}"
+    for key, has_retired in life.before.tombstones.items():
+        now_retired = life.after.tombstones.get(key)
+        dropped = now_retired is False and life.promises[key].state in ("open", "dropped")  # what had retired, too
+        if not life.is_new_again(key) and now_retired is not has_retired and not dropped:
+            yield f"the tombstone of {key} has changed"
+
+
+def is_behind(told: Told, other: Told) -> bool:
+    return told != other if other.is_final else is_less(told.counts, other.counts)
+
+
+def is_less(counts: tuple[int, int, int], others: tuple[int, int, int]) -> bool:
+    return any(one < two for one, two in zip(counts, others, strict=True))
+
+
+def values_are_those_of_knock(life: Life) -> Iterator[str]:
+    shown: dict[Key, set[Told]] = defaultdict(set)
+    for key, told in (each for seen in life.seen for each in seen.operations.items()):
+        shown[key].add(told)
+    for key, kept in life.after.operations.items():
+        shown[key].add(kept.told)
+    for key, all_told in shown.items():
+        born = Told("queued") if key in life.named.records else Told()
+        for told in all_told - {Told(), born} - {*life.knock.told(key[1])}:
+            yield f"{key} is {told}, which Knock never said"
+    for name, key, value in {each for seen in life.seen for each in seen.series}:
+        if value not in (getattr(told, name) for told in life.knock.told(key[1])):
+            yield f"{name} of {key} is {value}, which Knock never said"
+
+
+class Ended:
+    """What was shown or stored as ended is asked no more; but what was dropped since then, and registered again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Key, bool], float] = {}
+
+    def __call__(self, life: Life) -> Iterator[str]:
+        for seen in life.seen:
+            self._note(life, (key for key, told in seen.operations.items() if told.is_final), seen.promises, seen.at)
+        self._note(life, life.after.final, life.promises, life.ended)
+        environments = {operation_id: name for name, operation_id in life.named.groups}
+        for request in life.requests:
+            operation_id = request.operation_id
+            if operation_id in environments:
+                key = environments[operation_id], operation_id
+                since = self._known.get((key, is_again(life, key, request.at)))
+                if since is not None and since < request.at:
+                    yield f"{key} had ended, and was asked {request.at - since:.3f} s after that was known"
+
+    def _note(self, life: Life, keys: Iterable[Key], promises: Mapping[Key, Promise], at: float) -> None:
+        for key in keys:
+            if key in promises and promises[key].state != "open":
+                self._known.setdefault((key, is_again(life, key, at)), at)
+
+
+def is_again(life: Life, key: Key, at: float) -> bool:
+    return life.named.again.get(key, at) < at
+
+
+class Counters:
+    """Nothing is counted twice: a process counts no more than became known on disk while it ran.
+
+    So all processes together count no more than what Knock did. What is counted, and what grew on disk, add up in
+    `counted` and `grown`.
+    """
+
+    def __init__(self) -> None:
+        self.counted: Counter[Place] = Counter()
+        self.grown: Counter[Place] = Counter()
+        self._marks: dict[tuple[Key, str], int] = {}
+
+    def __call__(self, life: Life) -> Iterator[str]:
+        grown = self._growth(life)
+        for place, value in (life.seen[-1].counted if life.seen else Counter()).items():
+            if value > grown[place]:
+                yield f"{place} counts {value} in one life; it can be {grown[place]} at most"
+            self.counted[place] += value
+        self.grown += grown
+
+    def _growth(self, life: Life) -> Counter[Place]:
+        """Return by how much the marks of all operations rose, by what they are of."""
+        growth: Counter[Place] = Counter()
+        left = life.left
+        for key, group in life.named.groups.items():
+            kept, told, least = life.after.operations.get(key), life.knock.told(key[1]), Told()
+            if key in left:
+                growth["retired", key[0], group] += life.is_over(key) * (1 + life.is_new_again(key))
+            if key in left:  # it may have got on before it left
+                known, counts = told, tuple(max((each.counts[index] for each in told), default=0) for index in range(3))
+            elif kept is not None and kept.told.rows is not None:
+                known, counts = [kept.told], kept.marks
+                least = least if kept.from_birth else told[0]
+            else:  # nothing of it is on disk, or it has no answer yet
+                continue
+            now = dict(zip(MARKS, counts, strict=True)) | milestones(known)
+            for name, value in now.items():
+                before = self._marks.get((key, name), dict(zip(MARKS, least.counts, strict=True)).get(name, 0))
+                growth[name, key[0], group] += max(0, value - before)
+                self._marks[key, name] = max(before, value)
+        return growth
+
+
+def milestones(known: Iterable[Told]) -> dict[str, int]:
+    """Return how often what happens once has happened."""
+    known = list(known)
+    final = [each for each in known if each.is_final]
+    return {
+        "finished": bool(final),
+        "finished_with_errors": any(each.errors for each in final),
+        "run": bool(final),
+        "queue": any(each.started for each in known),
+    }
+
+
+class Failures:
+    """A restart raises no old alert: each failure moves the time when failures were last seen once, and onwards."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def __call__(self, life: Life) -> Iterator[str]:
+        for seen in life.seen:
+            for place, at in seen.failures_seen.items():
+                times = self._times[place]
+                if times and at < times[-1]:
+                    yield f"failures of {place} were last seen at {times[-1]}, and then at {at}"
+                if not times or at > times[-1]:
+                    times.append(at)
+        for place, times in self._times.items():
+            failed = sum(  # what was dropped and registered again is seen to fail again
+                any(told.status == "failed" for told in life.knock.told(key[1])) * (1 + (key in life.named.again))
+                for key, group in life.named.groups.items()
+                if (key[0], group) == place
+            )
+            if len(times) > failed:
+                yield f"{failed} failed in {place}, and {len(times)} times are told when that was last seen"
+
+
+_EMPTY = "state file is empty: starting without state"  # killed before its first commit
+_OF_KNOCK = re.compile("no good response from Knock|rate limited by Knock")  # by the faults here
+_BAD = re.compile(r"(?m)^.*(?:level=(?:warning|error|critical)|Traceback).*$")
+
+
+def the_log_tells_of_no_trouble(life: Life) -> Iterator[str]:
+    for line in _BAD.findall(life.output):
+        if not _OF_KNOCK.search(line) and (_EMPTY not in line or life.before.operations):
+            yield f"the log says: {line}"
+
+
+def the_file_is_sound(life: Life) -> Iterator[str]:
+    # A process that was killed before its first commit has left nothing yet.
+    if life.after.unsound and any(promise.state == "tracked" for promise in life.promises.values()):
+        yield life.after.unsound
+
+
+# What a process shows.
+
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_SERIES = re.compile(r"(?m)^knock_bulk_operation_(rows_processed|successes|errors)\{(.*)\} (\S+)$")
+_COUNTERS = re.compile(
+    rf"(?m)^knock_bulk_operations_({'|'.join(COUNTERS)})(?:_total|_duration_seconds_count)\{{(.*)\}} (\S+)$"
+)
+_FAILURES = re.compile(r"(?m)^knock_bulk_operations_last_failed_seen_timestamp_seconds\{(.*)\} (\S+)$")
+
+
+class Watcher:
+    """A thread that looks at what is shown, again and again, while `life` is there."""
+
+    def __init__(self, url: str, load: Load) -> None:
+        self._url = url
+        self._load = load
+        self._over = threading.Event()
+        self._looking = threading.Lock()
+        self._life: Life | None = None
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._thread = threading.Thread(target=self._run)
+
+    def watch(self, life: Life | None) -> None:
+        """Look at this life from now on; what was begun is ended first."""
+        with self._looking:
+            self._life = life
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            with self._looking, contextlib.suppress(requests.RequestException):
+                if self._life is not None:
+                    self._look(self._life)
+
+    def _look(self, life: Life) -> None:
+        promises = self._load.promises.now()
+        try:
+            operations = {
+                (each["environment"], each["id"]): Told(
+                    each["status"], each["processed_rows"], each["success_count"], each["error_count"]
+                )
+                for name in RETENTION
+                for each in self._list(name)
+            }
+            text = self._get("/metrics").text
+        except UnexpectedAnswer as error:
+            if not life.ending:
+                life.problems.append(str(error))
+            return
+        at, held = time.monotonic(), self._load.promises.held_since(promises)
+        counted: Counter[Place] = Counter()
+        for counter, labels, value in _COUNTERS.findall(text):
+            counted[counter, *_place(labels)] += int(float(value))
+        failures: dict[tuple[str, str], float] = {}
+        for labels, value in _FAILURES.findall(text):
+            failures[_place(labels)] = max(float(value), failures.get(_place(labels), 0.0))
+        series = [
+            (name.replace("rows_processed", "rows"), _key(labels), float(value))
+            for name, labels, value in _SERIES.findall(text)
+        ]
+        life.seen.append(Seen(at, operations, series, counted, failures, held))
+
+    def _list(self, environment: str) -> Iterator[dict[str, Any]]:
+        path, cursor = f"/api/v1/operations/{environment}?limit=1000", ""
+        while True:
+            answer = self._get(f"{path}&cursor={cursor}" if cursor else path).json()
+            yield from answer["operations"]
+            if (cursor := answer["next"]) is None:
+                return
+
+    def _get(self, path: str) -> requests.Response:
+        answer = self._session.get(self._url + path, timeout=30)
+        if answer.status_code != 200:
+            raise UnexpectedAnswer(f"GET {path}: {answer.status_code} {answer.text}")
+        return answer
+
+
+class UnexpectedAnswer(Exception):
+    """An answer other than 200."""
+
+
+def _place(labels: str) -> tuple[str, str]:
+    found = dict(_LABEL.findall(labels))
+    return found["knock_environment"], found["group"]
+
+
+def _key(labels: str) -> Key:
+    found = dict(_LABEL.findall(labels))
+    return found["knock_environment"], found["operation_id"]
+
+
+# Processes, one after the other.
+
+
+class Round:
+    """One state file, and one process after the other on it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.kills = self.shown = 0
+        self.problems: list[str] = []
+        self.counters = Counters()
+        self.checks: tuple[Check, ...] = (
+            what_was_accepted_is_tracked,
+            what_was_shown_is_on_disk,
+            nothing_on_disk_goes_back,
+            values_are_those_of_knock,
+            Ended(),
+            self.counters,
+            Failures(),
+            the_log_tells_of_no_trouble,
+            the_file_is_sound,
+        )
+        self._folder = folder
+        self._chance = random.Random(f"{seed}/kills")
+        self._knock = Witness(seed)
+        self._simulator = Simulator(world=self._knock, rate_limits=False)
+        self._simulator.faults.set(*FAULTS)
+        port = _port(self._chance)
+        self._url = f"http://127.0.0.1:{port}"
+        self._flags = [f"--config.file={folder / 'config.yaml'}", f"--web.listen-address=127.0.0.1:{port}"]
+        self._starter = Starter(folder)
+        self._lists = folder / "lists"
+        self._lists.mkdir()
+        self._load = Load(self._knock, self._url, self._lists, seed)
+        self._watcher = Watcher(self._url, self._load)
+        self._stored = Stored()
+        self._start_seconds = 1.0
+        self._over = threading.Event()  # never set: what is waited for is a moment
+
+    def run(self, kills: int) -> None:
+        """Kill so many processes, let the last one see all to its end, and note what was found."""
+        try:
+            with self._simulator, self._watcher.running():
+                self._configure()
+                with self._load.running():
+                    while self.kills < kills and not self.problems:
+                        self._live_and_die()
+                    if not self.problems:
+                        life, exporter = self._begin()
+                        exporter.urls()
+                if not self.problems:
+                    self._settle(life, exporter)
+        except (AssertionError, pytest.fail.Exception) as error:  # what was waited for has not come
+            self.problems.append(f"after {self.kills} kills: {error}")
+        finally:
+            self._starter.end()
+
+    def _configure(self) -> None:
+        self._starter.use_token()
+        self._starter.keep_state()
+        environments: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "api_key_file": self._starter.key_file.name if name == PRODUCTION else f"{name}.key",
+                "base_url": self._simulator.url,
+                "rate_limit": RATE_LIMIT,
+                "polling": QUICK,
+                "retention": f"{seconds:.0f}s",
+                "per_operation": "active",
+                "per_operation_limit": 100,
+                "operations_files": ["lists/*"] if name == NIGHTLY else [],
+            }
+            for name, seconds in RETENTION.items()
+        ]
+        (self._folder / f"{NIGHTLY}.key").write_text(f"sk_test_{NIGHTLY}")
+        (self._folder / "config.yaml").write_text(yaml.safe_dump({"environments": environments} | self._starter.whole))
+
+    def _begin(self) -> tuple[Life, Exporter]:
+        life, exporter = Life(self._knock, self._stored, time.monotonic()), self._starter.run(*self._flags)
+        self._watcher.watch(life)  # from its first answer on
+        return life, exporter
+
+    def _live_and_die(self) -> None:
+        """Begin a life, and kill it: in its start, at any moment after it or after it was looked at, or as it ends."""
+        life, exporter = self._begin()
+        how = self._chance.random()
+        if how < 0.3:
+            self._over.wait(self._chance.uniform(0.0, 1.2 * self._start_seconds))
+        else:
+            exporter.urls()
+            self._start_seconds = time.monotonic() - life.began
+            if how > 0.6:
+                until(lambda: life.seen or life.problems, "looked at")
+            self._over.wait(self._chance.uniform(*(LONG_SECONDS if how > 0.95 else (0.0, UP_SECONDS))))
+            if how < 0.35:
+                life.ending = True
+                exporter.signal()
+                self._over.wait(self._chance.uniform(0.0, END_SECONDS))
+        if exporter.process.poll() is not None and not life.ending:
+            life.problems.append(f"the process ended by itself: {exporter.process.poll()}")
+        exporter.kill()
+        self.kills += 1
+        self._judge(life, exporter)
+
+    def _judge(self, life: Life, exporter: Exporter) -> None:
+        life.ended = time.monotonic()
+        self._watcher.watch(None)
+        life.promises, life.named = self._load.promises.now(), self._load.promises.named
+        life.after = self._stored = self._read()
+        life.requests, life.output = self._simulator.log.entries(), exporter.output
+        self._simulator.log.clear()
+        self.shown += bool(life.seen)
+        self._load.rely_on(self._stored.operations)
+        found = [*life.problems, *self._load.problems, *(each for check in self.checks for each in check(life))]
+        self.problems += [f"after {self.kills} kills: {each}" for each in found[:PROBLEMS_TOLD]]
+
+    def _read(self) -> Stored:
+        """Read a copy of the file: the next process is to find it as the kill left it."""
+        copy = self._folder / "copy"
+        copy.mkdir()
+        for name in ("state.db", "state.db-wal"):
+            if (self._folder / name).exists():
+                shutil.copy(self._folder / name, copy)
+        stored = (
+            stored_in(copy / "state.db", self._check(copy / "state.db")) if (copy / "state.db").exists() else Stored()
+        )
+        shutil.rmtree(copy)
+        return stored
+
+    @staticmethod
+    def _check(path: Path) -> str:
+        checked = CliRunner().invoke(main, ["state", "check", f"--storage.path={path}"])
+        return "" if checked.exit_code == 0 else checked.output
+
+    def _settle(self, life: Life, exporter: Exporter) -> None:
+        """Have everything seen to its end, and end in order."""
+        promises, known = self._load.promises, self._load.listed_now
+
+        def all_is_seen() -> bool:
+            shown = life.seen[-1].operations if life.seen else {}
+            tracked = {key for key, (state, _) in promises.now().items() if state == "tracked"} | known
+            return all(
+                life.is_over(key) if key not in shown else shown[key].is_final or not self._knock.ended_at(key[1])
+                for key in tracked
+            )
+
+        until(all_is_seen, "all is asked to its end", SETTLED_SECONDS)
+        life.ending = True
+        exporter.signal()
+        if (code := exporter.wait()) != 0:
+            life.problems.append(f"exit code {code}")
+        self._judge(life, exporter)
+
+    def figures(self) -> dict[str, float]:
+        """Return what was done, so that a reader can judge what it proves."""
+        counted, grown = self.counters.counted, self.counters.grown
+        shares = {
+            f"{name} counted, of what grew on disk": round(
+                sum(value for place, value in counted.items() if place[0] == name)
+                / max(1, sum(value for place, value in grown.items() if place[0] == name)),
+                3,
+            )
+            for name in ("rows_processed", "finished")
+        }
+        promises = Counter(promise.state for promise in self._load.promises.now().values())
+        return {
+            "kills": self.kills,
+            "processes looked at": self.shown,
+            "operations": promises.total(),
+            **{f"of them {state}": count for state, count in sorted(promises.items())},
+            **shares,
+        }
+
+
+def _port(chance: random.Random) -> int:
+    """Return a port that nobody has, nor is given for a connection while no process has it."""
+    while True:
+        port = chance.randrange(20_000, 30_000)  # below those that Linux gives to connections
+        with contextlib.suppress(OSError), contextlib.closing(socket.create_server(("127.0.0.1", port))):
+            return port
+
+
+def stored_in(path: Path, unsound: str) -> Stored:
+    """Read a state file, as docs/state.md describes it."""
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        if not file.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tombstones'").fetchone()[0]:
+            return Stored(unsound=unsound)
+        rows = file.execute(
+            "SELECT environment, id, status, rows_processed, successes, errors, mark_processed, mark_successes,"
+            " mark_errors, from_birth FROM operations"
+        ).fetchall()
+        stones = file.execute("SELECT environment, lower(hex(id)), retired FROM tombstones").fetchall()
+    operations = {
+        (environment, operation_id): Kept(
+            Told(status or "pending", *rest[:3]),
+            (rest[3] or 0, rest[4] or 0, rest[5] or 0),
+            None if rest[6] is None else bool(rest[6]),
+        )
+        for environment, operation_id, status, *rest in rows
+    }
+    return Stored(operations, {(name, str(uuid.UUID(each))): bool(retired) for name, each, retired in stones}, unsound)
