@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ POLLING = {"processing": "500ms", "queued": "500ms", "slowest": "1s", "not_found
 MISSING = "123e4567-e89b-12d3-a456-426614174000"
 ENVIRONMENTS = (
     *("failing", "erring", "stalling", "queueing", "stale", "refused", "unreachable", "limited", "large", "losing"),
-    *("files", "twice", "many"),
+    *("files", "twice", "many", "runs"),
 )
 FAULTS: dict[str, faults.AnyFault] = {
     "large": faults.Oversized(mebibytes=17),
@@ -68,6 +67,8 @@ def environment(name: str, url: str, operation: str) -> dict[str, Any]:
     made = {"name": name, "api_key_file": "knock.key", "base_url": url, "polling": POLLING}
     if name == "files":
         return made | {"operations_files": ["ids/*.yaml"]}
+    if name == "runs":
+        return made | {"groups": [{"name": "asleep", "every": "2s"}]}
     return made | {"operations": [{"id": operation, "group": "migration"}]}
 
 
@@ -118,24 +119,6 @@ def start_hanging(url: str, starter: Starter) -> Exporter:
     return hanging
 
 
-def runs() -> str:
-    """Return what is shown of a group that did not run, and of runs that are late, will be, and are incomplete."""
-    now, shown = time.time(), []
-    for group, facts in {
-        "asleep": {"last_run_timestamp_seconds": now - 100, "expected_interval_seconds": 50},
-        "late": {"run_opened_timestamp_seconds": now - 100, "run_deadline_timestamp_seconds": now - 50},
-        "slow": {"run_opened_timestamp_seconds": now - 1000, "run_deadline_timestamp_seconds": now + 1000},
-        "short": {"run_opened_timestamp_seconds": now - 100, "run_closed_timestamp_seconds": now - 10},
-    }.items():
-        labels = f'knock_environment="runs",group="{group}"'
-        shown += [f"knock_group_{name}{{{labels}}} {value}" for name, value in facts.items()]
-        if group != "asleep":
-            shown.append(f"knock_group_run_expected_operations{{{labels}}} 1000")
-            shown.append(f'knock_group_run_operations{{{labels},status="processing"}} 573')
-            shown.append(f'knock_group_run_operations{{{labels},status="completed"}} 410')
-    return "\n".join([*shown, ""])
-
-
 @pytest.fixture(scope="module")
 def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
     folder = tmp_path_factory.mktemp("alerts")
@@ -151,7 +134,6 @@ def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
         second = start_second(knocks, ids, starters["second"])
         hanging = start_hanging(knocks["failing"].url, starters["hanging"])
         targets = [each.url.removeprefix("http://") for each in (main, second, hanging)]
-        targets.append(ends.enter_context(stacks.exposed(runs())))
         stack = ends.enter_context(stacks.running(folder, targets))
         seen = 'knock_bulk_operations{knock_environment="losing",status="processing"} == 1'
         until(lambda: stack.query(seen), "seen", 20)
@@ -218,18 +200,35 @@ def test_what_goes_wrong_with_operations_is_told(alerting: Alerting, alert: str,
 
 
 @pytest.mark.parametrize(
-    ("alert", "group", "summary"),
+    ("alert", "group", "says", "summary"),
     [
-        ("KnockGroupDidNotRun", "asleep", "Group asleep has not run for "),
-        ("KnockGroupMissedDeadline", "late", "Group late is late: 410 of 1000 operations have finished (runs)"),
-        ("KnockGroupWillMissDeadline", "slow", "Group slow will be late: 410 of 1000 operations have finished (runs)"),
-        ("KnockGroupIncomplete", "short", "17 of 1000 operations of group short are missing (runs)"),
+        ("KnockGroupWillMissDeadline", "slow", {"deadline": "80s"}, "Group slow will be late: 0 of 10 operations have"),
+        ("KnockGroupDidNotRun", "asleep", None, "Group asleep has not run for "),
+        (
+            "KnockGroupMissedDeadline",
+            "late",
+            {"deadline": "1s"},
+            "Group late is late: 0 of 10 operations have finished",
+        ),
+        ("KnockGroupIncomplete", "short", {"closed": True}, "9 of 10 operations of group short are missing (runs)"),
     ],
 )
-def test_what_goes_wrong_with_a_run_is_told(alerting: Alerting, alert: str, group: str, summary: str) -> None:
-    told = alerting.stack.fires(alert, group=group)
+def test_what_goes_wrong_with_a_run_is_told(
+    alerting: Alerting, alert: str, group: str, says: dict[str, Any] | None, summary: str
+) -> None:
+    if says is not None:
+        operation = alerting.knocks["runs"].world.create(rows=10**6, queue_seconds=0.0, rows_per_second=50.0)
+        alerting.main.put_run(group, "1", "runs", operations=10, **says)
+        assert alerting.main.register({"id": operation, "group": group, "run": "1"}, "runs").ok
+    told = alerting.stack.fires(alert, 60, group=group)
     assert told["annotations"]["summary"].startswith(summary)
     assert f"/knock-overview?var-environment=runs&var-group={group}" in told["annotations"]["dashboard_url"]
+
+
+def test_a_run_that_is_given_up_is_told_of_no_more(alerting: Alerting) -> None:
+    alerting.stack.fires("KnockGroupIncomplete", group="short")
+    alerting.main.put_run("short", "1", "runs", operations=1)
+    alerting.stack.resolves("KnockGroupIncomplete", group="short")
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ JOBS: dict[str, Job] = {
             40: lambda world: world.submit(WAVE, status=Status.FAILED),
             90: lambda world: world.submit(WAVE, takes=100),
         },
-        # They are no run: the next one is missing.
+        # They do not count as a run: the next one is missing.
         fires={DID_NOT_RUN: [(EVERY + 1, None)]},
         disturbed=(91,),
         minutes=260,

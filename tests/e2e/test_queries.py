@@ -41,7 +41,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for mode in MODES:
             knock = ends.enter_context(Simulator(world=World(seed=1), rate_limits=False))
             targets.append(_exporter(folder / mode, mode, knock, ends))
-        targets.append(ends.enter_context(stacks.exposed("".join(map(_run, MODES)))))
         running = ends.enter_context(stacks.running(folder, targets, line=3))
         until(lambda: len(running.query("group:knock_bulk_operations_time_left:seconds > 0")) == len(MODES), "seen", 60)
         yield running
@@ -53,6 +52,7 @@ def _exporter(folder: Path, mode: str, knock: Simulator, ends: contextlib.ExitSt
     starter = Starter(folder)
     ends.callback(starter.end)
     starter.keep_state()
+    starter.use_token()
     make = knock.world.create
     operations = [
         make(rows=10**6, queue_seconds=2.0, rows_per_second=50.0, errors=10**5),
@@ -64,31 +64,11 @@ def _exporter(folder: Path, mode: str, knock: Simulator, ends: contextlib.ExitSt
             make(rows=10, queue_seconds=seconds, rows_per_second=20.0, fails=True),
             make(rows=10, queue_seconds=seconds, rows_per_second=20.0, errors=4),
         ]
-    listed = [{"id": each, "group": "migration"} for each in operations]
+    listed = [{"id": each, "group": "migration", "run": "1"} for each in operations]
     whole = starter.configure(knock.url, listed, per_operation=mode, polling=POLLING, name=f"mode-{mode}")
     exporter = starter.run(f"--config.file={whole}", f"--web.listen-address=127.0.0.1:{free_port()}")
+    exporter.put_run("migration", "1", f"mode-{mode}", operations=1000, deadline="3h")
     return exporter.url.removeprefix("http://")
-
-
-def _run(mode: str) -> str:
-    """Return what is shown of a run that is under way."""
-    labels, now = f'knock_environment="mode-{mode}",group="migration"', time.time()
-    facts = {
-        "last_run_timestamp_seconds": now - 100,
-        "expected_interval_seconds": 90000,
-        "run_opened_timestamp_seconds": now - 100,
-        "run_deadline_timestamp_seconds": now + 10000,
-        "run_expected_operations": 1000,
-        "run_rows_processed": 40000,
-        "run_rows_estimated": 100000,
-        "run_errors": 7,
-    }
-    shown = [f"knock_group_{name}{{{labels}}} {value}" for name, value in facts.items()]
-    shown += [
-        f'knock_group_run_operations{{{labels},status="{status}"}} {count}'
-        for status, count in {"processing": 30, "completed": 400, "failed": 10, "lost": 0}.items()
-    ]
-    return "\n".join([*shown, ""])
 
 
 def _excused(mode: str, query: promql.Query) -> bool:

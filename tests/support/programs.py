@@ -207,6 +207,12 @@ class Exporter(Program):
         address = f"{self.url}/api/v1/operations/{environment}"
         return WEB.post(address, json=body, params=query, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
+    def put_run(self, group: str, run: str, environment: str = "production", **says: Any) -> None:
+        """Open a run of a group, or say more of it."""
+        address = f"{self.url}/api/v1/groups/{environment}/{group}/runs/{run}"
+        answer = WEB.put(address, json=says, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+        assert answer.status_code == 200, answer.text
+
     def release(self, operation_id: str, environment: str = "production", token: str = TOKEN) -> requests.Response:
         """Drop an operation."""
         address = f"{self.url}/api/v1/operations/{environment}/{operation_id}"

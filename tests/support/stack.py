@@ -97,34 +97,6 @@ class Told:
             thread.join()
 
 
-@contextlib.contextmanager
-def exposed(text: str) -> Iterator[str]:
-    """Have a target show this at /metrics; where it listens, HOST:PORT."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = text.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(LOOK_SECONDS,), daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def hasty_alertmanager(folder: Path, told: Told) -> Path:
     """Write our example with its routes and inhibition, but all receivers told at one webhook, and soon."""
     example = yaml.safe_load((MONITORING / "alertmanager.yaml").read_text())
