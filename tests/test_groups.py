@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from model import KEY, WALL, Disk, Model, environment, ids, running
 
-from exporter.config import Config
+from exporter.config import Config, Polling
 from exporter.config.settings import GroupSettings, ListedOperation
 from exporter.errors import NotFound
 from exporter.operation import Operation, Status
@@ -48,7 +48,7 @@ class Knock:
 
 
 def start(knock: Knock, disk: Disk | None = None, **settings: Any) -> Model:
-    watched = environment(retention=RETENTION, **settings)
+    watched = environment(retention=RETENTION, polling=Polling(slowest=HOUR, key_check_interval=DAY), **settings)
     return Model(Config((watched,)), knock.answer, disk=disk if disk is not None else Disk())
 
 
@@ -523,9 +523,11 @@ def test_a_run_leaves_thirty_days_after_its_last_event_and_ran_stays() -> None:
     model.register(*of_run("1", a))
     model.run(60)
     opened = facts(model).last_run
-    model.run(29 * DAY)
+    model.wall_offset += 29 * DAY
+    model.run(5)
     assert facts(model).run is not None
-    model.run(2 * DAY)
+    model.wall_offset += 2 * DAY
+    model.run(5)
     assert (facts(model).run, facts(model).last_run) == (None, opened)
     assert model.samples("knock_group_run_opened_timestamp_seconds") == []
     assert model.samples("knock_group_last_run_timestamp_seconds") == [opened]
@@ -559,3 +561,15 @@ def test_the_metrics_of_a_run() -> None:
     assert (value("run_rows_processed"), value("run_rows_estimated"), value("run_errors")) == (100, 200, 2)
     assert value("run_closed_timestamp_seconds") is None
     assert value("run_finished_timestamp_seconds") is None
+
+
+def test_a_clock_that_goes_back_closes_no_run_before_its_opening() -> None:
+    model = start(Knock())
+    model.put_run(G, "1", operations=2)
+    model.run(5)
+    model.wall_offset -= HOUR
+    model.put_run(G, "1", closed=True)
+    model.run(5)
+    run = facts(model).run
+    assert run is not None
+    assert run.closed == run.opened

@@ -141,8 +141,9 @@ def changed(run: Run, changes: RunChanges, sums: RunSums, now: float) -> Run:
         absolute = given.at if given is not None else None
         run = run._replace(deadline=absolute if seconds is None else run.opened + seconds)
     if "closed" in changes:
-        closed = (run.closed if run.closed is not None else now) if changes["closed"] else None
-        run = run._replace(closed=closed)
+        # Not before its opening, also where the clock went back: alerts ask for that.
+        closed = max(now, run.opened) if run.closed is None else run.closed
+        run = run._replace(closed=closed if changes["closed"] else None)
     return run
 
 
