@@ -521,7 +521,7 @@ def test_a_run_leaves_thirty_days_after_its_last_event_and_ran_stays() -> None:
     model = start(knock, groups=(GroupSettings(G, every=100 * DAY),))
     model.put_run(G, "1", operations=1)
     model.register(*of_run("1", a))
-    model.run(60)
+    model.run(2 * RETENTION)
     opened = facts(model).last_run
     model.wall_offset += 29 * DAY
     model.run(5)
