@@ -7,6 +7,7 @@ A new promise is a new check in `Round.checks`: a function of a `Life`, or an ob
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
 import shutil
@@ -23,12 +24,13 @@ import pytest
 import requests
 import yaml
 from click.testing import CliRunner
-from load import NIGHTLY, PRODUCTION, RETENTION, Load, Named, Promise, Told, Witness
+from load import JOB, NIGHTLY, PRODUCTION, RETENTION, KnownRun, Load, Named, Promise, Told, Witness
 from programs import Exporter, Starter, until
 
 from exporter.cli import main
 from exporter.simulator import Simulator
 from exporter.simulator.faults import Drop, Latency, RateLimit, StatusFault
+from exporter.tracking.expiry import FAILED_RETENTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,6 +66,7 @@ class Kept(NamedTuple):
     told: Told
     marks: tuple[int, int, int]
     from_birth: bool | None
+    run: str | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Stored:
 
     operations: dict[Key, Kept] = field(default_factory=dict)
     tombstones: dict[Key, bool] = field(default_factory=dict)  # whether it retired
+    job: dict[str, Any] | None = None  # the document of the group that has runs
     unsound: str = ""
 
     @property
@@ -88,6 +92,7 @@ class Seen:
     series: list[tuple[str, Key, float]]  # what it is of Knock's, of which operation, its value
     counted: Counter[Place]
     failures_seen: dict[tuple[str, str], float]  # when, by environment and group
+    run: dict[str, Any] | None  # of the job
     promises: dict[Key, Promise]  # that held from before it was asked until it had answered
 
 
@@ -105,6 +110,7 @@ class Life:
     after: Stored = field(default_factory=Stored)
     promises: dict[Key, Promise] = field(default_factory=dict)
     named: Named = field(default_factory=lambda: Named({}, set(), {}))
+    runs: list[KnownRun] = field(default_factory=list)
     requests: tuple[LoggedRequest, ...] = ()
     ended: float = 0.0
     output: str = ""
@@ -112,7 +118,13 @@ class Life:
     def is_over(self, key: Key) -> bool:
         """Whether its retention may be over."""
         ended = self.knock.ended_at(key[1])
-        return ended is not None and ended + RETENTION[key[0]] <= time.time()
+        times = 1 if self.knock.is_clean(key[1]) else FAILED_RETENTIONS
+        return ended is not None and ended + times * RETENTION[key[0]] <= time.time()
+
+    def may_retire(self, key: Key) -> bool:
+        """Whether its retention may be over, or have been ended by a DELETE."""
+        ended = self.knock.ended_at(key[1]) is not None
+        return self.is_over(key) or (ended and (key in self.named.again or self.promises[key].state != "tracked"))
 
     @property
     def left(self) -> set[Key]:
@@ -140,7 +152,7 @@ def what_was_accepted_is_tracked(life: Life) -> Iterator[str]:
                 yield f"{key} was accepted, and is not {where}"
             if state in ("dropped", "retired") and key in tracked:
                 yield f"{key} was {state}, and is {where}"
-            if state == "retired" and not life.is_over(key):
+            if state == "retired" and not life.may_retire(key):
                 yield f"{key} retired too early"
     named = life.named.groups.keys()
     yield from (f"{key} was named by nobody" for key in life.after.operations.keys() - named)
@@ -169,9 +181,7 @@ def nothing_on_disk_goes_back(life: Life) -> Iterator[str]:
         if now is not None and (is_behind(now.told, kept.told) or is_less(now.marks, kept.marks)):
             yield f"{key} was on disk as {kept}, and is now {now}"
     for key, has_retired in life.before.tombstones.items():
-        now_retired = life.after.tombstones.get(key)
-        dropped = now_retired is False and life.promises[key].state in ("open", "dropped")  # what had retired, too
-        if not life.is_new_again(key) and now_retired is not has_retired and not dropped:
+        if not life.is_new_again(key) and life.after.tombstones.get(key) is not has_retired:
             yield f"the tombstone of {key} has changed"
 
 
@@ -255,7 +265,7 @@ class Counters:
             kept, told, least = life.after.operations.get(key), life.knock.told(key[1]), Told()
             known = None if kept is None or kept.told.rows is None else progress([kept.told], kept.marks)
             if key in left:  # it may have got on before it left, also by what was told to nobody at the end
-                growth["retired", key[0], group] += life.is_over(key) * (1 + life.is_new_again(key))
+                growth["retired", key[0], group] += life.may_retire(key) * (1 + life.is_new_again(key))
                 most = progress(
                     told, tuple(max((each.counts[index] for each in told), default=0) for index in range(3))
                 )
@@ -305,6 +315,73 @@ class Failures:
             )
             if len(times) > failed:
                 yield f"{failed} failed in {place}, and {len(times)} times are told when that was last seen"
+
+
+class Runs:
+    """A run that was opened is kept, with all its operations: those that have retired too; its end stays."""
+
+    def __init__(self) -> None:
+        self._finished: dict[str, Any] = {}
+        self._ended: Counter[str] = Counter()
+
+    def __call__(self, life: Life) -> Iterator[str]:
+        opened = [each.id for each in life.runs if each.opened]
+        kept = (life.after.job or {}).get("run")
+        if opened and kept is None:
+            yield f"{opened[-1]} was opened, and is not on disk"
+        if kept is None:
+            return
+        [run] = [each for each in life.runs if each.id == kept["id"]]
+        if opened and life.runs.index(run) < len(opened) - 1:
+            yield f"{opened[-1]} was opened, and on disk is {run.id}"
+        past = life.after.job["past"] if life.after.job and "past" in life.after.job else {}
+        yield from (f"{each} is neither current nor past" for each in opened if each != run.id and each not in past)
+        for what, value, expected in self._kept(life, run, kept):
+            if value != expected:
+                yield f"{what} of {run.id} is {value} on disk, not {expected}"
+        followed = [each.told for key, each in life.after.operations.items() if each.run == run.id]
+        if kept.get("finished") and any(not each.is_final for each in followed):
+            yield f"{run.id} has finished, and {followed} is on disk"
+        yield from self._shown(life, kept, followed)
+
+    def _kept(self, life: Life, run: KnownRun, kept: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+        gone = kept.get("gone", {})
+        left = [each for each in run.members if each in life.after.tombstones]
+        final = [next(told for told in life.knock.told(key[1]) if told.is_final) for key in left]
+        yield "what was expected", kept.get("operations"), run.declared if run.opened else kept.get("operations")
+        yield "that it is closed", "closed" in kept, run.closed or "closed" in kept
+        yield "how many left by status", Counter(gone.get("operations", {})), Counter(each.status for each in final)
+        yield "rows of what left", gone.get("rows_processed", 0), sum(each.rows or 0 for each in final)
+        yield "errors of what left", gone.get("errors", 0), sum(each.errors or 0 for each in final)
+        yield "what left with errors", gone.get("with_errors", 0), sum(bool(each.errors) for each in final)
+        members = {key for key, each in life.after.operations.items() if each.run == run.id}
+        known = set(run.members) & life.after.operations.keys()
+        yield "what is followed", members, known
+        yield (
+            "its end",
+            kept.get("finished"),
+            self._finished.setdefault(run.id, kept.get("finished")) or kept.get("finished"),
+        )
+        if kept.get("finished"):
+            self._finished[run.id] = kept["finished"]
+
+    def _shown(self, life: Life, kept: dict[str, Any], followed: list[Told]) -> Iterator[str]:
+        for shown in (each.run for each in life.seen if each.run is not None):
+            ended = shown["operations"]["completed"] + shown["operations"]["failed"]
+            if ended < self._ended[shown["id"]]:
+                yield f"{shown['id']} had {self._ended[shown['id']]} ended operations, and has {ended}"
+            self._ended[shown["id"]] = ended
+            if shown["id"] == kept["id"]:
+                on_disk = sum(each.is_final for each in followed) + sum(
+                    kept.get("gone", {}).get("operations", {}).values()
+                )
+                rows = sum(each.rows or 0 for each in followed) + kept.get("gone", {}).get("rows_processed", 0)
+                if (
+                    ended > on_disk
+                    or shown["rows_processed"] > rows
+                    or (shown["finished_at"] and "finished" not in kept)
+                ):
+                    yield f"{shown} was shown, and on disk is {kept} with {followed}"
 
 
 _EMPTY = "state file is empty: starting without state"  # killed before its first commit
@@ -378,6 +455,7 @@ class Watcher:
                 for each in self._list(name)
             }
             text = self._get("/metrics").text
+            groups = self._get(f"/api/v1/groups/{NIGHTLY}").json()["groups"]
         except UnexpectedAnswer as error:
             if not life.ending:
                 life.problems.append(str(error))
@@ -393,7 +471,8 @@ class Watcher:
             (name.replace("rows_processed", "rows"), _key(labels), float(value))
             for name, labels, value in _SERIES.findall(text)
         ]
-        life.seen.append(Seen(at, operations, series, counted, failures, held))
+        run = next((each["run"] for each in groups if each["group"] == JOB), None)
+        life.seen.append(Seen(at, operations, series, counted, failures, run, held))
 
     def _list(self, environment: str) -> Iterator[dict[str, Any]]:
         path, cursor = f"/api/v1/operations/{environment}?limit=1000", ""
@@ -442,6 +521,7 @@ class Round:
             Ended(),
             self.counters,
             Failures(),
+            Runs(),
             the_log_tells_of_no_trouble,
             the_file_is_sound,
         )
@@ -532,6 +612,7 @@ class Round:
         self._watcher.watch(None)
         life.promises, life.named = self._load.promises.now(), self._load.promises.named
         life.after = self._stored = self._read()
+        life.runs = self._load.runs
         life.requests, life.output = self._simulator.log.entries(), exporter.output
         self._simulator.log.clear()
         self.shown += bool(life.seen)
@@ -593,6 +674,8 @@ class Round:
             "processes looked at": self.shown,
             "operations": promises.total(),
             **{f"of them {state}": count for state, count in sorted(promises.items())},
+            "runs": len(self._load.runs),
+            "of them finished": sum(each.finished_at is not None for each in self._load.runs),
             **shares,
         }
 
@@ -612,7 +695,10 @@ def stored_in(path: Path, unsound: str) -> Stored:
             return Stored(unsound=unsound)
         rows = file.execute(
             "SELECT environment, id, status, rows_processed, successes, errors, mark_processed, mark_successes,"
-            " mark_errors, from_birth FROM operations"
+            " mark_errors, from_birth, run FROM operations"
+        ).fetchall()
+        groups = file.execute(
+            "SELECT document FROM documents WHERE kind = 'group' AND environment = ? AND key = ?", (NIGHTLY, JOB)
         ).fetchall()
         stones = file.execute("SELECT environment, lower(hex(id)), retired FROM tombstones").fetchall()
     operations = {
@@ -620,7 +706,9 @@ def stored_in(path: Path, unsound: str) -> Stored:
             Told(status or "pending", *rest[:3]),
             (rest[3] or 0, rest[4] or 0, rest[5] or 0),
             None if rest[6] is None else bool(rest[6]),
+            rest[7],
         )
         for environment, operation_id, status, *rest in rows
     }
-    return Stored(operations, {(name, str(uuid.UUID(each))): bool(retired) for name, each, retired in stones}, unsound)
+    tombstones = {(name, str(uuid.UUID(each))): bool(retired) for name, each, retired in stones}
+    return Stored(operations, tombstones, json.loads(groups[0][0]) if groups else None, unsound)

@@ -27,7 +27,7 @@ Key = tuple[str, str]  # environment, operation
 State = Literal["open", "tracked", "dropped", "retired", "unlisted"]
 
 PROGRAMS = 4
-PRODUCTION, NIGHTLY = "production", "nightly"
+PRODUCTION, NIGHTLY, JOB = "production", "nightly", "job"  # two environments; the group of a job that has runs
 RETENTION = {PRODUCTION: 86_400.0, NIGHTLY: 3.0}  # seconds
 DEFAULT = "default"  # the group of lists of bare ids
 GROUPS = 8  # of an environment, so that one group's loss hides no other's excess
@@ -92,6 +92,11 @@ class Witness(World):
         ended = record["failed_at"] or record["completed_at"]
         return None if ended is None else datetime.fromisoformat(ended).timestamp()
 
+    def is_clean(self, operation_id: str) -> bool:
+        """Whether it has not failed, and has no errors."""
+        record = self.peek(operation_id)
+        return record["failed_at"] is None and not record.get("error_count")
+
 
 class Promise(NamedTuple):
     """What may be relied on of an operation, since when (monotonic).
@@ -148,6 +153,17 @@ class Promises:
         return dict(before.items() & self.now().items())
 
 
+class KnownRun(NamedTuple):
+    """A run, as its job knows it: all that it handed over, answered or not, and what was answered."""
+
+    id: str
+    members: tuple[Key, ...] = ()
+    declared: int | None = None
+    opened: bool = False
+    closed: bool = False
+    finished_at: str | None = None
+
+
 class Load:
     """Threads that go on, whatever becomes of the exporter, until they are told to finish what they have begun."""
 
@@ -162,7 +178,8 @@ class Load:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._program, args=(each,)) for each in range(PROGRAMS)]
-        self._threads.append(threading.Thread(target=self._write_lists))
+        self._threads += [threading.Thread(target=each) for each in (self._write_lists, self._run_job)]
+        self._runs: list[KnownRun] = []
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -200,13 +217,16 @@ class Load:
         self.promises.name((environment, made), group or f"g{chance.randrange(GROUPS)}", with_record=record)
         return environment, made
 
+    @property
+    def runs(self) -> list[KnownRun]:
+        """The runs of the job so far."""
+        return self._runs.copy()
+
     # Programs.
 
     def _program(self, number: int) -> None:
         chance, mine = random.Random(f"{self._seed}/program {number}"), Mine()
-        with requests.Session() as session:
-            session.trust_env = False
-            session.headers["Authorization"] = f"Bearer {TOKEN}"
+        with _session() as session:
             if number == 0:
                 self._register(session, mine, [self.make(chance, PRODUCTION, lasts=True) for _ in range(LASTING)])
             while not self._over.wait(chance.uniform(*PAUSE_SECONDS)):
@@ -227,12 +247,12 @@ class Load:
             made = [self.make(chance, environment, record=record) for _ in range(chance.randint(*BATCH))]
             self._register(session, mine, made)
 
-    def _register(self, session: requests.Session, mine: Mine, keys: list[Key]) -> None:
+    def _register(self, session: requests.Session, mine: Mine, keys: list[Key], run: str = "") -> None:
         new = [each for each in keys if each not in mine.tracked]
         self.promises.note(new, "open")
         named = self.promises.named
-        items = [self._item(each, named) for each in keys]
-        answer = self._send(session, "POST", f"/{keys[0][0]}", items)
+        items = [self._item(each, named) | ({"run": run} if run else {}) for each in keys]
+        answer = self._send(session, "POST", f"operations/{keys[0][0]}", items)
         if answer is None:
             return
         document = answer.json()
@@ -256,7 +276,7 @@ class Load:
     def _drop(self, session: requests.Session, mine: Mine, key: Key) -> None:
         mine.tracked.remove(key)
         self.promises.note([key], "open")
-        answer = self._send(session, "DELETE", f"/{key[0]}/{key[1]}", None)
+        answer = self._send(session, "DELETE", f"operations/{key[0]}/{key[1]}", None)
         if answer is None:
             return
         if answer.status_code not in (200, 404):  # 404: an earlier try dropped it, or it has retired
@@ -267,7 +287,7 @@ class Load:
 
     def _send(self, session: requests.Session, method: str, path: str, body: Any) -> requests.Response | None:
         """Send a request until it is answered; None where that was never."""
-        address = f"{self._url}/api/v1/operations{path}"
+        address = f"{self._url}/api/v1/{path}"
         while True:
             with contextlib.suppress(requests.RequestException):
                 answer = session.request(method, address, json=body, timeout=30)
@@ -275,6 +295,46 @@ class Load:
                     return answer
             if self._over.wait(0.1):
                 return None
+
+    # A job with runs.
+
+    def _run_job(self) -> None:
+        chance, mine = random.Random(f"{self._seed}/job"), Mine()
+        with _session() as session:
+            while not self._over.wait(chance.uniform(*PAUSE_SECONDS)):
+                self._run(session, mine, chance)
+
+    def _run(self, session: requests.Session, mine: Mine, chance: random.Random) -> None:
+        count = chance.randint(1, 15)
+        self._runs.append(KnownRun(f"run-{len(self._runs)}"))
+        declared = count if chance.random() < 0.6 else None
+        if not self._put(session, self._runs[-1].id, {} if declared is None else {"operations": declared}):
+            return
+        self._note_run(opened=True, declared=declared)
+        for first in range(0, count, 5):
+            made = [self.make(chance, NIGHTLY, JOB) for _ in range(min(5, count - first))]
+            self._note_run(members=self._runs[-1].members + tuple(made))
+            self._register(session, mine, made, self._runs[-1].id)
+        if not self._put(session, self._runs[-1].id, {"closed": True}):
+            return
+        self._note_run(closed=True)
+        while self._runs[-1].finished_at is None and not self._over.wait(0.3):
+            answer = self._send(session, "GET", f"groups/{NIGHTLY}/{JOB}", None)
+            if answer is not None and (run := answer.json()["run"])["id"] == self._runs[-1].id:
+                self._note_run(finished_at=run["finished_at"])
+        if len(self._runs) > 1:
+            answer = self._send(session, "PUT", f"groups/{NIGHTLY}/{JOB}/runs/{self._runs[-2].id}", {"operations": 1})
+            if answer is not None and answer.status_code != 409:
+                self.problems.append(f"PUT of a past run: {answer.status_code} {answer.text}")
+
+    def _note_run(self, **known: Any) -> None:
+        self._runs[-1] = self._runs[-1]._replace(**known)
+
+    def _put(self, session: requests.Session, run: str, body: Any) -> bool:
+        answer = self._send(session, "PUT", f"groups/{NIGHTLY}/{JOB}/runs/{run}", body)
+        if answer is not None and (answer.status_code != 200 or answer.json()["durable"] is not True):
+            self.problems.append(f"PUT of {run}: {answer.status_code} {answer.text}")
+        return answer is not None and answer.status_code == 200
 
     # Lists.
 
@@ -305,6 +365,13 @@ class Load:
         for each in self.listed[name]:
             groups[named[NIGHTLY, each]].append(each)
         return json.dumps([{"targets": ids, "labels": {"group": group}} for group, ids in groups.items()])
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["Authorization"] = f"Bearer {TOKEN}"
+    return session
 
 
 class Mine:

@@ -175,7 +175,7 @@
 {{- if $url -}}
 {{- range (include "knock-exporter.workloads" . | fromJson).list -}}
 {{- $path := include "knock-exporter.path" (dict "root" $ "workload" . "path" $at) -}}
-{{- if has (splitList "/" $path | rest | first) (list "-" "api" "config" "metrics" "operations" "static") -}}
+{{- if has (splitList "/" $path | rest | first) (list "-" "api" "config" "groups" "metrics" "operations" "static") -}}
 {{- fail (printf "web.externalUrl: the pages would be at %s, which the exporter has for itself. Give it (and the Ingress or HTTPRoute) a path, as in https://knock.example.com/knock." $path) -}}
 {{- end -}}
 {{- end -}}
