@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from exporter.metrics import families
 from exporter.metrics.exposition import RenderedRows, encode_labels, render
 from exporter.operation import UNKNOWN_NAME
+from exporter.tracking.history import counted
 from exporter.tracking.ledger import Aggregate, GroupAggregate
 from exporter.tracking.snapshot import AggregateCounts
 
 if TYPE_CHECKING:
     from exporter.tracking.memory import AggregateKey, StoredAggregate
-    from exporter.tracking.transitions import Tracked
+    from exporter.tracking.transitions import Moment, Tracked
 
 
 class Aggregates:
@@ -84,15 +85,24 @@ class Aggregates:
         """How many operations each aggregate has; as of the last `render`."""
         return tuple(self._counts.values())
 
-    def render(self) -> None:
+    def render(self, now: Moment) -> None:
         """Render what was touched."""
         for place in self._touched_aggregates:
             aggregate, labels = self._by_key[place], self._labels[place]
             self.aggregates.put(place, render(families.PER_NAME, labels, aggregate))
-            states, stale_at = aggregate.tracked.copy(), aggregate.stale_at.frozen()
-            rows = (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors)
-            since = aggregate.processing_change.least
-            self._counts[place] = AggregateCounts(*place, labels, states, aggregate.with_errors, *rows, since, stale_at)
+            aggregate.growth = counted(aggregate.growth, now.wall, aggregate.processed_total, None)
+            self._counts[place] = AggregateCounts(
+                *place,
+                labels,
+                aggregate.tracked.copy(),
+                aggregate.with_errors,
+                aggregate.all_processed,
+                aggregate.all_estimated,
+                aggregate.all_errors,
+                aggregate.processing_change.least,
+                aggregate.growth,
+                aggregate.stale_at.frozen(),
+            )
         for group_place in self._touched_groups:
             group = self._groups[group_place]
             self.groups.put(group_place, render(families.PER_GROUP, encode_labels(families.group_labels(group)), group))

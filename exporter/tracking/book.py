@@ -210,7 +210,7 @@ class Book:
             before, operation = self._snapshot.operations.get(key), self.find(key)
             entry = entries[key] = self._entry(operation) if operation is not None else None
             self._size += sum(size_of(each.lines) * sign for each, sign in ((entry, 1), (before, -1)) if each)
-        self._aggregates.render()
+        self._aggregates.render(now)
         self.groups.settle(now)
         self._snapshot = self._snapshot.changed(entries, self._aggregates.counts, self.groups.statuses, statuses)
         self._set_gauges()

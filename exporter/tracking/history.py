@@ -45,16 +45,12 @@ class PastPoll(NamedTuple):
 
 
 class History(NamedTuple):
-    """Points at least `spacing` seconds apart but for the last, and the last polls.
-
-    `rate` is rows a second over the last RATE_SECONDS or the last two points; None where that cannot be told.
-    """
+    """Points at least `spacing` seconds apart but for the last, and the last polls."""
 
     packed_points: bytes = b""
     packed_polls: bytes = b""
     troubles: tuple[PollFailure | None, ...] = ()  # one for each poll
     spacing: float = 0.0
-    rate: float | None = None
 
     @property
     def points(self) -> tuple[HistoryPoint, ...]:
@@ -68,6 +64,28 @@ class History(NamedTuple):
         return tuple(
             PastPoll(at, seconds, trouble) for (at, seconds), trouble in zip(times, self.troubles, strict=True)
         )
+
+    @property
+    def rate(self) -> float | None:
+        """Rows a second over the last RATE_SECONDS or the last two points; None where that cannot be told."""
+        packed, last, first = self.packed_points, None, None
+        for start in range(len(packed) - _POINT.size, -1, -_POINT.size):
+            point = _point(packed, start)
+            if point.processed is None:
+                continue
+            if last is None:
+                last = point
+            elif first is None or last.at - point.at <= RATE_SECONDS:
+                first = point
+            else:
+                break
+        return _rate(first, last) if first is not None and last is not None else None
+
+    def rate_lately(self, now: float) -> float | None:
+        """Return the rate, None where its last point is older than RATE_SECONDS."""
+        if not self.packed_points or _point(self.packed_points, -_POINT.size).at < now - RATE_SECONDS:
+            return None
+        return self.rate
 
 
 NO_HISTORY = History()
@@ -110,12 +128,12 @@ def counted(history: History, at: float, processed: int | None, errors: int | No
         points = [packed[start : start + size] for start in range(0, len(packed), size)]
         packed = b"".join([*points[:-1:2], new])
         spacing = max(2 * spacing, 2 * (at - _POINT.unpack(points[0])[0]) / POINTS_MOST)
-    return history._replace(packed_points=packed, spacing=spacing, rate=_rate_of(packed))
+    return history._replace(packed_points=packed, spacing=spacing)
 
 
 def without_points(history: History) -> History:
     """Drop the points: what ended well needs no line."""
-    return history._replace(packed_points=b"", spacing=0.0, rate=None)
+    return history._replace(packed_points=b"", spacing=0.0)
 
 
 def _goes_on(packed: bytes, new: bytes, spacing: float) -> bool:
@@ -127,21 +145,6 @@ def _goes_on(packed: bytes, new: bytes, spacing: float) -> bool:
 def _point(packed: bytes, start: int) -> HistoryPoint:
     at, processed, errors = _POINT.unpack_from(packed, start)
     return HistoryPoint(at, _known(processed), _known(errors))
-
-
-def _rate_of(packed: bytes) -> float | None:
-    last = first = None
-    for start in range(len(packed) - _POINT.size, -1, -_POINT.size):
-        point = _point(packed, start)
-        if point.processed is None:
-            continue
-        if last is None:
-            last = point
-        elif first is None or last.at - point.at <= RATE_SECONDS:
-            first = point
-        else:
-            break
-    return _rate(first, last) if first is not None and last is not None else None
 
 
 def _rate(first: HistoryPoint, last: HistoryPoint) -> float | None:

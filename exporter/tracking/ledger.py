@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import Status
+from exporter.tracking.history import NO_HISTORY, History
 from exporter.tracking.memory import StoredAggregate
 from exporter.tracking.transitions import STATES, Marks
 
@@ -179,6 +180,7 @@ class Aggregate:
     finished: dict[str, int] = field(default_factory=lambda: {"completed": 0, "failed": 0})
     finished_with_errors: int = 0
     processed_total: int = 0
+    growth: History = NO_HISTORY  # points of it
     successes_total: int = 0
     errors_total: int = 0
     retired: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RETIREMENTS, 0))

@@ -88,7 +88,8 @@ class AggregateCounts(NamedTuple):
     """How many operations an aggregate has, by state, and their rows and errors.
 
     `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale;
-    `unchanged_since` (Unix seconds) is of the one that is processed and has not changed for longest.
+    `unchanged_since` (Unix seconds) is of the one that is processed and has not changed for longest. `growth` has
+    points of the rows that were seen to be processed.
     """
 
     environment: str
@@ -101,6 +102,7 @@ class AggregateCounts(NamedTuple):
     rows_estimated: int
     errors: int
     unchanged_since: float | None
+    growth: History
     stale_at: Sequence[float]
 
 

@@ -10,6 +10,7 @@ from exporter.tracking.exposure import rank
 from exporter.tracking.history import NO_HISTORY
 from exporter.tracking.ledger import contribution_of
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, Snapshot
+from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +33,7 @@ def snapshot_of(
     aggregates = Aggregates()
     for each in by_key.values():
         aggregates.aggregate_of(each).exchange(None, contribution_of(each))
-    aggregates.render()
+    aggregates.render(Moment(0.0, 0.0))
     entries = {key: entry_of(each) for key, each in by_key.items()}
     in_full = tuple(_with_due(each, by_key.values()) for each in statuses)
     return NOTHING_SHOWN.changed(entries, aggregates.counts, groups, in_full)
