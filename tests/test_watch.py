@@ -19,8 +19,9 @@ from timing import most_in
 from exporter.errors import KeyRefused, KnockError, NotFound, RateLimited, Reason, Refused, Unreachable
 from exporter.operation import Operation, parse_operation
 from exporter.simulator import World
+from exporter.terminal.exit_codes import ExitCode
 from exporter.terminal.exporter_api import Attempt, ExporterApi
-from exporter.terminal.watch.core import ExitCode, WatchOutcome
+from exporter.terminal.watch.core import WatchOutcome
 from exporter.terminal.watch.follow import ApiWatching, Fetched, KnockWatching, RunWatching, WatchClock, follow
 from exporter.terminal.watch.operations import WatchedOperations, begin
 from exporter.terminal.watch.run import WatchedRun

@@ -272,7 +272,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
     from exporter import lookup  # noqa: PLC0415 - only this command needs these
     from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same
     from exporter.terminal import get as writer  # noqa: PLC0415 - the same
-    from exporter.terminal.watch.core import ExitCode  # noqa: PLC0415 - the same
+    from exporter.terminal.exit_codes import ExitCode  # noqa: PLC0415 - the same
 
     asked = lookup.environment_for([operation_id], config_file, environment, os.environ)
     with closing(connect(asked, read_key(asked, os.environ))) as client:

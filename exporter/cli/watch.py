@@ -93,8 +93,8 @@ def watch(ctx: click.Context, /, **flags: Any) -> None:
     Exit code: 0 clean; 1 failed, lost, with errors, incomplete or superseded; 2 wrong use, or nothing to watch;
     3 still running at --timeout; 4 it cannot be known; 130 interrupted.
     """
+    from exporter.terminal.exit_codes import ExitCode  # noqa: PLC0415 - the same
     from exporter.terminal.exporter_api import ApiError  # noqa: PLC0415 - only this command needs these
-    from exporter.terminal.watch.core import ExitCode  # noqa: PLC0415 - the same
 
     wanted = _wanted(ctx, flags)
     signal.signal(signal.SIGTERM, _terminated)
@@ -155,9 +155,10 @@ def _wanted(ctx: click.Context, flags: dict[str, Any]) -> _Wanted:
 
 
 def _watch(wanted: _Wanted) -> int:
+    from exporter.terminal.exit_codes import ExitCode  # noqa: PLC0415 - the same
     from exporter.terminal.exporter_api import ApiError  # noqa: PLC0415 - only this command needs these
     from exporter.terminal.watch import result  # noqa: PLC0415 - the same
-    from exporter.terminal.watch.core import ExitCode, WatchOutcome  # noqa: PLC0415 - the same
+    from exporter.terminal.watch.core import WatchOutcome  # noqa: PLC0415 - the same
     from exporter.terminal.watch.follow import WatchClock, follow  # noqa: PLC0415 - the same
     from exporter.terminal.watch.metrics import MetricsOutput  # noqa: PLC0415 - the same
     from exporter.terminal.watch.screen import shown  # noqa: PLC0415 - the same

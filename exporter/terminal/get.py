@@ -11,7 +11,7 @@ from rich.text import Text
 
 from exporter.metrics.exposition import operation_text
 from exporter.operation import GROUP, OperationKey, Status
-from exporter.terminal.watch.core import ExitCode
+from exporter.terminal.exit_codes import ExitCode
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
 from exporter.wording import moment, number, span, visible
 

@@ -55,7 +55,9 @@ def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
     """Return the routes of the API, those of registrations with them."""
     endpoints = _ReadEndpoints(app_context, worker)
     service = app_context.service
-    registration = RegistrationEndpoints(service, app_context) if service is not None else None
+    registration = (
+        RegistrationEndpoints(service, app_context.view, lambda: app_context.now) if service is not None else None
+    )
     return [
         _route(OPERATIONS_PATH, GET=endpoints.operations),
         _route(

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from exporter.config import Config
+    from exporter.metrics.exposition import View
     from exporter.metrics.own import Activity
     from exporter.registrations import RegistrationItem, RejectedItem
     from exporter.tokens import Grant, Tokens
     from exporter.tracking.memberships import SourceKey
-    from exporter.web.context import AppContext
+    from exporter.tracking.transitions import Moment
 
 OPERATIONS_PATH = "/api/v1/operations"
 ONE_ENVIRONMENT_PATH = OPERATIONS_PATH + "/{environment}"
@@ -77,9 +78,9 @@ class RegistrationService:
 class RegistrationEndpoints:
     """The calls of the registration API. Lives in the event loop's thread."""
 
-    def __init__(self, service: RegistrationService, app_context: AppContext) -> None:
+    def __init__(self, service: RegistrationService, view: Callable[[], View], now: Callable[[], Moment]) -> None:
         self._service = service
-        self._app_context = app_context
+        self._view, self._now = view, now
         self._recent: dict[
             bytes, tuple[float, float]
         ] = {}  # by token: requests that its rate limit has not forgotten, and as of when
@@ -206,7 +207,7 @@ class RegistrationEndpoints:
                 HTTPStatus.CONFLICT, f"the run {run} is past: the current run of {quoted(group)} is {done.current}"
             )
         _check_saved(saved=done.saved)
-        found = group_facts(self._app_context.view().snapshot, self._app_context.now, environment, group)
+        found = group_facts(self._view().snapshot, self._now(), environment, group)
         if not found:  # taken out of the configuration at this moment
             raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
         return JSONResponse(shapes.group(found[0]) | {"durable": done.durable})

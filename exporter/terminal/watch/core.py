@@ -5,10 +5,10 @@ Seconds are monotonic. What both ways to watch share is here; `operations.py` ha
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.operation import FINAL, Status
+from exporter.terminal.exit_codes import ExitCode
 from exporter.tracking.history import NO_HISTORY, History
 from exporter.tracking.transitions import LOST
 
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from exporter.tracking.transitions import Tracked
 
 UNREACHABLE_SECONDS = 60.0
-
-
-class ExitCode(IntEnum):
-    """How `watch` ends."""
-
-    CLEAN = 0
-    FAILED = 1
-    USAGE = 2
-    TIMEOUT = 3
-    UNKNOWN = 4  # it cannot be known
-    INTERRUPTED = 130
 
 
 class WatchOutcome(NamedTuple):

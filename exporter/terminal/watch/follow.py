@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from exporter.errors import KnockError, RateLimited
 from exporter.operation import Status, is_operation_id
+from exporter.terminal.exit_codes import ExitCode
 from exporter.terminal.exporter_api import ApiError
-from exporter.terminal.watch.core import ExitCode, Frame, Watched, WatchOutcome
+from exporter.terminal.watch.core import Frame, Watched, WatchOutcome
 from exporter.terminal.watch.documents import watched_of
 from exporter.tracking.pacing import RateLimiter
 from exporter.tracking.transitions import LOST, Moment

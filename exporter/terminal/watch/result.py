@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from exporter.terminal.watch.core import ExitCode
+from exporter.terminal.exit_codes import ExitCode
 from exporter.terminal.watch.screen import line_of
 
 if TYPE_CHECKING:

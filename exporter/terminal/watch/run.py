@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.operation import FINAL
+from exporter.terminal.exit_codes import ExitCode
 from exporter.terminal.exporter_api import printable
-from exporter.terminal.watch.core import REACHED, ExitCode, Frame, Reach, Watched, WatchOutcome, judged
+from exporter.terminal.watch.core import REACHED, Frame, Reach, Watched, WatchOutcome, judged
 from exporter.terminal.watch.documents import count_of, number_of
 from exporter.tracking.transitions import LOST, STATES
 
