@@ -262,6 +262,55 @@ def test_an_operation_that_moves_to_another_group_leaves_its_end_behind() -> Non
     assert counts(model, "weekly") == {"processing": 1}
 
 
+def test_what_ended_before_a_run_and_is_listed_again_is_not_of_it() -> None:
+    (a,) = ids(1)
+    knock = Knock(records={a: {"inserted_at": WALL - DAY}})
+    knock.end(a)
+    model = start(knock)
+    listed = ListedOperation(a, G)
+    model.list_file("/ids", listed)
+    model.run(5)
+    model.list_file("/ids")
+    model.put_run(G, "1", operations=1)
+    model.run(5)
+    model.list_file("/ids", listed)
+    model.run(5)
+    assert facts(model).tracked.by_state["completed"] == 1
+    assert counts(model) == {}
+    assert not has_finished(model)
+
+
+def test_what_is_lost_is_not_taken_out_of_its_run_by_the_name_of_a_past_one() -> None:
+    a, b = ids(2)
+    model = start(Knock(gone={a}))
+    model.put_run(G, "1")
+    model.register(*of_run("2", a, b))
+    model.run(2 * DAY)
+    assert counts(model) == {"processing": 1, "lost": 1}
+    model.register(*of_run("1", a))
+    model.run(5)
+    assert counts(model) == {"processing": 1, "lost": 1}
+
+
+def test_a_run_is_opened_by_what_finds_no_room_and_not_when_there_is_room_later() -> None:
+    a, b = ids(2)
+    model = start(Knock())
+    model = replace(model, config=replace(model.config, max_operations=1), disk=Disk())
+    model.register(*of_run("1", a))
+    model.run(5)
+    model.list_file("/ids", ListedOperation(b, G, run="2"))
+    model.run(5)
+    opened = facts(model).run
+    assert opened is not None
+    assert opened.id == "2"
+    model.put_run(G, "3")
+    model.release(a)
+    model.run(5)
+    run = facts(model).run
+    assert run is not None
+    assert (run.id, facts(model).tracked.by_state["processing"], counts(model)) == ("3", 1, {})
+
+
 # Leaving.
 
 
@@ -282,6 +331,22 @@ def test_what_retires_stays_in_the_sums_and_is_counted_once() -> None:
     model.register(*of_run("1", a), again=True)
     model.run(5)
     assert counts(model) == {"completed": 1, "processing": 1}
+
+
+def test_what_was_counted_joins_no_run_however_long_a_list_names_it() -> None:
+    (a,) = ids(1)
+    knock = Knock()
+    knock.end(a)
+    model = start(knock)
+    model.list_file("/ids", ListedOperation(a, G, run="1"))
+    model.run(2 * RETENTION)
+    model.mono += 31 * DAY  # what is left of it would be forgotten, but for the list
+    model.run(5)
+    model.put_run(G, "1")
+    model.register(*of_run("1", a), again=True)
+    model.run(5)
+    assert facts(model).tracked.by_state["completed"] == 1
+    assert counts(model) == {"completed": 1}
 
 
 def test_what_is_dropped_unfinished_is_subtracted() -> None:
@@ -419,6 +484,19 @@ def test_a_group_did_not_run_once_its_time_has_passed() -> None:
     model.put_run(G, "1", operations=0)
     model.run(27 * HOUR)
     assert facts(model).state is GroupState.DID_NOT_RUN
+
+
+def test_a_group_ran_when_what_moves_into_it_was_made() -> None:
+    (a,) = ids(1)
+    model = start(Knock(), groups=(GroupSettings(G, every=26 * HOUR),))
+    model.run(HOUR)
+    model.register(a)
+    model.run(5)
+    model.register(*of_run(None, a))
+    model.run(5)
+    last_run = facts(model).last_run
+    assert last_run is not None
+    assert last_run >= WALL + HOUR
 
 
 def test_an_operation_made_in_the_future_counts_as_made_now() -> None:
@@ -563,7 +641,7 @@ def test_the_metrics_of_a_run() -> None:
     assert value("run_finished_timestamp_seconds") is None
 
 
-def test_a_clock_that_goes_back_closes_no_run_before_its_opening() -> None:
+def test_a_clock_that_goes_back_closes_and_finishes_no_run_before_its_opening() -> None:
     model = start(Knock())
     model.put_run(G, "1", operations=2)
     model.run(5)
@@ -573,3 +651,20 @@ def test_a_clock_that_goes_back_closes_no_run_before_its_opening() -> None:
     run = facts(model).run
     assert run is not None
     assert run.closed == run.opened
+    model.put_run(G, "1", operations=0)
+    model.run(5)
+    run = facts(model).run
+    assert run is not None
+    assert run.finished == run.opened
+
+
+def test_a_clock_that_was_ahead_for_a_while_hides_a_run_only_so_long() -> None:
+    model = start(Knock())
+    model.put_run(G, "1")
+    model.run(5)
+    model.wall_offset += 31 * DAY
+    model.run(5)
+    assert group_facts(model.views[-1].snapshot, model.now) == []
+    model.wall_offset -= 31 * DAY
+    model.run(5)
+    assert facts(model).run is not None

@@ -79,7 +79,8 @@ def test_they_are_what_a_dict_would_be() -> None:
     oldest = sorted(expected, key=lambda each: expected[each].at)
     until = expected[oldest[len(oldest) // 2]].at + KEPT_SECONDS
     gone = list(stones.overdue(until))
-    assert [expected[each].at for each in gone] == sorted(each.at for each in expected.values())[: len(gone)]
+    assert all(expected[each] == stone for each, stone in gone)
+    assert [stone.at for _, stone in gone] == sorted(each.at for each in expected.values())[: len(gone)]
     assert stones == {each: stone for each, stone in expected.items() if stone.at + KEPT_SECONDS > until}
 
 
@@ -97,7 +98,7 @@ def test_the_oldest_go_where_there_are_too_many() -> None:
     for number, each in enumerate((A, B, C)):
         stones[key(each)] = Tombstone(float(number), retired=True)
     stones[key(A)] = Tombstone(9.0, retired=True)
-    assert [each.id for each in stones.overdue(10.0)] == [B]
+    assert [each.id for each, _ in stones.overdue(10.0)] == [B]
     assert len(stones) == 2
 
 

@@ -25,6 +25,7 @@ from exporter.values import NAME
 
 Number = Annotated[float, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]  # what is beyond is not a time
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Sum = Annotated[int, Meta(ge=0)]
 
 _is_environment = re.compile(NAME).fullmatch
 _MISSING = re.compile("Object missing required field `(.*)`")
@@ -223,11 +224,11 @@ class EnvironmentDocument(_Document, frozen=True, kw_only=True, tag="environment
 class SumsDocument(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What operations add up to; `operations` by state, without those at 0."""
 
-    operations: dict[str, Count] = {}
-    with_errors: Count = 0
-    rows_processed: Count = 0
-    rows_estimated: Count = 0
-    errors: Count = 0
+    operations: dict[str, Sum] = {}
+    with_errors: Sum = 0
+    rows_processed: Sum = 0
+    rows_estimated: Sum = 0
+    errors: Sum = 0
 
     def __post_init__(self) -> None:
         if unknown := self.operations.keys() - {*STATES}:

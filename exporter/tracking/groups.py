@@ -167,6 +167,8 @@ class WatchedGroups:
 
     def exchange(self, before: Tracked | None, after: Tracked | None, now: Moment) -> None:
         """Take in how an operation is now, and no more how it was; None: it is not followed."""
+        if before is not None and after is not None:
+            self._note_inserted(before, after, now)
         if before is not None and (after is None or _key(before) != _key(after)):
             self._leave(before, now)
             before = None
@@ -174,8 +176,6 @@ class WatchedGroups:
             return
         key = _key(after)
         group = self._group(key)
-        if before is not None:
-            self._note_inserted(before, after, now)
         if before is not None and group.has(before):
             group.followed = group.followed.plus(sums_of(before), -1)
             self._touch(key)
@@ -200,7 +200,7 @@ class WatchedGroups:
             self._keep(key, group.kept._replace(run=group.kept.run._replace(gone=gone, newest=now.wall)))
 
     def _note_inserted(self, before: Tracked, after: Tracked, now: Moment) -> None:
-        known, record = before.operation, after.operation
+        known, record = before.operation if before.group == after.group else None, after.operation
         if record is None or record.inserted_at is None or (known and known.inserted_at == record.inserted_at):
             return
         kept, inserted = self._group(_key(after)).kept, min(record.inserted_at, now.wall)
@@ -229,9 +229,9 @@ class WatchedGroups:
         return tuple(self._statuses.values())
 
     def step(self, now: Moment) -> None:
-        """Hide the runs that had their last event 30 days ago."""
+        """Hide the runs that had their last event 30 days ago, and show them again if the clock only went ahead."""
         for key, status in self._statuses.items():
-            if status.run is not None and self._groups[key].shown_run(now.wall) is None:
+            if (status.run is None) != (self._groups[key].shown_run(now.wall) is None):
                 self._touch(key)
 
     def _group(self, key: GroupKey) -> WatchedGroup:

@@ -198,6 +198,7 @@ class Intake:
                 self._activity.refuse(key.environment, "limit")
             if self._listed(key):
                 self._waiting[key] = None
+                self._open_run(self._environments[key.environment], self._memberships(key), now)
             return None
         self._waiting.pop(key, None)
         if stone is not None:
@@ -205,8 +206,17 @@ class Intake:
             self._changed.tombstones[key] = None
         return self._begin(key, now, stone)
 
-    def _run(self, tracked: Tracked, named: str | None, now: Moment) -> str | None:
-        return self._book.groups.join((tracked.key.environment, tracked.group), named, now)
+    def _in_run(self, tracked: Tracked, named: str | None, now: Moment) -> Tracked:
+        """Put an operation into the run that it names; else into the current one, unless Knock made it before that."""
+        groups = self._book.groups
+        joined = tracked._replace(run=groups.join((tracked.key.environment, tracked.group), named, now))
+        return joined._replace(run=None) if named is None and groups.is_older(joined) else joined
+
+    def _open_run(self, environment: WatchedEnvironment, memberships: Memberships, now: Moment) -> None:
+        """Open the run that is named, though there is no room: later it would take the place of a newer one."""
+        group, named = group_of(memberships), run_of(memberships)
+        if named is not None and environment.groups.fold(group) == group:
+            self._book.groups.join((environment.name, self._book.admit_group(environment, group)), named, now)
 
     def _touch(self, operation: FollowedOperation) -> None:
         """Note that an operation is named otherwise: it is to be kept, and shown, and leaves, as it is now."""
@@ -228,7 +238,7 @@ class Intake:
             if stone is not None:  # what was followed before was counted before
                 new = new._replace(from_birth=False)
         counted = stone is not None and stone.counted
-        new = new._replace(run=NO_RUN if counted else self._run(new, run_of(memberships), now))
+        new = new._replace(run=NO_RUN) if counted else self._in_run(new, run_of(memberships), now)
         self._changed.operations[key] = None
         return self._follow(environment, new, now).tracked.state
 
@@ -255,14 +265,14 @@ class Intake:
 
     def _in_named_run(self, after: Tracked, before: Tracked, named: str | None, now: Moment) -> Tracked:
         """Put an operation that is named otherwise into the run that it is said to belong to; once in one, it stays."""
-        groups = self._book.groups
-        if after.group != before.group:
-            moved = after._replace(run=self._run(after, named, now))
-            if groups.counts(before):
-                moved = after._replace(run=NO_RUN)
-            return moved._replace(run=None) if named is None and groups.is_older(moved) else moved
+        moves = after.group != before.group
         stays = before.run is not None and (before.run == NO_RUN or before.operation is not None)
-        return after if named is None or stays else after._replace(run=self._run(after, named, now))
+        if not moves and (named is None or stays):
+            return after
+        joined = self._in_run(after, named, now)
+        if self._book.groups.counts(before):  # asked once the run that it names has begun
+            return after._replace(run=NO_RUN) if moves else after
+        return joined
 
     def retry(self, missing: FollowedOperation, now: Moment) -> None:
         """Give an operation that is lost, or about to be, another chance."""
@@ -373,12 +383,12 @@ class Intake:
 
     def _forget_tombstones(self, now: Moment) -> None:
         listed = []
-        for key in islice(self.tombstones.overdue(now.mono), FORGOTTEN_A_STEP):
+        for key, stone in islice(self.tombstones.overdue(now.mono), FORGOTTEN_A_STEP):
             self._changed.tombstones[key] = None
             if key.environment in self._environments and self._listed(key):
-                listed.append(key)
-        for key in listed:  # a source that still names it would have it counted again
-            self.tombstones[key] = Tombstone(now.mono, retired=True)
+                listed.append((key, stone))
+        for key, stone in listed:  # a source that still names it would have it counted again
+            self.tombstones[key] = Tombstone(now.mono, retired=True, counted=stone.counted)
 
     def _forget_ended(self) -> None:
         excess = len(self._book) + len(self._ended) - self.limit

@@ -141,8 +141,7 @@ def changed(run: Run, changes: RunChanges, sums: RunSums, now: float) -> Run:
         absolute = given.at if given is not None else None
         run = run._replace(deadline=absolute if seconds is None else run.opened + seconds)
     if "closed" in changes:
-        # Not before its opening, also where the clock went back: alerts ask for that.
-        closed = max(now, run.opened) if run.closed is None else run.closed
+        closed = _since(run, now) if run.closed is None else run.closed
         run = run._replace(closed=closed if changes["closed"] else None)
     return run
 
@@ -152,4 +151,9 @@ def finished(run: Run, sums: RunSums, now: float) -> Run:
     if run.finished is not None or sums.unfinished:
         return run
     done = run.closed is not None if run.operations is None else sums.ended >= run.operations
-    return run._replace(finished=now, newest=now) if done else run
+    return run._replace(finished=_since(run, now), newest=now) if done else run
+
+
+def _since(run: Run, now: float) -> float:
+    # Not before its opening, also where the clock went back: alerts ask for that.
+    return max(now, run.opened)

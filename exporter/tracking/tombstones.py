@@ -137,7 +137,7 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
         self._insert(len(self._leaves), (environment, ids[0]), leaf)
         self._length += len(ids)
 
-    def overdue(self, now: float) -> Iterator[OperationKey]:
+    def overdue(self, now: float) -> Iterator[tuple[OperationKey, Tombstone]]:
         """Take away, one by one, those that are too old or too many: the oldest first."""
         while self._leaves:
             at = min(self._leasts)
@@ -146,9 +146,9 @@ class Tombstones(MutableMapping[OperationKey, Tombstone]):
             number = self._leasts.index(at)
             leaf = self._leaves[number]
             place = leaf.ats.index(at)
-            key = OperationKey(self._firsts[number][0], unpack_id(leaf.id(place)))
+            key, stone = OperationKey(self._firsts[number][0], unpack_id(leaf.id(place))), leaf.stone(place)
             self._remove(number, place)
-            yield key
+            yield key, stone
 
     def _leaf_of(self, environment: str, packed: bytes) -> int | None:
         number = bisect_right(self._firsts, (environment, packed)) - 1
