@@ -32,7 +32,17 @@ from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import TokenWatch
 from exporter.tracking.memory import Memory
-from exporter.tracking.messages import Close, Message, Outside, Reconfigure, Register, Registration, Scraped, Stop
+from exporter.tracking.messages import (
+    Close,
+    Message,
+    Outside,
+    PutRun,
+    Reconfigure,
+    Register,
+    Registration,
+    Scraped,
+    Stop,
+)
 from exporter.tracking.tracker import Tracker, run
 from exporter.tracking.transitions import Moment
 from exporter.web.context import AppContext
@@ -46,6 +56,7 @@ if TYPE_CHECKING:
     from exporter.reloading import ConfigFile
     from exporter.servers import Flags
     from exporter.tracking.memberships import SourceKey
+    from exporter.tracking.runs import RunChanges
     from exporter.web.lifecycle import ReloadReply
 
 TICK_SECONDS = 1.0
@@ -167,6 +178,10 @@ class Daemon:
         """Follow these operations too, from now on."""
         registration = tuple(Registration(each) for each in operations)
         self._inbox.put(Register(environment, registration, again=False, reply=lambda _answer: None))
+
+    def put_run(self, environment: str, group: str, run: str, changes: RunChanges) -> None:
+        """Open a run of a group, or say more of it."""
+        self._inbox.put(PutRun(environment, group, run, changes, reply=lambda _answer: None))
 
     # Reload.
 

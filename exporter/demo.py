@@ -5,7 +5,7 @@ from __future__ import annotations
 import sched
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
@@ -13,6 +13,7 @@ from exporter.daemon import Daemon
 from exporter.keys import KeySource, Secret
 from exporter.servers import Flags
 from exporter.simulator import Order, Simulator, World
+from exporter.tracking.runs import RunChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +31,18 @@ POLLING = Polling(processing=1.0, queued=2.0, slowest=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What happens at a time (seconds from the start): these operations begin, and a line tells it."""
+    """What happens at a time (seconds from the start): these operations begin, and a line tells it.
+
+    They are of a `run`, of which the job says `changes` (None: of none).
+    """
 
     at: float
     environment: str
     group: str
     story: str
     orders: tuple[Order, ...]
+    run: str | None = None
+    changes: RunChanges = field(default_factory=RunChanges)
 
 
 def scenes() -> list[Scene]:
@@ -61,7 +67,10 @@ def _wave(number: int) -> Scene:
     if number in FAILING_WAVES:
         orders[-1] = Order(rows=WAVE_ROWS, queue_seconds=4, rows_per_second=80, fails=True)
         story += ", one of which will fail"
-    return Scene(number * WAVE_SECONDS, PRODUCTION, MIGRATION, story, tuple(orders))
+    changes = RunChanges(operations=WAVES * WAVE_OPERATIONS)
+    if number == WAVES - 1:
+        changes["closed"] = True
+    return Scene(number * WAVE_SECONDS, PRODUCTION, MIGRATION, story, tuple(orders), "users-to-knock", changes)
 
 
 def _part_of_wave(index: int) -> Order:
@@ -75,7 +84,8 @@ def _night(number: int) -> Scene:
         Order(name="objects.projects.delete", rows=120, queue_seconds=8, rows_per_second=25, errors=5),
     )
     story = "500 projects are set and 120 deleted, 5 of these with an error"
-    return Scene(5.0 + number * NIGHT_SECONDS, DEVELOPMENT, NIGHTLY, story, orders)
+    changes = RunChanges(operations=len(orders), closed=True)
+    return Scene(5.0 + number * NIGHT_SECONDS, DEVELOPMENT, NIGHTLY, story, orders, f"night-{number + 1}", changes)
 
 
 def run(address: tuple[str, int], speed: float, duration: float | None, tell: Callable[[str], None]) -> int:
@@ -113,7 +123,7 @@ def _print_addresses(daemon: Daemon, tell: Callable[[str], None]) -> None:
     tell(f"  {url}/metrics   what Prometheus scrapes\n")
     tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operations{{' | grep -v ' 0.0$'   # how many, by status")
     tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operation_status.*failed.* 1.0$'  # which of them failed")
-    tell(f"  curl -s {url}/metrics | grep '^knock_bulk_operations_tracked_rows'          # how far they are\n")
+    tell(f"  curl -s {url}/metrics | grep '^knock_group_run_'                            # how far the jobs are\n")
     tell("What happens (Ctrl-C ends it):")
 
 
@@ -128,6 +138,8 @@ def _play(worlds: dict[str, World], daemon: Daemon, speed: float, tell: Callable
 
 def _begin(scene: Scene, worlds: dict[str, World], daemon: Daemon, start: float, tell: Callable[[str], None]) -> None:
     ids = [worlds[scene.environment].start(order) for order in scene.orders]
-    daemon.hand_over(scene.environment, tuple(ListedOperation(each, scene.group) for each in ids))
+    daemon.hand_over(scene.environment, tuple(ListedOperation(each, scene.group, run=scene.run) for each in ids))
+    if scene.run is not None:
+        daemon.put_run(scene.environment, scene.group, scene.run, scene.changes)
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     tell(f"  {minutes:02}:{seconds:02}  {scene.environment} / {scene.group}: {scene.story}")
