@@ -24,6 +24,7 @@ from exporter.store import database, move
 from exporter.store.lock import Patience
 from exporter.store.opening import open_store
 from exporter.tracking.memory import Changes, Memory, StoredOperation
+from exporter.tracking.runs import Run, RunSums, StoredGroup
 from exporter.tracking.tombstones import Tombstone, Tombstones
 from exporter.tracking.transitions import Marks, Moment
 
@@ -32,19 +33,20 @@ if TYPE_CHECKING:
 
 A, B, C, D = ids(4)
 NOW = Moment(1000.0, WALL)
+GROUP = StoredGroup(WALL - 60, WALL - 9, Run("2", WALL - 50, 7, newest=WALL, gone=RunSums(errors=3)), {"1": WALL - 50})
 STATE = Memory(
     {key(A): kept(A, NOW), key(B): kept(B, NOW), key(C, "staging"): kept(C, NOW, "staging")},
-    Tombstones({key(D): Tombstone(900.0, retired=True)}),
+    Tombstones({key(D): Tombstone(900.0, retired=True, counted=True)}),
     {("production", "nightly", "users.identify"): CELL},
     {"production": ENVIRONMENT, "staging": replace(ENVIRONMENT, asleep_since=990.0)},
+    {("production", "nightly"): GROUP},
 )
 
 
 def write(path: Path, memory: Memory, clock: Clock) -> None:
     store, _ = open_store(path, clock)
-    store.commit(
-        Changes(1, clock.now, memory.operations, memory.tombstones, memory.aggregates, memory.environments), impatient
-    )
+    kinds = (memory.operations, memory.tombstones, memory.aggregates, memory.environments, memory.groups)
+    store.commit(Changes(1, clock.now, *kinds), impatient)
     store.close()
 
 
@@ -95,7 +97,7 @@ def test_an_export_says_what_it_is(state_path: Path) -> None:
     header, *lines = [json.loads(line) for line in export(state_path)]
     assert header == {"format": "knock-exporter-state", "version": 1, "age": WALL, "wall": WALL}
     kinds = [line["kind"] for line in lines]
-    assert kinds == ["environment"] * 2 + ["operation"] * 3 + ["tombstone", "cell", "end"]
+    assert kinds == ["environment"] * 2 + ["operation"] * 3 + ["tombstone", "cell", "group", "end"]
     operation = next(line for line in lines if line.get("id") == A)
     assert (operation["status"], operation["mark_processed"], operation["seen_unfinished"]) == ("processing", 10, True)
     assert operation["namings"] == [{"kind": "api", "name": "", "group": "nightly", "labels": {"team": "growth"}}]
@@ -177,8 +179,8 @@ GOOD = {"kind": "operation", "environment": "production", "id": A}
         ({3: json.dumps({**GOOD, "kind": "tombstone", "at": 1, "retired": 3})}, "line 4: retired: expected `bool`"),
         ({3: '{"kind": "tomb'}, "line 4: not JSON"),
         ({3: '{"kind": "end"}'}, "line 5: stands behind the end"),
-        ({-1: '{"kind": "end", "x": 1}'}, "line 9: kind: invalid value 'end'"),
-        ({-1: ""}, "line 9: not JSON"),
+        ({-1: '{"kind": "end", "x": 1}'}, "line 10: kind: invalid value 'end'"),
+        ({-1: ""}, "line 10: not JSON"),
     ],
 )
 def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(

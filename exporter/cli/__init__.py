@@ -90,7 +90,7 @@ def main(ctx: click.Context) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@main.command(name="run")
+@main.command(name="run", epilog=example("knock-exporter --config.file=config.yaml --storage.path=state.db"))
 @flag("config.file", default="config.yaml", type=FilePath(), help="Configuration file.")
 @flag(
     "web.listen-address",
@@ -171,7 +171,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(_SHELLS[shell](main, {}, ctx.find_root().info_name or "", "_KNOCK_EXPORTER_COMPLETE").source())
 
 
-@main.command(name="check-config")
+@main.command(name="check-config", epilog=example("knock-exporter check-config config.yaml"))
 @click.argument("file", type=FilePath())
 @flag("storage.path", default=None, type=FilePath(), help="Where the exporter keeps state, if not where the file says.")
 def check_config(file: Path, storage_path: Path | None) -> None:
@@ -191,7 +191,7 @@ def check_config(file: Path, storage_path: Path | None) -> None:
     click.echo(config.effective_yaml(loaded), nl=False)
 
 
-@main.command(name="check-web-config")
+@main.command(name="check-web-config", epilog=example("knock-exporter check-web-config web-config.yaml"))
 @click.argument("file", type=FilePath())
 def check_web_config(file: Path) -> None:
     """Check a FILE of --web.config.file, with the certificates and keys that it names."""
@@ -202,7 +202,7 @@ def check_web_config(file: Path) -> None:
     click.echo(f"{file} is good: {tls}, {len(config.users)} users, {len(config.headers)} headers.")
 
 
-@main.command()
+@main.command(epilog=example("knock-exporter simulate --speed=10"))
 @flag("web.listen-address", default="127.0.0.1:10188", type=Address(), help="Address to listen on.")
 @flag("speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Times real time; limits scale with it.")
 @flag("seed", default=None, type=int, help="Seed of all chance; drawn and told without it.")
@@ -224,7 +224,7 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
         ends.get()
 
 
-@main.command()
+@main.command(epilog=example("knock-exporter demo --speed=3 --duration=5m"))
 @flag("web.listen-address", default="127.0.0.1:10187", type=Address(), help="Address to listen on.")
 @flag(
     "speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="How fast the story goes, times real time."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exporter.cli.flags import FilePath, flag
+from exporter.cli.flags import FilePath, example, flag
 from exporter.errors import StartError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def state() -> None:
     """Export, import or check the state of an exporter."""
 
 
-@state.command()
+@state.command(epilog=example("knock-exporter state check --storage.path=state.db"))
 @_PATH
 def check(storage_path: Path) -> None:
     """Tell what the state holds, and whether it is sound (exit 1 if not); also while an exporter runs."""
@@ -38,7 +38,7 @@ def check(storage_path: Path) -> None:
         sys.exit(1)
 
 
-@state.command(name="export")
+@state.command(name="export", epilog=example("knock-exporter state export --storage.path=state.db > state.jsonl"))
 @_PATH
 @click.option("--environment", "environments", multiple=True, help="Only this one. Repeatable.")
 def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
             _write(line)
 
 
-@state.command(name="import")
+@state.command(name="import", epilog=example("knock-exporter state import --storage.path=new.db < state.jsonl"))
 @_PATH
 @click.option("--replace", is_flag=True, help="Also in the place of environments that are awake in the state.")
 def import_command(storage_path: Path, *, replace: bool) -> None:
