@@ -196,7 +196,7 @@ def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(
     assert not other.exists()
 
 
-@pytest.mark.parametrize("lines_left", range(8))
+@pytest.mark.parametrize("lines_left", range(9))
 def test_an_export_that_was_cut_off_is_refused(state_path: Path, other: Path, lines_left: int) -> None:
     write(state_path, STATE, Clock())
     with pytest.raises(StartError, match=f"line {lines_left + 1}: the export ends too soon: was it cut off"):
