@@ -575,6 +575,21 @@ def test_a_restart_decides_no_sooner_than_the_answer() -> None:
     assert has_finished(model)
 
 
+def test_a_run_whose_group_could_not_be_read_is_opened_again_with_what_is_followed() -> None:
+    a, b, c = ids(3)
+    disk = Disk()
+    model = start(Knock(), disk)
+    model.register(*of_run("1", a, b))
+    model.run(5)
+    disk.memory = replace(disk.memory, groups={})
+    model = model.restarted()
+    model.run(5)
+    assert facts(model).run is None
+    model.register(*of_run("1", c))
+    model.run(5)
+    assert counts(model) == {"processing": 3}
+
+
 def test_runs_of_an_environment_that_is_taken_out_sleep_with_it() -> None:
     (a,) = ids(1)
     model = start(Knock())

@@ -48,7 +48,7 @@ class Book:
         self._activity = activity
         self._changed = changed
         self._aggregates = Aggregates()
-        self.groups = WatchedGroups(environments, changed)
+        self.groups = WatchedGroups(changed)
         self._snapshot = NOTHING_SHOWN
         self._size = 0  # bytes of the lines in it
 

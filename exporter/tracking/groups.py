@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exporter.metrics import families
@@ -10,7 +10,7 @@ from exporter.metrics.exposition import RenderedRows, encode_labels, render
 from exporter.operation import OTHER
 from exporter.tracking import runs
 from exporter.tracking.history import NO_HISTORY, History, counted
-from exporter.tracking.runs import JOIN_SLACK, NO_RUN, NOTHING, StoredGroup, sum_up, sums_of
+from exporter.tracking.runs import JOIN_SLACK, NO_RUN, NOTHING, StoredGroup, sums_of
 from exporter.tracking.snapshot import GroupStatus
 from exporter.tracking.tombstones import KEPT_SECONDS
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from exporter.config.settings import GroupSettings
     from exporter.tracking.cycle import Changed
-    from exporter.tracking.environment import WatchedEnvironment
     from exporter.tracking.runs import GroupKey, Run, RunChanges, RunSums
     from exporter.tracking.transitions import Moment, Tracked
 
@@ -29,14 +28,14 @@ NOTHING_KEPT = StoredGroup()
 
 @dataclass(slots=True)
 class WatchedGroup:
-    """What is remembered of a group, what is expected of it, and the sums of its run's operations that are followed.
+    """What is remembered of a group, what is expected of it, and the sums of its operations that are followed, by run.
 
     `rows` and `ended` are the points of its run, since this process began.
     """
 
     kept: StoredGroup = NOTHING_KEPT
     settings: GroupSettings | None = None
-    followed: RunSums = NOTHING
+    followed: dict[str, RunSums] = field(default_factory=dict)
     rows: History = NO_HISTORY
     ended: History = NO_HISTORY
 
@@ -47,7 +46,15 @@ class WatchedGroup:
     @property
     def sums(self) -> RunSums:
         """What all operations of the run add up to."""
-        return self.followed if self.kept.run is None else self.kept.run.gone.plus(self.followed)
+        run = self.kept.run
+        return NOTHING if run is None else run.gone.plus(self.followed.get(run.id, NOTHING))
+
+    def add(self, tracked: Tracked, sign: int = 1) -> None:
+        """Add an operation to the sums of its run; with -1 take it out of them."""
+        if tracked.run:
+            sums = self.followed.pop(tracked.run, NOTHING).plus(sums_of(tracked), sign)
+            if any(sums.states):
+                self.followed[tracked.run] = sums
 
     def plot(self, now: float) -> None:
         """Note how far the run is."""
@@ -64,9 +71,8 @@ class WatchedGroup:
 class WatchedGroups:
     """Owned by the tracker's thread; notes in `changed` what is to be stored."""
 
-    def __init__(self, environments: Mapping[str, WatchedEnvironment], changed: Changed) -> None:
+    def __init__(self, changed: Changed) -> None:
         self.rows = RenderedRows()
-        self._environments = environments
         self._changed = changed
         self._groups: dict[GroupKey, WatchedGroup] = {}
         self._touched: dict[GroupKey, None] = {}
@@ -143,10 +149,6 @@ class WatchedGroups:
             return run.id
         self._keep(key, runs.opened(group.kept, run_id, now.wall))
         group.rows = group.ended = NO_HISTORY
-        # Of a run whose group could not be read from the state, operations are followed already.
-        operations = [each.tracked for each in self._environments[key[0]].operations.values()]
-        shares = (sums_of(each) for each in operations if each.group == key[1] and group.has(each))
-        group.followed = sum_up(shares)
         return None
 
     def change(self, key: GroupKey, changes: RunChanges, now: Moment) -> None:
@@ -176,11 +178,12 @@ class WatchedGroups:
             return
         key = _key(after)
         group = self._group(key)
-        if before is not None and group.has(before):
-            group.followed = group.followed.plus(sums_of(before), -1)
-            self._touch(key)
+        if before is not None:
+            group.add(before, -1)
+            if group.has(before):
+                self._touch(key)
+        group.add(after)
         if group.has(after):
-            group.followed = group.followed.plus(sums_of(after))
             self._touch(key)
             if before is not None and before.active and not after.active and group.kept.run is not None:
                 self._keep(key, group.kept._replace(run=group.kept.run._replace(newest=now.wall)))
@@ -193,10 +196,9 @@ class WatchedGroups:
     def _leave(self, tracked: Tracked, now: Moment) -> None:
         key = _key(tracked)
         group = self._group(key)
+        group.add(tracked, -1)
         if group.kept.run is not None and group.has(tracked):
-            share = sums_of(tracked)
-            gone = group.kept.run.gone if tracked.active else group.kept.run.gone.plus(share)
-            group.followed = group.followed.plus(share, -1)
+            gone = group.kept.run.gone if tracked.active else group.kept.run.gone.plus(sums_of(tracked))
             self._keep(key, group.kept._replace(run=group.kept.run._replace(gone=gone, newest=now.wall)))
 
     def _note_inserted(self, before: Tracked, after: Tracked, now: Moment) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from exporter.tracking.tombstones import KEPT_SECONDS
 from exporter.tracking.transitions import LOST, STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from exporter.tracking.transitions import Tracked
 
@@ -68,11 +67,6 @@ def sums_of(tracked: Tracked) -> RunSums:
         return RunSums(_ONLY[tracked.state])
     counts = (record.rows_processed or 0, record.rows_estimated or 0, record.errors or 0)
     return RunSums(_ONLY[tracked.state], int(tracked.has_errors), *counts)
-
-
-def sum_up(shares: Iterable[RunSums]) -> RunSums:
-    """Return the sum of all."""
-    return reduce(RunSums.plus, shares, NOTHING)
 
 
 class Run(NamedTuple):
