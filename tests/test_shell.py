@@ -333,7 +333,6 @@ def test_what_the_exporter_refuses_is_told(shell: Shell, api_server: ApiServer) 
     url, environment = api_server.url, "--environment=production"
     for arguments, problem in {
         ("open", "nightly", "--run=r1"): f"{url}: HTTP 409: r1 is over: r2 is the current run",
-        ("open", "nightly", "--run=a b"): f"{url}: HTTP 422: run: expected 1 to 64 of A-Z a-z 0-9 . _ : -",
         ("open", "nightly", "--deadline=soon"): f"{url}: HTTP 422: deadline: soon is neither a duration nor a time",
         ("close", "nowhere"): f"{url}: HTTP 404: no group nowhere is known",
     }.items():
@@ -343,6 +342,20 @@ def test_what_the_exporter_refuses_is_told(shell: Shell, api_server: ApiServer) 
     answer = shell("group", "close", "other", environment)
     assert answer.stderr == "other has no run; name one with --run, or open one\n"
     assert shell("group", "open", "nightly", environment, "--operations=-1").exit_code == 2
+
+
+@pytest.mark.parametrize("run", ["a b", "a/b", "x" * 65, ""])
+def test_an_id_that_no_run_can_have_is_wrong_use(shell: Shell, api_server: ApiServer, run: str) -> None:
+    for command in (
+        ("group", "open", "nightly", "--environment=production"),
+        ("group", "close", "nightly", "--environment=production"),
+        ("list",),
+        ("register", "--environment=production", "123e4567-e89b-12d3-a456-426614174000"),
+    ):
+        answer = shell(*command, f"--run={run}")
+        assert answer.exit_code == 2
+        assert "is not a run id (expected 1 to 64 of" in answer.stderr
+    assert api_server.requests == []
 
 
 def test_what_will_be_forgotten_is_told(shell: Shell, api_server: ApiServer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exporter.cli.connection import reading, reads, warn
-from exporter.cli.flags import FilePath, IdOrStdin, example, flag, given
+from exporter.cli.flags import RUN_ID, FilePath, IdOrStdin, example, flag, given
 from exporter.errors import KeyRefused, KnockError, StartError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
 @flag("environment", default=None, help="Which of its environments, where the configuration has several.")
 @click.option("--group", default=None, help="All of this group that a running exporter follows.")
-@click.option("--run", default=None, help="Only those of this run of the group.")
+@click.option("--run", default=None, type=RUN_ID, help="Only those of this run of the group.")
 @reads
 @click.option(
     "-o", "--output", default="csv", show_default=True, type=click.Choice(["csv", "json", "ids"]), help="Form."

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from exporter.errors import redact
 from exporter.operation import is_operation_id
-from exporter.values import InvalidValue, check_address, parse_duration
+from exporter.values import InvalidValue, check_address, check_run_id, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,6 +171,24 @@ class OperationId(click.ParamType[str]):
                 ctx,
             )
         return str(value).lower()
+
+
+class Checked(click.ParamType[str]):
+    """A text that a check of values.py takes."""
+
+    def __init__(self, name: str, check: Callable[[str], str]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the value, or fail with what was expected."""
+        try:
+            return self._check(str(value))
+        except InvalidValue as error:
+            self.fail(str(error), param, ctx)
+
+
+RUN_ID = Checked("id", check_run_id)
 
 
 class IdOrStdin(OperationId):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.cli.connection import TOKEN_FILE, URL, reading, reads, warn, writing
-from exporter.cli.flags import example, flag
+from exporter.cli.flags import RUN_ID, example, flag
 from exporter.errors import StartError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def groups() -> None:
 @URL
 @_ENVIRONMENT
 @TOKEN_FILE
-@flag("run", default=None, help="Id of the run.  [default: the time, as in 20270115T020000Z]")
+@flag("run", default=None, type=RUN_ID, help="Id of the run.  [default: the time, as in 20270115T020000Z]")
 @_OPERATIONS
 @click.option("--deadline", default=None, help="When it has to be finished: 3h from its opening, or RFC 3339.")
 def open_command(  # noqa: PLR0913 - one parameter for each flag
@@ -60,7 +60,7 @@ def open_command(  # noqa: PLR0913 - one parameter for each flag
 @reads
 @_ENVIRONMENT
 @TOKEN_FILE
-@flag("run", default=None, help="Id of the run.  [default: the group's current one]")
+@flag("run", default=None, type=RUN_ID, help="Id of the run.  [default: the group's current one]")
 @_OPERATIONS
 def close(  # noqa: PLR0913 - one parameter for each flag
     name: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exporter.cli.connection import TOKEN_FILE, reading, reads, warn, writing
-from exporter.cli.flags import IdOrStdin, example, flag, given
+from exporter.cli.flags import RUN_ID, IdOrStdin, example, flag, given
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ _FINAL = ("completed", "failed", "lost")
 @reads
 @flag("environment", default=None, help="Only those of this environment.")
 @flag("group", default=None, help="Only those of this group.")
-@flag("run", default=None, help="Only those of the run with this id.")
+@flag("run", default=None, type=RUN_ID, help="Only those of the run with this id.")
 @click.option("--name", default=None, help="Only those that Knock calls so, as in users.identify.")
 @click.option("--status", default=None, type=click.Choice(STATUSES), help="Only those that stand so.")
 @click.option("--id", "part", default=None, help="Only those whose id has this part.")

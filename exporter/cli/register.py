@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.cli.connection import TOKEN_FILE, URL
-from exporter.cli.flags import IdOrStdin, example, flag, given
+from exporter.cli.flags import RUN_ID, IdOrStdin, example, flag, given
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ class _Label(click.ParamType[tuple[str, str]]):
 @flag("environment", required=True, help="The environment that the operations run in.")
 @TOKEN_FILE
 @flag("group", default=None, help="Group of all of them.")
-@flag("run", default=None, help="Run of the group that they belong to; opened if it is a new one.")
+@flag("run", default=None, type=RUN_ID, help="Run of the group that they belong to; opened if it is a new one.")
 @click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
 @flag("again", is_flag=True, help="Follow them again, even those that were retired or given up as lost.")
 def register(  # noqa: PLR0913 - a parameter for each flag

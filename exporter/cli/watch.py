@@ -14,13 +14,24 @@ import click
 from click.core import ParameterSource
 
 from exporter.cli.connection import check_password_flags, credentials_of, with_password
-from exporter.cli.flags import EXPORTER_URL, Duration, ExporterUrl, FilePath, IdOrStdin, example, flag, given
+from exporter.cli.flags import (
+    EXPORTER_URL,
+    RUN_ID,
+    Checked,
+    Duration,
+    ExporterUrl,
+    FilePath,
+    IdOrStdin,
+    example,
+    flag,
+    given,
+)
 from exporter.errors import ExporterError, StartError
 from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_label_value, check_operation_id, check_run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import FrameType
 
@@ -31,20 +42,6 @@ if TYPE_CHECKING:
 
 THREADS = 8  # requests to Knock at once, where the configuration allows as many
 TERMINATED = 143
-
-
-class _Checked(click.ParamType[str]):
-    """A text that a check of values.py takes."""
-
-    def __init__(self, name: str, check: Callable[[str], str]) -> None:
-        self.name = name
-        self._check = check
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return self._check(str(value))
-        except InvalidValue as error:
-            self.fail(str(error), param, ctx)
 
 
 class _TextFile(FilePath):
@@ -64,9 +61,9 @@ class _TextFile(FilePath):
 )
 @click.argument("operation_ids", metavar="[ID…|-]", nargs=-1, type=IdOrStdin())
 @flag(
-    "group", default=None, type=_Checked("group", check_label_value), help="Wait for a run of this group, not for ids."
+    "group", default=None, type=Checked("group", check_label_value), help="Wait for a run of this group, not for ids."
 )
-@flag("run", default=None, type=_Checked("id", check_run_id), help="Which run of it; without, the one that is open.")
+@flag("run", default=None, type=RUN_ID, help="Which run of it; without, the one that is open.")
 @flag("url", default=None, type=ExporterUrl(), help=f"Ask this exporter, not Knock; {EXPORTER_URL} for a group.")
 @with_password
 @flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from, to ask Knock.")
@@ -82,7 +79,7 @@ class _TextFile(FilePath):
     help="Form of the result.",
 )
 @flag("textfile", default=None, type=_TextFile(), help="Write metrics to this file, for node_exporter.")
-@flag("push-gateway", default=None, type=_Checked("url", check_address), help="Push metrics to this Pushgateway.")
+@flag("push-gateway", default=None, type=Checked("url", check_address), help="Push metrics to this Pushgateway.")
 @click.pass_context
 def watch(ctx: click.Context, /, **flags: Any) -> None:
     """Wait until operations have ended, by their ID or (with -) from standard input, or until a run has finished.

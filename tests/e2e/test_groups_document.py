@@ -16,11 +16,10 @@ from programs import KEY, do_without
 from registration_service import TOKEN
 
 from exporter.cli import main
+from exporter.simulator import Simulator, World
 
 if TYPE_CHECKING:
     from recorder import Recorder
-
-    from exporter.simulator import Simulator
 
 pytestmark = pytest.mark.e2e
 
@@ -48,8 +47,9 @@ def job(folder: Path, recorder: Recorder, knock: Simulator, batches: int) -> sub
     )
 
 
-def test_the_job_opens_its_run_hands_over_and_closes(tmp_path: Path, recorder: Recorder, knock: Simulator) -> None:
-    done = job(tmp_path, recorder, knock, 2)
+def test_the_job_opens_its_run_hands_over_and_closes(tmp_path: Path, recorder: Recorder) -> None:
+    with Simulator(world=World(seed=1)) as knock:  # it limits the rate of calls, as Knock does
+        done = job(tmp_path, recorder, knock, 2)
     assert done.returncode == 0, done.stderr
     opened, *handed_over, closed = (recorder.next() for _ in range(4))
     assert (opened.items, closed.items) == ([{"operations": 2}], [{"closed": True}])
