@@ -40,7 +40,7 @@ def test_a_run_from_its_opening_to_its_end(start: Starter) -> None:
         answers = "".join(json.dumps(knock.world.read(each)) for each in made[1:])
         assert shell("register", "-", clean, "--group=nightly", f"--run={run}", stdin=answers).exit_code == 0
         assert shell("group", "close", "nightly").stdout == f"{run} running\n"
-        assert shell("group", "open", "nightly", "--run=a b").exit_code == 1
+        assert shell("group", "open", "nightly", "--run=a b").exit_code == 2
         assert {*shell("list", f"--run={run}", "-o", "ids").stdout.split()} == {*made}
 
         knock.world.put({"id": clean, "status": "completed"})
