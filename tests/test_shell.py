@@ -318,6 +318,13 @@ def test_a_run_is_opened_and_closed(shell: Shell, api_server: ApiServer) -> None
     ]
 
 
+def test_a_close_that_opens_a_run_says_so(shell: Shell, api_server: ApiServer) -> None:
+    shell("group", "open", "nightly", "--environment=production", "--run=night-17")
+    answer = shell("group", "close", "nightly", "--environment=production", "--run=nihgt-17")
+    assert (answer.exit_code, answer.stdout) == (0, "nihgt-17 running\n")
+    assert answer.stderr.startswith("nihgt-17 was not open: it was opened with this, and is the run of nightly now")
+
+
 def test_a_run_may_have_an_id_of_its_own_and_a_group_any_name(shell: Shell, api_server: ApiServer) -> None:
     answer = shell("group", "open", "a/b c", "--run=night:17", ENVIRONMENT="production")
     assert answer.stdout == "night:17\n"

@@ -85,6 +85,10 @@ def close(  # noqa: PLR0913 - one parameter for each flag
     with writing(url, environment, token_file) as exporter:
         changed = exporter.run(name, run, changes)
     _warn_of_memory(changed)
+    now = changed["run"]
+    says_nothing = now["expected_operations"] is None and not any(now["operations"].values())
+    if says_nothing and now["opened_at"] == now["closed_at"]:
+        warn(f"{run} was not open: it was opened with this, and is the run of {name} now (was another id meant?)")
     click.echo(f"{run} {changed['state']}")
 
 

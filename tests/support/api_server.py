@@ -115,6 +115,7 @@ class ApiServer:
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     past: set[str] = field(default_factory=set)
+    opened: set[str] = field(default_factory=set)
     durable: bool = True
     passwords: bool = False
     statuses: list[int] = field(default_factory=list)  # of the next answers; what is right after them
@@ -204,7 +205,9 @@ class ApiServer:
         if "operations" in changes:
             group["run"]["expected_operations"] = changes["operations"]
         if "closed" in changes:
-            group["run"]["closed_at"] = "2027-01-15T03:00:00Z"
+            begins = group["run"]["closed_at"] is None and run_id not in self.opened
+            group["run"]["closed_at"] = group["run"]["opened_at"] if begins else "2027-01-15T03:00:00Z"
+        self.opened.add(run_id)
         group["run"]["deadline_at"] = deadline
         group["state"] = "running"
         return group
