@@ -353,8 +353,7 @@ def _of_sums(field: str) -> Callable[[GroupStatus], float | None]:
     return lambda status: None if status.run is None else getattr(status.sums, field)
 
 
-def _run_operations(status: GroupStatus) -> Iterator[Sample] | None:
-    return None if status.run is None else _each("status", lambda sums: sums.by_state)(status.sums)
+_by_status = _each("status", lambda status: status.sums.by_state)
 
 
 PER_RUN = (
@@ -404,7 +403,7 @@ PER_RUN = (
         f"{_GROUP}_run_operations",
         "gauge",
         "Operations of the run, retired ones too, by Knock's status as of their last successful poll.",
-        _run_operations,
+        lambda status: None if status.run is None else _by_status(status),
     ),
     Family(
         f"{_GROUP}_run_rows_processed",

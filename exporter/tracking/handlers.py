@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from exporter.tracking.memberships import API, SourceKind
 from exporter.tracking.messages import (
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from exporter.tracking.messages import Registration
     from exporter.tracking.slices import Job
     from exporter.tracking.transitions import Moment
+
+
+_Result = TypeVar("_Result", RegistrationResult, ReleaseResult, RunResult)
 
 
 class MessageHandlers:
@@ -68,6 +71,11 @@ class MessageHandlers:
                 environment.activity.unread(message.source, message.problem)
                 self._activity.source_failures.labels(message.environment, message.source.kind).inc()
 
+    def _reply_when_shown(self, reply: Callable[[_Result], None], result: _Result) -> None:
+        """Reply once all that changed is shown, and tell whether it is committed."""
+        durable = self._cycle.durable
+        self._cycle.when_shown(lambda ok: reply(replace(result, durable=durable, saved=ok)))
+
     def _release(self, message: Release) -> Job:
         now = yield
         environment = self._environments.get(message.environment)
@@ -75,15 +83,13 @@ class MessageHandlers:
             released = ReleaseResult(known=False)
         else:
             released = self._intake.release(environment, message.id, now)
-        durable = self._cycle.durable
-        self._cycle.when_shown(lambda ok: message.reply(replace(released, durable=durable, saved=ok)))
+        self._reply_when_shown(message.reply, released)
 
     def _put_run(self, message: PutRun) -> Job:
         now = yield
         environment = self._environments.get(message.environment)
         done = RunResult(known=False) if environment is None else self._intake.put_run(environment, message, now)
-        durable = self._cycle.durable
-        self._cycle.when_shown(lambda ok: message.reply(replace(done, durable=durable, saved=ok)))
+        self._reply_when_shown(message.reply, done)
 
     def _register(self, message: Register) -> Job:
         now = yield
@@ -95,8 +101,7 @@ class MessageHandlers:
         if (environment := self._environments.get(message.environment)) is not None:
             environment.activity.read(API, now.wall)
             self._activity.source_success.labels(message.environment, SourceKind.API).set(now.wall)
-        durable = self._cycle.durable
-        self._cycle.when_shown(lambda ok: message.reply(RegistrationResult(tuple(taken), durable, saved=ok)))
+        self._reply_when_shown(message.reply, RegistrationResult(tuple(taken), self._cycle.durable))
 
     def _register_one(self, message: Register, registration: Registration, now: Moment) -> str | None:
         environment = self._environments.get(message.environment)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exporter.tracking.group_facts import GroupFacts
-    from exporter.tracking.runs import Run
+    from exporter.tracking.runs import Run, RunSums
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
@@ -160,7 +160,17 @@ class Environments(TypedDict):
     environments: list[Environment]
 
 
-class RunShape(TypedDict):
+class Sums(TypedDict):
+    """What operations add up to; `operations` by status."""
+
+    operations: dict[str, int]
+    with_errors: int
+    rows_processed: int
+    rows_estimated: int
+    errors: int
+
+
+class RunShape(Sums):
     """A run: what the job declared, and what all its operations add up to, those that have retired too."""
 
     id: str
@@ -169,14 +179,9 @@ class RunShape(TypedDict):
     closed_at: str | None
     finished_at: str | None
     expected_operations: int | None
-    operations: dict[str, int]
-    with_errors: int
-    rows_processed: int
-    rows_estimated: int
-    errors: int
 
 
-class Group(TypedDict):
+class Group(Sums):
     """How a group stands; `operations` and what follows add up what is tracked now, `progress` is of `progress_of`."""
 
     environment: str
@@ -188,11 +193,6 @@ class Group(TypedDict):
     progress_of: Literal["operations", "rows"] | None
     time_left_seconds: float | None
     rate_rows_per_second: float | None
-    operations: dict[str, int]
-    with_errors: int
-    rows_processed: int
-    rows_estimated: int
-    errors: int
     run: RunShape | None
 
 
@@ -219,17 +219,12 @@ def group(it: GroupFacts) -> Group:
         progress_of=it.progress_of,
         time_left_seconds=it.time_left,
         rate_rows_per_second=it.rate,
-        operations=it.tracked.by_state,
-        with_errors=it.tracked.with_errors,
-        rows_processed=it.tracked.rows_processed,
-        rows_estimated=it.tracked.rows_estimated,
-        errors=it.tracked.errors,
+        **_sums(it.tracked),
         run=_run(it, it.run) if it.run is not None else None,
     )
 
 
 def _run(it: GroupFacts, run: Run) -> RunShape:
-    sums = it.run_sums
     return RunShape(
         id=run.id,
         opened_at=_at(run.opened),
@@ -237,6 +232,12 @@ def _run(it: GroupFacts, run: Run) -> RunShape:
         closed_at=_time(run.closed),
         finished_at=_time(run.finished),
         expected_operations=run.operations,
+        **_sums(it.run_sums),
+    )
+
+
+def _sums(sums: RunSums) -> Sums:
+    return Sums(
         operations=sums.by_state,
         with_errors=sums.with_errors,
         rows_processed=sums.rows_processed,
