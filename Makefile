@@ -16,20 +16,23 @@ help: ## show this list
 PIP := $(BIN)/pip --quiet --disable-pip-version-check install --no-compile
 count = $(shell grep -c == $(1))
 
+# A dot every two seconds while the rest of the line works, terminal or not. It looks for the shell that waits: Ctrl-C ends
+# that one, but no background job.
+dots = { while sleep 2 > /dev/null 2>&1 && kill -0 $$$$ 2> /dev/null; do printf .; done & }; dots=$$!; \
+	trap 'status=$$?; kill $$dots; echo; exit $$status' EXIT;
+
 # A .venv that works is kept, with what else somebody installed there.
 .venv/run: requirements/run.txt
-	@echo "Installing what runs the exporter into .venv, once: $(call count,$<) packages, 70 MB …"
-	@$(BIN)/pip --version > /dev/null 2>&1 || { \
+	@echo "Installing what runs the exporter into .venv, once: $(call count,$<) packages, 50 MB, half a minute"
+	@$(dots) $(BIN)/pip --version > /dev/null 2>&1 || { \
 		test -n "$(PYTHON)" || { echo "knock-exporter needs Python 3.11 or newer; none was found on PATH (or name one: make PYTHON=/path/to/python3 …)"; exit 1; }; \
 		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }; \
-		$(PYTHON) -m venv --clear .venv; }
-	@$(PIP) --require-hashes -r $<
+		$(PYTHON) -m venv --clear .venv; } && $(PIP) --require-hashes -r $<
 	@touch $@
 
 .venv/dev: requirements/dev.txt pyproject.toml .venv/run
-	@echo "Installing the developers' tools into .venv, once; it takes minutes: $(call count,$<) packages, 530 MB …"
-	@$(PIP) --require-hashes -r $<
-	@$(PIP) --no-deps --no-build-isolation --editable .
+	@echo "Installing the developers' tools into .venv, once: $(call count,$<) packages, 530 MB, some minutes"
+	@$(dots) $(PIP) --require-hashes -r $< && $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
