@@ -26,7 +26,7 @@ def steps(clone: Path, target: str) -> list[str]:
     """Return the lists that are installed, each once it has been said."""
     command = ["make", "--dry-run", f"--directory={clone}", "PYTHON=python3", target]
     planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"^echo \"Installing .* (\d+) packages.*|/pip .* --require-hashes -r (\S+)", planned, re.MULTILINE)
+    found = re.findall(r"^echo \"Installing .* (\d+) packages|/pip .* --require-hashes -r (\S+)", planned, re.MULTILINE)
     said, installed = [count for count, _ in found[::2]], [file for _, file in found[1::2]]
     assert said == [str((clone / file).read_text().count("==")) for file in installed]
     return installed

@@ -25,8 +25,7 @@ HIDDEN_ITEMS = "error_items"
 def write_table(out: TextIO, environment: str, operation: Operation, items: list[Any] | None, now: float) -> None:
     """Write a table; `items` are the failed items to list (None: do not), `now` is Unix seconds."""
     hint = " (--error-items shows them)" if items is None else ""
-    for label, value in _rows(environment, operation, now, hint):
-        out.write(f"{label:<12}  {visible(value)}\n")
+    out.writelines(f"{label:<12}  {visible(value)}\n" for label, value in _rows(environment, operation, now, hint))
     if items is not None:
         _write_items(out, items)
 
