@@ -10,6 +10,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Protocol
 
 from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
+from exporter.config.settings import RATE_LIMIT_MAX
 from exporter.daemon import Daemon
 from exporter.keys import KeySource, Secret
 from exporter.servers import Flags
@@ -30,7 +31,7 @@ RATE_LIMITED_READS = 25
 # Bounds, for it runs until somebody ends it. What had errors is kept seven times as long as what had none.
 RETENTION_SECONDS = 600.0
 STALLED_MOST = 5  # rounds: long enough to be called stalled, after 15 minutes
-SIMULATED_MOST = 5_000  # operations, and requests that are logged
+OPERATIONS_MOST = 5_000
 SEED = 1
 WILDCARDS = ("::", "0.0.0.0")  # noqa: S104 - named to be shown as localhost, not to be bound
 # Faster than the defaults: a demo is watched for minutes, a migration for hours.
@@ -119,7 +120,10 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
     """Play the demo until a signal, or for `duration` seconds; `tell` takes its lines. Returns the exit code."""
     with _simulator(SEED, speed) as production, _simulator(SEED + 1, speed) as development:
         simulators = {PRODUCTION: production, DEVELOPMENT: development}
-        config = Config(tuple(_environment(name, each.url, speed) for name, each in simulators.items()))
+        config = Config(
+            tuple(_environment(name, each.url, speed) for name, each in simulators.items()),
+            max_operations=OPERATIONS_MOST,
+        )
         daemon = Daemon(config, Flags([address]), {})
         _print_addresses(daemon, tell)
         player = Player(simulators, daemon, tell)
@@ -134,15 +138,18 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
 
 
 def _simulator(seed: int, speed: float) -> Simulator:
-    simulator = Simulator(world=World(seed, speed, most=SIMULATED_MOST), rate_limits=False)
-    simulator.log = RequestLog(SIMULATED_MOST)
+    simulator = Simulator(world=World(seed, speed, most=OPERATIONS_MOST), rate_limits=False)
+    simulator.log = RequestLog(OPERATIONS_MOST)
     return simulator
 
 
 def _environment(name: str, url: str, speed: float) -> EnvironmentSettings:
     key = KeySource(inline=Secret(f"sk_demo_{name}"))
+    rate_limit = min(50.0 * max(speed, 1.0), RATE_LIMIT_MAX)
     retention = RETENTION_SECONDS / speed
-    return EnvironmentSettings(name, api_key=key, base_url=url, rate_limit=50.0, polling=POLLING, retention=retention)
+    return EnvironmentSettings(
+        name, api_key=key, base_url=url, rate_limit=rate_limit, polling=POLLING, retention=retention
+    )
 
 
 def _print_addresses(daemon: Daemon, tell: Callable[[str], None]) -> None:
