@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TARGETS = re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "clean"})
+DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "dist", "clean"})
 
 
 @pytest.fixture
@@ -34,6 +34,10 @@ def steps(clone: Path, target: str) -> list[str]:
 
 def test_the_demo_installs_what_runs_the_exporter_and_nothing_else(clone: Path) -> None:
     assert steps(clone, "demo") == ["requirements/run.txt"]
+
+
+def test_packages_are_built_with_their_build_system_and_nothing_else(clone: Path) -> None:
+    assert steps(clone, "dist") == ["requirements/build.txt"]
 
 
 @pytest.mark.parametrize("target", DEVELOPERS)
