@@ -27,7 +27,7 @@ WAVE_OPERATIONS, WAVE_ROWS, WAVES = 30, 1000, 8
 FAILING_WAVE = 3  # every third
 WAVE_SECONDS, NIGHT_SECONDS, ROUND_SECONDS = 25.0, 60.0, 240.0
 NIGHTS = int(ROUND_SECONDS // NIGHT_SECONDS)
-RATE_LIMITED_READS = 25
+RATE_LIMITED_READS = 4  # each makes the exporter wait a second
 # Bounds, for it runs until somebody ends it. What had errors is kept seven times as long as what had none.
 RETENTION_SECONDS = 600.0
 STALLED_MOST = 5  # rounds: long enough to be called stalled, after 15 minutes

@@ -50,9 +50,8 @@ def _wait(url: str) -> None:
     until = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < until:
         with urllib.request.urlopen(f"{url}/api/v1/groups/production") as response:  # noqa: S310 - the demo's own
-            groups = {each["group"]: each for each in json.load(response)["groups"]}
-        run = groups.get("migration", {}).get("run")
-        if run and (run["progress"] or 0.0) >= PROGRESS:
+            progress = {each["group"]: each["progress"] or 0.0 for each in json.load(response)["groups"]}
+        if progress.get("migration", 0.0) >= PROGRESS:
             return
         time.sleep(1)
     sys.exit(f"the demo's run has not got to {PROGRESS:.0%} within {DEADLINE_SECONDS} s")
