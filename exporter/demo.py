@@ -27,7 +27,7 @@ WAVE_OPERATIONS, WAVE_ROWS, WAVES = 30, 1000, 8
 FAILING_WAVE = 3  # every third
 WAVE_SECONDS, NIGHT_SECONDS, ROUND_SECONDS = 25.0, 60.0, 240.0
 NIGHTS = int(ROUND_SECONDS // NIGHT_SECONDS)
-RATE_LIMITED_READS = 4  # each makes the exporter wait a second
+RATE_LIMITED_READS = 2  # each halves the pace
 # Bounds, for it runs until somebody ends it. What had errors is kept seven times as long as what had none.
 RETENTION_SECONDS = 600.0
 STALLED_MOST = 5  # rounds: long enough to be called stalled, after 15 minutes
@@ -194,7 +194,7 @@ class Player:
         if scene.run is not None:
             self._follower.put_run(scene.environment, scene.group, scene.run, scene.changes)
         if scene.rate_limited:
-            simulator.faults.set(RateLimit(count=scene.rate_limited, retry_after=1.0))
+            simulator.faults.set(RateLimit(count=scene.rate_limited, retry_after_ms=1000.0 / simulator.world.speed))
         minutes, seconds = divmod(int(elapsed), 60)
         where = f"{scene.environment} / {scene.group}"
         self._tell(f"  {minutes:02}:{seconds:02}  {where}: {scene.story}")
