@@ -177,12 +177,17 @@ class Player:
         self._tell = tell
         self._stalled: deque[str] = deque()
 
-    def play(self, speed: float) -> None:
+    def play(
+        self,
+        speed: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         """Play round after round, for as long as the process runs."""
-        start = time.monotonic()
+        start = monotonic()
         for scene in chain.from_iterable(map(scenes, count())):
-            time.sleep(max(start + scene.at / speed - time.monotonic(), 0.0))
-            self.begin(scene, time.monotonic() - start)
+            sleep(max(start + scene.at / speed - monotonic(), 0.0))
+            self.begin(scene, monotonic() - start)
 
     def begin(self, scene: Scene, elapsed: float) -> None:
         """Let a scene happen; `elapsed` is how many seconds the demo has run."""
