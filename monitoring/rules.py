@@ -79,7 +79,7 @@ def made(values: Mapping[str, Any]) -> dict[str, str]:
         for name, rules in source["records"].items()
     }
     alerts = {
-        name: [_alert(rule, known) for rule in rules if rule["alert"] not in values["disabled"]]
+        name: [_alert(rule, known, source["pages"]) for rule in rules if rule["alert"] not in values["disabled"]]
         for name, rules in source["alerts"].items()
     }
     return {"recording.yaml": _document(records), "alerts.yaml": _document(alerts)}
@@ -111,7 +111,7 @@ def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
         raise BadThresholdsError(f"thresholds: `disabled` names no alert: {', '.join(wrong)}")
 
 
-def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _alert(rule: dict[str, Any], values: Mapping[str, Any], pages: Mapping[str, str]) -> dict[str, Any]:
     alert = {"alert": rule["alert"], "expr": fill(rule["expr"], values)}
     if "for" in rule:
         alert["for"] = fill(rule["for"], values)
@@ -120,6 +120,11 @@ def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     labels = {"severity": rule["severity"], "service": SERVICE}
     texts = {name: fill(rule[name], values) for name in ("summary", "description")}
     links = {"runbook_url": f"{values['runbooks']}/{rule['alert']}.md"}
+    if page := rule.get("page"):
+        of_environment = "knock_environment" in fill(rule["expr"], values)
+        found = f"<<page_by_{'environment' if of_environment else 'instance'}>>"
+        link = f'{{{{ with {found} | query }}}}{{{{ . | first | label "external_url" }}}}{pages[page]}{{{{ end }}}}'
+        links["page_url"] = fill(link, values)
     if where := values["dashboards"]:
         links["dashboard_url"] = f"{where}{_dashboard(rule['expr'], values)}"
     return alert | {"labels": labels, "annotations": texts | links}

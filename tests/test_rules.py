@@ -99,8 +99,13 @@ def test_every_alert_says_what_to_do_and_where_to_look() -> None:
     for name, rule in alerts(rules.documents()).items():
         assert rule["labels"] == {"severity": rule["labels"]["severity"], "service": "knock-exporter"}
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert {"summary", "description", "runbook_url"} <= set(rule["annotations"])
         assert str(rule["annotations"]["runbook_url"]).endswith(f"/{name}.md")
+
+
+def test_alerts_link_to_the_exporter_unless_it_is_gone() -> None:
+    without = {name for name, rule in alerts(rules.documents()).items() if "page_url" not in rule["annotations"]}
+    assert without == {"KnockExporterDown", "KnockEnvironmentNotWatched"}
 
 
 def test_alerts_link_to_dashboards_once_it_is_known_where_those_are(tmp_path: Path) -> None:
