@@ -47,3 +47,10 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
     assert mounts["./dashboards"] == provider["options"]["path"]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.removeprefix(provider["options"]["path"] + "/") in {file.name for file in promql.DASHBOARDS}
+
+
+def test_programs_know_where_a_browser_reaches_them() -> None:
+    for name in ("knock-exporter", "prometheus", "alertmanager"):
+        port = SERVICES[name]["ports"][0].split(":")[1]
+        assert f"--web.external-url=http://localhost:{port}" in SERVICES[name]["command"]
+    assert SERVICES["grafana"]["environment"]["GF_SERVER_ROOT_URL"] == "http://localhost:3000"
