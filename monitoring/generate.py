@@ -1,6 +1,6 @@
 """Generates what this folder holds of it: rules and dashboards.
 
-With `--thresholds FILE --output FOLDER` the rules alone, by thresholds of your own. That needs PyYAML and no other package.
+With `--thresholds FILE --output FOLDER` the rules alone, by thresholds of your own: that needs PyYAML alone.
 """
 
 from __future__ import annotations
