@@ -96,6 +96,8 @@ class Daemon:
         keys = _read_keys(config, environ)
         self._tokens = TokenWatch(config.registration.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
+        if flags.external_url is not None:
+            self._activity.web_info.labels(flags.external_url).set(1)
         self._activity.reload_successful.set(1)
         self._activity.reload_time.set(time.time())
         budget = MemoryBudget()
