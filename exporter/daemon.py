@@ -334,6 +334,8 @@ def _read_keys(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
     for each in config.environments:
         if problem := doubt(keys[each.name]):
             log.warning("API key is unlikely to be one", environment=each.name, key=str(each.key), problem=problem)
+        if problem := each.key.exposure():
+            log.warning("API key is exposed", environment=each.name, key=str(each.key), problem=problem)
     return keys
 
 

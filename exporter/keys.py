@@ -7,6 +7,7 @@ only: the client's header set.
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,14 @@ class KeySource:
         if self.file is not None:
             return str(self.file)
         return "the key" if self.variable is None else f"environment variable {self.variable}"
+
+    def exposure(self) -> str | None:
+        """Say that everybody on this machine can read the key's file; None where that is not so."""
+        try:
+            exposed = self.file is not None and self.file.stat().st_mode & stat.S_IROTH
+        except OSError:
+            return None
+        return f"can be read by every user of this machine (chmod o-r {self.file})" if exposed else None
 
     def read(self, environ: Mapping[str, str]) -> Secret:
         """Read the key as it stands now. Raises InvalidKey, which says what is wrong with which source."""

@@ -46,6 +46,9 @@ class ConfigFile:
     def load(self) -> Config:
         """Read and check all of it. Raises ConfigError, or StartError for an environment that is not in it."""
         self._watch.note()
+        if not self._loaded and not self._path.exists():
+            hint = "name another with --config.file, begin with config.example.yaml, or try `knock-exporter demo` first"
+            raise StartError(f"{self._path}: no such file ({hint})")
         if self._loaded and files.is_pipe(self._path):
             raise NeedsRestart(f"{self._path}: is a pipe, which was read at the start (restart to load another one)")
         # Once it runs, no pipe that has taken the file's place may hold up the reader.

@@ -14,6 +14,7 @@ import click
 from click import shell_completion
 
 from exporter import __version__
+from exporter.cli.check_config import check_config
 from exporter.cli.errors import errors
 from exporter.cli.flags import (
     Address,
@@ -167,34 +168,17 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Write what makes SHELL complete commands and flags."""
+    """Write the completion script for a shell."""
     click.echo(_SHELLS[shell](main, {}, ctx.find_root().info_name or "", "_KNOCK_EXPORTER_COMPLETE").source())
-
-
-@main.command(name="check-config", epilog=example("knock-exporter check-config config.yaml"))
-@click.argument("file", type=FilePath())
-@flag("storage.path", default=None, type=FilePath(), help="Where the exporter keeps state, if not where the file says.")
-def check_config(file: Path, storage_path: Path | None) -> None:
-    """Check a configuration FILE: all problems at once (exit 1), or the active settings (exit 0)."""
-    from exporter import config, reloading  # noqa: PLC0415 - pydantic is not needed for --help
-    from exporter.keys import doubt  # noqa: PLC0415 - the same
-
-    loaded = reloading.ConfigFile(file, os.environ, storage=storage_path).load()
-    for each in loaded.environments:
-        if problem := doubt(each.key.read(os.environ)):
-            click.echo(f"warning: API key of {each.name}: {each.key} {problem}", err=True)
-        for declared in each.groups:
-            if declared.every is not None and declared.deadline is None:
-                where = f"group {quoted(declared.name)} of {each.name}"
-                hint = "unless the job gives one, a run that hangs is noticed only when the next one is due"
-                click.echo(f"warning: {where} has every, but no deadline: {hint}", err=True)
-    click.echo(config.effective_yaml(loaded), nl=False)
 
 
 @main.command(name="check-web-config", epilog=example("knock-exporter check-web-config web-config.yaml"))
 @click.argument("file", type=FilePath())
 def check_web_config(file: Path) -> None:
-    """Check a FILE of --web.config.file, with the certificates and keys that it names."""
+    """Check a web configuration FILE.
+
+    That is the file of --web.config.file, with the certificates and keys that it names.
+    """
     from exporter.web.web_config_watcher import WebConfigWatcher  # noqa: PLC0415 - only this command needs it
 
     config = WebConfigWatcher(file).config
@@ -205,10 +189,18 @@ def check_web_config(file: Path) -> None:
 @main.command(epilog=example("knock-exporter simulate --speed=10"))
 @flag("web.listen-address", default="127.0.0.1:10188", type=Address(), help="Address to listen on.")
 @flag("speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Times real time; limits scale with it.")
-@flag("seed", default=None, type=int, help="Seed of all chance; drawn and told without it.")
+@flag(
+    "seed",
+    default=None,
+    type=int,
+    help="Seed of the random numbers, to repeat a run; random if not given, and printed.",
+)
 @flag("api-key", default=None, help="The only key that is accepted; without it, any that begins with sk_.")
 def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None, api_key: str | None) -> None:
-    """Simulate Knock: bulk operations that queue, run and fail, over HTTP."""
+    """Simulate the API of Knock on this machine.
+
+    Its bulk operations queue, run and fail as those of Knock do.
+    """
     from exporter.simulator import LIFELIKE, Simulator, World  # noqa: PLC0415 - only this command needs them
 
     world = World(seed, speed, shares=LIFELIKE)
@@ -234,7 +226,10 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
 )
 @flag("duration", default=None, type=Duration(), help="End by itself after so long, as in 90s or 5m.")
 def demo(web_listen_address: tuple[str, int], speed: float, duration: float | None) -> None:
-    """Show the exporter at work on a simulated Knock; needs no key and no configuration."""
+    """Run the exporter on a simulated Knock.
+
+    It needs no key and no configuration.
+    """
     from exporter import demo as story  # noqa: PLC0415 - only this command needs it
     from exporter import logs  # noqa: PLC0415 - the same
 
@@ -251,7 +246,12 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
 @flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
 @flag("environment", default=None, help="Which of its environments, where the configuration has several.")
 @click.option(
-    "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json", "metrics"]), help="Form."
+    "-o",
+    "--output",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "metrics"]),
+    help="Output format.",
 )
 @click.option("--error-items", is_flag=True, help="List the failed items too: often personal data, shown here only.")
 @click.option(
@@ -268,7 +268,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
     error_items: bool,
     exit_status: bool,
 ) -> None:
-    """Ask Knock how the operation ID stands, now.
+    """Show one operation as Knock reports it now.
 
     With the key from a configuration, or from KNOCK_API_KEY (and KNOCK_BASE_URL, KNOCK_BRANCH) as Knock's SDKs do.
     """
@@ -298,6 +298,7 @@ def get(  # noqa: PLR0913 - one parameter for each flag
         sys.exit(writer.exit_status(operation))
 
 
+main.add_command(check_config)
 main.add_command(errors)
 main.add_command(list_command)
 main.add_command(forget)

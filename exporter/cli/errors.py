@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--run", default=None, type=RUN_ID, help="Only those of this run of the group.")
 @reads
 @click.option(
-    "-o", "--output", default="csv", show_default=True, type=click.Choice(["csv", "json", "ids"]), help="Form."
+    "-o", "--output", default="csv", show_default=True, type=click.Choice(["csv", "json", "ids"]), help="Output format."
 )
 def errors(  # noqa: PLR0913 - one parameter for each flag
     operation_ids: tuple[str, ...],
@@ -42,9 +42,9 @@ def errors(  # noqa: PLR0913 - one parameter for each flag
     password_file: Path | None,
     output: str,
 ) -> None:
-    """Write the failed items of operations, as Knock lists them now.
+    """Write the failed items of operations.
 
-    Named by their ID, from standard input (with -), or by their group: then a running exporter (--url) tells which
+    As Knock lists them now. The operations are named by their ID, from standard input (with -), or by their group: then a running exporter (--url) tells which
     failed or have errors. The key comes from a configuration or from KNOCK_API_KEY, as with `get`. Items are often
     personal data; nothing is stored.
 

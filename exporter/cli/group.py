@@ -22,7 +22,10 @@ _OPERATIONS = click.option("--operations", type=click.IntRange(min=0), help="How
 
 @click.group(name="group")
 def groups() -> None:
-    """Open, close and list runs: a group's work of one night, or of one migration."""
+    """Open, close and list the runs of groups.
+
+    A run is what a group does in one night, or in one migration.
+    """
 
 
 @groups.command(name="open", epilog=example("run=$(knock-exporter group open nightly --operations=1000 --deadline=3h)"))
@@ -95,7 +98,9 @@ def close(  # noqa: PLR0913 - one parameter for each flag
 @groups.command(name="list", epilog=example("knock-exporter group list --environment=production"))
 @reads
 @flag("environment", default=None, help="Only those of this environment.")
-@click.option("-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json"]), help="Form.")
+@click.option(
+    "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json"]), help="Output format."
+)
 def list_command(
     *, url: str, username: str | None, password_file: Path | None, environment: str | None, output: str
 ) -> None:

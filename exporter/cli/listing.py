@@ -30,7 +30,12 @@ _FINAL = ("completed", "failed", "lost")
 @click.option("--status", default=None, type=click.Choice(STATUSES), help="Only those that stand so.")
 @click.option("--id", "part", default=None, help="Only those whose id has this part.")
 @click.option(
-    "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json", "ids"]), help="Form."
+    "-o",
+    "--output",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "ids"]),
+    help="Output format.",
 )
 def list_command(  # noqa: PLR0913 - one parameter for each flag
     *,
@@ -45,7 +50,10 @@ def list_command(  # noqa: PLR0913 - one parameter for each flag
     part: str | None,
     output: str,
 ) -> None:
-    """List the operations that a running exporter follows: unfinished ones first, then failed ones, then the rest."""
+    """List the operations of a running exporter.
+
+    Unfinished ones first, then failed ones, then the rest.
+    """
     from exporter.terminal import listing  # noqa: PLC0415 - only this command needs it
 
     filters = {"group": group, "run": run, "name": name, "status": status, "id": part}
@@ -85,9 +93,9 @@ def forget(  # noqa: PLR0913 - one parameter for each flag
     group: str | None,
     statuses: tuple[str, ...],
 ) -> None:
-    """Let a running exporter drop operations: those that failed and were handled, so that they stand nowhere any more.
+    """Drop operations from a running exporter.
 
-    Named by their ID, from standard input (with -), or by their group. The sums of their run keep them, a list that
+    Such as those that failed and were handled, so that they are no longer listed. They are named by their ID, from standard input (with -), or by their group. The sums of their run keep them, a list that
     still names them does not bring them back, and `register --again` does. Waits up to a minute for an exporter that
     restarts. The exit code is 1 if any was refused.
     """

@@ -48,7 +48,9 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     labels: tuple[tuple[str, str], ...],
     again: bool,
 ) -> None:
-    """Hand operations over to a running exporter, by their ID or (with -) from standard input.
+    """Register operations with a running exporter.
+
+    By their ID or (with -) from standard input.
 
     Standard input holds ids, one a line, or JSON: what Knock answered to the calls that started them. Waits up to a
     minute for an exporter that restarts. The exit code is 0 if all were accepted.

@@ -82,7 +82,9 @@ class _TextFile(FilePath):
 @flag("push-gateway", default=None, type=Checked("url", check_address), help="Push metrics to this Pushgateway.")
 @click.pass_context
 def watch(ctx: click.Context, /, **flags: Any) -> None:
-    """Wait until operations have ended, by their ID or (with -) from standard input, or until a run has finished.
+    """Wait until operations or a run have finished.
+
+    Operations are named by their ID or (with -) from standard input.
 
     Bars and lines go to standard error, the result to standard output. Ids are asked of Knock, with the key from a
     configuration or from KNOCK_API_KEY as `get` does, or of a running exporter (--url).

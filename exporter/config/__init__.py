@@ -46,6 +46,7 @@ __all__ = [
     "load",
 ]
 
+DEVICES = Path("/dev")  # /dev/stdin may be a regular file
 PIPE_SECONDS = 30.0  # decrypting asks a service of keys first
 
 
@@ -69,7 +70,7 @@ def load(
     """
     with no_garbage_collection():
         document = read_document(path, pipe_seconds=pipe_seconds)
-        folder = Path() if is_pipe(path) else path.parent
+        folder = Path() if is_pipe(path) or path.parent == DEVICES else path.parent
         config, found = read(document, LoadContext(folder, environ, names))
         broken = {problem.loc for problem in found if problem.file is None}
         found += [problem for problem in check(document, needs_storage=needs_storage) if problem.loc not in broken]

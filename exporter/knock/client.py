@@ -13,7 +13,7 @@ import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import requests
@@ -28,7 +28,7 @@ from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.reading import read_operation
 from exporter.knock.transport import Transport
 from exporter.knock.trust import trust, trust_for
-from exporter.operation import Invalid, decode, parse_operation
+from exporter.operation import NIL_ID, Invalid, decode, parse_operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +52,18 @@ _BAD_TOKEN = frozenset({"bearer_token_invalid", "api_key_missing", "api_key_expi
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _SHORTEST_KEY = 8  # masking anything shorter would garble words
+
+
+class ProbeResult(NamedTuple):
+    """What an answer shows that names no operation.
+
+    `error` is NotFound in the best case, with `accepted_key`. `clock_difference` is this machine's clock less Knock's,
+    in seconds; None where the answer has no `Date` (RFC 9110, 6.6.1).
+    """
+
+    error: KnockError | None
+    seconds: float
+    clock_difference: float | None
 
 
 class Client:
@@ -84,6 +96,7 @@ class Client:
         self._branch = branch
         self._timeout = timeout
         self._wall = wall
+        self._monotonic = monotonic
         self._budget = budget or MemoryBudget()
         self._owner = owner
         self.use_key(key)
@@ -132,6 +145,25 @@ class Client:
     def fetch_record(self, operation_id: str) -> tuple[Operation, dict[str, Any]]:
         """Ask like `fetch`; return also the record as Knock wrote it, failed items (personal data) included."""
         return self._fetched(operation_id, _read_record)
+
+    def probe(self) -> ProbeResult:
+        """Ask for an operation that cannot exist, which changes nothing; raises nothing."""
+        headers, began, date = self._headers, self._monotonic(), None
+        url = f"{self._base_url}{_PATH}{NIL_ID}"
+        error: KnockError | None = None
+        try:
+            with self._transport.request(url, headers, Deadline(self._timeout)) as answer:
+                date = _date(answer.headers.get("date", ""))
+                if answer.status != HTTPStatus.OK:
+                    error = _refusal(answer, self._wall)
+        except KnockError as ours:
+            error = ours
+        except Exception as foreign:  # noqa: BLE001  as in `_outcome`
+            error = failure(foreign)
+        if error is not None:
+            error = _clean(error, headers["Authorization"].removeprefix("Bearer "))
+        difference = None if date is None else self._wall() - date
+        return ProbeResult(error, self._monotonic() - began, difference)
 
     def close(self) -> None:
         """Close idle connections; fetches on their way end by themselves."""
@@ -278,8 +310,13 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     text = headers.get("retry-after", "").strip()
     if _NUMBER.fullmatch(text):
         return min(float(text), MAX_RETRY_AFTER)
+    date = _date(text)
+    return None if date is None else min(max(date - wall, 0.0), MAX_RETRY_AFTER)
+
+
+def _date(text: str) -> float | None:
     try:
-        return min(max(parsedate_to_datetime(text).timestamp() - wall, 0.0), MAX_RETRY_AFTER)
+        return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 

@@ -1,0 +1,162 @@
+"""`knock-exporter check-config`: whether a configuration is good, what is active by it, and whether Knock takes its keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.cli.flags import FilePath, Names, example, flag
+from exporter.errors import KnockError, StartError
+from exporter.values import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporter.config import Config, EnvironmentSettings
+    from exporter.keys import Secret
+    from exporter.knock.client import ProbeResult
+
+STDIN = Path("/dev/stdin")
+CLOCK_SECONDS = 2.0  # the Date of an answer has whole seconds, and the answer takes a while
+CLOCK_MOST = 60.0
+
+
+@click.command(
+    name="check-config",
+    epilog=example(
+        "knock-exporter check-config config.yaml",
+        "knock-exporter check-config --probe                  # asks Knock once for each environment",
+        "sops -d config.enc.yaml | knock-exporter check-config -",
+    ),
+)
+@click.argument("file", type=FilePath(), required=False)
+@flag("config.file", default="config.yaml", type=FilePath(), help="Configuration file, where FILE is not given.")
+@flag("environments", default=None, type=Names(), help="Check only these environments, separated by commas.")
+@flag("storage.path", default=None, type=FilePath(), help="Where the exporter keeps state, if not where the file says.")
+@click.option("--print", "printed", is_flag=True, help="Print the active settings as YAML, without secrets.")
+@click.option("--probe", is_flag=True, help="Ask Knock once for each environment whether it accepts the key.")
+def check_config(  # noqa: PLR0913 - one parameter for each flag
+    file: Path | None,
+    *,
+    config_file: Path,
+    environments: tuple[str, ...] | None,
+    storage_path: Path | None,
+    printed: bool,
+    probe: bool,
+) -> None:
+    """Check a configuration FILE.
+
+    Without FILE it checks what `run` would read; `-` is standard input. All problems are shown at once, with their
+    lines; the exit code is 1 then, also where a file of operations_files cannot be read or a probe fails.
+    """
+    from exporter import config, reloading  # noqa: PLC0415 - pydantic is not needed for --help
+    from exporter.knock.client import read_key  # noqa: PLC0415 - the same
+
+    path = config_file if file is None else STDIN if str(file) == "-" else file
+    loaded = reloading.ConfigFile(path, os.environ, environments or (), storage_path).load()
+    keys = {each.name: read_key(each, os.environ) for each in loaded.environments}
+    for warning in _warnings(loaded, keys):
+        click.echo(f"warning: {warning}", err=True)
+    good = True
+    listed = 0
+    for each in loaded.environments:
+        ids = {operation.id for operation in each.operations}
+        for problem in _read_files(each, loaded, ids):
+            click.echo(problem, err=True)
+            good = good and problem.startswith("warning")
+        listed += len(ids)
+    if printed:
+        click.echo(config.effective_yaml(loaded), nl=False)
+    elif good:
+        counts = _count(len(loaded.environments), "environment"), _count(listed, "operation")
+        click.echo(f"OK: {', '.join(counts)}")
+    if probe:
+        probed = [_probe(each, keys[each.name]) for each in loaded.environments]
+        good = good and all(probed)
+    sys.exit(0 if good else 1)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _warnings(loaded: Config, keys: dict[str, Secret]) -> Iterator[str]:
+    from exporter.keys import doubt  # noqa: PLC0415 - only what loads a configuration needs it
+
+    first: dict[tuple[str, Secret], str] = {}
+    for each in loaded.environments:
+        key = keys[each.name]
+        for problem in (doubt(key), each.key.exposure()):
+            if problem:
+                yield f"API key of {each.name}: {each.key} {problem}"
+        other = first.setdefault((each.base_url, key), each.name)
+        if other != each.name and each.branch is None:
+            yield f"{other} and {each.name} have the same API key: Knock shows both the same operations"
+        for declared in each.groups:
+            if declared.every is not None and declared.deadline is None:
+                hint = "unless the job gives one, a run that hangs is noticed only when the next one is due"
+                yield f"group {quoted(declared.name)} of {each.name} has every, but no deadline: {hint}"
+
+
+def _read_files(environment: EnvironmentSettings, loaded: Config, ids: set[str]) -> Iterator[str]:
+    """Add the ids of `operations_files` to `ids`; yield what is wrong with those files."""
+    from exporter.sources import files  # noqa: PLC0415 - only what loads a configuration needs it
+    from exporter.sources.listing import BrokenList  # noqa: PLC0415 - the same
+    from exporter.sources.lists import form_of, parse  # noqa: PLC0415 - the same
+
+    for pattern in environment.operations_files:
+        paths = sorted(files.matches(pattern))
+        if not paths:
+            yield f"warning: operations_files of {environment.name}: {pattern} matches no file"
+        for path in paths:
+            mark = files.mark_of(path)
+            try:
+                content = files.read(path, mark) if mark is not None else None
+                if content is not None:
+                    ids |= {operation.id for operation in parse(content, form_of(path), loaded.labels)}
+            except BrokenList as error:
+                yield f"operations_files of {environment.name}: {path}: {error}"
+
+
+def _probe(environment: EnvironmentSettings, key: Secret) -> bool:
+    from exporter.knock.client import connect  # noqa: PLC0415 - only --probe needs it
+
+    try:
+        with closing(connect(environment, key)) as client:
+            result = client.probe()
+    except StartError as error:
+        click.echo(f"{environment.name}: {error}", err=True)
+        return False
+    good = result.error is None or result.error.accepted_key
+    click.echo(f"{environment.name}: {'; '.join(_probed(environment, result))}", err=not good)
+    return good
+
+
+def _probed(environment: EnvironmentSettings, result: ProbeResult) -> Iterator[str]:
+    from exporter.errors import REFUSED_HINT, KeyRefused, RateLimited  # noqa: PLC0415 - only --probe needs them
+
+    error = result.error
+    if isinstance(error, KeyRefused):
+        yield f"{environment.base_url} refuses the key of {environment.key} ({error}): {REFUSED_HINT}"
+    elif isinstance(error, KnockError) and not error.accepted_key:
+        yield f"{environment.base_url}: {error}"
+    else:
+        yield f"{environment.base_url} accepts the key, and answered in {result.seconds:.2f} s"
+    if isinstance(error, RateLimited):
+        yield "it answered 429: the rate limit of the account is used up now"
+    if environment.branch is not None:
+        yield f"branch {environment.branch} was sent (an answer does not show whether it exists)"
+    if result.clock_difference is not None:
+        apart = abs(result.clock_difference)
+        direction = "ahead of" if result.clock_difference > 0 else "behind"
+        if apart <= CLOCK_SECONDS:
+            yield "clocks agree"
+        else:
+            doubtful = ": set this machine's clock" if apart > CLOCK_MOST else ""
+            yield f"this machine's clock is {apart:.0f} s {direction} Knock's{doubtful}"
+    yield f"at most {environment.rate_limit:g} requests a second (rate_limit)"
