@@ -100,7 +100,7 @@ def section(page: str, name: str) -> str:
 
 def test_the_page_begins_with_groups() -> None:
     page = shown(nightly(Knock())).text
-    assert page.index('id="groups"') < page.index('id="environments"') < page.index('id="operations"')
+    assert page.index('id="groups"') < page.index('id="operations"') < page.index('id="environments"')
     (line,) = rows(page).values()
     told = read(line)
     for each in ("run n1, opened 30s ago", "▶ running", "60% of operations", "3 of 5", "1 failed", "in 1h 59m"):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # As the API takes them; a test compares both.
 STATUSES = (
     *("pending", "queued", "processing", "completed", "failed", "unknown", "lost"),
-    *("unfinished", "with_errors", "stale"),
+    *("unfinished", "needs_attention", "with_errors", "stalled", "stale"),
 )
 _FINAL = ("completed", "failed", "lost")
 
