@@ -236,7 +236,9 @@ def test_pages_carry_a_policy_without_inline_script(shown: AppContext) -> None:
 
 def test_links_to_the_documentation_lead_to_documents(shown: AppContext) -> None:
     paths = ("/", "/config", *(f"/operations/production/{each}" for each in (FAILED, FLAWED, RUNNING)))
-    pages = [ask(shown, each) for each in paths] + [ask(app_context(Model(Config((environment(),)), answered)), "/")]
+    empty = Model(Config((environment(),)), answered)
+    empty.run(1)
+    pages = [*(ask(shown, each) for each in paths), ask(app_context(empty), "/")]
     found = {each.removeprefix(DOCUMENTATION) for page in pages for each in links(page) if each.startswith("https:")}
     documents = Path(__file__).parent.parent / "docs"
     assert {"sources.md", "runbooks/KnockOperationFailed.md", "glossary.md"} <= found
@@ -248,7 +250,8 @@ def answered(request: PollRequest, _now: Moment) -> Operation:
 
 
 def test_a_failed_operation_says_what_to_do(shown: AppContext) -> None:
-    read = text(ask(shown, f"/operations/production/{FAILED}"))
+    page = ask(shown, f"/operations/production/{FAILED}")
+    read = text(page)
     for told in (
         "This operation failed. Knock gives no reason. About 993 of 1,000 rows were not processed.",
         f"knock-exporter errors --environment=production {FAILED}",
@@ -257,7 +260,7 @@ def test_a_failed_operation_says_what_to_do(shown: AppContext) -> None:
     ):
         assert told in read
     assert "not yet" not in read
-    assert "completed_at" not in read
+    assert "<code>completed_at</code>" not in page.text
     assert "What to do" not in text(ask(shown, f"/operations/production/{CLEAN}"))
 
 
@@ -292,7 +295,7 @@ def test_the_configuration_says_where_it_is_from_and_with_which_flags() -> None:
     context = app_context(model, configuration=lambda: loaded, flags=flags)
     read = text(ask(context, "/config"))
     assert "Loaded from /etc/<k>.yaml at" in read
-    assert "(1m 30s ago)" in read
+    assert "1m 30s ago" in read
     assert "--web.telemetry-path /metrics (default)" in read
     assert "[]" not in read
     assert "not reloaded" not in read + text(ask(context, "/"))
@@ -300,7 +303,7 @@ def test_the_configuration_says_where_it_is_from_and_with_which_flags() -> None:
     for path in ("/", "/config"):
         read = text(ask(app_context(model, configuration=lambda: refused), path))
         assert "✕ The configuration was not reloaded since" in read
-        assert "(30s ago)" in read
+        assert "30s ago" in read
         assert "/etc/<k>.yaml: line 7: no such key" in read
 
 

@@ -293,7 +293,7 @@ def _is_inherited(loc: Loc, data: Any) -> bool:
 
 
 def _without_empty(shown: Any) -> Any:
-    if isinstance(shown, list):
+    if isinstance(shown, (list, tuple)):
         return [_without_empty(each) for each in shown]
     if not isinstance(shown, dict):
         return shown
