@@ -74,7 +74,6 @@ def test_a_flat_line_keeps_the_estimate() -> None:
     assert rows.estimate == ROWS.top
 
 
-
 @pytest.mark.parametrize(
     ("seconds", "labels"),
     [

@@ -145,7 +145,7 @@ def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
                 f"Read the failed items{'' if listed else ', if there are any'}.",
                 f"knock-exporter errors {place} {key.id}",
             ),
-            GroupCommand(f"Correct the data and submit {again} to Knock again.", ""),
+            GroupCommand(f"Correct the data. Then submit {again} again.", ""),
             forget,
         )
         meaning = _failed(record) if failed else "Knock completed this operation, but some items failed."
