@@ -110,7 +110,7 @@ def test_the_end_is_expected_while_rows_move_and_known_afterwards() -> None:
     ],
 )
 def test_what_needs_attention_leads_to_its_runbook(
-    record: Operation | None, changes: dict[str, object], after: float, runbook: str | None
+    record: Operation | None, changes: dict[str, Any], after: float, runbook: str | None
 ) -> None:
     now = Moment(NOW.mono + after, NOW.wall + after)
     entry = entry_of(tracked(record, **changes))
