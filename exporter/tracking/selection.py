@@ -82,23 +82,53 @@ class Part(StrEnum):
 
 
 class _Place(NamedTuple):
-    """A stretch of a page's list: of the operations of one level of rank those for which `holds` does."""
+    """A stretch of a page's list: of the operations of one level of rank those that `find` leaves."""
 
     part: Part
     level: int
     status: str  # what counts them, or more than them
-    holds: Callable[[Entry, Moment], bool]
+    find: Callable[[Iterable[Entry], Moment], Iterator[Entry]]
+
+
+def _stalled(found: Iterable[Entry], now: Moment) -> Iterator[Entry]:
+    # As `facts.stalled`: to call that for each of 50,000 operations takes more than twice as long.
+    state, before = Status.PROCESSING, now.wall - facts.STALLED_SECONDS
+    return (
+        each
+        for each in found
+        if each.state == state and (change := each.tracked.last_change) is not None and change.wall < before
+    )
 
 
 # The order of pages. No operation is in two places; a place of which the sums count none needs no walk.
 _PLACES = (
-    _Place(Part.ATTENTION, 1, Status.FAILED, lambda _entry, _now: True),
-    _Place(Part.ATTENTION, 2, "with_errors", lambda entry, _now: facts.completed_with_errors(entry)),
-    _Place(Part.ATTENTION, 0, "stalled", facts.stalled),
-    _Place(Part.ATTENTION, 0, "stale", lambda entry, now: facts.stale(entry, now) and not facts.stalled(entry, now)),
-    _Place(Part.ATTENTION, 2, LOST, lambda entry, _now: entry.state == LOST),
-    _Place(Part.RUNNING, 0, "unfinished", lambda entry, now: not facts.needs_attention(entry, now)),
-    _Place(Part.ENDED, 2, Status.COMPLETED, lambda entry, _now: entry.tracked.clean),
+    _Place(Part.ATTENTION, 1, Status.FAILED, lambda found, _now: iter(found)),
+    _Place(
+        Part.ATTENTION,
+        2,
+        "with_errors",
+        lambda found, _now: (each for each in found if each.tracked.has_errors and each.state == Status.COMPLETED),
+    ),
+    _Place(Part.ATTENTION, 0, "stalled", _stalled),
+    _Place(
+        Part.ATTENTION,
+        0,
+        "stale",
+        lambda found, now: (each for each in found if facts.stale(each, now) and not facts.stalled(each, now)),
+    ),
+    _Place(Part.ATTENTION, 2, LOST, lambda found, _now: (each for each in found if each.state == LOST)),
+    _Place(
+        Part.RUNNING,
+        0,
+        "unfinished",
+        lambda found, now: (each for each in found if not facts.needs_attention(each, now)),
+    ),
+    _Place(
+        Part.ENDED,
+        2,
+        Status.COMPLETED,
+        lambda found, _now: (each for each in found if each.state == Status.COMPLETED and not each.tracked.has_errors),
+    ),
 )
 
 
@@ -145,9 +175,8 @@ def by_part(snapshot: Snapshot, wanted: Filter, now: Moment) -> PageList:
         for place in _PLACES:
             if counts[place.status] and level in (None, place.level):
                 stretch = islice(order, starts[place.level], starts[place.level + 1])
-                for each in _placed(stretch, wanted):
-                    if place.holds(each, now) and has_status(each):
-                        yield place.part, each
+                for each in filter(has_status, place.find(_placed(stretch, wanted), now)):
+                    yield place.part, each
 
     return PageList(islice(entries(), total), total, counts)
 
@@ -187,10 +216,10 @@ def _level(status: str | None) -> int | None:
     return None if status is None or status in _ANY_LEVEL else _LEVELS[status]
 
 
-def _has_status(status: str | None, now: Moment) -> Callable[[Entry], bool]:
-    """Return a check whether an operation has the status that is asked for."""
+def _has_status(status: str | None, now: Moment) -> Callable[[Entry], bool] | None:
+    """Return a check whether an operation has the status that is asked for; None: any will do, as `filter` has it."""
     if status is None:
-        return lambda _entry: True
+        return None
     if (word := WORDS.get(status)) is not None:
         return lambda entry: word(entry, now)
     return lambda entry: entry.state == status
