@@ -40,6 +40,7 @@ from exporter.tracking.messages import (
     Reconfigure,
     Register,
     Registration,
+    Release,
     Scraped,
     Stop,
 )
@@ -95,6 +96,8 @@ class Daemon:
         keys = _read_keys(config, environ)
         self._tokens = TokenWatch(config.registration.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
+        if flags.external_url is not None:
+            self._activity.web_info.labels(flags.external_url).set(1)
         self._loaded_at = self._note_loaded()
         budget = MemoryBudget()
         self._clients = EnvironmentClients(self._inbox.put, budget)
@@ -179,6 +182,10 @@ class Daemon:
         """Follow these operations too, from now on."""
         registration = tuple(Registration(each) for each in operations)
         self._inbox.put(Register(environment, registration, again=False, reply=lambda _answer: None))
+
+    def release(self, environment: str, operation_id: str) -> None:
+        """Drop an operation that was handed over."""
+        self._inbox.put(Release(environment, operation_id, reply=lambda _answer: None))
 
     def put_run(self, environment: str, group: str, run: str, changes: RunChanges) -> None:
         """Open a run of a group, or say more of it."""

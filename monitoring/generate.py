@@ -1,6 +1,6 @@
 """Generates what this folder holds of it: rules and dashboards.
 
-With `--thresholds FILE --output FOLDER` the rules alone, by thresholds of your own.
+With `--thresholds FILE --output FOLDER` the rules alone, by thresholds of your own: that needs PyYAML alone.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dashboards
 import rules
-
-from exporter.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _write(args.output or FOLDER / "rules", rules.documents(args.thresholds))
     except rules.BadThresholdsError as error:
         sys.exit(f"{args.thresholds}: {error}")
-    except (OSError, ConfigError) as error:
-        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")
     if args.output is None:
-        _write(FOLDER / "dashboards", dashboards.documents())
+        _write(FOLDER / "dashboards", _dashboards())
+
+
+def _dashboards() -> dict[str, str]:
+    try:
+        import dashboards  # noqa: PLC0415 - the rules do without what it needs
+    except ModuleNotFoundError as error:
+        if error.name != "grafana_foundation_sdk":
+            raise
+        sys.exit(
+            "the dashboards need grafana-foundation-sdk: `make monitoring` installs it; rules alone: --output FOLDER"
+        )
+    return dashboards.documents()
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ def _groups() -> list[Panel]:
 
 def _labels() -> list[Column]:
     return [
-        Column("Operation", label="operation_id", width=310, options=[("links", [LINK])]),
+        Column("Operation", label="operation_id", width=330, options=[("links", [LINK])]),
         Column("Environment", label="knock_environment", width=115),
         Column("Group", label="group", width=115),
         Column("Name", label="name", width=0),

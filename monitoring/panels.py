@@ -120,8 +120,8 @@ def lines(
     panel = panel.span(GRAPH_WIDTH).height(GRAPH_HEIGHT).min(0).thresholds(_thresholds(steps))
     if len(steps) > 1:
         panel = panel.thresholds_style(parts.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
-    if highest is not None:
-        panel = panel.max(highest)
+    # A panel of zeros has no extent of its own.
+    panel = panel.axis_soft_max(1) if highest is None else panel.max(highest)
     if bars:
         panel = panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(80).line_width(0).interval(SHORTEST_STEP)
     else:

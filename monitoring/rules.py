@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from exporter.config import PIPE_SECONDS
-from exporter.config.yaml_source import NoDocument, read_document
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,7 +43,7 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
     def value(mark: re.Match[str]) -> str:
         spaces, name = mark.groups()
         if name not in values:
-            raise BadThresholdsError(f"thresholds: `{name}` is missing")
+            raise BadThresholdsError(f"`{name}` is missing")
         start = mark.string.rfind("\n", 0, mark.start()) + 1
         indent = spaces if start == mark.start() else ""
         return str(spaces + fill(str(values[name]), values).replace("\n", "\n" + indent))
@@ -55,18 +52,36 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
 
 
 def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
-    """Return the rule files, name to text.
+    """Return the rule files, name to text; what this file of thresholds does not name is as in `THRESHOLDS`.
 
-    Raises ConfigError for a file that cannot be read, and BadThresholdsError where a threshold is missing, unknown, not
-    of its kind, or switches off an alert that there is not.
+    Raises OSError for a file that cannot be read, and BadThresholdsError where it is not YAML, or a threshold is not
+    known, not of its kind, or switches off an alert that does not exist.
     """
+    return made(_read(THRESHOLDS) | _read(thresholds))
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        document = read_document(thresholds, pipe_seconds=PIPE_SECONDS)
-    except NoDocument:
-        return made({})
-    if document.found:
-        raise document.error(str(thresholds), document.found)
-    return made(document.data)
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise BadThresholdsError("is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BadThresholdsError(f"line {line}: is not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise BadThresholdsError(f"is not valid YAML: {error}") from error
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise BadThresholdsError("expected a mapping of names to values")
+    names: set[str] = set()
+    for name, _ in node.value:
+        if name.value in names:
+            raise BadThresholdsError(f"line {name.start_mark.line + 1}: {name.value} is a duplicate")
+        names.add(name.value)
+    return dict(values)
 
 
 def made(values: Mapping[str, Any]) -> dict[str, str]:
@@ -79,7 +94,7 @@ def made(values: Mapping[str, Any]) -> dict[str, str]:
         for name, rules in source["records"].items()
     }
     alerts = {
-        name: [_alert(rule, known) for rule in rules if rule["alert"] not in values["disabled"]]
+        name: [_alert(rule, known, source["pages"]) for rule in rules if rule["alert"] not in values["disabled"]]
         for name, rules in source["alerts"].items()
     }
     return {"recording.yaml": _document(records), "alerts.yaml": _document(alerts)}
@@ -91,27 +106,23 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 
 def _source() -> dict[str, Any]:
-    source: dict[str, Any] = yaml.load(SOURCE.read_text(), Loader=yaml.CSafeLoader)
+    source: dict[str, Any] = yaml.load(SOURCE.read_text(), Loader=yaml.SafeLoader)
     return source
 
 
 def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
     used = {name for _, name in _MARK.findall(json.dumps(source))} - source["fragments"].keys()
     own = {"runbooks", "dashboards", "disabled", "keep_firing"}
-    if not isinstance(values, dict):
-        raise BadThresholdsError("thresholds: expected a mapping of names to values")
-    if wrong := sorted((used | own) ^ values.keys()):
-        raise BadThresholdsError(f"thresholds: missing or not known: {', '.join(wrong)}")
+    if wrong := sorted(map(str, values.keys() - (used | own))):
+        raise BadThresholdsError(f"not known: {', '.join(wrong)} (the names are those of {THRESHOLDS.name})")
     kinds = {name: [list] if name == "disabled" else [str, int, float] for name in values}
     if wrong := sorted(name for name, value in values.items() if type(value) not in kinds[name]):
-        raise BadThresholdsError(
-            f"thresholds: `disabled` must be a list, the others texts or numbers: {', '.join(wrong)}"
-        )
+        raise BadThresholdsError(f"`disabled` must be a list, the others texts or numbers: {', '.join(wrong)}")
     if wrong := sorted(set(map(str, values["disabled"])) - alerts().keys()):
-        raise BadThresholdsError(f"thresholds: `disabled` names no alert: {', '.join(wrong)}")
+        raise BadThresholdsError(f"`disabled` names no alert: {', '.join(wrong)}")
 
 
-def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _alert(rule: dict[str, Any], values: Mapping[str, Any], pages: Mapping[str, str]) -> dict[str, Any]:
     alert = {"alert": rule["alert"], "expr": fill(rule["expr"], values)}
     if "for" in rule:
         alert["for"] = fill(rule["for"], values)
@@ -120,6 +131,11 @@ def _alert(rule: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     labels = {"severity": rule["severity"], "service": SERVICE}
     texts = {name: fill(rule[name], values) for name in ("summary", "description")}
     links = {"runbook_url": f"{values['runbooks']}/{rule['alert']}.md"}
+    if page := rule.get("page"):
+        of_environment = "knock_environment" in fill(rule["expr"], values)
+        found = f"<<page_by_{'environment' if of_environment else 'instance'}>>"
+        link = f'{{{{ with {found} | query }}}}{{{{ . | first | label "external_url" }}}}{pages[page]}{{{{ end }}}}'
+        links["page_url"] = fill(link, values)
     if where := values["dashboards"]:
         links["dashboard_url"] = f"{where}{_dashboard(rule['expr'], values)}"
     return alert | {"labels": labels, "annotations": texts | links}

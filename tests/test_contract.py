@@ -65,6 +65,7 @@ def a_model_of_everything() -> Model:
     full = Model(Config((watched,)), knock)
     full.activity.reload_successful.set(1)
     full.activity.reload_time.set(WALL)
+    full.activity.web_info.labels("https://example.com").set(1)
     full.activity.exposition_size.set(1)
     full.put_run("default", "tonight", operations=0, closed=True, deadline=RunDeadline(seconds=3600.0))
     full.run(30)

@@ -38,7 +38,30 @@ def test_the_committed_dashboards_are_what_the_code_makes() -> None:
 def test_grafanas_own_model_loses_nothing_of_it(file: Path) -> None:
     register_default_plugins()
     again = json.loads(json.dumps(Dashboard.from_json(loaded(file)), cls=JSONEncoder))
-    assert again == loaded(file)
+    assert dashboards.shown(again) == loaded(file)
+
+
+@each_dashboard
+def test_newer_grafana_hides_no_link_and_no_switch(file: Path) -> None:
+    whole = loaded(file)
+    assert all("placement" not in each for each in (*whole["annotations"]["list"], *whole["links"]))
+
+
+def test_ids_fit_their_column_and_a_panel_of_zeros_has_an_axis() -> None:
+    everything = [panel for file in promql.DASHBOARDS for panel in promql.panels(file)]
+    ids = [
+        {each["id"]: each["value"] for each in override["properties"]}["custom.width"]
+        for panel in everything
+        for override in panel["fieldConfig"]["overrides"]
+        if override["matcher"]["options"] == "operation_id"
+    ]
+    assert ids
+    assert set(ids) == {330}
+    for panel in everything:
+        defaults = panel["fieldConfig"]["defaults"]
+        if panel["type"] == "timeseries":
+            assert defaults["min"] == 0, panel["title"]
+            assert "max" in defaults or defaults["custom"]["axisSoftMax"] > 0, panel["title"]
 
 
 @each_dashboard

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import generate
 import pytest
 import rules
 import yaml
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+PATH = os.environ["PATH"]
 RULES = rules.FOLDER / "rules"
 TUNED = yaml.load(rules.THRESHOLDS.read_text(), Loader=yaml.CSafeLoader)
 
@@ -55,12 +55,11 @@ def test_a_threshold_reaches_its_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"stalled_seconds": None}, "thresholds: missing or not known: stalled_seconds"),
-        ({"staled_seconds": 1}, "thresholds: missing or not known: staled_seconds"),
-        ({"disabled": ["KnockNothing"]}, "thresholds: `disabled` names no alert: KnockNothing"),
+        ({"staled_seconds": 1}, "not known: staled_seconds (the names are those of thresholds.yaml)"),
+        ({"disabled": ["KnockNothing"]}, "`disabled` names no alert: KnockNothing"),
         (
             {"disabled": "KnockUnreachable", "stale_for": ["5m"]},
-            "thresholds: `disabled` must be a list, the others texts or numbers: disabled, stale_for",
+            "`disabled` must be a list, the others texts or numbers: disabled, stale_for",
         ),
     ],
 )
@@ -73,12 +72,11 @@ def test_wrong_thresholds_are_refused(changes: dict[str, object], complaint: str
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (None, "cannot be read: No such file or directory"),
-        (b"", "thresholds: missing or not known: "),
-        (b"- job", "thresholds: expected a mapping"),
-        (b"job: ]", "line 1: is not valid YAML"),
-        (b"job: a\njob: b", "line 2: job: is a duplicate"),
-        (b"\xff\xfe", "line 1: is not UTF-8 text"),
+        (None, "No such file or directory"),
+        (b"- job", "expected a mapping of names to values"),
+        (b"job: ]", "line 1: "),
+        (b"job: a\njob: b", "line 2: job is a duplicate"),
+        (b"job: \xff\xfe", "is not UTF-8 text"),
     ],
 )
 def test_an_error_names_the_file_of_thresholds(content: bytes | None, complaint: str, tmp_path: Path) -> None:
@@ -88,19 +86,52 @@ def test_an_error_names_the_file_of_thresholds(content: bytes | None, complaint:
     assert generated(file, tmp_path).startswith(f"{file}: {complaint}")
 
 
-def test_a_device_as_thresholds_is_refused_and_a_pipe_is_read(tmp_path: Path) -> None:
-    assert generated("/dev/zero", tmp_path) == "/dev/zero: cannot be read: is not a regular file"
-    piped = f"{sys.executable} {generate.__file__} --thresholds <(cat {rules.THRESHOLDS}) --output {tmp_path}"
-    subprocess.run(["bash", "-c", piped], check=True, timeout=60)
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == rules.documents()
+def test_thresholds_of_your_own_need_to_name_only_what_they_change(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("stalled_seconds: 1234\n")
+    assert rules.documents(file) == rules.documents(tuned(tmp_path, stalled_seconds=1234))
+    file.write_text("# as they are\n")
+    assert rules.documents(file) == rules.documents()
+
+
+def test_rules_are_generated_with_nothing_but_pyyaml(tmp_path: Path) -> None:
+    (tmp_path / "yaml").symlink_to(Path(yaml.__file__).parent)
+    piped = (
+        f"{sys.executable} -S {generate.__file__} --thresholds <(cat {rules.THRESHOLDS}) --output {tmp_path / 'rules'}"
+    )
+    subprocess.run(["bash", "-c", piped], check=True, timeout=60, env={"PYTHONPATH": str(tmp_path), "PATH": PATH})
+    assert {file.name: file.read_text() for file in (tmp_path / "rules").iterdir()} == rules.documents()
+
+
+def test_dashboards_say_what_they_need(tmp_path: Path) -> None:
+    (tmp_path / "yaml").symlink_to(Path(yaml.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-S", generate.__file__],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"PYTHONPATH": str(tmp_path), "PATH": PATH},
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "the dashboards need grafana-foundation-sdk: `make monitoring` installs it; rules alone: --output FOLDER\n"
+    )
 
 
 def test_every_alert_says_what_to_do_and_where_to_look() -> None:
     for name, rule in alerts(rules.documents()).items():
         assert rule["labels"] == {"severity": rule["labels"]["severity"], "service": "knock-exporter"}
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert {"summary", "description", "runbook_url"} <= set(rule["annotations"])
         assert str(rule["annotations"]["runbook_url"]).endswith(f"/{name}.md")
+
+
+def test_alerts_link_to_the_exporter_unless_it_is_gone() -> None:
+    without = {name for name, rule in alerts(rules.documents()).items() if "page_url" not in rule["annotations"]}
+    of_two_kinds = {"KnockRegistrationsRefused"}  # of an environment, or of an exporter
+    assert without == {"KnockExporterDown", "KnockEnvironmentNotWatched"} | of_two_kinds
 
 
 def test_alerts_link_to_dashboards_once_it_is_known_where_those_are(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import click
 import promql
 import pytest
 import yaml
+
+from exporter.cli import main
 
 COMPOSE = yaml.safe_load((promql.MONITORING / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -47,3 +50,27 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
     assert mounts["./dashboards"] == provider["options"]["path"]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.removeprefix(provider["options"]["path"] + "/") in {file.name for file in promql.DASHBOARDS}
+
+
+def test_programs_know_where_a_browser_reaches_them() -> None:
+    for name in ("prometheus", "alertmanager"):
+        port = SERVICES[name]["ports"][0].split(":")[1]
+        assert f"--web.external-url=http://localhost:{port}" in SERVICES[name]["command"]
+    assert SERVICES["grafana"]["environment"]["GF_SERVER_ROOT_URL"] == "http://localhost:3000"
+
+
+def test_the_exporter_takes_its_flags() -> None:
+    name, *arguments = SERVICES["knock-exporter"]["command"]
+    context = click.Context(main)
+    command = main.get_command(context, name)
+    assert command is not None
+    command.make_context(name, arguments, parent=context)
+
+
+def test_the_readme_shows_the_configuration_that_is_checked() -> None:
+    readme = (promql.MONITORING / "README.md").read_text()
+    shown = yaml.safe_load(re.findall(r"^```yaml\n(.+?)^```", readme, re.MULTILINE | re.DOTALL)[0])
+    real = yaml.safe_load((promql.MONITORING / "prometheus.yaml").read_text())
+    assert shown == {name: real[name] for name in ("rule_files", "alerting")} | {
+        "scrape_configs": [job for job in real["scrape_configs"] if job["job_name"] == "knock"]
+    }

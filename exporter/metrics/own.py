@@ -140,6 +140,12 @@ class Activity:
         "Version of the exporter and of its Python; always 1.",
         *("version", "revision", "pythonversion"),
     )
+    web_info = OwnFamily(
+        Gauge,
+        "knock_exporter_web_info",
+        "Where people reach the pages of the exporter, by --web.external-url; always 1.",
+        "external_url",
+    )
     reload_successful = OwnFamily(
         LateGauge,
         "knock_exporter_config_last_reload_successful",

@@ -238,7 +238,8 @@ def test_refused_registrations_are_told(alerting: Alerting, reason: str, alert: 
     if reason == "limit":
         assert alerting.second.register({"id": MISSING}, "many").status_code == 503
     else:
-        assert alerting.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
+        for _ in range(6):  # five are somebody's slip
+            assert alerting.main.register({"id": MISSING}, "failing", token="x" * 32).status_code == 401
     alerting.stack.fires(alert)
 
 

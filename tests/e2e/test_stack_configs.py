@@ -22,7 +22,7 @@ OF_RUNS = {"KnockGroupDidNotRun", "KnockGroupMissedDeadline", "KnockGroupWillMis
 OPERATION = {**GROUP, "name": "users.identify"}
 
 
-@pytest.mark.parametrize("file", ["alertmanager.yaml", "alertmanager.demo.yaml"])
+@pytest.mark.parametrize("file", ["alertmanager.yaml", "alertmanager.simple.yaml", "alertmanager.demo.yaml"])
 def test_amtool_finds_nothing_wrong(file: str) -> None:
     run(tool("amtool"), "check-config", MONITORING / file)
 
@@ -107,8 +107,9 @@ def test_what_follows_for_a_group_is_held_back(cause: str, held: set[str], tmp_p
         assert not [name for name in held if told.alerts(name, **GROUP)]
 
 
-def test_the_example_holds_no_secret() -> None:
-    for receiver in yaml.safe_load(EXAMPLE.read_text())["receivers"]:
+@pytest.mark.parametrize("example", [EXAMPLE, MONITORING / "alertmanager.simple.yaml"], ids=lambda file: file.name)
+def test_an_example_holds_no_secret(example: Path) -> None:
+    for receiver in yaml.safe_load(example.read_text())["receivers"]:
         for settings in (each for name, each in receiver.items() if name != "name"):
             for one in settings:
                 assert {"routing_key", "service_key", "api_url"}.isdisjoint(one)
