@@ -83,7 +83,8 @@ def draw(points: Sequence[HistoryPoint], estimated: int | None = None) -> Chart 
     across = [x(each) for each in moments]
     processed = [each.processed for each in points]
     most = max((each for each in processed if each is not None), default=0)
-    shown = estimated if estimated and most >= ESTIMATE_SHARE * estimated else None
+    is_flat = len({each for each in processed if each is not None}) == 1  # there is nothing to press flat
+    shown = estimated if estimated and (is_flat or most >= ESTIMATE_SHARE * estimated) else None
     return Chart(
         _plot(ROWS, across, processed, shown),
         _plot(ERRORS, across, [each.errors for each in points], None),

@@ -46,7 +46,7 @@ from exporter.tracking.messages import (
 )
 from exporter.tracking.tracker import Tracker, run
 from exporter.tracking.transitions import Moment
-from exporter.web.context import AppContext
+from exporter.web.context import AppContext, ConfigurationStatus
 from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class Daemon:
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         if flags.external_url is not None:
             self._activity.web_info.labels(flags.external_url).set(1)
-        self._activity.reload_successful.set(1)
-        self._activity.reload_time.set(time.time())
+        self._loaded_at = self._note_loaded()
         budget = MemoryBudget()
         self._clients = EnvironmentClients(self._inbox.put, budget)
         self._clients.prepare(config.environments, keys)()
@@ -175,6 +174,8 @@ class Daemon:
             service=service,
             reload=self.reload if self._flags.enable_lifecycle else None,
             scraped=lambda at: self._inbox.put(Scraped(at)),
+            configuration=lambda: self._configuration_status(self._reloading),
+            flags=self._flags.shown,
         )
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
@@ -215,8 +216,7 @@ class Daemon:
         def switch() -> None:
             switch_clients()
             self._config, self._tokens = config, tokens
-            self._activity.reload_successful.set(1)
-            self._activity.reload_time.set(time.time())
+            self._loaded_at = self._note_loaded()
             switched.set()
 
         self._inbox.put(Reconfigure(config, keys, switch, shown.set))
@@ -227,6 +227,12 @@ class Daemon:
         self._keys.use(_watches(config, keys))
         self._sources.reconfigure(config)
         self._log_registration()
+
+    def _note_loaded(self) -> float:
+        at = time.time()
+        self._activity.reload_successful.set(1)
+        self._activity.reload_time.set(at)
+        return at
 
     def _reload_tokens(self) -> None:
         problem = self._tokens.problem
@@ -244,6 +250,12 @@ class Daemon:
         self._shown.set()
 
     # What the pages ask.
+
+    def _configuration_status(self, reloading: Reloading | None) -> ConfigurationStatus:
+        if reloading is None:
+            return ConfigurationStatus(self._loaded_at)
+        file, refused = str(reloading.file.path), reloading.refused
+        return ConfigurationStatus(self._loaded_at, file, *(refused or ()))
 
     def _unready(self) -> str | None:
         if self._ending:

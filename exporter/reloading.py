@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from exporter import config, files
-from exporter.errors import ConfigError, ExporterError, StartError
+from exporter.errors import ConfigError, ExporterError, StartError, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ class ConfigFile:
     def __init__(
         self, path: Path, environ: Mapping[str, str], environments: Sequence[str] = (), storage: Path | None = None
     ) -> None:
-        self._path = path
+        self.path = path
         self._environ = environ
         self._environments = environments
         self._storage = storage
@@ -46,15 +46,15 @@ class ConfigFile:
     def load(self) -> Config:
         """Read and check all of it. Raises ConfigError, or StartError for an environment that is not in it."""
         self._watch.note()
-        if not self._loaded and not self._path.exists():
+        if not self._loaded and not self.path.exists():
             hint = "name another with --config.file, begin with config.example.yaml, or try `knock-exporter demo` first"
-            raise StartError(f"{self._path}: no such file ({hint})")
-        if self._loaded and files.is_pipe(self._path):
-            raise NeedsRestart(f"{self._path}: is a pipe, which was read at the start (restart to load another one)")
+            raise StartError(f"{self.path}: no such file ({hint})")
+        if self._loaded and files.is_pipe(self.path):
+            raise NeedsRestart(f"{self.path}: is a pipe, which was read at the start (restart to load another one)")
         # Once it runs, no pipe that has taken the file's place may hold up the reader.
         seconds = 0.0 if self._loaded else config.PIPE_SECONDS
         loaded = config.load(
-            self._path,
+            self.path,
             self._environ,
             self._environments,
             pipe_seconds=seconds,
@@ -85,22 +85,31 @@ class _Retry:
         self._due = now.mono + self._pause
 
 
+class RefusedReload(NamedTuple):
+    """Why the configuration was not reloaded, and since when (Unix seconds) none could be."""
+
+    problem: str
+    since: float
+
+
 class Reloading:
     """Loads the configuration again; the old one stays wherever the new one cannot be used.
 
     `apply` puts a configuration to use, or raises an ExporterError and changes nothing; `failed` is told of each
-    attempt that went wrong. What something other than the file itself may mend is tried again.
+    attempt that went wrong. What something other than the file itself may mend is tried again. `refused` tells why the
+    last attempt went wrong; None: it did not.
     """
 
     def __init__(self, file: ConfigFile, apply: Callable[[Config], None], failed: Callable[[], None]) -> None:
-        self._file = file
+        self.file = file
         self._apply = apply
         self._failed = failed
         self._retry: _Retry | None = None
+        self.refused: RefusedReload | None = None
 
     def reload_if_changed(self, now: Moment) -> None:
         """Reload if the file has changed, or if the last attempt may work by now."""
-        if self._file.changed(now.wall):
+        if self.file.changed(now.wall):
             self.reload(now)
         elif self._retry is not None and self._retry.is_due(now):
             self._attempt(now)
@@ -112,21 +121,26 @@ class Reloading:
 
     def _attempt(self, now: Moment, reply: ReloadReply = lambda _problem, _needs_restart: None) -> None:
         try:
-            self._apply(self._file.load())
+            self._apply(self.file.load())
         except ExporterError as error:
-            self._failed()
+            self._refuse(str(error), now)
             if self._plan(str(error), _files_to_watch(error), now):
                 log.error("configuration not reloaded, the old one stays active", error=str(error))  # noqa: TRY400 - expected
             reply(str(error), isinstance(error, NeedsRestart))
         except BaseException as error:
-            self._failed()
+            self._refuse("unexpected error, see the log", now)
             self._plan(type(error).__name__, (), now)
             reply("unexpected error, see the log", False)  # noqa: FBT003 - no restart would help
             raise
         else:
-            self._retry = None
+            self._retry = self.refused = None
             log.info("configuration reloaded")
             reply(None, False)  # noqa: FBT003 - nothing is wrong
+
+    def _refuse(self, problem: str, now: Moment) -> None:
+        since = now.wall if self.refused is None else self.refused.since
+        self.refused = RefusedReload(redact(problem), since)
+        self._failed()
 
     def _plan(self, problem: str, named: tuple[Path, ...] | None, now: Moment) -> bool:
         """Plan the next attempt (`named` None: there is none); return whether it is another problem than the last."""

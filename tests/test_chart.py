@@ -69,6 +69,11 @@ def test_the_estimate_is_drawn_where_it_does_not_press_the_line_flat(
     assert rows.ticks[-1].label == top
 
 
+def test_a_flat_line_keeps_the_estimate() -> None:
+    rows = drawn([HistoryPoint(NOON, 7, 0), HistoryPoint(NOON + 60, 7, 0)], 1000).rows
+    assert rows.estimate == ROWS.top
+
+
 @pytest.mark.parametrize(
     ("seconds", "labels"),
     [

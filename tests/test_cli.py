@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from timing import BUSY_SECONDS
 
 from exporter import __version__
-from exporter.cli import main
+from exporter.cli import main, run_command
+from exporter.cli.flags import values_of
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -272,3 +273,20 @@ def test_each_shell_has_a_completion(shell: str) -> None:
     result = call("completion", shell)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"_KNOCK_EXPORTER_COMPLETE={shell}_complete" in result.stdout
+
+
+def test_flags_are_shown_as_they_are_written() -> None:
+    given = [
+        "--web.listen-address=[::1]:80",
+        "--web.listen-address=:81",
+        "--environments=a,b",
+        "--web.enable-lifecycle",
+    ]
+    shown = list(values_of(run_command.make_context("run", given)))
+    assert [(name, value) for name, value, is_set in shown if is_set] == [
+        ("--web.listen-address", "[::1]:80 :81"),
+        ("--web.enable-lifecycle", "true"),
+        ("--environments", "a,b"),
+    ]
+    assert ("--config.file", "config.yaml", False) in shown
+    assert not {"--web.config.file", "--web.health-without-password"} & {name for name, _, _ in shown}

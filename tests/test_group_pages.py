@@ -100,12 +100,15 @@ def section(page: str, name: str) -> str:
 
 def test_the_page_begins_with_groups() -> None:
     page = shown(nightly(Knock())).text
-    assert page.index('id="groups"') < page.index('id="environments"') < page.index('id="operations"')
+    assert page.index('id="groups"') < page.index('id="operations"') < page.index('id="environments"')
     (line,) = rows(page).values()
     told = read(line)
     for each in ("run n1, opened 30s ago", "▶ running", "60% of operations", "3 of 5", "1 failed", "in 1h 59m"):
         assert each in told
-    assert '<progress max="1" value="0.6000" aria-label="Progress of the group nightly in production">' in line
+    assert (
+        '<progress class="running" max="1" value="0.6000" aria-label="Progress of the group nightly in production">'
+        in line
+    )
     assert 'href="/?environment=production&amp;group=nightly&amp;status=failed"' in line
     assert 'href="/?environment=production&amp;group=nightly&amp;status=with_errors"' in line
     assert f'href="{NIGHTLY}"' in line

@@ -19,8 +19,10 @@ from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.selection import (
     CHOICES_MOST,
     STATUSES,
+    WORDS,
     Filter,
     FilterOption,
+    by_part,
     choices,
     select,
 )
@@ -82,6 +84,36 @@ def test_unfinished_come_first_then_failed_then_the_rest_each_newest_first() -> 
     assert found(snapshot(*reversed(shown))) == [("production", each) for each in order]
 
 
+def test_a_page_begins_with_what_needs_attention() -> None:
+    long_ago = Moment(NOW.mono - 1000, NOW.wall - 1000)
+    failed, flawed, stalled, stale, lost, runs, clean, both = ids(8)
+    shown = snapshot(
+        ended(clean, Status.COMPLETED),
+        tracked(runs, running(runs), last_change=NOW),
+        tracked(lost, lost=True),
+        tracked(stale, running(stale), last_success=long_ago, last_change=NOW),
+        tracked(stalled, running(stalled), last_change=long_ago),
+        tracked(both, running(both, inserted_at=WALL - 900), last_success=long_ago, last_change=long_ago),
+        ended(flawed, Status.COMPLETED, errors=1),
+        ended(failed, Status.FAILED, errors=1),
+    )
+    attention = [failed, flawed, stalled, both, stale, lost]
+
+    def listed(**wanted: str) -> list[str]:
+        page = by_part(shown, Filter(**wanted), NOW)
+        found = [each.tracked.key.id for _, each in page.entries]
+        assert page.total == len(found) == select(shown, Filter(**wanted), NOW).total
+        return found
+
+    assert [part for part, _ in by_part(shown, Filter(), NOW).entries] == ["attention"] * 6 + ["running", "ended"]
+    assert listed() == listed(id="-") == [*attention, runs, clean]
+    assert listed(status="needs_attention") == listed(status="needs_attention", id="-") == attention
+    assert listed(status="stalled") == [stalled, both]
+    assert listed(status="with_errors") == [failed, flawed]
+    assert listed(status="processing") == [stalled, both, stale, runs]
+    assert listed(status="completed") == [flawed, clean]
+
+
 def test_the_environment_breaks_ties() -> None:
     names = ("production", "staging", "another")
     shown = snapshot(*(tracked(A, environment=name) for name in names), environments=names)
@@ -138,7 +170,7 @@ def test_a_filter_leaves_what_is_asked_for(mixed: Snapshot, wanted: dict[str, st
 
 
 def test_every_status_can_be_asked_for(mixed: Snapshot) -> None:
-    states = [each for each in STATUSES if each not in ("unfinished", "with_errors", "stale")]
+    states = [each for each in STATUSES if each not in WORDS]
     assert sum(len(found(mixed, status=each)) for each in states) == len(mixed.order)
 
 

@@ -101,6 +101,7 @@ def test_without_a_good_token(schema: BaseSchema, method: str) -> None:
 
 def test_every_route_is_described() -> None:
     assert {*OPERATIONS} == {
+        ("/api/v1", "GET"),
         ("/api/v1/operations", "GET"),
         ("/api/v1/operations/{environment}", "GET"),
         ("/api/v1/operations/{environment}", "POST"),

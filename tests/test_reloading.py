@@ -118,11 +118,17 @@ def test_what_comes_late_is_taken_at_the_next_look(reloader: Reloader, last: int
 def test_what_is_mended_is_taken_at_the_next_look(reloader: Reloader) -> None:
     reloader.write("b.key", "pk_test_0123456789")
     reloader.configure(B)
-    reloader.reload_if_changed(40)
+    reloader.reload_if_changed()
+    first, since = reloader.reloading.refused, reloader.now.wall
+    reloader.reload_if_changed(39)
     assert reloader.taken == []
+    assert first is not None
+    assert "b.key" in first.problem
+    assert reloader.reloading.refused == first._replace(since=since)
     reloader.write("b.key", KEY)
     reloader.reload_if_changed()
     assert reloader.taken == [["a", "b"]]
+    assert reloader.reloading.refused is None
 
 
 def test_a_failed_load_is_tried_ever_more_rarely(reloader: Reloader) -> None:

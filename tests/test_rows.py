@@ -12,11 +12,13 @@ from snapshots import entry_of, snapshot_of
 from exporter import wording
 from exporter.config import Polling
 from exporter.operation import UNKNOWN_NAME, Operation, OperationKey, Status
-from exporter.tracking.history import NO_HISTORY, PollFailure, polled
+from exporter.tracking import facts
+from exporter.tracking.history import NO_HISTORY, plotted
+from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.selection import FilterOption
-from exporter.tracking.snapshot import EnvironmentStatus
+from exporter.tracking.snapshot import EnvironmentStatus, SourceState
 from exporter.tracking.transitions import Circumstances, Moment, Tracked, newly_tracked, succeeded
-from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row
+from exporter.web.rows import EnvironmentRow, Row, advice, environment_rows, headline, offered, row, troubled
 
 ID = "00000000-0000-4000-8000-000000000001"
 NOW = Moment(1000.0, WALL)
@@ -42,8 +44,8 @@ def shown(record: Operation | None = None, after: float = 0.0, **changes: Any) -
 def test_a_line_says_what_is_known() -> None:
     line = shown(running(ID, rows_processed=25, errors=2), 10.0)
     assert (line.url, line.name, line.state) == (f"/knock/operations/production/{ID}", "users.identify", "processing")
+    assert (line.bar, line.flawed) == ("processing", False)
     assert (line.progress, line.share, line.errors, line.notes) == ("25 of 100 rows", 0.25, 2, ())
-    assert (line.age, line.polled_at) == (510.0, WALL)
 
 
 def test_a_line_of_what_was_never_answered_guesses_nothing() -> None:
@@ -52,9 +54,9 @@ def test_a_line_of_what_was_never_answered_guesses_nothing() -> None:
         "name not known yet",
         "pending",
         "not known",
-        ("never read yet",),
+        ("not read yet",),
     )
-    assert (line.share, line.rate, line.time_left, line.errors, line.polled_at) == (None, None, None, None, None)
+    assert (line.share, line.rate, line.time_left, line.errors, line.end) == (None, None, None, None, None)
 
 
 @pytest.mark.parametrize(("name", "told"), [(UNKNOWN_NAME, "name not known yet"), (" \t", "blank name"), ("x", "x")])
@@ -66,14 +68,16 @@ def test_every_line_has_a_name_to_click_on(name: str, told: str) -> None:
     ("record", "changes", "after", "notes"),
     [
         (running(ID, status=Status.COMPLETED), {}, 9e9, ()),
-        (running(ID, status=Status.COMPLETED, errors=1), {}, 0.0, ("with errors",)),
+        (running(ID, status=Status.COMPLETED, errors=1), {}, 0.0, ()),
+        (running(ID), {"last_success": Moment(NOW.mono + 200, NOW.wall + 200)}, 212.0, ("no change for 3m 32s",)),
+        (running(ID), {"last_success": Moment(NOW.mono + 50, NOW.wall + 50)}, 70.0, ()),
         (running(ID, status=Status.FAILED, errors=1), {}, 0.0, ()),
-        (running(ID, status=Status.UNKNOWN), {}, 0.0, ("Knock's word for it is not documented",)),
+        (running(ID, status=Status.UNKNOWN), {}, 0.0, ("Knock's status is not documented",)),
         (None, {"lost": True}, 0.0, ("Knock does not know it",)),
         (running(ID), {"lost": True, "up": False}, 0.0, ("Knock does not know it",)),
         (running(ID), {"up": False}, 0.0, ("last poll failed",)),
-        (running(ID), {}, 3600.0, ("stale: not read for 1h",)),
-        (None, {}, 3600.0, ("never read yet", "stale: not read for 1h")),
+        (running(ID), {}, 3600.0, ("stale: no answer for 1h",)),
+        (None, {}, 3600.0, ("not read yet", "stale: no answer for 1h")),
     ],
 )
 def test_notes_say_what_the_state_does_not(
@@ -82,10 +86,37 @@ def test_notes_say_what_the_state_does_not(
     assert shown(record, after, **changes).notes == notes
 
 
-def test_the_last_poll_is_the_last_attempt_and_after_a_restart_the_last_record() -> None:
-    history = polled(NO_HISTORY, WALL + 5, 0.1, PollFailure("timeout", "no answer"))
-    assert row(entry_of(tracked(running(ID)), history), "", NOW).polled_at == WALL + 5
-    assert shown(running(ID)).polled_at == WALL
+def test_the_end_is_expected_while_rows_move_and_known_afterwards() -> None:
+    history = NO_HISTORY
+    for seconds in (0, 10):
+        record = running(ID, rows_processed=25 + seconds)
+        history = plotted(history, WALL + seconds, record)
+    moving = tracked(record, up=True)
+    assert row(entry_of(moving, history), "", NOW).end == WALL + 65
+    assert shown(running(ID)).end is None
+    assert shown(running(ID, status=Status.FAILED, failed_at=WALL - 9)).end == WALL - 9
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "after", "runbook"),
+    [
+        (running(ID, status=Status.FAILED), {}, 0.0, "KnockOperationFailed"),
+        (running(ID, status=Status.COMPLETED, errors=1), {}, 0.0, "KnockOperationCompletedWithErrors"),
+        (running(ID), {"last_success": Moment(NOW.mono + 900, NOW.wall + 900)}, 901.0, "KnockOperationStalled"),
+        (running(ID), {}, 600.0, "KnockOperationsStale"),
+        (None, {"lost": True}, 0.0, "KnockOperationsLost"),
+        (running(ID, status=Status.COMPLETED), {}, 9e9, None),
+        (running(ID), {}, 10.0, None),
+    ],
+)
+def test_what_needs_attention_leads_to_its_runbook(
+    record: Operation | None, changes: dict[str, Any], after: float, runbook: str | None
+) -> None:
+    now = Moment(NOW.mono + after, NOW.wall + after)
+    entry = entry_of(tracked(record, **changes))
+    found = advice(entry, now, "https://example.com")
+    assert (found.runbook if found is not None else None) == runbook
+    assert facts.needs_attention(entry, now) is (runbook is not None)
 
 
 # Environments.
@@ -111,6 +142,22 @@ def test_the_headline_names_trouble_first() -> None:
     assert headline([good]) == "3 failed, 1,100 unfinished"
     assert headline([good, bad]) == "1 of 2 environments in trouble, 3 failed, 1,100 unfinished"
     assert headline([]) == "0 failed, 0 unfinished"
+
+
+def test_environments_in_trouble_are_told_at_the_top() -> None:
+    broken = SourceState(SourceKey(SourceKind.FILES, "ids.txt"), problem="no such file")
+    statuses = {
+        "good": replace(SITUATION, up=True),
+        "refused": replace(SITUATION, up=False, suspended=True),
+        "down": replace(SITUATION, up=False),
+        "source": replace(SITUATION, up=True, sources=(broken,)),
+    }
+    found = [EnvironmentRow(replace(each, name=name), 0, 0, 0, 0, 0.0) for name, each in statuses.items()]
+    assert troubled(found) == [
+        ("refused", "key refused"),
+        ("down", "cannot be read"),
+        ("source", "1 source cannot be read"),
+    ]
 
 
 def test_a_form_offers_what_a_browser_sends_unchanged() -> None:

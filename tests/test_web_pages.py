@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,11 +29,15 @@ from shown import (
 from exporter import __version__
 from exporter.config import Config
 from exporter.errors import KeyRefused
+from exporter.operation import Operation, Status
 from exporter.tracking.messages import KeyRead
+from exporter.web.context import DOCUMENTATION, ConfigurationStatus
 
 if TYPE_CHECKING:
     import httpx
 
+    from exporter.tracking.messages import PollRequest
+    from exporter.tracking.transitions import Moment
     from exporter.web.context import AppContext
 
 
@@ -57,7 +63,9 @@ def test_the_overview_lists_everything_in_order(shown: AppContext) -> None:
     assert set(found) == {*LISTED, OTHER}
     assert found.index(FAILED) < found.index(CLEAN)
     assert "1 failed, 8 unfinished" in page.text
-    assert "11 operations; unfinished first" in text(page)
+    assert text(page).index("Needs attention") < text(page).index("Unfinished") < text(page).index("Completed")
+    assert found.index(FAILED) < found.index(FLAWED) < found.index(RUNNING)
+    assert "11 operations" in text(page)
     assert __version__ in text(page)
 
 
@@ -69,7 +77,7 @@ def test_the_overview_lists_everything_in_order(shown: AppContext) -> None:
         (FLAWED, "with errors"),
         (DOWN, "last poll failed"),
         (FAILED, "✕"),
-        (CLEAN, "never again"),
+        (CLEAN, "✓"),
     ],
 )
 def test_each_says_in_words_how_it_stands(shown: AppContext, operation_id: str, told: str) -> None:
@@ -133,7 +141,7 @@ def test_failed_items_are_counted_and_never_named(shown: AppContext) -> None:
 
 
 def test_what_ended_well_says_why_it_has_no_chart(shown: AppContext) -> None:
-    assert "no chart is kept" in text(ask(shown, f"/operations/production/{CLEAN}"))
+    assert "No chart is kept" in text(ask(shown, f"/operations/production/{CLEAN}"))
 
 
 def test_without_series_of_its_own_it_says_so() -> None:
@@ -211,7 +219,7 @@ def test_behind_a_proxy_links_begin_with_its_path(shown: AppContext, prefix: str
     behind = app_context(everything(), external_url="https://example.com/knock")
     page = ask(behind, f"{prefix}/")
     assert page.status_code == 200
-    assert all(each.startswith(("/knock/", "#")) for each in links(page))
+    assert all(each.startswith(("/knock/", "#", DOCUMENTATION)) for each in links(page))
     own = next(each for each in links(page) if RUNNING in each)
     assert ask(behind, own).status_code == 200
     assert ask(behind, own.removeprefix("/knock")).status_code == 200
@@ -224,3 +232,84 @@ def test_pages_carry_a_policy_without_inline_script(shown: AppContext) -> None:
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
     assert "server" not in headers
+
+
+def test_links_to_the_documentation_lead_to_documents(shown: AppContext) -> None:
+    paths = ("/", "/config", *(f"/operations/production/{each}" for each in (FAILED, FLAWED, RUNNING)))
+    empty = Model(Config((environment(),)), answered)
+    empty.run(1)
+    pages = [*(ask(shown, each) for each in paths), ask(app_context(empty), "/")]
+    found = {each.removeprefix(DOCUMENTATION) for page in pages for each in links(page) if each.startswith("https:")}
+    documents = Path(__file__).parent.parent / "docs"
+    assert {"sources.md", "runbooks/KnockOperationFailed.md", "glossary.md"} <= found
+    assert [each for each in found if not (documents / each).is_file()] == []
+
+
+def answered(request: PollRequest, _now: Moment) -> Operation:
+    return running(request.id)
+
+
+def test_a_failed_operation_says_what_to_do(shown: AppContext) -> None:
+    page = ask(shown, f"/operations/production/{FAILED}")
+    read = text(page)
+    for told in (
+        "This operation failed. Knock gives no reason. About 993 of 1,000 rows were not processed.",
+        f"knock-exporter errors --environment=production {FAILED}",
+        f"forget --environment=production --token-file=register.token --url=http://exporter {FAILED}",
+        "KnockOperationFailed",
+    ):
+        assert told in read
+    assert "not yet" not in read
+    assert "<code>completed_at</code>" not in page.text
+    assert "What to do" not in text(ask(shown, f"/operations/production/{CLEAN}"))
+
+
+def test_what_stands_still_says_for_how_long_where_it_is_listed() -> None:
+    model = Model(Config((environment(operations=[RUNNING]),)), answered)
+    model.run(212)
+    assert "no change for 3m" in row(ask(app_context(model), "/").text, RUNNING)
+    assert "None of the 1 operations matches" in text(ask(app_context(model), "/?status=stalled"))
+    model.run(900)
+    page = ask(app_context(model), "/?status=stalled")
+    assert "1 of 1 operations match" in text(page)
+    assert "Needs attention" in text(page)
+    assert "KnockOperationStalled" in text(ask(app_context(model), f"/operations/production/{RUNNING}"))
+
+
+def test_one_that_failed_comes_before_a_page_full_of_others() -> None:
+    some = [f"00000000-0000-4000-8000-{number:012d}" for number in range(121)]
+    ends = {some[60]: Status.FAILED}
+    model = Model(
+        Config((environment(operations=some),)),
+        lambda request, _now: running(request.id, status=ends.get(request.id, Status.PROCESSING)),
+    )
+    model.run(30)
+    shown = re.findall(r'class="id">([0-9a-f-]{36})', ask(app_context(model), "/").text)
+    assert (len(shown), shown[0]) == (100, some[60])
+
+
+def test_the_configuration_says_where_it_is_from_and_with_which_flags() -> None:
+    model = everything()
+    flags = (("--web.telemetry-path", "/metrics", False), ("--config.file", "/etc/<k>.yaml", True))
+    loaded = ConfigurationStatus(model.now.wall - 90, "/etc/<k>.yaml")
+    context = app_context(model, configuration=lambda: loaded, flags=flags)
+    read = text(ask(context, "/config"))
+    assert "Loaded from /etc/<k>.yaml at" in read
+    assert "1m 30s ago" in read
+    assert "--web.telemetry-path /metrics (default)" in read
+    assert "[]" not in read
+    assert "not reloaded" not in read + text(ask(context, "/"))
+    refused = replace(loaded, problem="/etc/<k>.yaml: line 7: no such key", refused_at=model.now.wall - 30)
+    for path in ("/", "/config"):
+        read = text(ask(app_context(model, configuration=lambda: refused), path))
+        assert "✕ The configuration was not reloaded since" in read
+        assert "30s ago" in read
+        assert "/etc/<k>.yaml: line 7: no such key" in read
+
+
+def test_the_api_tells_its_calls() -> None:
+    behind = app_context(everything(), external_url="https://example.com/knock")
+    for path in ("/api/v1", "/api/v1/"):
+        told = ask(behind, path).json()
+        assert "GET /knock/api/v1/operations/{environment}/{id}" in told["calls"]
+        assert ask(behind, told["openapi"]).status_code == 200

@@ -27,6 +27,7 @@ from exporter.cli.flags import (
     check_prefix,
     example,
     flag,
+    values_of,
 )
 from exporter.cli.group import groups
 from exporter.cli.listing import forget, list_command
@@ -151,6 +152,7 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
             web_config_file=web_config_file,
             health_listen_address=web_health_listen_address,
             health_without_password=web_health_without_password,
+            shown=tuple(values_of(click.get_current_context())),
         )
         code = daemon.Daemon(settings, flags, os.environ, file).run()
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from exporter.errors import redact
@@ -16,7 +17,7 @@ from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_run_id, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from exporter.terminal.standard_input import Item, Read
 
@@ -36,6 +37,26 @@ def flag(name: str, **settings: Any) -> Callable[[Command], Command]:
     variable = "KNOCK_EXPORTER_" + name.upper().replace(".", "_").replace("-", "_")
     parameter = name.replace(".", "_").replace("-", "_")
     return click.option(f"--{name}", parameter, envvar=variable, show_envvar=True, show_default=True, **settings)
+
+
+def values_of(ctx: click.Context) -> Iterator[tuple[str, str, bool]]:
+    """Yield the flags of a command that have a value, as one writes them, and whether it is not the default."""
+    for each in ctx.command.params:
+        name, value = each.name or "", ctx.params.get(each.name or "")
+        if value not in (None, False, ()) and isinstance(each, click.Option):
+            written = " ".join(map(_written, value)) if each.multiple else _written(value)
+            yield each.opts[0], written, ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _written(value: Any) -> str:
+    match value:
+        case (str(host), int(port)):  # as Address reads it
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case tuple():
+            return ",".join(map(str, value))
+        case True:
+            return "true"
+    return str(value)
 
 
 def example(*lines: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # As the API takes them; a test compares both.
 STATUSES = (
     *("pending", "queued", "processing", "completed", "failed", "unknown", "lost"),
-    *("unfinished", "with_errors", "stale"),
+    *("unfinished", "needs_attention", "with_errors", "stalled", "stale"),
 )
 _FINAL = ("completed", "failed", "lost")
 
@@ -27,7 +27,13 @@ _FINAL = ("completed", "failed", "lost")
 @flag("group", default=None, help="Only those of this group.")
 @flag("run", default=None, type=RUN_ID, help="Only those of the run with this id.")
 @click.option("--name", default=None, help="Only those that Knock calls so, as in users.identify.")
-@click.option("--status", default=None, type=click.Choice(STATUSES), help="Only those that stand so.")
+@click.option(
+    "--status",
+    default=None,
+    type=click.Choice(STATUSES),
+    metavar="STATUS",
+    help=f"Only those with this status: {', '.join(STATUSES)}.",
+)
 @click.option("--id", "part", default=None, help="Only those whose id has this part.")
 @click.option(
     "-o",

@@ -292,10 +292,18 @@ def _is_inherited(loc: Loc, data: Any) -> bool:
     return False
 
 
-def effective_yaml(config: Config, *, queries_masked: bool = False) -> str:
+def _without_empty(shown: Any) -> Any:
+    if isinstance(shown, (list, tuple)):
+        return [_without_empty(each) for each in shown]
+    if not isinstance(shown, dict):
+        return shown
+    return {key: it for key, value in shown.items() if (it := _without_empty(value)) not in ([], {})}
+
+
+def effective_yaml(config: Config, *, queries_masked: bool = False, empty_lists: bool = True) -> str:
     """Write all settings as a configuration file, with the defaults that apply; secrets are masked as ***.
 
-    The queries of lists' addresses may be secrets too.
+    The queries of lists' addresses may be secrets too. Without `empty_lists`, only what holds something is written.
     """
     shown = CONFIG.dump_python(config, exclude_none=True, context={"queries_masked": queries_masked})
     shown["environments"] = [
@@ -306,6 +314,8 @@ def effective_yaml(config: Config, *, queries_masked: bool = False) -> str:
         )
         for each in shown["environments"]
     ]
+    if not empty_lists:
+        shown = _without_empty(shown)
     return yaml.dump(
         shown, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True, width=120
     )

@@ -96,10 +96,11 @@ class Aggregates:
                 labels,
                 aggregate.tracked.copy(),
                 aggregate.with_errors,
+                aggregate.completed_with_errors,
                 aggregate.all_processed,
                 aggregate.all_estimated,
                 aggregate.all_errors,
-                aggregate.processing_change.least,
+                aggregate.processing_change.frozen(),
                 aggregate.growth,
                 aggregate.stale_at.frozen(),
             )

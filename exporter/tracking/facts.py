@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from exporter.tracking.snapshot import Entry, EnvironmentStatus
     from exporter.tracking.transitions import Moment
 
+STALLED_SECONDS = 900.0  # as `stalled_seconds` of monitoring/thresholds.yaml
+UNCHANGED_SECONDS = 60.0  # from when on it is told for how long nothing has changed
 _ENDED = FINAL | {LOST}
 
 
@@ -63,6 +65,33 @@ def unfinished(entry: Entry) -> bool:
 def stale(entry: Entry, now: Moment) -> bool:
     """Whether it is unfinished and Knock has not answered about it for too long."""
     return unfinished(entry) and now.mono >= entry.tracked.stale_at
+
+
+def unchanged_for(entry: Entry, now: Moment) -> float | None:
+    """Return for how many seconds nothing has changed; None unless answers for a minute said so: it is processed."""
+    tracked = entry.tracked
+    change, read = tracked.last_change, tracked.last_success
+    if entry.state != Status.PROCESSING or change is None or read is None or stale(entry, now):
+        return None
+    return now.mono - change.mono if read.mono - change.mono >= UNCHANGED_SECONDS else None
+
+
+def stalled(entry: Entry, now: Moment) -> bool:
+    """Whether it is processed and has not changed for so long that somebody should look."""
+    change = entry.tracked.last_change
+    return entry.state == Status.PROCESSING and change is not None and change.wall < now.wall - STALLED_SECONDS
+
+
+def completed_with_errors(entry: Entry) -> bool:
+    """Whether it is completed, and Knock counted or listed a failed item."""
+    return entry.state == Status.COMPLETED and entry.tracked.has_errors
+
+
+def needs_attention(entry: Entry, now: Moment) -> bool:
+    """Whether somebody should look: it failed, completed with errors, is lost, stalled or stale."""
+    if entry.state in _ENDED:
+        return entry.state != Status.COMPLETED or entry.tracked.has_errors
+    return stalled(entry, now) or stale(entry, now)
 
 
 def waiting(status: EnvironmentStatus, now: Moment) -> tuple[int, float]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from exporter.operation import Status
+from exporter.tracking import facts
 from exporter.tracking.runs import NOTHING, RunSums
 from exporter.tracking.transitions import LOST, STATES
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from exporter.tracking.transitions import Moment
 
 INCOMPLETE_SECONDS = 600.0  # after its closing, a run has had time to be handed over
-STALLED_SECONDS = 900.0  # as `stalled_seconds` of monitoring/thresholds.yaml
 
 
 class GroupState(StrEnum):
@@ -149,7 +149,7 @@ def _states(status: GroupStatus | None, tracked: _Tracked, sums: RunSums, now: f
         yield GroupState.LATE
     if run is not None and _is_incomplete(run, sums, now):
         yield GroupState.INCOMPLETE
-    if now - (tracked.unchanged_since or now) > STALLED_SECONDS:
+    if now - (tracked.unchanged_since or now) > facts.STALLED_SECONDS:
         yield GroupState.STALLED
     if (run is not None and run.finished is None) or sums.unfinished:
         yield GroupState.RUNNING

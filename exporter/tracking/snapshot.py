@@ -87,9 +87,9 @@ class EnvironmentStatus:
 class AggregateCounts(NamedTuple):
     """How many operations an aggregate has, by state, and their rows and errors.
 
-    `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale;
-    `unchanged_since` (Unix seconds) is of the one that is processed and has not changed for longest. `growth` has
-    points of the rows that were seen to be processed.
+    `labels` are encoded; `stale_at` has in order from when on (monotonic) its unfinished operations are stale,
+    `changes` when (Unix seconds) those that are processed changed last. `growth` has points of the rows that were seen
+    to be processed.
     """
 
     environment: str
@@ -98,12 +98,18 @@ class AggregateCounts(NamedTuple):
     labels: str
     states: Mapping[str, int]
     with_errors: int
+    completed_with_errors: int
     rows_processed: int
     rows_estimated: int
     errors: int
-    unchanged_since: float | None
+    changes: Sequence[float]
     growth: History
     stale_at: Sequence[float]
+
+    @property
+    def unchanged_since(self) -> float | None:
+        """When the operation that is processed and has not changed for longest did so; None: none is processed."""
+        return self.changes[0] if self.changes else None
 
 
 class GroupStatus(NamedTuple):

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from exporter import __version__
 from exporter.operation import OperationKey
 from exporter.tracking.exposure import Rank
 from exporter.tracking.group_facts import group_facts
 from exporter.tracking.selection import Filter, select
 from exporter.values import InvalidValue, check_operation_id, quoted
 from exporter.web import shapes
+from exporter.web.context import DOCUMENTATION
 from exporter.web.filters import read_filter
-from exporter.web.openapi import describe
+from exporter.web.openapi import INDEX_PATH, describe
 from exporter.web.registration import (
     GROUPS_PATH,
     ONE_ENVIRONMENT_PATH,
@@ -75,6 +77,7 @@ def api_routes(app_context: AppContext, worker: Worker) -> list[Route]:
         _route(f"{GROUPS_PATH}/{{environment}}", GET=endpoints.groups_of),
         _route(f"{GROUPS_PATH}/{{environment}}/{{group:path}}", GET=endpoints.group),
         _route("/api/v1/environments", GET=endpoints.environments),
+        _route(INDEX_PATH, GET=endpoints.index),
         _route("/api/v1/openapi.json", GET=endpoints.description),
     ]
 
@@ -146,6 +149,21 @@ class _ReadEndpoints:
         _parameters(request, ())
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
         return await self._worker.run_bounded(lambda: _json(shapes.environments(snapshot, now)))
+
+    async def index(self, request: Request) -> Response:
+        """Tell which calls there are."""
+        _parameters(request, ())
+        return await self._worker.run_bounded(lambda: _json(self._index()))
+
+    def _index(self) -> shapes.ApiIndex:
+        prefix, paths = self._app_context.prefix, describe(LIMIT, LIMIT_MOST)["paths"]
+        calls = [f"{method.upper()} {prefix}{path}" for path, methods in paths.items() for method in methods]
+        return shapes.ApiIndex(
+            version=__version__,
+            openapi=f"{prefix}{INDEX_PATH}/openapi.json",
+            documentation=f"{DOCUMENTATION}api.md",
+            calls=calls,
+        )
 
     async def description(self, _request: Request) -> Response:
         """Describe the API."""

@@ -14,10 +14,12 @@ from exporter.tracking.selection import STATUSES
 from exporter.values import RUN_ID
 from exporter.web.filters import SEARCH_LONGEST
 from exporter.web.registration import GROUPS_PATH, ONE_ENVIRONMENT_PATH, OPERATIONS_PATH
-from exporter.web.shapes import Detail, Environments, Group, GroupList, Operations
+from exporter.web.shapes import ApiIndex, Detail, Environments, Group, GroupList, Operations
 
+INDEX_PATH = "/api/v1"
 _ID = {"type": "string", "format": "uuid"}
 _RUN = {"type": "string", "pattern": f"^{RUN_ID}$"}
+_STATUS_TEXT = "Only this state; or what is unfinished, needs attention, has errors, is stalled or is stale."
 _SHAPES = "#/components/schemas/"
 _LINES = {"schema": {"type": "string"}, "example": "# ids, one a line\n123e4567-e89b-12d3-a456-426614174000\n"}
 
@@ -74,7 +76,7 @@ class Problem(TypedDict):
 def describe(limit: int, limit_most: int) -> dict[str, Any]:
     """Return the description; `limit` operations are listed unless asked otherwise, `limit_most` at most."""
     schemas: dict[str, Any] = {}
-    for shape in (Operations, Detail, GroupList, Group, Environments, Registered, Released, RunPut, Problem):
+    for shape in (ApiIndex, Operations, Detail, GroupList, Group, Environments, Registered, Released, RunPut, Problem):
         found = TypeAdapter(shape).json_schema(ref_template=_SHAPES + "{model}")
         schemas |= found.pop("$defs", {}) | {shape.__name__: found}
     return {
@@ -101,7 +103,7 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
         _query("group", {"type": "string"}, "Only this group."),
         _query("run", _RUN, "Only the operations of the run with this id."),
         _query("name", {"type": "string"}, "Only what Knock calls so."),
-        _query("status", {"enum": [*STATUSES, ""]}, "Only this state; or what is unfinished, has errors or is stale."),
+        _query("status", {"enum": [*STATUSES, ""]}, _STATUS_TEXT),
         _query("id", {"type": "string", "maxLength": SEARCH_LONGEST}, "Only ids that hold this."),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": limit_most, "default": limit}, "How many."),
         _query("cursor", {"type": "string"}, "Goes on where an answer's `next` points to."),
@@ -113,6 +115,7 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
     }
     of_group = f"{GROUPS_PATH}/{{environment}}/{{group}}"
     return {
+        INDEX_PATH: {"get": _read("listCalls", "List the calls of this API", ApiIndex, [])},
         OPERATIONS_PATH: {"get": _read("listOperations", "List operations", Operations, of_all)},
         ONE_ENVIRONMENT_PATH: {
             "get": _read(

@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from http import HTTPStatus
 from importlib.resources import files
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
@@ -23,13 +24,24 @@ from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey, Status, is_operation_id
 from exporter.tracking import facts
 from exporter.tracking.group_facts import group_facts
-from exporter.tracking.selection import STATUSES, Filter, FilterOption, choices, operations, select, tally
+from exporter.tracking.selection import (
+    STATUSES,
+    Filter,
+    FilterOption,
+    Part,
+    by_part,
+    choices,
+    operations,
+    select,
+    tally,
+)
 from exporter.web import rows
+from exporter.web.context import DOCUMENTATION
 from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from jinja2 import Environment
     from starlette.requests import Request
@@ -45,8 +57,11 @@ FAILED_ROWS = 10  # of a group's page
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 STATIC_SECONDS = 31_536_000  # their links change with their content
 PROJECT = "knock-exporter"
+PART_TITLES = {Part.ATTENTION: "Needs attention", Part.RUNNING: "Unfinished", Part.ENDED: "Completed"}
 TITLE_LONGEST = 60
 _NOT_KEPT = {"Cache-Control": "no-store"}
+_FIRST = ("needs_attention", "unfinished")
+_STATUSES = (*_FIRST, *(each for each in STATUSES if each not in _FIRST))
 
 
 @cache
@@ -89,8 +104,16 @@ def _templates() -> Environment:
         "machine": wording.machine_moment,
         "source": facts.source_name,
         "offered": rows.offered,
+        "document": DOCUMENTATION.__add__,
     }
     return templates
+
+
+class ListedPart(NamedTuple):
+    """What a page shows of a part of the list."""
+
+    name: Part
+    rows: list[rows.Row]
 
 
 class Pages:
@@ -122,9 +145,9 @@ class Pages:
         query = dict(request.query_params)
         wanted, number = read_filter(query), _page_number(query.get("page") or "1")
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
-        selection = select(snapshot, wanted, now)
-        counts = selection.of_any_status
-        pages = max(1, math.ceil(selection.total / PAGE_ROWS))
+        listing = by_part(snapshot, wanted, now)
+        counts = listing.of_any_status
+        pages = max(1, math.ceil(listing.total / PAGE_ROWS))
         page = min(number, pages)
         first = (page - 1) * PAGE_ROWS
         environments = rows.environment_rows(snapshot, now)
@@ -136,13 +159,17 @@ class Pages:
             groups=rows.group_rows(group_facts(snapshot, now), self._app_context.prefix),
             groups_open=GROUPS_OPEN,
             choices=choices(snapshot),
-            statuses=STATUSES,
+            statuses=_STATUSES,
             environments=environments,
-            tally=[FilterOption(word, counts[word]) for word in STATUSES if counts[word]],
+            troubled=rows.troubled(environments),
+            configuration=self._app_context.configuration(),
+            tally=[FilterOption(word, counts[word]) for word in _STATUSES if counts[word]],
             of_any_status=operations(counts),
-            rows=[self._row(each, now) for each in islice(selection.entries, first, first + PAGE_ROWS)],
+            parts=self._parts(islice(listing.entries, first, first + PAGE_ROWS), now),
+            part_titles=PART_TITLES,
             first=first,
-            found=selection.total,
+            last=min(first + PAGE_ROWS, listing.total),
+            found=listing.total,
             total=len(snapshot.operations),
             page=page,
             pages=pages,
@@ -177,7 +204,7 @@ class Pages:
             slowest=[self._row(each, now) for each in rows.slowest(unfinished.entries, now)],
             failed=[self._row(each, now) for each in islice(failed.entries, FAILED_ROWS)],
             failed_count=failed.total,
-            commands=rows.commands(it, self._app_context.external_url or str(request.base_url).rstrip("/")),
+            commands=rows.commands(it, self._url(request)),
         )
 
     def operation(self, request: Request) -> Response:
@@ -205,12 +232,19 @@ class Pages:
             if entry.exposed
             else None,
             curl=_curl(environment_status, key.id),
+            advice=rows.advice(entry, now, self._url(request)),
         )
 
     def configuration(self, _request: Request) -> Response:
         """Show the active configuration."""
-        text = effective_yaml(self._app_context.config(), queries_masked=True)
-        return self._page("config.html", title="Configuration", now=self._app_context.now, text=text)
+        return self._page(
+            "config.html",
+            title="Configuration",
+            now=self._app_context.now,
+            text=effective_yaml(self._app_context.config(), queries_masked=True, empty_lists=False),
+            configuration=self._app_context.configuration(),
+            flags=self._app_context.flags,
+        )
 
     def trouble(self, refusal: Refusal) -> Response:
         """Tell what is wrong with a request."""
@@ -226,6 +260,13 @@ class Pages:
         values |= {"prefix": self._app_context.prefix, "telemetry_path": self._app_context.telemetry_path}
         values |= {"version": __version__, "static": _versions(), "project": PROJECT}
         return HTMLResponse(_templates().get_template(template).render(values), headers=_NOT_KEPT)
+
+    def _parts(self, found: Iterable[tuple[Part, Entry]], now: Moment) -> list[ListedPart]:
+        by_its_part = groupby(found, key=itemgetter(0))
+        return [ListedPart(part, [self._row(each, now) for _, each in of_part]) for part, of_part in by_its_part]
+
+    def _url(self, request: Request) -> str:
+        return self._app_context.external_url or str(request.base_url).rstrip("/")
 
     def _row(self, entry: Entry, now: Moment) -> rows.Row:
         return rows.row(entry, self._app_context.prefix, now)

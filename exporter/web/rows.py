@@ -20,7 +20,7 @@ from exporter.tracking.transitions import LOST, PENDING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from exporter.operation import OperationKey
+    from exporter.operation import Operation, OperationKey
     from exporter.tracking.group_facts import GroupFacts
     from exporter.tracking.runs import RunSums
     from exporter.tracking.selection import FilterOption
@@ -34,7 +34,10 @@ _CONTROLS = re.compile(r"[\0-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operation; times are Unix seconds, None: not known, or there is none. `next_poll` in the past: it is due."""
+    """One operation; times are Unix seconds, None: not known, or there is none. `next_poll` in the past: it is due.
+
+    `bar` names the color of its progress, `end` is when it ended, or is expected to.
+    """
 
     key: OperationKey
     url: str
@@ -43,21 +46,23 @@ class Row:
     group_url: str
     state: str
     notes: tuple[str, ...]
+    flawed: bool
     share: float | None
+    bar: str
     progress: str
     rate: float | None
     time_left: float | None
+    end: float | None
     errors: int | None
-    age: float
-    polled_at: float | None
     next_poll: float | None
 
 
 def row(entry: Entry, prefix: str, now: Moment) -> Row:
     """Say what a line says of an operation."""
     tracked, record = entry.tracked, entry.tracked.operation
-    key, polls = tracked.key, entry.history.polls
-    recorded = tracked.last_success.wall if tracked.last_success is not None else None
+    key, time_left = tracked.key, facts.time_left(entry, now)
+    ended = record.finished_at if record is not None else None
+    flawed = facts.completed_with_errors(entry)
     return Row(
         key,
         f"{prefix}/operations/{quote(key.environment)}/{key.id}",
@@ -66,13 +71,14 @@ def row(entry: Entry, prefix: str, now: Moment) -> Row:
         group_path(prefix, key.environment, tracked.group),
         tracked.state,
         tuple(_notes(entry, now)),
+        flawed,
         facts.progress(entry),
+        "flawed" if flawed else tracked.state,
         wording.progress(record.rows_processed, record.rows_estimated) if record else wording.NOT_KNOWN,
         facts.rate(entry, now),
-        facts.time_left(entry, now),
+        time_left,
+        now.wall + time_left if time_left is not None else ended,
         record.errors if record else None,
-        facts.age(entry, now),
-        polls[-1].at if polls else recorded,
         facts.next_poll(entry, now),
     )
 
@@ -90,17 +96,17 @@ def _name(entry: Entry) -> str:
 def _notes(entry: Entry, now: Moment) -> list[str]:
     """Say in words what the state alone does not."""
     tracked, notes = entry.tracked, []
-    if tracked.state == Status.COMPLETED and tracked.has_errors:
-        notes.append("with errors")
     if tracked.state == Status.UNKNOWN:
-        notes.append("Knock's word for it is not documented")
+        notes.append("Knock's status is not documented")
     if tracked.state == PENDING:
-        notes.append("never read yet")
+        notes.append("not read yet")
     if tracked.lost:
         notes.append("Knock does not know it")
+    if (unchanged := facts.unchanged_for(entry, now)) is not None:
+        notes.append(f"no change for {wording.span(unchanged)}")
     if facts.stale(entry, now):
         since = tracked.last_success or tracked.handed_over
-        notes.append(f"stale: not read for {wording.span(now.mono - since.mono)}")
+        notes.append(f"stale: no answer for {wording.span(now.mono - since.mono)}")
     if tracked.active and tracked.up is False:
         notes.append("last poll failed")
     return notes
@@ -111,6 +117,65 @@ class GroupCommand(NamedTuple):
 
     purpose: str
     text: str
+
+
+class Advice(NamedTuple):
+    """What to do about an operation: what its state means, steps (some without a command), and the runbook."""
+
+    meaning: str
+    steps: tuple[GroupCommand, ...]
+    runbook: str
+
+
+def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
+    """Say what to do about an operation; None where it needs no attention."""
+    key, record = entry.tracked.key, entry.tracked.operation
+    place = f"--environment={shlex.quote(key.environment)}"
+    get = GroupCommand("Ask Knock what it says now.", f"knock-exporter get {place} {key.id}")
+    forget = GroupCommand(
+        "Handled? Remove the operation from this page and from the alerts. The counters keep it.",
+        f"knock-exporter forget {place} --token-file=register.token --url={shlex.quote(url)} {key.id}",
+    )
+    if entry.state == Status.FAILED or facts.completed_with_errors(entry):
+        listed = (record.error_items or record.errors) if record is not None else None
+        failed = entry.state == Status.FAILED
+        again = "the rows that were not processed" if failed else "the failed items"
+        steps = (
+            GroupCommand(
+                f"Read the failed items{'' if listed else ', if there are any'}.",
+                f"knock-exporter errors {place} {key.id}",
+            ),
+            GroupCommand(f"Correct the data. Then submit {again} again.", ""),
+            forget,
+        )
+        meaning = _failed(record) if failed else "Knock completed this operation, but some items failed."
+        return Advice(meaning, steps, "KnockOperationFailed" if failed else "KnockOperationCompletedWithErrors")
+    if facts.stalled(entry, now):
+        since = entry.tracked.last_change or entry.tracked.handed_over
+        unchanged = wording.span(now.mono - since.mono)
+        meaning = f"Knock says that it processes this operation, but nothing has changed for {unchanged}."
+        return Advice(meaning, (get,), "KnockOperationStalled")
+    if facts.stale(entry, now):
+        return Advice(
+            "Knock has not answered about this operation for long. The values shown are old.",
+            (get,),
+            "KnockOperationsStale",
+        )
+    if entry.state == LOST:
+        return Advice(
+            "Knock answers that it does not know this operation. The exporter has stopped to poll it.",
+            (get, forget),
+            "KnockOperationsLost",
+        )
+    return None
+
+
+def _failed(record: Operation | None) -> str:
+    if record is None or not record.rows_estimated or record.rows_processed is None:
+        return "This operation failed. Knock gives no reason."
+    rest = max(0, record.rows_estimated - record.rows_processed)
+    missing = f"About {rest:,} of {record.rows_estimated:,} rows were not processed."
+    return f"This operation failed. Knock gives no reason. {missing}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +190,13 @@ class EnvironmentRow:
     longest: float
 
 
+class EnvironmentTrouble(NamedTuple):
+    """What is wrong with an environment."""
+
+    name: str
+    problem: str
+
+
 def environment_rows(snapshot: Snapshot, now: Moment) -> tuple[EnvironmentRow, ...]:
     """Say how the environments stand."""
     return tuple(_environment_row(snapshot, each, now) for each in snapshot.environments)
@@ -134,6 +206,21 @@ def _environment_row(snapshot: Snapshot, environment_status: EnvironmentStatus, 
     counts = tally(snapshot, Filter(environment_status.name), now)
     waiting = facts.waiting(environment_status, now)
     return EnvironmentRow(environment_status, operations(counts), counts["unfinished"], counts[Status.FAILED], *waiting)
+
+
+def troubled(found: Iterable[EnvironmentRow]) -> list[EnvironmentTrouble]:
+    """Return what is wrong with environments, in few words."""
+    problems = ((each.environment_status.name, _problem(each.environment_status)) for each in found)
+    return [EnvironmentTrouble(name, problem) for name, problem in problems if problem is not None]
+
+
+def _problem(it: EnvironmentStatus) -> str | None:
+    if it.suspended:
+        return "key refused"
+    if it.up is False:
+        return "cannot be read"
+    broken = sum(each.problem is not None for each in it.sources)
+    return f"{broken} source{'' if broken == 1 else 's'} cannot be read" if broken else None
 
 
 def headline(found: Sequence[EnvironmentRow]) -> str:

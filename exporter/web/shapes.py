@@ -196,6 +196,15 @@ class Group(Sums):
     run: RunShape | None
 
 
+class ApiIndex(TypedDict):
+    """What the API has: its calls as METHOD /path, and where they are described."""
+
+    version: str
+    openapi: str
+    documentation: str
+    calls: list[str]
+
+
 class GroupList(TypedDict):
     """Groups, by environment and name."""
 

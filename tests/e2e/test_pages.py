@@ -25,6 +25,7 @@ READERS = {
     "light": Reader(),
     "dark": Reader(dark=True),
     "narrow": Reader(width=NARROW),
+    "tablet": Reader(width=768),
     "dark and narrow": Reader(dark=True, width=NARROW),
     "reduced motion": Reader(still=True),
     "without scripts": Reader(scripts=False),
@@ -61,6 +62,17 @@ def test_nobody_is_kept_out(served: Served, visit: Visits) -> None:
             page = visit(served.url + path, reader)
             assert axe(page) == [], (reader, path)
             assert overhang(page) == 0, (reader, path)
+
+
+def test_a_tablet_has_the_table_and_a_telephone_two_lines(served: Served, visit: Visits) -> None:
+    page = visit(served.url, READERS["tablet"])
+    table = page.locator("main table.operations").first
+    assert table.locator("tbody tr").first.evaluate("each => getComputedStyle(each).display") == "table-row"
+    page = visit(served.url, READERS["narrow"])
+    line = page.evaluate("parseFloat(getComputedStyle(document.body).lineHeight)")
+    heights = page.eval_on_selector_all(ROWS, "all => all.map(each => each.offsetHeight)")
+    assert len(heights) == len(served.looks)
+    assert max(heights) < 3 * line
 
 
 def test_hostile_names_stay_text(knock: Simulator, start: Starter, visit: Visits) -> None:
