@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-alone test-waiting soak coverage bench figures check fmt lock schema monitoring chart clean
+.PHONY: help demo quick test test-alone test-waiting soak coverage bench figures check fmt lock schema monitoring chart dist pictures clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -16,20 +16,30 @@ help: ## show this list
 PIP := $(BIN)/pip --quiet --disable-pip-version-check install --no-compile
 count = $(shell grep -c == $(1))
 
+# A dot every two seconds while the rest of the line works, terminal or not. It looks for the shell that waits: Ctrl-C ends
+# that one, but no background job.
+dots = { while sleep 2 > /dev/null 2>&1 && kill -0 $$$$ 2> /dev/null; do printf .; done & }; dots=$$!; \
+	trap 'status=$$?; kill $$dots; echo; exit $$status' EXIT;
+
 # A .venv that works is kept, with what else somebody installed there.
-.venv/run: requirements/run.txt
-	@echo "Installing what runs the exporter into .venv, once: $(call count,$<) packages, 70 MB …"
-	@$(BIN)/pip --version > /dev/null 2>&1 || { \
+venv = $(BIN)/pip --version > /dev/null 2>&1 || { \
 		test -n "$(PYTHON)" || { echo "knock-exporter needs Python 3.11 or newer; none was found on PATH (or name one: make PYTHON=/path/to/python3 …)"; exit 1; }; \
 		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }; \
 		$(PYTHON) -m venv --clear .venv; }
-	@$(PIP) --require-hashes -r $<
+
+.venv/run: requirements/run.txt
+	@echo "Installing what runs the exporter into .venv, once: $(call count,$<) packages, 50 MB, half a minute"
+	@$(dots) $(venv) && $(PIP) --require-hashes -r $<
 	@touch $@
 
 .venv/dev: requirements/dev.txt pyproject.toml .venv/run
-	@echo "Installing the developers' tools into .venv, once; it takes minutes: $(call count,$<) packages, 530 MB …"
-	@$(PIP) --require-hashes -r $<
-	@$(PIP) --no-deps --no-build-isolation --editable .
+	@echo "Installing the developers' tools into .venv, once: $(call count,$<) packages, 530 MB, some minutes"
+	@$(dots) $(PIP) --require-hashes -r $< && $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/build: requirements/build.txt
+	@echo "Installing what builds packages into .venv, once: $(call count,$<) packages"
+	@$(dots) $(venv) && $(PIP) --require-hashes -r $<
 	@touch $@
 
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
@@ -103,6 +113,14 @@ chart: .venv/dev ## renew what is generated in helm/knock-exporter and deploy/ku
 	PYTHONPATH=monitoring $(BIN)/python helm/chart.py
 	tests/e2e/get-helm
 	$(BIN)/python helm/plain.py .tools/helm4/helm
+
+dist: .venv/build ## build the wheel and the sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+
+pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium
+	tests/e2e/get-web-tools
+	$(BIN)/python tools/pictures.py
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -40,6 +40,7 @@ from exporter.tracking.messages import (
     Reconfigure,
     Register,
     Registration,
+    Release,
     Scraped,
     Stop,
 )
@@ -180,6 +181,10 @@ class Daemon:
         """Follow these operations too, from now on."""
         registration = tuple(Registration(each) for each in operations)
         self._inbox.put(Register(environment, registration, again=False, reply=lambda _answer: None))
+
+    def release(self, environment: str, operation_id: str) -> None:
+        """Drop an operation that was handed over."""
+        self._inbox.put(Release(environment, operation_id, reply=lambda _answer: None))
 
     def put_run(self, environment: str, group: str, run: str, changes: RunChanges) -> None:
         """Open a run of a group, or say more of it."""

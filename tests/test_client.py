@@ -670,8 +670,9 @@ def test_a_key_that_no_header_can_hold_is_not_told() -> None:
     assert str(error) == "http: malformed answer (ValueError)"
 
 
-def test_a_missing_ca_file_is_told_at_the_start(tmp_path: Any) -> None:
+@pytest.mark.parametrize("base_url", ["https://api.knock.app", "http://127.0.0.1:9"])
+def test_a_missing_ca_file_is_told_at_the_start(tmp_path: Any, base_url: str) -> None:
     (tmp_path / "empty.pem").write_text("")
     for name, why in (("none.pem", "No such file or directory"), ("empty.pem", "")):
         with pytest.raises(StartError, match=f"{name}: .*{why}"):
-            Client(base_url="https://api.knock.app", key=Secret(KEY), ca_file=tmp_path / name)
+            Client(base_url=base_url, key=Secret(KEY), ca_file=tmp_path / name)

@@ -5,34 +5,98 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
-import urllib.request
 from collections import Counter
+from typing import TYPE_CHECKING
 
+import pytest
+from programs import WEB, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import demo
-from exporter.simulator import World
+from exporter.simulator import Clock, Simulator, World
+
+if TYPE_CHECKING:
+    from exporter.config import ListedOperation
+    from exporter.tracking.runs import RunChanges
 
 
-def test_the_story_is_in_order_and_has_all_that_it_promises() -> None:
-    scenes = demo.scenes()
+class EndedError(Exception):
+    """Ends what goes on for ever."""
+
+
+class Followed:
+    """Takes what the demo hands over, and drops what it releases."""
+
+    def __init__(self) -> None:
+        self.operations: dict[tuple[str, str], str] = {}
+        self.runs: dict[tuple[str, str, str], dict[str, object]] = {}
+
+    def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
+        assert operations
+        self.operations |= {(environment, each.id): each.group for each in operations}
+
+    def release(self, environment: str, operation_id: str) -> None:
+        del self.operations[environment, operation_id]
+
+    def put_run(self, environment: str, group: str, run: str, changes: RunChanges) -> None:
+        self.runs.setdefault((environment, group, run), {}).update(changes)
+
+
+@pytest.mark.parametrize("number", [0, 1, 1000])
+def test_each_round_has_all_that_it_promises(number: int) -> None:
+    scenes = demo.scenes(number)
     assert [scene.at for scene in scenes] == sorted(scene.at for scene in scenes)
+    assert number * demo.ROUND_SECONDS <= scenes[0].at <= scenes[-1].at < (number + 1) * demo.ROUND_SECONDS
     orders = [order for scene in scenes for order in scene.orders]
-    assert {scene.environment for scene in scenes} == {"production", "development"}
     assert sum(order.stalls or False for order in orders) == 1
-    assert sum(order.fails or False for order in orders) == len(demo.FAILING_WAVES)
+    assert sum(order.fails or False for order in orders) >= 2
     assert any(order.errors for order in orders)
-    waves = Counter(scene.group for scene in scenes)
-    assert waves["migration"] == demo.WAVES
-    assert waves["nightly-sync"] >= 3
+    assert sum(scene.rate_limited for scene in scenes) > 0
+    assert Counter(scene.group for scene in scenes if scene.run) == {
+        "migration": demo.WAVES,
+        "nightly-sync": demo.NIGHTS,
+    }
 
 
-def test_every_order_can_be_made() -> None:
-    world = World(1)
-    for scene in demo.scenes():
-        for order in scene.orders:
-            assert world.start(order) in world.ids()
+def test_the_first_half_minute_shows_a_failure_an_end_with_errors_and_a_stall() -> None:
+    now = 0.0
+    world = World(demo.SEED, clock=Clock(lambda: now, lambda: now))
+    for scene in demo.scenes(0):
+        if scene.at <= 30:
+            now = scene.at
+            for order in scene.orders:
+                world.start(order)
+    now = 30.0
+    ended = [record for each in world.ids() if (record := world.read(each))]
+    assert any(record["status"] == "failed" for record in ended)
+    assert any(record["status"] == "completed" and record["error_count"] for record in ended)
+    stalled = next(record for record in ended if record["name"] == "schedules.create_schedules")
+    now = 300.0
+    assert stalled["status"] == "processing"
+    assert world.read(stalled["id"]) == stalled
+
+
+def test_round_after_round_it_stays_within_bounds() -> None:
+    simulators = {name: Simulator(world=World(1, most=1000)) for name in (demo.PRODUCTION, demo.DEVELOPMENT)}
+    followed, lines = Followed(), list[str]()
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now >= 12 * demo.ROUND_SECONDS:
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        demo.Player(simulators, followed, lines.append).play(1.0, lambda: now, sleep)
+    assert all(len(each.world.ids()) <= 1000 for each in simulators.values())
+    assert list(followed.operations.values()).count("default") == demo.STALLED_MOST
+    runs = [run for run in followed.runs if run[1] == demo.MIGRATION]
+    assert len(runs) == 12
+    assert all(followed.runs[run] == {"operations": 240, "closed": True} for run in runs)
+    assert "dropped" in "\n".join(lines)
+    assert simulators[demo.PRODUCTION].faults.describe()[0]["kind"] == "rate_limit"
+    assert lines[-1].startswith(f"  {12 * 4 - 1:02}:")
 
 
 def test_the_demo_runs_and_ends_by_itself() -> None:
@@ -40,22 +104,17 @@ def test_the_demo_runs_and_ends_by_itself() -> None:
     with subprocess.Popen([*command, "--duration=6s"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+/metrics", line)))
-        states = _wait_for_failure(url, time.monotonic() + 5.0)
+        until(lambda: (states := _states(url))["failed"] and states["completed"], "a failure and an end", 5.0)
         story = process.stdout.read()
     assert process.returncode == 0
-    assert states["failed"] >= 1
-    assert states["completed"] >= 1
     assert "production / migration: wave 1" in story
     assert "stop half-way" in story
 
 
-def _wait_for_failure(url: str, until: float) -> Counter[str]:
+def _states(url: str) -> Counter[str]:
     states: Counter[str] = Counter()
-    while time.monotonic() < until and not states["failed"]:
-        body = urllib.request.urlopen(url, timeout=5).read().decode()  # noqa: S310 - the demo's own address
-        states = Counter()
-        for family in text_string_to_metric_families(body):
-            for sample in family.samples:
-                if sample.name == "knock_bulk_operations":
-                    states[sample.labels["status"]] += int(sample.value)
+    for family in text_string_to_metric_families(WEB.get(url, timeout=5).text):
+        for sample in family.samples:
+            if sample.name == "knock_bulk_operations":
+                states[sample.labels["status"]] += int(sample.value)
     return states

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TARGETS = re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "clean"})
+DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "dist", "clean"})
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def steps(clone: Path, target: str) -> list[str]:
     """Return the lists that are installed, each once it has been said."""
     command = ["make", "--dry-run", f"--directory={clone}", "PYTHON=python3", target]
     planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"^echo \"Installing .* (\d+) packages.*|^\S+/pip .* -r (\S+)", planned, flags=re.MULTILINE)
+    found = re.findall(r"^echo \"Installing .* (\d+) packages|/pip .* --require-hashes -r (\S+)", planned, re.MULTILINE)
     said, installed = [count for count, _ in found[::2]], [file for _, file in found[1::2]]
     assert said == [str((clone / file).read_text().count("==")) for file in installed]
     return installed
@@ -34,6 +34,10 @@ def steps(clone: Path, target: str) -> list[str]:
 
 def test_the_demo_installs_what_runs_the_exporter_and_nothing_else(clone: Path) -> None:
     assert steps(clone, "demo") == ["requirements/run.txt"]
+
+
+def test_packages_are_built_with_their_build_system_and_nothing_else(clone: Path) -> None:
+    assert steps(clone, "dist") == ["requirements/build.txt"]
 
 
 @pytest.mark.parametrize("target", DEVELOPERS)

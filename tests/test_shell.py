@@ -154,6 +154,12 @@ def test_in_a_pipe_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.getvalue() == f"A\n{'x' * 500}\n"
 
 
+def test_wide_characters_take_two_cells_and_combining_ones_none() -> None:
+    out = io.StringIO()
+    columns.write_columns(out, [columns.Column("A"), columns.Column("B")], [["東京", "1"], ["e\u0301te\u0301", "2"]])
+    assert out.getvalue() == "A     B\n東京  1\ne\u0301te\u0301   2\n"
+
+
 def test_an_exporter_that_is_down_is_told(shell: Shell) -> None:
     answer = shell("list", "--url=http://127.0.0.1:1")
     assert (answer.exit_code, answer.stdout) == (1, "")

@@ -23,7 +23,7 @@ from exporter.knock.client import Client
 from exporter.knock.deadline import Deadline, DeadlineSocket, NameTimeout, Resolver, ResponseTooLarge, connect
 from exporter.knock.failures import failure
 from exporter.knock.transport import Transport
-from exporter.knock.trust import BUNDLES, trust
+from exporter.knock.trust import BUNDLES, trust, trust_for
 from exporter.send_window import SendWindow
 
 if TYPE_CHECKING:
@@ -152,6 +152,24 @@ def test_the_context_always_checks(ca_file: Path) -> None:
     context = trust(ca_file)
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize(
+    ("addresses", "trusted"),
+    [
+        (("https://api.knock.app",), 1),
+        (("HTTPS://api.knock.app", None), 1),
+        (("http://knock.internal", "https://proxy:3128"), 1),
+        (("http://knock.internal", "http://proxy:3128"), 0),
+        (("http://knock.internal", None), 0),
+    ],
+)
+def test_authorities_are_loaded_where_an_address_needs_them(
+    ca_file: Path, addresses: tuple[str | None, ...], trusted: int
+) -> None:
+    context = trust_for(ca_file, *addresses)
+    assert context.cert_store_stats()["x509"] == trusted
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 def test_a_certificate_folder_of_the_system_counts_where_openssl_finds_something_in_it(

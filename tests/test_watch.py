@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from exporter.terminal.watch.core import WatchOutcome
 from exporter.terminal.watch.follow import ApiWatching, Fetched, KnockWatching, RunWatching, WatchClock, follow
 from exporter.terminal.watch.operations import WatchedOperations, begin
 from exporter.terminal.watch.run import WatchedRun
-from exporter.terminal.watch.screen import PlainLines, drawing, line_of
+from exporter.terminal.watch.screen import PlainLines, drawing, line_of, shown
 from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
@@ -419,6 +420,23 @@ def test_bars_fit_and_ids_are_whole(count: int, width: int) -> None:
     assert len(shown) >= min(count, 9)
     assert len(re.findall(r"[0-9a-f]{8}-", captured.get())) == len(shown)
     assert ("more" in captured.get()) == (count > len(shown))
+
+
+class TerminalText(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_rich_a_terminal_gets_lines_and_hears_what_draws_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setitem(sys.modules, "rich", None)  # Python's own way to say that there is none
+    written = TerminalText()
+    with shown(written, lambda: 0.0) as (show, _say):
+        show(shown_of(operation(ids(1)[0])), Moment(0.0, 1_800_000_000.0))
+    hint, line = written.getvalue().splitlines()
+    assert "pip install 'knock-exporter[cli]'" in hint
+    assert "production" in line
+    assert "\x1b" not in line
 
 
 def shown_of(*documents: dict[str, Any]) -> Frame:

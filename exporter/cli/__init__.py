@@ -215,13 +215,16 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
     ends: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: ends.put(received))
-    with Simulator(*web_listen_address, world=world, api_key=api_key) as simulator:
-        accepted = "the key given" if api_key else "any key that begins with sk_"
-        click.echo(f"Knock is simulated at {simulator.url} (speed {speed:g}, seed {world.seed}), with {accepted}.")
-        click.echo(
-            f"Faults and operations on demand: {simulator.url}/_simulator, see docs/simulator.md. Ctrl-C ends it."
-        )
-        ends.get()
+    try:
+        with Simulator(*web_listen_address, world=world, api_key=api_key) as simulator:
+            accepted = "the key given" if api_key else "any key that begins with sk_"
+            click.echo(f"Knock is simulated at {simulator.url} (speed {speed:g}, seed {world.seed}), with {accepted}.")
+            click.echo(
+                f"Faults and operations on demand: {simulator.url}/_simulator, see docs/simulator.md. Ctrl-C ends it."
+            )
+            ends.get()
+    except StartError as error:
+        raise StartError(f"{error} (--web.listen-address names another)") from None
 
 
 @main.command(epilog=example("knock-exporter demo --speed=3 --duration=5m"))

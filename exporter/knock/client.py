@@ -27,7 +27,7 @@ from exporter.knock.failures import about, failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.reading import read_operation
 from exporter.knock.transport import Transport
-from exporter.knock.trust import trust
+from exporter.knock.trust import trust, trust_for
 from exporter.operation import Invalid, decode, parse_operation
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Client:
         if proxy_from_environment:
             address, origin = _environments_proxy(self._base_url)
         try:
-            context = trust(ca_file)
+            # A file that was named has to be good, whatever the address.
+            context = trust_for(None, self._base_url, address) if ca_file is None else trust(ca_file)
         except (OSError, ValueError) as error:
             raise StartError(f"{ca_file or 'system certificates'}: {_why(error)}") from None
         try:

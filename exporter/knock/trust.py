@@ -48,6 +48,16 @@ def trust(
     return context
 
 
+def trust_for(ca_file: Path | None, *addresses: str | None) -> ssl.SSLContext:
+    """Make the context for connections to these addresses.
+
+    Where none is https it is never used, and trusts nobody: to load all authorities takes a while.
+    """
+    if any(each is not None and each.lower().startswith("https:") for each in addresses):
+        return trust(ca_file)
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _trust_system(context: ssl.SSLContext, paths: ssl.DefaultVerifyPaths, bundles: Iterable[str]) -> None:
     found = _loads(context, paths.openssl_cafile)
     folder = Path(paths.openssl_capath)

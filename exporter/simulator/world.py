@@ -14,8 +14,7 @@ from exporter.simulator.plan import NO_TROUBLE, Birth, Order, Plan, Shares, make
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MAX_OPERATIONS = 100_000  # past it the oldest are forgotten, so that a demo can run for months
-_FORGOTTEN_AT_ONCE = 1_000
+MAX_OPERATIONS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +47,17 @@ class World:
     """All operations, by id; the same seed and the same calls bring the same ids and fates.
 
     `speed` is how many simulated seconds pass in a real one, `seed` None draws one. Without `shares` nothing fails
-    unless told to.
+    unless told to. Of more than `most` operations the oldest are forgotten.
     """
 
     def __init__(
-        self, seed: int | None = None, speed: float = 1.0, *, shares: Shares = NO_TROUBLE, clock: Clock = REAL_TIME
+        self,
+        seed: int | None = None,
+        speed: float = 1.0,
+        *,
+        shares: Shares = NO_TROUBLE,
+        clock: Clock = REAL_TIME,
+        most: int = MAX_OPERATIONS,
     ) -> None:
         if not (math.isfinite(speed) and speed > 0):
             raise ValueError("speed must be a number above 0")
@@ -60,6 +65,7 @@ class World:
         self.speed = speed
         self.shares = shares
         self.clock = clock
+        self._most = most
         self._numbers = itertools.count()
         self._operations: dict[str, Plan | _Verbatim] = {}
 
@@ -102,7 +108,7 @@ class World:
         return list(self._operations)
 
     def _keep(self, operation_id: str, what: Plan | _Verbatim) -> None:
-        if len(self._operations) >= MAX_OPERATIONS:
-            for oldest in self.ids()[:_FORGOTTEN_AT_ONCE]:
+        if len(self._operations) >= self._most:
+            for oldest in self.ids()[: max(self._most // 100, 1)]:
                 self._operations.pop(oldest, None)
         self._operations[operation_id] = what

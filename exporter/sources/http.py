@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from contextlib import closing
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -20,11 +19,12 @@ from exporter.knock.deadline import Deadline
 from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.transport import Transport
-from exporter.knock.trust import trust
+from exporter.knock.trust import trust_for
 from exporter.sources.listing import BrokenList
 from exporter.sources.lists import Form, parse
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Collection
 
     from exporter.config import ListedOperation
@@ -95,10 +95,8 @@ def _body(source: HttpSource, token: str, reservation: Reservation, deadline: De
 
 
 def _context(source: HttpSource) -> ssl.SSLContext:
-    if source.url.startswith("http:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used: loading authorities takes a while
     try:
-        return trust(source.ca_file)
+        return trust_for(source.ca_file, source.url)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
         raise BrokenList(f"{source.ca_file or 'system certificates'}: {reason}") from None

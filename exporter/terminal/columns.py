@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
-
-from rich.cells import cell_len, set_cell_size
 
 from exporter.wording import visible
 
@@ -27,7 +26,7 @@ class Column(NamedTuple):
 def write_columns(out: TextIO, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Write rows of foreign texts under their titles. Where `out` is not a terminal, nothing is cut."""
     shown = [[each.title for each in columns], *([visible(value) for value in row] for row in rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
     if out.isatty():
         widths = _fitted(widths, columns, shutil.get_terminal_size().columns)
     for row in shown:
@@ -40,11 +39,23 @@ def _fitted(widths: list[int], columns: Sequence[Column], width: int) -> list[in
     fitted = list(widths)
     flexible = [place for place, each in enumerate(columns) if not each.whole]
     excess = sum(fitted) + GAP * (len(fitted) - 1) - width
-    for _ in range(excess):
+    for _ in range(excess if flexible else 0):
         widest = max(flexible, key=fitted.__getitem__)
         fitted[widest] = max(fitted[widest] - 1, LEAST)
     return fitted
 
 
 def _padded(text: str, width: int) -> str:
-    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+    if _width(text) > width:
+        while _width(text) >= width:
+            text = text[:-1]
+        text += "…"
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    """Return how many cells of a terminal a text takes: East Asian characters take two, combining ones none."""
+    return sum(
+        2 if unicodedata.east_asian_width(each) in "WF" else unicodedata.category(each) not in ("Mn", "Me", "Cf")
+        for each in text
+    )

@@ -19,7 +19,7 @@ from exporter.knock.deadline import Deadline
 from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.transport import Transport
-from exporter.knock.trust import trust
+from exporter.knock.trust import trust_for
 from exporter.wording import visible
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Connection:
         self._credentials = credentials
         file = environ.get("SSL_CERT_FILE")
         try:
-            context = trust(Path(file) if file else None)
+            context = trust_for(Path(file) if file else None, url)
         except (OSError, ValueError) as error:
             raise StartError(f"{file or 'system certificates'}: {getattr(error, 'strerror', '') or error}") from None
         self._transport = Transport(url, context=context, proxy=None, connections=1, lookup=socket.getaddrinfo)

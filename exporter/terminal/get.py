@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from exporter.metrics.exposition import operation_text
 from exporter.operation import GROUP, OperationKey, Status
+from exporter.terminal.columns import Column, write_columns
 from exporter.terminal.exit_codes import ExitCode
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
 from exporter.wording import moment, number, span, visible
@@ -22,21 +19,15 @@ if TYPE_CHECKING:
     from exporter.config import EnvironmentSettings
     from exporter.operation import Operation
 
-COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
 HIDDEN_ITEMS = "error_items"
 
 
 def write_table(out: TextIO, environment: str, operation: Operation, items: list[Any] | None, now: float) -> None:
     """Write a table; `items` are the failed items to list (None: do not), `now` is Unix seconds."""
-    console = Console(file=out, highlight=False)
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     hint = " (--error-items shows them)" if items is None else ""
-    for label, value in _rows(environment, operation, now, hint):
-        style = COLOURS.get(value, "") if label == "status" else ""
-        table.add_row(Text(label, "bold"), Text(visible(value), style))
-    console.print(table)
+    out.writelines(f"{label:<12}  {visible(value)}\n" for label, value in _rows(environment, operation, now, hint))
     if items is not None:
-        _write_items(console, items)
+        _write_items(out, items)
 
 
 def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iterator[tuple[str, str]]:
@@ -73,13 +64,11 @@ def _time(seconds: float | None, now: float) -> str:
     return moment(seconds) + ago
 
 
-def _write_items(console: Console, items: list[Any]) -> None:
-    table = Table("failed item", "collection", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for item in items:
-        known = item if isinstance(item, dict) else {"id": item}
-        table.add_row(*(Text(visible(str(known.get(field) or ""))) for field in ("id", "collection")))
-    console.print()
-    console.print(table)
+def _write_items(out: TextIO, items: list[Any]) -> None:
+    known = [item if isinstance(item, dict) else {"id": item} for item in items]
+    rows = [[str(each.get(field) or "") for field in ("id", "collection")] for each in known]
+    out.write("\n")
+    write_columns(out, [Column("failed item"), Column("collection")], rows)
 
 
 def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> None:

@@ -7,7 +7,7 @@ import itertools
 import random
 import uuid
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     from exporter.errors import KnockError
     from exporter.tracking.runs import RunChanges
-
-Kept = TypeVar("Kept", bound="MutableMapping[Any, Any]")
 
 WALL = 1_800_000_000.0  # when a model starts, Unix seconds
 KEY = Secret("sk_test_model")
@@ -87,9 +85,12 @@ class Disk:
     damaged: bool = False
     unwritten: Changes | None = None
 
+    def __post_init__(self) -> None:
+        self.memory = _copied(self.memory)  # another disk may have it too
+
     def read(self) -> Memory:
         """Return what is kept, for a tracker to own."""
-        return replace(self.memory, tombstones=Tombstones(self.memory.tombstones))
+        return _copied(self.memory)
 
     def write(self) -> Saved | None:
         """Write what waits, and say so."""
@@ -102,24 +103,28 @@ class Disk:
             return Saved(changes.number, ok=False, lost=changes.whole)
         if self.damaged and not changes.whole:
             return Saved(changes.number, ok=False, lost=True)
-        memory, self.damaged = Memory() if changes.whole else self.memory, False
-        self.memory = Memory(
-            _changed(dict(memory.operations), changes.operations),
-            _changed(Tombstones(memory.tombstones), changes.tombstones),
-            _changed(dict(memory.aggregates), changes.aggregates),
-            _changed(dict(memory.environments), changes.environments),
-            _changed(dict(memory.groups), changes.groups),
-        )
+        if changes.whole:
+            self.memory, self.damaged = Memory(), False
+        for kept, changed in zip(_parts(self.memory), _parts(changes), strict=True):
+            _change(cast("MutableMapping[Any, Any]", kept), changed)
         self.written.append(changes)
         return Saved(changes.number, ok=True)
 
 
-def _changed(kept: Kept, changes: Mapping[Any, Any]) -> Kept:
+def _copied(memory: Memory) -> Memory:
+    operations, tombstones, aggregates, environments, groups = _parts(memory)
+    return Memory(dict(operations), Tombstones(tombstones), dict(aggregates), dict(environments), dict(groups))
+
+
+def _parts(of: Memory | Changes) -> tuple[Mapping[Any, Any], ...]:
+    return of.operations, of.tombstones, of.aggregates, of.environments, of.groups
+
+
+def _change(kept: MutableMapping[Any, Any], changes: Mapping[Any, Any]) -> None:
     for key, value in changes.items():
         kept.pop(key, None)
         if value is not None:
             kept[key] = value
-    return kept
 
 
 @dataclass

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
+ENVIRONMENT = 'knock_environment="production"'  # of `model`
 
 
 def series(scrapes: Sequence[str | None], start: float, families: Iterable[str]) -> list[dict[str, str]]:
@@ -50,46 +51,73 @@ def _values(row: Mapping[int, float], count: int) -> str:
 def fires(alert: str, **labels: str) -> str:
     """Return the query for how many of an alert fire."""
     chosen = "".join(f',{name}="{value}"' for name, value in labels.items())
-    return f'count(ALERTS{{alertname="{alert}",alertstate="firing"{chosen}}}) or vector(0)'
+    return f'count(ALERTS{{alertname="{alert}",alertstate="firing",{ENVIRONMENT}{chosen}}}) or vector(0)'
 
 
 class Case(NamedTuple):
-    """Series, and the value that a query has over them at a minute. Of the alerts, those count that queries name."""
+    """Series, and the value that a query has over them at a minute. Of the alerts, those count that queries name.
+
+    Each series and each query names the environment.
+    """
 
     inputs: list[dict[str, str]]
     expected: Mapping[tuple[int, str], float]
 
 
 def judge(promtool: str, folder: Path, cases: Mapping[str, Case]) -> dict[str, str]:
-    """Evaluate the rules over each case's series; return what promtool says of it, SUCCESS if all is as expected."""
-    for number, case in enumerate(cases.values()):
-        _write(folder / f"rules-{number}.yaml", folder / f"test-{number}.yaml", case)
-    files = {name: folder / f"test-{number}.yaml" for number, name in enumerate(cases)}
+    """Evaluate the rules over each case's series; return what promtool says of it, SUCCESS if all is as expected.
+
+    Each case is an environment of one unit test: rules look at one environment at a time, and evaluated once for all
+    they take a quarter of the time.
+    """
+    rules, file = folder / "rules.yaml", folder / "test.yaml"
+    rules.write_text(rules_of(alerts_in([case.expected for case in cases.values()])))
+    environments = {name: f"case-{number}" for number, name in enumerate(cases)}
+    _write(rules, file, {environments[name]: case for name, case in cases.items()})
     done = subprocess.run(
-        [promtool, "test", "rules", *files.values()],
+        [promtool, "test", "rules", file],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
         timeout=300,
     )
-    told = dict(re.findall(r"Unit Testing: +(.*)\n((?:.*\n)*?)(?=Unit Testing: |\Z)", done.stdout))
-    return {name: told.get(str(file), done.stdout).strip() for name, file in files.items()}
+    if done.returncode == 0:
+        return dict.fromkeys(cases, "SUCCESS")
+    wrong = re.split(r"\n(?= +expr: )", done.stdout)
+    told = {
+        name: "\n".join(each for each in wrong if re.search(rf"\b{environment}\b", each))
+        for name, environment in environments.items()
+    }
+    assert any(told.values()), done.stdout
+    return {name: what or "SUCCESS" for name, what in told.items()}
 
 
-def _write(rules: Path, file: Path, case: Case) -> None:
-    tests: list[dict[str, Any]] = [
-        {"expr": query, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": value}]}
-        for (minute, query), value in case.expected.items()
-    ]
-    rules.write_text(rules_of(alerts_in(case.expected)))
+def _write(rules: Path, file: Path, cases: Mapping[str, Case]) -> None:
+    inputs: list[dict[str, str]] = []
+    tests: list[dict[str, Any]] = []
+    for environment, case in cases.items():
+        inputs += [each | {"series": _in(environment, each["series"])} for each in case.inputs]
+        tests += [
+            {
+                "expr": _in(environment, query),
+                "eval_time": f"{minute}m",
+                "exp_samples": [{"labels": "{}", "value": value}],
+            }
+            for (minute, query), value in case.expected.items()
+        ]
     document = {
         "rule_files": [str(rules)],
         "evaluation_interval": "1m",
         "group_eval_order": [group["name"] for group in yaml.safe_load(rules.read_text())["groups"]],
-        "tests": [{"interval": "1m", "input_series": case.inputs, "promql_expr_test": tests}],
+        "tests": [{"interval": "1m", "input_series": inputs, "promql_expr_test": tests}],
     }
     file.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
+
+
+def _in(environment: str, text: str) -> str:
+    assert text.count(ENVIRONMENT) == 1, text
+    return text.replace(ENVIRONMENT, f'knock_environment="{environment}"')
 
 
 def alerts_in(asked: object) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from exporter import wording
@@ -30,6 +31,7 @@ ID_WIDTH = 36
 NARROW, WIDE = 76, 140  # columns: under the one an operation takes two lines, from the other on it shows all
 _ROOM = 5  # lines below the bars of operations
 _WRONG = (Status.FAILED, LOST)
+_COLOURS = {"completed": "green", "failed": "red", "processing": "blue", "queued": "yellow"}
 
 
 def summary(frame: Frame, elapsed: float) -> str:
@@ -200,9 +202,7 @@ def _narrow(watched: Sequence[Watched]) -> RenderableType:
 
 
 def _colour(state: str) -> str:
-    from exporter.terminal.get import COLOURS  # noqa: PLC0415 - it imports rich
-
-    return COLOURS.get(state, "red" if state == LOST else "")
+    return _COLOURS.get(state, "red" if state == LOST else "")
 
 
 def _numbers(each: Watched, *, wide: bool) -> list[str]:
@@ -232,6 +232,10 @@ def shown(stderr: TextIO, monotonic: Callable[[], float]) -> Iterator[tuple[Show
 
     # Not rich's own opinion: it takes FORCE_COLOR, which CI services set, for a terminal.
     if not stderr.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        yield PlainLines(say, monotonic()), say
+        return
+    if find_spec("rich") is None:
+        say("For bars that move, install rich: pip install 'knock-exporter[cli]'")
         yield PlainLines(say, monotonic()), say
         return
     from rich.console import Console  # noqa: PLC0415 - pipes do without
