@@ -87,7 +87,8 @@ def test_every_command_exists_and_takes_its_flags() -> None:
     ]
     assert len(shown) > len(ALERTS)
     for line in shown:
-        context, command, words = click.Context(main), main, shlex.split(line)
+        command: click.Command = main
+        context, words = click.Context(main), shlex.split(line)
         while isinstance(command, click.Group):
             found = command.get_command(context, words.pop(0))
             assert found is not None, line
