@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import promql
 import pytest
 import rules
 import yaml
 
+from exporter.cli import main
 from exporter.knock.deadline import MAX_BODY_BYTES
 from exporter.knock.failures import MAX_VALUES
 
 ALERTS = rules.alerts()
-SECTIONS = ["Meaning", "Impact", "How to check", "What to do"]
+SECTIONS = ["What happened", "Impact", "What to do first", "How to find the cause", "How it ends"]
 RUN_AGAIN = [
     *("KnockOperationFailed", "KnockOperationCompletedWithErrors"),
     *(
@@ -46,11 +49,12 @@ def test_they_are_listed_with_their_severity_in_the_order_of_the_rules() -> None
 def test_a_runbook_is_complete(alert: str) -> None:
     text = read(alert)
     assert text.startswith(f"# {alert}\n\nSeverity **{ALERTS[alert]['severity']}**, about ")
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
-    checks = text.split("## How to check")[1].split("## What to do")[0]
-    assert "```promql" in checks
-    assert "$ knock-exporter " in checks
-    assert "\n1. " in text.split("## What to do")[1]
+    more = ["Run again what failed"] if alert in RUN_AGAIN else []
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS + more
+    first, rest = text.split("## What to do first")[1].split("## How to find the cause")
+    assert "\n1. " in first
+    assert "```promql" in rest.split("## How it ends")[0]
+    assert "$ knock-exporter " in first + rest.split("## How it ends")[0]
 
 
 @pytest.mark.parametrize("alert", RUN_AGAIN)
@@ -58,7 +62,7 @@ def test_what_is_about_errors_ends_with_how_to_run_them_again(alert: str) -> Non
     recipe = re.findall(r"^## Run again what failed\n(```console\n.+?^```\n)", LIST, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^\$ knock-exporter (\w+) ", recipe[0], re.MULTILINE) == ["list", "errors"]
     assert read(alert).endswith(
-        f"\n\nRun again what is left, and only that ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
+        f"\n\n## Run again what failed\nOnly what is left ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
     )
 
 
@@ -73,6 +77,23 @@ def test_thresholds_that_are_named_are_there(alert: str) -> None:
     thresholds = yaml.safe_load(Path(rules.THRESHOLDS).read_text())
     named = re.findall(r"(?:[Rr]aise|set) `(\w+_(?:seconds|ratio|at_most|for))`", read(alert))
     assert set(named) <= thresholds.keys()
+
+
+def test_every_command_exists_and_takes_its_flags() -> None:
+    shown = [
+        line
+        for file in sorted(promql.RUNBOOKS.glob("*.md"))
+        for line in re.findall(r"(?:^\$ |`)knock-exporter ([^`\n]+)", file.read_text(), re.MULTILINE)
+    ]
+    assert len(shown) > len(ALERTS)
+    for line in shown:
+        command: click.Command = main
+        context, words = click.Context(main), shlex.split(line)
+        while isinstance(command, click.Group):
+            found = command.get_command(context, words.pop(0))
+            assert found is not None, line
+            command, context = found, click.Context(found)
+        command.make_parser(context).parse_args(words)
 
 
 def test_bounds_of_an_answer_are_named_as_they_are() -> None:

@@ -1,4 +1,4 @@
-"""`knock-exporter check-config`: whether a configuration is good, what is active by it, and whether Knock takes its keys."""
+"""`knock-exporter check-config`: whether a configuration is good, and whether Knock accepts its keys."""
 
 from __future__ import annotations
 
