@@ -363,10 +363,9 @@ def test_a_dag_of_airflow_starts_a_run_and_waits_for_it(
     assert next_change(recorder) == ("PUT", path, {"closed": True})
 
     program, *words = shlex.split(airflow.commands["wait"].replace("{{ ts_nodash }}", "20270115T020000"))
-    context = click.Context(watch)
-    watch.make_parser(context).parse_args(args := words[1:])
+    watch.make_parser(click.Context(watch)).parse_args(words[1:])
     assert (program, words[0]) == ("knock-exporter", "watch")
-    assert dict(zip(args[::2], args[1::2], strict=True)) == {
+    assert dict(zip(words[1::2], words[2::2], strict=True)) == {
         "--url": recorder.url,
         "--environment": "production",
         "--group": "nightly",
@@ -390,8 +389,10 @@ def test_what_is_not_record_is_left_alone(start_program: Callable[..., Program],
 
 
 def test_the_asynchronous_client_has_a_hook_too(
-    start_program: Callable[..., Program], recorder: Recorder, knock: Simulator
+    start_program: Callable[..., Program], recorder: Recorder, knock: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KNOCK_API_KEY", KEY)
+    monkeypatch.setenv("KNOCK_BASE_URL", knock.url)
     program = start_program()
 
     async def started() -> str:
