@@ -12,6 +12,7 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main
+from exporter.terminal.exit_codes import ExitCode
 from exporter.values import DURATION, parse_duration
 
 ROOT = Path(__file__).parent.parent
@@ -110,12 +111,29 @@ def test_every_command_is_documented_and_no_other() -> None:
     assert documented == set(main.list_commands(click.Context(main)))
 
 
+def test_every_exit_code_is_documented_and_no_other() -> None:
+    table = (ROOT / "docs/shell.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert rows == [(str(code.value), code.name.lower()) for code in ExitCode]
+    columns = " ".join(re.findall(r"^(?:\|[^|]*){2}\|([^|]*)\|", table, flags=re.MULTILINE))
+    named = set(re.findall(r"`([a-z-]+)", columns))
+    assert named
+    assert named <= set(main.list_commands(click.Context(main)))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
         if not re.match(r"[a-z]+:", target):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", text, flags=re.MULTILINE)
+    assert len(words) > 40
+    assert words == sorted(set(words))
 
 
 def test_every_helper_of_tests_is_listed_and_no_other() -> None:

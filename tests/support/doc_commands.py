@@ -25,7 +25,7 @@ _FENCE = re.compile(r"^ *```(?P<kind>sh|bash|shell|console)\n(?P<body>.*?)^ *```
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _IS_COMMAND = re.compile(r"(?:^|.* |\S*/)knock-exporter [a-z<-]|make [a-z]|curl |(?:\S*/)?python3? -m exporter")
 # Of a console: lines that a command writes, and the prompt before one.
-_OUTPUT = re.compile(r"(?<!\\\n)^(?!\s*\$ ).*$|(?<!\\\n)^\s*\$ ", re.MULTILINE)
+_OUTPUT = re.compile(r"(?<!\\\n)^(?![ \t]*\$ ).*$|(?<!\\\n)^[ \t]*\$ ", re.MULTILINE)
 _HERE = re.compile(r"<<'?(?P<end>\w+)'?\n(?P<body>.*?^)\s*(?P=end)$", re.MULTILINE | re.DOTALL)
 _TOKEN = re.compile(
     r"""(?P<skip>[ \t]+|\\\n|(?<![^\s;&|()])\#[^\n]*)
