@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 from click.testing import CliRunner
 from timing import BUSY_SECONDS
 
@@ -160,54 +159,6 @@ def test_an_unknown_command_is_told() -> None:
     assert "No such command 'fly'" in result.stderr
 
 
-def test_check_config_shows_what_is_active(config_file: Path) -> None:
-    config_file.write_text(GOOD)
-    result = call("check-config", str(config_file))
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert KEY not in result.stdout
-    shown = yaml.safe_load(result.stdout)["environments"][0]
-    assert (shown["name"], shown["api_key"], shown["rate_limit"]) == ("production", "***", 20.0)
-
-
-def test_check_config_tells_all_problems(config_file: Path) -> None:
-    config_file.write_text(BAD)
-    result = call("check-config", str(config_file))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert [line.split(": ")[:3] for line in result.stderr.splitlines()] == [
-        [str(config_file), "line 3", "environments[0].api_key_env"],
-        [str(config_file), "line 4", "environments[0].rate_limit"],
-        [str(config_file), "line 5", "nope"],
-    ]
-
-
-def test_check_config_takes_the_example(tmp_path: Path) -> None:
-    (tmp_path / "knock.key").write_text(KEY)
-    (tmp_path / "config.yaml").write_text(EXAMPLE.read_text())
-    assert call("check-config", str(tmp_path / "config.yaml")).exit_code == 0
-
-
-def test_check_config_warns_of_runs_that_may_hang_unnoticed(config_file: Path) -> None:
-    groups = "{name: nightly, every: 26h}, {name: weekly, every: 8d, deadline: 6h}, {name: default}"
-    config_file.write_text(f"{GOOD}    groups: [{groups}]\n")
-    refused = call("check-config", str(config_file))
-    assert (refused.exit_code, "groups: needs a state file" in refused.stderr) == (1, True)
-    result = call("check-config", str(config_file), "--storage.path=state.db")
-    assert result.exit_code == 0
-    assert result.stderr == (
-        'warning: group "nightly" of production has every, but no deadline: '
-        "unless the job gives one, a run that hangs is noticed only when the next one is due\n"
-    )
-    assert yaml.safe_load(result.stdout)["storage"] == {"path": "state.db"}
-    by_variable = call("check-config", str(config_file), KNOCK_EXPORTER_STORAGE_PATH="state.db")
-    assert by_variable.stdout == result.stdout
-
-
-def test_check_config_needs_a_file() -> None:
-    result = call("check-config")
-    assert result.exit_code == 2
-    assert "Missing argument 'FILE'" in result.stderr
-
-
 def test_a_start_that_fails_ends_with_its_reason(config_file: Path) -> None:
     config_file.write_text(GOOD)
     result = call(f"--config.file={config_file}", "--web.listen-address=192.0.2.1:80")
@@ -223,20 +174,6 @@ def test_simulate_needs_a_speed(speed: str) -> None:
     result = call("simulate", f"--speed={speed}")
     assert result.exit_code == 2
     assert "'--speed'" in result.stderr
-
-
-def test_a_key_that_is_unlikely_to_be_one_is_warned_of(config_file: Path) -> None:
-    config_file.write_text("environments: [{name: production, api_key_env: KNOCK_KEY}]")
-    result = call("check-config", str(config_file), KNOCK_KEY="secret-0123456789")
-    assert result.exit_code == 0
-    assert result.stderr == (
-        "warning: API key of production: environment variable KNOCK_KEY does not begin with sk_, "
-        "as Knock's secret keys do\n"
-    )
-    assert call("check-config", str(config_file), KNOCK_KEY=KEY).stderr == ""
-    refused = call("check-config", str(config_file), KNOCK_KEY=f"'{KEY}'")
-    assert (refused.exit_code, "environment variable KNOCK_KEY is in quotes" in refused.stderr) == (1, True)
-    assert KEY not in refused.output
 
 
 # Completion.

@@ -14,6 +14,7 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main
+from exporter.terminal.exit_codes import ExitCode
 from exporter.values import DURATION, parse_duration
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,16 @@ def test_every_command_is_documented_and_no_other() -> None:
     assert documented == set(main.list_commands(click.Context(main)))
 
 
+def test_every_exit_code_is_documented_and_no_other() -> None:
+    table = (ROOT / "docs/shell.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert rows == [(str(code.value), code.name.lower()) for code in ExitCode]
+    columns = " ".join(re.findall(r"^(?:\|[^|]*){2}\|([^|]*)\|", table, flags=re.MULTILINE))
+    named = set(re.findall(r"`([a-z-]+)", columns))
+    assert named
+    assert named <= set(main.list_commands(click.Context(main)))
+
+
 def _anchors(document: Path) -> set[str]:
     """Return the anchors that GitHub gives the headings of a document, and those that it sets itself."""
     text = re.sub(r"^(```|~~~).*?^\1$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -154,6 +165,13 @@ def test_recipes_that_are_downloaded_are_those_of_the_folder() -> None:
     assert {each.removeprefix(f"{raw}/main/docs/recipes/") for each in addresses} == {
         path.name for path in (ROOT / "docs" / "recipes").iterdir() if path.is_file()
     }
+
+
+def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", text, flags=re.MULTILINE)
+    assert len(words) > 40
+    assert words == sorted(set(words))
 
 
 def test_every_helper_of_tests_is_listed_and_no_other() -> None:

@@ -93,6 +93,33 @@ def test_what_is_not_exporter_is_told(body: str) -> None:
             assert str(told.value) == f"{server.url}: the answer is none of knock-exporter (wrong --url?)"
 
 
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        (404, "HTTP 404: not an answer of knock-exporter (wrong --url?)"),
+        (
+            400,
+            "HTTP 400: not an answer of knock-exporter (does the port speak TLS? then use https://; or wrong --url?)",
+        ),
+        (503, "HTTP 503"),
+    ],
+)
+def test_a_refusal_of_another_server_leads_to_the_url(status: int, problem: str) -> None:
+    with serving(answering(http("<html>", status=status), keep=True)) as server, reading(server.url) as api:
+        with pytest.raises(ApiError) as told:
+            api.groups()
+        assert str(told.value) == f"{server.url}: {problem}"
+
+
+def test_tls_at_a_plain_port_leads_to_http(shown: AppContext) -> None:
+    with (
+        served(make_app(shown)) as (host, port),
+        reading(f"https://{host}:{port}") as api,
+        pytest.raises(ApiError, match=r"TLS failed: .* then use http://\)$"),
+    ):
+        api.groups()
+
+
 def test_no_exporter_may_pass() -> None:
     with reading("http://127.0.0.1:1") as api, pytest.raises(ApiError, match="connection refused") as told:
         api.groups()

@@ -36,7 +36,6 @@ from exporter.cli.state import state
 from exporter.cli.watch import watch
 from exporter.errors import ExporterError, KnockError, StartError
 from exporter.startup import signals_are_taken_over
-from exporter.values import quoted
 
 if TYPE_CHECKING:
     from pathlib import Path

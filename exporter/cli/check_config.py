@@ -142,7 +142,7 @@ def _probed(environment: EnvironmentSettings, result: ProbeResult) -> Iterator[s
 
     error = result.error
     if isinstance(error, KeyRefused):
-        yield f"{environment.base_url} refuses the key of {environment.key} ({error}): {REFUSED_HINT}"
+        yield f"{environment.base_url} does not accept {environment.key} ({error}): {REFUSED_HINT}"
     elif isinstance(error, KnockError) and not error.accepted_key:
         yield f"{environment.base_url}: {error}"
     else:

@@ -44,9 +44,9 @@ def errors(  # noqa: PLR0913 - one parameter for each flag
 ) -> None:
     """Write the failed items of operations.
 
-    As Knock lists them now. The operations are named by their ID, from standard input (with -), or by their group: then
-    a running exporter (--url) tells which failed or have errors. The key comes from a configuration or from KNOCK_API_KEY, as with `get`. Items are often
-    personal data; nothing is stored.
+    As Knock lists them now. The operations are named by their ID, from standard input (with -), or by their group:
+    then a running exporter (--url) tells which failed or have errors. The key comes from a configuration or from
+    KNOCK_API_KEY, as with `get`. Items are often personal data; nothing is stored.
 
     The exit code is 0 if what is written is all that failed. What no record can tell is said on standard error, and the
     exit code is 1: an operation that failed (rows that were not processed are in no list), one whose list is shorter

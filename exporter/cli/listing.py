@@ -102,8 +102,9 @@ def forget(  # noqa: PLR0913 - one parameter for each flag
     """Drop operations from a running exporter.
 
     Such as those that failed and were handled, so that they are no longer listed. They are named by their ID, from
-    standard input (with -), or by their group. The sums of their run keep them, a list that still names them does not bring them back, and `register --again` does. Waits up to a minute for an exporter that
-    restarts. The exit code is 1 if any was refused.
+    standard input (with -), or by their group. The sums of their run keep them, a list that still names them does
+    not bring them back, and `register --again` does. Waits up to a minute for an exporter that restarts. The exit
+    code is 1 if any was refused.
     """
     from exporter.terminal.standard_input import ids_of  # noqa: PLC0415 - only this command needs it
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ class Reply:
         """Write status line and headers; a `length` of None leaves the end of the body to the end of the connection."""
         phrase = HTTPStatus(self.status).phrase if self.status in _STATUSES else "Unknown"
         ends = ("Connection", "close") if length is None else ("Content-Length", str(length))
-        fields = (("Content-Type", self.content_type), ends, ("X-Request-ID", request_id), *self.headers)
+        date = ("Date", formatdate(usegmt=True))
+        fields = (date, ("Content-Type", self.content_type), ends, ("X-Request-ID", request_id), *self.headers)
         lines = [f"HTTP/1.1 {self.status} {phrase}", *(f"{name}: {value}" for name, value in fields), "", ""]
         return "\r\n".join(lines).encode("ascii")
 

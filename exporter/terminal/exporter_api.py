@@ -34,6 +34,8 @@ PAGE = 1000  # operations in a list, the most that the API gives at once
 _DETAIL_LONGEST = 500  # characters of a foreign text
 _SHORTEST_SECRET = 8  # masking anything shorter would garble words
 _FOREIGN = "the answer is none of knock-exporter (wrong --url?)"
+_NO_TLS = ("wrong version number", "record layer failure")  # as OpenSSL words it, by version
+_PLAIN = " (does the port speak plain HTTP? then use http://)"
 
 
 class Attempt(NamedTuple):
@@ -117,7 +119,8 @@ class Connection:
             error = failure(foreign)
         passing = isinstance(error, BadResponse) and error.field == "body"  # it ended while it answered
         passing = passing or isinstance(error, ConnectionLost) or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
-        return Attempt(None, {}, self._shown(str(error)), passing)
+        hint = _PLAIN if error.reason is Reason.TLS and any(each in str(error) for each in _NO_TLS) else ""
+        return Attempt(None, {}, self._shown(f"{error}{hint}"), passing)
 
     def close(self) -> None:
         """Close the connection."""
@@ -261,5 +264,9 @@ def _problem(status: int, document: Mapping[str, Any]) -> str:
         return _FOREIGN
     reasons = [each.get("reason") for each in objects(document.get("rejected"))][:1]
     parts = [str(each) for each in (document.get("detail"), *reasons) if each]
+    if not parts and status == HTTPStatus.BAD_REQUEST:
+        parts = ["not an answer of knock-exporter (does the port speak TLS? then use https://; or wrong --url?)"]
+    elif not parts and status >= HTTPStatus.BAD_REQUEST and status not in RETRIED:
+        parts = ["not an answer of knock-exporter (wrong --url?)"]
     moved = HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
     return ": ".join([f"HTTP {status}", *parts]) + (" (redirects are not followed)" if moved else "")

@@ -205,8 +205,9 @@ class Tracker:
         if hint and environment.only_missing:
             environment.hinted = True
             log.warning(
-                "Knock knows none of these operations: key of another environment, or wrong branch?",
+                "Knock knows none of the operations of this environment: key of another environment, or wrong branch?",
                 environment=environment.name,
+                operation_id=after.key.id,
             )
 
     def _take_key(self, message: KeyRead, now: Moment) -> None:
