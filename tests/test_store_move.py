@@ -412,9 +412,9 @@ def type_in(command: str, folder: Path) -> str:
 
 def test_a_state_is_checked_backed_up_and_restored(state_path: Path) -> None:
     write(state_path, STATE, Clock())
-    (check,) = commands("Look at it")
+    (check,) = commands("Check it")
     told = type_in(check, state_path.parent)
-    export_command, import_command = commands("Back it up, and restore it")
+    export_command, import_command = commands("Back up and restore")
     type_in(export_command, state_path.parent)
     state_path.rename(state_path.with_name("damaged.db"))
     type_in(import_command, state_path.parent)
