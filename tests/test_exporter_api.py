@@ -132,7 +132,7 @@ def test_other_servers_are_told_apart(answer: bytes, problem: str) -> None:
 
 def test_a_port_without_tls_is_told() -> None:
     with (
-        serving(answering(http("", 400))) as server,
+        serving(lambda _server: lambda connection: connection.sendall(http("", 400))) as server,
         reading(server.url.replace("http:", "https:")) as api,
         pytest.raises(ApiError, match=r"wrong version number \(does this port speak plain HTTP\? Use http://\)$"),
     ):

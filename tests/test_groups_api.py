@@ -339,10 +339,8 @@ def test_a_token_is_asked_for() -> None:
     staging = {"Authorization": f"Bearer {STAGING_TOKEN}"}
     assert told(put(model, path, **staging), 403) == 'the token is not good for "production"'
     assert put(model, f"{GROUPS}/staging/nightly/runs/1", **staging).status_code == 200
-    assert (
-        told(put(model, f"{GROUPS}/nowhere/nightly/runs/1"), 404)
-        == 'this exporter has no environment "nowhere" (it has: production, staging)'
-    )
+    nowhere = told(put(model, f"{GROUPS}/nowhere/nightly/runs/1"), 404)
+    assert nowhere == 'this exporter has no environment "nowhere" (it has: production, staging)'
     assert got(model)["run"] is None
 
 

@@ -188,10 +188,13 @@ def test_requests_stay_under_their_size() -> None:
     assert list(batches([])) == []
 
 
+NOWHERE = 'this exporter has no environment "nowhere" (it has: production, staging)'
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"--environment": "nowhere"}, 'HTTP 404: this exporter has no environment "nowhere" (it has: production, staging)'),
+        ({"--environment": "nowhere"}, f'HTTP 404: {NOWHERE}'),
         ({"--group": "a\nb"},
          "HTTP 400: query: group: holds characters that cannot be shown (expected printable text)"),
         ({"--label": "tem=x"},
