@@ -194,7 +194,7 @@ NOWHERE = 'this exporter has no environment "nowhere" (it has: production, stagi
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"--environment": "nowhere"}, f'HTTP 404: {NOWHERE}'),
+        ({"--environment": "nowhere"}, f"HTTP 404: {NOWHERE}"),
         ({"--group": "a\nb"},
          "HTTP 400: query: group: holds characters that cannot be shown (expected printable text)"),
         ({"--label": "tem=x"},
