@@ -186,6 +186,10 @@ class Contents:
         self._found: dict[str, dict[Any, Any]] = {kind: {} for kind in KINDS}
         self.tombstones = Tombstones()
 
+    def put(self, kind: str, key: Any, document: Document) -> None:
+        """Put a document where nothing is."""
+        self._found[kind][key] = KINDS[kind].read(key, document, self._ages)
+
     def take(self, document: Document) -> None:
         """Take in a document. Raises UnreadableRow where there is one in its place."""
         key = document.key
@@ -196,7 +200,7 @@ class Contents:
         if isinstance(document, TombstoneDocument):
             self.tombstones[document.key] = Tombstone(self._ages.mono(document.at), document.retired, document.counted)
         else:
-            self._found[kind][key] = KINDS[kind].read(key, document, self._ages)
+            self.put(kind, key, document)
 
     def memory(self) -> Memory:
         """Return all of it."""

@@ -44,8 +44,7 @@ _END = '{"kind":"end"}'
 
 def export(connection: sqlite3.Connection, environments: Collection[str], skip: Skip) -> Iterator[str]:
     """Write what is kept, of these environments (none: of all), as it was at the last checkpoint."""
-    found = list(tables.read_documents(connection, "environment", skip))
-    known = [each.environment for each in found]
+    known = [name for name, _ in tables.read_documents(connection, "environment", skip)]
     for name in environments:
         if name not in known:
             raise StartError(f"the state has no environment {name!r}; it has: {', '.join(known) or 'none'}")
@@ -53,18 +52,23 @@ def export(connection: sqlite3.Connection, environments: Collection[str], skip: 
     if at is None:
         raise StartError("the state has no checkpoint: nothing tells when it was true")
     yield dump({"format": FORMAT, "version": VERSION, **at._asdict()})
-    for document in chain(map(to_builtins, found), _documents(connection, skip)):
+    for document in _documents(connection, skip):
         if not environments or document["environment"] in environments:
             yield dump(document)
     yield _END
 
 
 def _documents(connection: sqlite3.Connection, skip: Skip) -> Iterator[dict[str, Any]]:
-    yield from map(to_builtins, tables.read_documents(connection, "operation", skip))
+    yield from _of_kind(connection, "environment", skip)
+    yield from _of_kind(connection, "operation", skip)
     for key, stone in tables.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
         yield to_builtins(TombstoneDocument(**key._asdict(), **stone._asdict()))
-    yield from map(to_builtins, tables.read_documents(connection, "cell", skip))
-    yield from map(to_builtins, tables.read_documents(connection, "group", skip))
+    yield from _of_kind(connection, "cell", skip)
+    yield from _of_kind(connection, "group", skip)
+
+
+def _of_kind(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[dict[str, Any]]:
+    return (to_builtins(document) for _, document in tables.read_documents(connection, kind, skip))
 
 
 # In.

@@ -49,13 +49,15 @@ def read_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
     return Checkpoint(*row)
 
 
-def read_documents(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[Document]:
-    """Read all documents of a kind."""
+def read_documents(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[tuple[Any, Document]]:
+    """Read all documents of a kind, with their keys."""
+    place = KINDS[kind].place
     for environment, key, line in connection.execute(_SELECT, (kind,)):
         try:
             document = documents.decode(line)
-            if document.kind == kind and KINDS[kind].place(document.key) == (environment, key):
-                yield document
+            found = document.key
+            if document.kind == kind and place(found) == (environment, key):
+                yield found, document
             else:
                 skip(str(environment), str(key), "stands at the place of another one")
         except UnreadableRow as error:
@@ -92,8 +94,8 @@ def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memor
     contents = Contents(ages)
     with no_garbage_collection():
         for kind in KINDS:
-            for document in read_documents(connection, kind, skip):
-                contents.take(document)
+            for key, document in read_documents(connection, kind, skip):
+                contents.put(kind, key, document)
         contents.tombstones = read_tombstones(connection, ages, skip)
     return contents.memory()
 
