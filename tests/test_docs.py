@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,18 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main
+from exporter.terminal.exit_codes import ExitCode
 from exporter.values import DURATION, parse_duration
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-DOCUMENTS = [path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"] + sorted(ROOT.glob("docs/**/*.md"))
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "[a-z]*/**/*.md", ".github/**/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]
 # Their defaults are told in words: a value that another one settles, or none at all.
 IN_WORDS = {"max_in_flight", "environments[].ca_file", "environments[].operations_http[].ca_file"}
 
@@ -110,12 +119,59 @@ def test_every_command_is_documented_and_no_other() -> None:
     assert documented == set(main.list_commands(click.Context(main)))
 
 
+def test_every_exit_code_is_documented_and_no_other() -> None:
+    table = (ROOT / "docs/shell.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert rows == [(str(code.value), code.name.lower()) for code in ExitCode]
+    columns = " ".join(re.findall(r"^(?:\|[^|]*){2}\|([^|]*)\|", table, flags=re.MULTILINE))
+    named = set(re.findall(r"`([a-z-]+)", columns))
+    assert named
+    assert named <= set(main.list_commands(click.Context(main)))
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a document, and those that it sets itself."""
+    text = re.sub(r"^(```|~~~).*?^\1$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: set[str] = set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+    for heading in re.findall(r"^#{1,6} +(.*?)[ #]*$", text, flags=re.MULTILINE):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        twice = next(
+            number for number in itertools.count() if (f"{anchor}-{number}" if number else anchor) not in found
+        )
+        found.add(f"{anchor}-{twice}" if twice else anchor)
+    return found
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
-        if not re.match(r"[a-z]+:", target):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'src="([^"]+)"', text):
+        path, _, anchor = target.removeprefix(f"{REPOSITORY}/blob/main/").partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        root = ROOT if target.startswith(REPOSITORY) else document.parent
+        leads_to = root / path if path else document
+        if not leads_to.exists() or (anchor and anchor not in _anchors(leads_to)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_recipes_that_are_downloaded_are_those_of_the_folder() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    raw = REPOSITORY.replace("//github.com/", "//raw.githubusercontent.com/")
+    addresses = re.findall(r"https://raw[^\s)]+", text)
+    assert {each.removeprefix(f"{raw}/main/docs/recipes/") for each in addresses} == {
+        path.name for path in (ROOT / "docs" / "recipes").iterdir() if path.is_file()
+    }
+
+
+def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", text, flags=re.MULTILINE)
+    assert len(words) > 40
+    assert words == sorted(set(words))
 
 
 def test_every_helper_of_tests_is_listed_and_no_other() -> None:

@@ -1,23 +1,28 @@
-"""The recipe for Knock's Python SDK, as it stands in the document, with that SDK."""
+"""The recipes in Python: the files, used as the document says, with Knock's SDK."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 from queue import SimpleQueue
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import click
 import httpx
 import knockapi
 import pytest
-from knockapi import AsyncKnock, DefaultAsyncHttpxClient, Knock
-from recorder import PATIENCE, RECIPES, Recorder, recipe
+from knockapi import Knock
+from recorder import PATIENCE, RECIPES, Recorder, recipe, usage
 from registration_service import TOKEN
 
+from exporter.cli.watch import watch
 from exporter.operation import parse_time
 
 if TYPE_CHECKING:
@@ -29,14 +34,15 @@ if TYPE_CHECKING:
     from exporter.simulator import Simulator
 
 KEY = "sk_test_recipes"
-BLOCKS = recipe("python")
+MODULE = recipe("knock_registrar.py")
+CLIENT, RUN, ASYNC = usage("python")
 DOCUMENTED_URL, DOCUMENTED_FILE = "http://127.0.0.1:10187", "/run/secrets/knock-exporter-token"
 
 
-def from_document(recorder: str, token_file: Path, block: int = 1) -> str:
-    usage = BLOCKS[block]
-    assert usage.count(DOCUMENTED_URL) == usage.count(DOCUMENTED_FILE) == 1
-    return usage.replace(DOCUMENTED_URL, recorder).replace(DOCUMENTED_FILE, str(token_file))
+def pointed(code: str, recorder: str, token_file: Path) -> str:
+    """Return code of ours with another exporter and another file of a token."""
+    assert code.count(DOCUMENTED_URL) == code.count(DOCUMENTED_FILE) == 1
+    return code.replace(DOCUMENTED_URL, recorder).replace(DOCUMENTED_FILE, str(token_file))
 
 
 class Program:
@@ -44,14 +50,15 @@ class Program:
 
     def __init__(self, knock: Simulator, recorder: str, token_file: Path, **constants: Any) -> None:
         module = ModuleType("knock_registrar")
-        exec(BLOCKS[0], vars(module))  # noqa: S102 - the document's code is what is tested
+        exec(MODULE, vars(module))  # noqa: S102 - the recipe is what is tested
         vars(module).update({"PAUSES": (0, 0, 0)} | constants)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "knock_registrar", module)
             patch.setenv("KNOCK_API_KEY", KEY)
             patch.setenv("KNOCK_BASE_URL", knock.url)
             names: dict[str, Any] = {}
-            exec(from_document(recorder, token_file), names)  # noqa: S102 - the same
+            exec(pointed(CLIENT, recorder, token_file), names)  # noqa: S102 - the same
+        self.registrar_of = module.Registrar
         self.knock: Knock = names["knock"]
         self.registrar: Any = names["registrar"]
         self.logged: SimpleQueue[str] = SimpleQueue()
@@ -104,7 +111,13 @@ def test_each_call_that_starts_one_registers_it(
     assert posted.headers["Authorization"] == f"Bearer {TOKEN}"
     assert posted.headers["Content-Type"] == "application/json"
     [item] = posted.items
-    assert item == {"id": made.id, "name": name, "status": "queued", "inserted_at": item["inserted_at"]}
+    assert item == {
+        "id": made.id,
+        "name": name,
+        "status": "queued",
+        "inserted_at": item["inserted_at"],
+        "group": "imports",
+    }
     assert parse_time(item["inserted_at"]) == made.inserted_at.timestamp()
     assert made.name == name
 
@@ -171,7 +184,7 @@ def test_more_than_can_wait_is_dropped_and_logged(start_program: Callable[..., P
     recorder.next()
     waiting = [program.start_one().id for _ in range(2)]
     assert program.start_one().status == "queued"
-    assert program.logged.get(timeout=PATIENCE) == "a bulk operation could not be noted"
+    assert program.logged.get(timeout=PATIENCE) == "a bulk operation could not be registered"
     recorder.gate.set()
     assert [each["id"] for each in recorder.next_items(2)] == waiting
 
@@ -229,7 +242,7 @@ def test_a_token_is_renewed_and_may_be_missing(
 
 
 def start_run(program: Program, batches: list[list[dict[str, str]]]) -> None:
-    exec(BLOCKS[2], {"registrar": program.registrar, "knock": program.knock, "batches": batches})  # noqa: S102 - the same
+    exec(RUN, {"registrar": program.registrar, "knock": program.knock, "batches": batches})  # noqa: S102 - the same
 
 
 def next_change(recorder: Recorder) -> tuple[str, str, dict[str, Any]]:
@@ -271,6 +284,18 @@ def test_a_job_that_dies_leaves_its_run_open(start_program: Callable[..., Progra
     assert recorder.nothing_more()
 
 
+def test_a_run_that_another_program_opened_can_be_named(
+    start_program: Callable[..., Program], recorder: Recorder, token_file: Path, knock: Simulator
+) -> None:
+    program = start_program()
+    other = program.registrar_of(recorder.url, "production", token_file, group="nightly", run="17")
+    client = knockapi.DefaultHttpxClient(event_hooks={"response": [other.hook]})
+    with closing(other), Knock(api_key=KEY, base_url=knock.url, http_client=client) as sdk:
+        sdk.users.bulk.delete(user_ids=["ann"])
+        [item] = recorder.next_items(1)
+    assert (item["group"], item["run"]) == ("nightly", "17")
+
+
 def test_a_run_that_is_refused_stops_nobody(start_program: Callable[..., Program], recorder: Recorder) -> None:
     recorder.statuses = [409]
     program = start_program()
@@ -282,23 +307,71 @@ def test_a_run_that_is_refused_stops_nobody(start_program: Callable[..., Program
     assert recorder.next_items(1)[0]["id"] == made.id
 
 
-def test_a_task_of_airflow_is_a_run(
+class Airflow:
+    """Stands for Airflow, which is a hundred packages: keeps the tasks of a DAG, and in which order they run."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.commands: dict[str, str] = {}
+        self.calls: dict[Any, tuple[Any, ...]] = {}  # of each task: what it takes from others
+        self.order: list[tuple[Any, Any]] = []
+        airflow = self
+
+        class Node(str):
+            __slots__ = ()
+
+            def __rshift__(self, other: Any) -> Any:
+                airflow.order.append((self, other))
+                return other
+
+        def task(function: Any) -> Any:
+            name = Node(function.__name__)
+            self.functions[name] = function
+            return lambda *taken: (self.calls.update({name: taken}), name)[1]
+
+        def operator(task_id: str, bash_command: str) -> Node:
+            self.commands[task_id] = bash_command
+            return Node(task_id)
+
+        modules: dict[str, dict[str, Any]] = {
+            "airflow.sdk": {"task": task, "dag": lambda **_: lambda function: function},
+            "airflow.providers.standard.operators.bash": {"BashOperator": operator},
+        }
+        for name, content in modules.items():
+            parts = name.split(".")
+            for each in range(len(parts)):
+                module = ModuleType(".".join(parts[: each + 1]))
+                patch.setitem(sys.modules, module.__name__, module)
+            vars(module).update(content)
+
+
+def test_a_dag_of_airflow_starts_a_run_and_waits_for_it(
     recorder: Recorder, knock: Simulator, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registrar, airflow = ModuleType("knock_registrar"), ModuleType("airflow.sdk")
-    exec(BLOCKS[0], vars(registrar))  # noqa: S102 - the document's code is what is tested
-    vars(airflow)["task"] = lambda function: function  # Airflow itself is a hundred packages
-    for module in (registrar, airflow, ModuleType("airflow")):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    airflow, registrar = Airflow(monkeypatch), ModuleType("knock_registrar")
+    exec(MODULE, vars(registrar))  # noqa: S102 - the recipe is what is tested
+    monkeypatch.setitem(sys.modules, "knock_registrar", registrar)
     monkeypatch.setenv("KNOCK_API_KEY", KEY)
     monkeypatch.setenv("KNOCK_BASE_URL", knock.url)
-    names: dict[str, Any] = {}
-    exec(from_document(recorder.url, token_file, block=3), names)  # noqa: S102 - the same
-    names["nightly"]([[{"id": "ann"}], [{"id": "bob"}]], ts_nodash="20270115T020000")
+    exec(pointed(recipe("airflow_nightly.py"), recorder.url, token_file), {})  # noqa: S102 - the same
+    assert (airflow.calls, airflow.order) == ({"read_batches": (), "start": ("read_batches",)}, [("start", "wait")])
+
+    airflow.functions["start"](airflow.functions["read_batches"](), ts_nodash="20270115T020000")
     path = "/api/v1/groups/production/nightly/runs/20270115T020000"
     assert next_change(recorder) == ("PUT", path, {"operations": 2})
-    assert {each["run"] for each in recorder.next_items(2)} == {"20270115T020000"}
+    assert {(each["group"], each["run"]) for each in recorder.next_items(2)} == {("nightly", "20270115T020000")}
     assert next_change(recorder) == ("PUT", path, {"closed": True})
+
+    program, *words = shlex.split(airflow.commands["wait"].replace("{{ ts_nodash }}", "20270115T020000"))
+    watch.make_parser(click.Context(watch)).parse_args(words[1:])
+    assert (program, words[0]) == ("knock-exporter", "watch")
+    assert dict(zip(words[1::2], words[2::2], strict=True)) == {
+        "--url": recorder.url,
+        "--environment": "production",
+        "--group": "nightly",
+        "--run": "20270115T020000",
+        "--timeout": "3h",
+    }
 
 
 # The rest.
@@ -316,15 +389,17 @@ def test_what_is_not_record_is_left_alone(start_program: Callable[..., Program],
 
 
 def test_the_asynchronous_client_has_a_hook_too(
-    start_program: Callable[..., Program], recorder: Recorder, knock: Simulator
+    start_program: Callable[..., Program], recorder: Recorder, knock: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert '`DefaultAsyncHttpxClient(event_hooks={"response": [registrar.async_hook]})`' in RECIPES.read_text("utf-8")
+    monkeypatch.setenv("KNOCK_API_KEY", KEY)
+    monkeypatch.setenv("KNOCK_BASE_URL", knock.url)
     program = start_program()
 
     async def started() -> str:
-        client = DefaultAsyncHttpxClient(event_hooks={"response": [program.registrar.async_hook]})
-        async with AsyncKnock(api_key=KEY, base_url=knock.url, http_client=client) as sdk:
-            made = await sdk.users.bulk.delete(user_ids=["ann"])
+        names: dict[str, Any] = {"registrar": program.registrar}
+        exec(ASYNC, names)  # noqa: S102 - the document's code is what is tested
+        async with names["knock"] as sdk:
+            made: BulkOperation = await sdk.users.bulk.delete(user_ids=["ann"])
             await sdk.bulk_operations.get(made.id)
             return made.id
 
@@ -336,9 +411,11 @@ def test_the_asynchronous_client_has_a_hook_too(
 def test_a_program_that_ends_at_once_has_registered(
     recorder: Recorder, knock: Simulator, token_file: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "knock_registrar.py").write_text(BLOCKS[0])
+    shutil.copy(RECIPES / "knock_registrar.py", tmp_path)
     script = tmp_path / "program.py"
-    script.write_text(from_document(recorder.url, token_file) + 'print(knock.users.bulk.delete(user_ids=["ann"]).id)\n')
+    script.write_text(
+        pointed(CLIENT, recorder.url, token_file) + 'print(knock.users.bulk.delete(user_ids=["ann"]).id)\n'
+    )
     environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url}
     done = subprocess.run([sys.executable, script], env=environ, capture_output=True, text=True, timeout=60, check=True)
     assert recorder.next_items(1)[0]["id"] == done.stdout.strip()

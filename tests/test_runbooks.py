@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
-import click
 import promql
 import pytest
 import rules
 import yaml
 
-from exporter.cli import main
 from exporter.knock.deadline import MAX_BODY_BYTES
 from exporter.knock.failures import MAX_VALUES
 
@@ -77,23 +74,6 @@ def test_thresholds_that_are_named_are_there(alert: str) -> None:
     thresholds = yaml.safe_load(Path(rules.THRESHOLDS).read_text())
     named = re.findall(r"(?:[Rr]aise|set) `(\w+_(?:seconds|ratio|at_most|for))`", read(alert))
     assert set(named) <= thresholds.keys()
-
-
-def test_every_command_exists_and_takes_its_flags() -> None:
-    shown = [
-        line
-        for file in sorted(promql.RUNBOOKS.glob("*.md"))
-        for line in re.findall(r"(?:^\$ |`)knock-exporter ([^`\n]+)", file.read_text(), re.MULTILINE)
-    ]
-    assert len(shown) > len(ALERTS)
-    for line in shown:
-        command: click.Command = main
-        context, words = click.Context(main), shlex.split(line)
-        while isinstance(command, click.Group):
-            found = command.get_command(context, words.pop(0))
-            assert found is not None, line
-            command, context = found, click.Context(found)
-        command.make_parser(context).parse_args(words)
 
 
 def test_bounds_of_an_answer_are_named_as_they_are() -> None:

@@ -125,7 +125,7 @@ def _run_durations(aggregate: GroupAggregate) -> Iterator[Sample]:
 
 _OP = "knock_bulk_operation_"
 PER_OPERATION = (
-    Family(f"{_OP}info", "gauge", f"What Knock's name says the operation is, {_POLLED}; always 1.", _info),
+    Family(f"{_OP}info", "gauge", f"Knock's name of the operation and its labels, {_POLLED}; always 1.", _info),
     Family(f"{_OP}status", "gauge", f"Knock's status, {_POLLED}: 1 for the current one, 0 for the others.", _status),
     Family(
         f"{_OP}rows_processed",
@@ -142,7 +142,7 @@ PER_OPERATION = (
     Family(f"{_OP}successes", "gauge", f"Knock's success_count, {_POLLED}.", _of_record("successes")),
     Family(f"{_OP}errors", "gauge", f"Knock's error_count, {_POLLED}.", _of_record("errors")),
     Family(
-        f"{_OP}error_items", "gauge", f"How many items Knock's error_items lists, {_POLLED}.", _of_record("error_items")
+        f"{_OP}error_items", "gauge", f"Number of items in Knock's error_items, {_POLLED}.", _of_record("error_items")
     ),
     Family(
         f"{_OP}inserted_timestamp_seconds",
@@ -177,19 +177,19 @@ PER_OPERATION = (
     Family(
         f"{_OP}duration_seconds",
         "gauge",
-        f"From Knock's started_at to its end, {_POLLED}; only once it is final.",
+        "Seconds from Knock's started_at to the end of the operation; absent until it is completed or failed.",
         _duration,
     ),
     Family(
         f"{_OP}up",
         "gauge",
-        "Whether the last attempt to read this operation from Knock succeeded (1) or failed (0).",
+        "Whether the last poll of this operation succeeded (1) or failed (0).",
         lambda row: row.tracked.up,
     ),
     Family(
         f"{_OP}last_success_timestamp_seconds",
         "gauge",
-        "When this operation was last read from Knock, in Unix seconds.",
+        "When the last successful poll of this operation was, in Unix seconds.",
         _last_success,
     ),
 )
@@ -198,20 +198,20 @@ _OPS = "knock_bulk_operations"
 STALE = Family(
     f"{_OPS}_stale",
     "gauge",
-    "Unfinished operations not read for three times the planned interval and 30 s, as of this scrape.",
+    "Unfinished operations whose last successful poll was more than three poll intervals and 30 s before this scrape.",
     lambda count: count,
 )
 PER_NAME = (
     Family(
         _OPS,
         "gauge",
-        f"Operations tracked now, by Knock's status {_POLLED}; pending: never answered, lost: Knock knows it no more.",
+        f"Operations tracked now, by Knock's status, {_POLLED}; pending: never read, lost: no longer known to Knock.",
         _each("status", lambda aggregate: aggregate.tracked),
     ),
     Family(
         f"{_OPS}_completed_with_errors",
         "gauge",
-        f"Tracked operations that are completed, with Knock's error_count or error_items above 0, {_POLLED}.",
+        f"Tracked operations with Knock's status completed and error_count or error_items above 0, {_POLLED}.",
         lambda aggregate: aggregate.completed_with_errors,
     ),
     Family(
@@ -247,79 +247,79 @@ PER_NAME = (
     Family(
         f"{_OPS}_oldest_active_inserted_timestamp_seconds",
         "gauge",
-        f"Oldest inserted_at of the unfinished operations in Unix seconds, {_POLLED}.",
+        f"Oldest of Knock's inserted_at among unfinished operations, in Unix seconds, {_POLLED}.",
         lambda aggregate: aggregate.inserted.least,
     ),
     Family(
         f"{_OPS}_oldest_active_last_success_timestamp_seconds",
         "gauge",
-        "When the unfinished operation not read for longest was last read, in Unix seconds; hand-over where never.",
+        "Oldest last successful poll of unfinished operations, in Unix seconds; if never read, when its id came in.",
         lambda aggregate: aggregate.last_success.least,
     ),
     Family(
         f"{_OPS}_oldest_processing_change_timestamp_seconds",
         "gauge",
-        "When the processing operation that stands still for longest was last seen to change, in Unix seconds.",
+        "Oldest time of the last seen change of status or counts among processing operations, in Unix seconds.",
         lambda aggregate: aggregate.processing_change.least,
     ),
     Family(
         f"{_OPS}_last_completed_timestamp_seconds",
         "gauge",
-        f"Newest completed_at in Unix seconds, {_POLLED}.",
+        f"Newest of Knock's completed_at, in Unix seconds, {_POLLED}.",
         lambda aggregate: aggregate.last_completed,
     ),
     Family(
         f"{_OPS}_last_failed_timestamp_seconds",
         "gauge",
-        f"Newest failed_at in Unix seconds, {_POLLED}.",
+        f"Newest of Knock's failed_at, in Unix seconds, {_POLLED}.",
         lambda aggregate: aggregate.last_failed,
     ),
     Family(
         f"{_OPS}_last_failed_seen_timestamp_seconds",
         "gauge",
-        "When this exporter last showed a failed operation for the first time, in Unix seconds.",
+        "When an operation was last exposed as failed for the first time, in Unix seconds.",
         lambda aggregate: aggregate.last_failed_seen,
     ),
     Family(
         f"{_OPS}_last_completed_with_errors_seen_timestamp_seconds",
         "gauge",
-        "When this exporter last showed an operation completed with errors for the first time, in Unix seconds.",
+        "When an operation was last exposed as completed with errors for the first time, in Unix seconds.",
         lambda aggregate: aggregate.last_completed_with_errors_seen,
     ),
     Family(
         f"{_OPS}_finished_total",
         "counter",
-        "Operations that this exporter saw come to Knock's status completed or failed.",
+        "Operations that this exporter saw reach Knock's status completed or failed.",
         _each("status", lambda aggregate: aggregate.finished),
     ),
     Family(
         f"{_OPS}_finished_with_errors_total",
         "counter",
-        "Operations that this exporter saw completed or failed with Knock's error_count or error_items above 0.",
+        "Operations that this exporter saw reach completed or failed, with Knock's error_count or error_items above 0.",
         lambda aggregate: aggregate.finished_with_errors,
     ),
     Family(
         f"{_OPS}_rows_processed_total",
         "counter",
-        "Growth of Knock's processed_rows that this exporter saw.",
+        "Increase of Knock's processed_rows that this exporter saw.",
         lambda aggregate: aggregate.processed_total,
     ),
     Family(
         f"{_OPS}_successes_total",
         "counter",
-        "Growth of Knock's success_count that this exporter saw.",
+        "Increase of Knock's success_count that this exporter saw.",
         lambda aggregate: aggregate.successes_total,
     ),
     Family(
         f"{_OPS}_errors_total",
         "counter",
-        "Growth of Knock's error_count that this exporter saw.",
+        "Increase of Knock's error_count that this exporter saw.",
         lambda aggregate: aggregate.errors_total,
     ),
     Family(
         f"{_OPS}_retired_total",
         "counter",
-        "Operations dropped after their retention, or early at the limit.",
+        "Operations that the exporter removed after their retention, or earlier because of max_operations.",
         _each("reason", lambda aggregate: aggregate.retired),
     ),
 )
@@ -327,13 +327,13 @@ PER_GROUP = (
     Family(
         f"{_OPS}_queue_duration_seconds",
         "histogram",
-        "From Knock's inserted_at to its started_at, once for each operation whose start this exporter saw.",
+        "Seconds from Knock's inserted_at to started_at, once for each operation whose start this exporter saw.",
         lambda aggregate: histogram_samples(aggregate.queue),
     ),
     Family(
         f"{_OPS}_run_duration_seconds",
         "histogram",
-        "From Knock's started_at to its end, once for each operation whose end this exporter saw.",
+        "Seconds from Knock's started_at to the end, once for each operation whose end this exporter saw.",
         _run_durations,
     ),
 )
@@ -360,13 +360,13 @@ PER_RUN = (
     Family(
         f"{_GROUP}_expected_interval_seconds",
         "gauge",
-        "The longest time between two runs of the group, as configured.",
+        "Longest allowed time between the openings of two runs of the group, as configured, in seconds.",
         lambda status: status.every,
     ),
     Family(
         f"{_GROUP}_last_run_timestamp_seconds",
         "gauge",
-        "When the newest run of the group was opened, in Unix seconds; newest inserted_at where it never had one.",
+        "When the newest run of the group was opened, in Unix seconds; newest inserted_at if it never had a run.",
         lambda status: status.last_run,
     ),
     Family(
@@ -384,43 +384,43 @@ PER_RUN = (
     Family(
         f"{_GROUP}_run_finished_timestamp_seconds",
         "gauge",
-        "When all that the run expected was first seen at its end, in Unix seconds.",
+        "When all expected operations of the run were first seen completed, failed or lost, in Unix seconds.",
         _of_run("finished"),
     ),
     Family(
         f"{_GROUP}_run_deadline_timestamp_seconds",
         "gauge",
-        "When the run is to be finished, in Unix seconds: its own deadline, or else the group's.",
+        "When the run has to be finished, in Unix seconds: its own deadline, or that of the group.",
         lambda status: status.deadline,
     ),
     Family(
         f"{_GROUP}_run_expected_operations",
         "gauge",
-        "Operations of the run, as the job declared.",
+        "Number of operations in the run, as the job declared it.",
         _of_run("operations"),
     ),
     Family(
         f"{_GROUP}_run_operations",
         "gauge",
-        "Operations of the run, retired ones too, by Knock's status as of their last successful poll.",
+        "Operations of the run by Knock's status, as of their last successful poll, including retired ones.",
         lambda status: None if status.run is None else _by_status(status),
     ),
     Family(
         f"{_GROUP}_run_rows_processed",
         "gauge",
-        "Sum of Knock's processed_rows over the operations of the run, retired and lost ones with their last values.",
+        "Sum of Knock's processed_rows over the operations of the run, including retired and lost ones.",
         _of_sums("rows_processed"),
     ),
     Family(
         f"{_GROUP}_run_rows_estimated",
         "gauge",
-        "Sum of Knock's estimated_total_rows over the operations of the run, likewise.",
+        "Sum of Knock's estimated_total_rows over the operations of the run, including retired and lost ones.",
         _of_sums("rows_estimated"),
     ),
     Family(
         f"{_GROUP}_run_errors",
         "gauge",
-        "Sum of Knock's error_count over the operations of the run, likewise.",
+        "Sum of Knock's error_count over the operations of the run, including retired and lost ones.",
         _of_sums("errors"),
     ),
 )

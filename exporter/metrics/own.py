@@ -128,22 +128,22 @@ class Activity:
     up = OwnFamily(
         Gauge,
         "knock_up",
-        "Whether Knock's last answer accepted the key (1), or it was refused or no answer came for 30 s (0).",
+        "1 if Knock's last response accepted the API key; 0 if Knock refused the key or did not respond for 30 s.",
         _E,
     )
     last_response = OwnFamily(
-        Gauge, "knock_last_answer_timestamp_seconds", "When Knock last answered, in Unix seconds.", _E
+        Gauge, "knock_last_answer_timestamp_seconds", "When Knock last responded, in Unix seconds.", _E
     )
     build_info = OwnFamily(
         Gauge,
         "knock_exporter_build_info",
-        "Version of the exporter and of its Python; always 1.",
+        "Version and revision of the exporter, and version of Python; always 1.",
         *("version", "revision", "pythonversion"),
     )
     web_info = OwnFamily(
         Gauge,
         "knock_exporter_web_info",
-        "Where people reach the pages of the exporter, by --web.external-url; always 1.",
+        "URL of the exporter's pages for users, from --web.external-url; always 1.",
         "external_url",
     )
     reload_successful = OwnFamily(
@@ -157,52 +157,52 @@ class Activity:
         "When the active configuration was loaded, in Unix seconds.",
     )
     operations = OwnFamily(Gauge, "knock_exporter_operations", "Operations tracked.", _E)
-    operations_limit = OwnFamily(Gauge, "knock_exporter_operations_limit", "How many operations are tracked at most.")
+    operations_limit = OwnFamily(Gauge, "knock_exporter_operations_limit", "Maximum number of tracked operations.")
     refused = OwnFamily(
         Counter,
         "knock_exporter_operations_refused",
-        "Operation ids handed over and not taken.",
+        "Operation ids that the exporter did not accept.",
         *(_E, "reason"),
         at_first=ID_REFUSALS,
     )
     conflicts = OwnFamily(
         Counter,
         "knock_exporter_source_conflicts",
-        "Operations that sources name with different groups or labels.",
+        "Operations for which sources gave different groups or labels.",
         _E,
         at_first=(),
     )
     not_exposed = OwnFamily(
         Gauge,
         "knock_exporter_operations_not_exposed",
-        "Tracked operations without series of their own, by per_operation and per_operation_limit.",
+        "Tracked operations without series of their own, because of per_operation or per_operation_limit.",
         _E,
     )
     folded = OwnFamily(
         Counter,
         "knock_exporter_label_values_folded",
-        "Label values replaced by `other`: too many different ones, too long, or not printable.",
+        "Label values shown as `other`, because there are too many, or because they are too long or not printable.",
         *(_E, "label"),
         at_first=FOLDED_LABELS,
     )
     poll_interval = OwnFamily(
         Gauge,
         "knock_exporter_poll_interval_seconds",
-        "Longest interval planned between polls of an unfinished operation.",
+        "Longest planned interval between two polls of an unfinished operation, in seconds.",
         _E,
     )
     polls = OwnFamily(Counter, "knock_exporter_polls", "Attempts to read an operation from Knock.", _E, at_first=())
     poll_failures = OwnFamily(
         Counter,
         "knock_exporter_poll_failures",
-        "Attempts to read an operation from Knock that brought none.",
+        "Failed attempts to read an operation from Knock.",
         *(_E, "reason"),
         at_first=Reason,
     )
     poll_delay = OwnFamily(
         Histogram,
         "knock_exporter_poll_delay_seconds",
-        "How long after it was due a poll was sent.",
+        "Seconds from the planned time of a poll to the time when it was sent.",
         *(_E, "class"),
         at_first=PollClass,
         buckets=POLL_DELAY_BUCKETS,
@@ -210,13 +210,13 @@ class Activity:
     requests = OwnFamily(
         Counter,
         "knock_exporter_api_requests",
-        "Requests to Knock by HTTP status code; none: no answer. Key checks included.",
+        "Requests to Knock by HTTP status code, including checks of the key; none: no response.",
         *(_E, "code"),
     )
     request_duration = OwnFamily(
         Histogram,
         "knock_exporter_api_request_duration_seconds",
-        "How long requests to Knock took, body included.",
+        "Duration of requests to Knock in seconds, including the response body.",
         _E,
         at_first=(),
         buckets=API_BUCKETS,
@@ -227,13 +227,13 @@ class Activity:
     rate_limit = OwnFamily(
         Gauge,
         "knock_exporter_api_rate_limit_requests_per_second",
-        "Requests a second that are allowed now; lower than configured after a 429.",
+        "Requests to Knock that are allowed per second now; lower than configured after a 429.",
         _E,
     )
     suspended = OwnFamily(
         Gauge,
         "knock_exporter_api_suspended",
-        "Whether asking is suspended because Knock refuses the key.",
+        "Whether requests are suspended because Knock refuses the key (1) or not (0).",
         _E,
         at_first=(),
     )
@@ -266,16 +266,18 @@ class Activity:
     tracker_stepped = OwnFamily(
         LateGauge,
         "knock_exporter_tracker_last_step_timestamp_seconds",
-        "When the tracker last stepped, in Unix seconds.",
+        "Last heartbeat of the thread that polls and updates operations, in Unix seconds.",
     )
     scrape_duration = OwnFamily(
         Histogram,
         "knock_exporter_scrape_duration_seconds",
-        "How long it took to write an answer to a scrape, before it was sent.",
+        "Seconds to generate the response to a scrape, without the time to send it.",
         buckets=SCRAPE_BUCKETS,
     )
     exposition_size = OwnFamily(
-        LateGauge, "knock_exporter_exposition_size_bytes", "Size of the last answer to a scrape, uncompressed."
+        LateGauge,
+        "knock_exporter_exposition_size_bytes",
+        "Size of the last response to a scrape in bytes, uncompressed.",
     )
 
     def __init__(self, revision: str = "unknown", *, process: bool = True) -> None:

@@ -73,6 +73,7 @@ def test_a_job_that_cannot_hand_over_does_not_close_its_run(
 
 def test_its_configuration_is_good(tmp_path: Path) -> None:
     (tmp_path / "knock.key").write_text(KEY)
+    (tmp_path / "knock.key").chmod(0o600)
     (tmp_path / "config.yaml").write_text(block("yaml"))
     checked = CliRunner().invoke(main, ["check-config", str(tmp_path / "config.yaml")])
     assert (checked.exit_code, checked.stderr) == (0, "")

@@ -397,7 +397,7 @@ def test_it_checks_configurations(image: dict[str, Any], mounted: Path) -> None:
     (mounted / "good.yaml").write_text("environments: [{name: box, api_key_env: KNOCK_API_KEY}]\n")
     (mounted / "bad.yaml").write_text("environments: [{name: box, api_key_env: KNOCK_API_KEY, tmeout: 1s}]\n")
     key = f"--env=KNOCK_API_KEY={KEY}"
-    good = run("check-config", "/tmp/configs/good.yaml", options=(mount, key))  # noqa: S108 - the same
+    good = run("check-config", "--print", "/tmp/configs/good.yaml", options=(mount, key))  # noqa: S108 - the same
     assert (good.returncode, good.stderr) == (0, "")
     assert yaml.safe_load(good.stdout)["environments"][0]["name"] == "box"
     assert KEY not in good.stdout

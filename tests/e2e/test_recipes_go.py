@@ -1,9 +1,10 @@
-"""The recipe for Go, as it stands in the document: around Go's own client, and in Knock's SDK where Go has it."""
+"""The recipe for Go, the file: around Go's own client, and in Knock's SDK where Go has it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from programs import KEY
-from recorder import Recorder, recipe
+from recorder import Recorder, recipe, usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-MODULE, USAGE = recipe("go")
+MODULE = recipe("knockregistrar.go")
+USAGE, RUN = usage("go")
 DOCUMENTED_URL, DOCUMENTED_FILE = "http://127.0.0.1:10187", "/run/secrets/knock-exporter-token"
 PAUSES = "{0, 1e9, 2e9, 4e9, 8e9, 15e9}"
 SDK = "github.com/knocklabs/knock-go"
@@ -43,9 +45,31 @@ import (
 )
 
 func main() {
-	registrar := knockregistrar.New(os.Args[1], "production", os.Args[2])
+	registrar := knockregistrar.New(knockregistrar.Options{
+		URL: os.Args[1], Environment: "production", TokenFile: os.Args[2], Group: os.Args[3], Run: os.Args[4],
+	})
 	defer registrar.Close()
-	for rest := os.Args[3:]; len(rest) > 0; rest = rest[3:] {
+	// A method RUN or FAIL sends the rest within a run of the group; FAIL ends it with an error.
+	var send func([]string)
+	send = func(rest []string) {
+		if len(rest) == 0 {
+			return
+		}
+		if rest[0] == "RUN" || rest[0] == "FAIL" {
+			run := knockregistrar.RunOptions{Group: rest[1], Operations: 2, Deadline: "3h", ID: rest[2]}
+			err := registrar.InRun(run, func(string) error {
+				send(rest[3:6])
+				if rest[0] == "FAIL" {
+					return fmt.Errorf("dead")
+				}
+				return nil
+			})
+			if (err != nil) != (rest[0] == "FAIL") {
+				panic("not what the work returned")
+			}
+			send(rest[6:])
+			return
+		}
 		request, _ := http.NewRequest(rest[0], os.Getenv("KNOCK_BASE_URL")+rest[1], strings.NewReader(rest[2]))
 		request.Header.Set("Authorization", "Bearer "+os.Getenv("KNOCK_API_KEY"))
 		response, err := registrar.Middleware(request, http.DefaultClient.Do)
@@ -57,7 +81,9 @@ func main() {
 			panic("the body is not as it came")
 		}
 		fmt.Println(string(body))
+		send(rest[3:])
 	}
+	send(os.Args[5:])
 }
 """
 OF_SDK = """
@@ -65,7 +91,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"example/knockregistrar"
 
@@ -75,11 +100,12 @@ import (
 
 func main() {
 USAGE
-	made, err := client.Users.Bulk.Delete(context.TODO(), knock.UserBulkDeleteParams{UserIDs: knock.F([]string{"ann"})})
+	ctx := context.TODO()
+	batches := [][]knock.InlineIdentifyUserRequestParam{{{ID: knock.F("ann")}}, {{ID: knock.F("bob")}}}
+RUN
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(made.ID)
 }
 """
 
@@ -123,10 +149,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drive(driver: Path, knock: Simulator, recorder: Recorder, token_file: Path) -> Drive:
-    def driving(*requests: tuple[str, str, str], url: str = recorder.url, token: Path = token_file) -> Done:
+    def driving(*requests: tuple[str, str, str], url: str = recorder.url, token: Path = token_file, **of: str) -> Done:
         arguments = [part for request in requests for part in request]
         environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url}
-        command = [str(driver), url, str(token), *arguments]
+        command = [str(driver), url, str(token), of.get("group", ""), of.get("run", ""), *arguments]
         return Done(subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60))
 
     return driving
@@ -143,6 +169,34 @@ def test_what_starts_an_operation_registers_it(drive: Drive, recorder: Recorder)
         assert posted.headers["Authorization"] == "Bearer token-of-all-environments"
         record = made.pop(posted.items[0]["id"])
         assert posted.items == [{key: record[key] for key in ("id", "name", "status", "inserted_at")}]
+    assert recorder.nothing_more()
+
+
+def test_operations_have_the_group_and_the_run_that_were_given(drive: Drive, recorder: Recorder) -> None:
+    drive(DELETE, group="imports", run="17")
+    [item] = recorder.next_items(1)
+    assert (item["group"], item["run"]) == ("imports", "17")
+
+
+def test_what_a_job_starts_is_a_run(drive: Drive, recorder: Recorder) -> None:
+    drive(("RUN", "a/b c", ""), DELETE, DELETE, group="imports")
+    posted = [recorder.next() for _ in range(4)]
+    changes = {each.path for each in posted if each.method == "PUT"}
+    (path,) = changes
+    run = path.removeprefix("/api/v1/groups/production/a/b%20c/runs/")
+    assert re.fullmatch("[0-9]{8}T[0-9]{6}Z", run)
+    said = [each.items[0] for each in posted if each.method == "PUT"]
+    assert sorted(said, key=len) == [{"closed": True}, {"operations": 2, "deadline": "3h"}]
+    items = [each.items[0] for each in posted if each.method == "POST"]
+    assert {(each["group"], each.get("run")) for each in items} == {("a/b c", run), ("imports", None)}
+
+
+def test_a_job_that_dies_leaves_its_run_open(drive: Drive, recorder: Recorder) -> None:
+    drive(("FAIL", "nightly", "17"), DELETE)
+    posted = {each.method: each for each in (recorder.next(), recorder.next())}
+    assert posted["PUT"].path == "/api/v1/groups/production/nightly/runs/17"
+    assert posted["PUT"].items == [{"operations": 2, "deadline": "3h"}]
+    assert (posted["POST"].items[0]["group"], posted["POST"].items[0]["run"]) == ("nightly", "17")
     assert recorder.nothing_more()
 
 
@@ -179,11 +233,17 @@ def test_the_sdk_takes_it(tmp_path: Path, knock: Simulator, recorder: Recorder, 
     if not versions:
         pytest.skip(f"Go's cache of modules has no {SDK}: `go get` it first")
     assert USAGE.count(DOCUMENTED_URL) == USAGE.count(DOCUMENTED_FILE) == 1
-    usage = USAGE.replace(DOCUMENTED_URL, recorder.url).replace(DOCUMENTED_FILE, str(token_file))
-    main = OF_SDK.replace("USAGE", usage).replace("SDK", SDK)
+    begin = USAGE.replace(DOCUMENTED_URL, recorder.url).replace(DOCUMENTED_FILE, str(token_file))
+    main = OF_SDK.replace("USAGE", begin).replace("RUN", RUN).replace("SDK", SDK)
     written(tmp_path, main, f"require {SDK} {versions[-1].stem}")
     built = go(tmp_path, "build", "-o", "program", ".")
     assert built.returncode == 0, built.stderr
     environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url}
-    done = subprocess.run([tmp_path / "program"], env=environ, capture_output=True, text=True, check=True, timeout=60)
-    assert [each["id"] for each in recorder.next_items(1)] == [done.stdout.strip()]
+    subprocess.run([tmp_path / "program"], env=environ, capture_output=True, text=True, check=True, timeout=60)
+    posted = [recorder.next() for _ in range(4)]
+    assert [each.items for each in posted if each.method == "PUT"] in (
+        [[{"operations": 2}], [{"closed": True}]],
+        [[{"closed": True}], [{"operations": 2}]],  # each is sent by a goroutine of its own
+    )
+    items = [each.items[0] for each in posted if each.method == "POST"]
+    assert {(each["group"], each["name"]) for each in items} == {("nightly", "users.identify")}

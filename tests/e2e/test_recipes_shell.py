@@ -1,9 +1,10 @@
-"""The recipes for shells and CI, as they stand in the document, with curl, jq and a shell."""
+"""The recipes for shells and CI: the files, with curl, jq and a shell."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-STEPS = {each["name"]: each for each in yaml.safe_load(recipe("yaml")[0])}
-SCRIPTS = {text.partition(":")[0].removeprefix("# "): text for text in recipe("sh") if text.startswith("# ")}
+WORKFLOW = yaml.safe_load(recipe("github-actions.yaml"))
+STEPS = {each["name"]: each for each in WORKFLOW["jobs"]["migrate"]["steps"] if "run" in each}
+SCRIPTS = {name: recipe(name) for name in ("migration.sh", "migrate.sh", "rerun.sh")}
 PAUSE = "sleep 1 #"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
@@ -48,8 +50,8 @@ class Migration:
         (folder / "token").write_text(TOKEN)
         (folder / "batches").mkdir()
         assert SCRIPTS["migration.sh"].count(PAUSE) == 1
-        for name in ("migration.sh", "migrate.sh", "rerun.sh"):
-            (folder / name).write_text(SCRIPTS[name].replace(PAUSE, "sleep 0 #"))
+        for name, text in SCRIPTS.items():
+            (folder / name).write_text(text.replace(PAUSE, "sleep 0 #"))
 
     def batch(self, number: int, *users: str) -> None:
         document = {"users": [{"id": each, "plan": "free"} for each in users]}
@@ -177,16 +179,23 @@ def test_a_key_that_is_refused_starts_nothing(migrating: Callable[..., Migration
 # GitHub Actions.
 
 
+CONTEXT = {
+    "secrets.KNOCK_API_KEY": KEY,
+    "secrets.KNOCK_EXPORTER_TOKEN": TOKEN,
+    "github.run_id": "1658821493",
+    "github.run_attempt": "2",
+}
+
+
 def run_step(folder: Path, name: str, exporter: Exporter) -> subprocess.CompletedProcess[str]:
-    """Run a step as a runner does, with bash, secrets filled in and the documented exporter exchanged."""
-    step = STEPS[name]
-    assert step["env"]["KNOCK_EXPORTER_URL"] == "https://knock-exporter.example"
+    """Run a step as a runner does, with bash, contexts filled in and the exporter of the recipe exchanged."""
+    assert WORKFLOW["env"]["KNOCK_EXPORTER_URL"] == "https://knock-exporter.example"
     environ = {
-        key: str(value).replace("${{ secrets.KNOCK_EXPORTER_TOKEN }}", TOKEN) for key, value in step["env"].items()
+        key: re.sub(r"\$\{\{ ([\w.]+) \}\}", lambda found: CONTEXT[found[1]], str(value))
+        for key, value in (WORKFLOW["env"] | STEPS[name].get("env", {})).items()
     }
-    environ |= {"PATH": PATH, "KNOCK_EXPORTER_URL": exporter.url}
-    environ |= {"RUNNER_TEMP": str(folder), "GITHUB_RUN_ID": "1658821493", "GITHUB_RUN_ATTEMPT": "2"}
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    environ |= {"PATH": PATH, "KNOCK_EXPORTER_URL": exporter.url, "RUNNER_TEMP": str(folder)}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", STEPS[name]["run"]]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -201,12 +210,12 @@ def test_steps_of_github_actions_are_a_run_and_its_end(
     script = tmp_path / "start-batches.sh"
     script.write_text("".join(["#!/bin/sh\n", *(f"echo {shlex.quote(json.dumps(each))}\n" for each in made)]))
     script.chmod(0o755)
-    done = run_step(tmp_path, "Start the batches, as one run", exporter)
+    done = run_step(tmp_path, "Start the batches as one run", exporter)
     assert (done.returncode, done.stderr) == (0, "")
     assert TOKEN not in done.stdout
     group = exporter.get("/api/v1/groups/production/deploy").json()
     assert (group["run"]["id"], group["run"]["closed_at"] is not None) == ("1658821493-2", True)
     for each in made:
         still.world.put((each or {}) | {"status": end})
-    done = run_step(tmp_path, "Wait for its end", exporter)
+    done = run_step(tmp_path, "Wait for the end of the run", exporter)
     assert done.returncode == code, done.stderr

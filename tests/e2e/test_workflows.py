@@ -1,4 +1,4 @@
-"""What is in .github: linters find nothing, and what it names exists."""
+"""What is in .github, and the recipe for it: linters find nothing, and what it names exists."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+RECIPE = ROOT / "docs" / "recipes" / "github-actions.yaml"
 BROKEN = """
 on: push
 jobs:
@@ -30,6 +31,7 @@ jobs:
 @pytest.fixture
 def with_broken(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    shutil.copy(RECIPE, tmp_path / ".github" / "workflows" / "recipe.yml")
     (tmp_path / ".github" / "workflows" / "broken.yml").write_text(BROKEN)
     return tmp_path
 
@@ -52,15 +54,15 @@ def test_zizmor_finds_nothing_but_in_what_is_broken(with_broken: Path) -> None:
         do_without("zizmor is missing: tests/e2e/get-workflow-tools gets it")
     command = [zizmor, "--offline", "--no-progress", "--format=plain", "--color=never"]
     ours, broken = (
-        subprocess.run([*command, root / ".github"], capture_output=True, text=True, check=False, timeout=60)
-        for root in (ROOT, with_broken)
+        subprocess.run([*command, *of], capture_output=True, text=True, check=False, timeout=60)
+        for of in ((ROOT / ".github", RECIPE), (with_broken / ".github",))
     )
     assert ours.returncode == 0, ours.stdout
     assert broken.returncode != 0
     assert "template-injection" in broken.stdout
 
 
-@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [*WORKFLOWS, RECIPE], ids=lambda file: file.name)
 def test_actions_are_named_by_digest_and_version(file: Path) -> None:
     named = [line for line in file.read_text().splitlines() if "uses:" in line and "uses: ./" not in line]
     assert named

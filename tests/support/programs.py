@@ -255,6 +255,7 @@ class Starter:
     def _place(self, file: Path, text: str) -> Path:
         fresh = file.with_suffix(".new")
         fresh.write_text(text)
+        fresh.chmod(0o600)
         return fresh.replace(file)
 
     def configure(self, url: str, operations: Sequence[str | dict[str, str]] = (), **settings: Any) -> Path:

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PATIENCE = 20.0
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
 
-def recipe(language: str) -> list[str]:
-    """Return the code blocks of the document of recipes in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", RECIPES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def recipe(name: str) -> str:
+    """Return a file of the recipes."""
+    return (RECIPES / name).read_text(encoding="utf-8")
+
+
+def usage(language: str) -> list[str]:
+    """Return the code blocks in a language of the document that explains the recipes."""
+    document = RECIPES.with_suffix(".md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
