@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 NOT_KNOWN = "not known"
 
@@ -28,6 +33,12 @@ def visible(text: str) -> str:
 def cut(text: str, most: int) -> str:
     """Return a text, or so many characters of it, the last an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def first_few(names: Collection[str], most: int = 5) -> str:
+    """Write the first of some names, and how many more there are."""
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*islice(names, most), *more])
 
 
 def speed(rows: float) -> str:

@@ -180,8 +180,8 @@ def test_failed_items_are_counted_by_collection(shown: AppContext) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "told"),
     [
-        (f"{LIST}/nowhere", 404, 'this process does not watch "nowhere"'),
-        (f"{LIST}/nowhere/{RUNNING}", 404, 'this process does not watch "nowhere"'),
+        (f"{LIST}/nowhere", 404, 'this exporter has no environment "nowhere" (it has: production, staging)'),
+        (f"{LIST}/nowhere/{RUNNING}", 404, 'this exporter has no environment "nowhere" (it has: production, staging)'),
         (f"{LIST}/staging/{RUNNING}", 404, f'{RUNNING} is not followed in "staging"'),
         (f"{LIST}/production/abc", 400, "id: "),
         (f"{LIST}/production/{RUNNING}?x=1", 400, 'query: unknown parameter "x": none is taken here'),

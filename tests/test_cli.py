@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner
 from timing import BUSY_SECONDS
@@ -57,12 +58,19 @@ def test_help_lists_the_commands(flag: str) -> None:
         assert f"\n  {command} " in result.output
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
-def test_each_command_has_help(command: str) -> None:
-    result = call(command, "--help")
+def _commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
+    found = [((*names, name), each) for name, each in sorted(group.commands.items())]
+    inner = [each for path, command in found if isinstance(command, click.Group) for each in _commands(command, *path)]
+    return [path for path, _ in found] + inner
+
+
+@pytest.mark.parametrize("command", [(), *_commands(main)], ids=" ".join)
+def test_each_command_has_help_that_fits_a_terminal(command: tuple[str, ...]) -> None:
+    result = call(*command, "--help", COLUMNS="80")
+    lines = result.output.splitlines()
     assert result.exit_code == 0
-    assert result.output.startswith(f"Usage: knock-exporter {command} ")
-    assert all(len(line) <= 100 for line in result.output.splitlines())
+    assert lines[0].startswith(" ".join(["Usage: knock-exporter", *command, "["]))
+    assert [line for line in lines[1:] if len(line) > 80 or line.endswith("...")] == []
 
 
 def test_help_of_run_names_flags_variables_and_defaults() -> None:

@@ -79,7 +79,9 @@ def test_groups() -> None:
 
 
 def test_what_the_exporter_refuses_is_told(api: ExporterApi) -> None:
-    with pytest.raises(ApiError, match=r'HTTP 404: this process does not watch "nowhere"$') as told:
+    with pytest.raises(
+        ApiError, match=r'HTTP 404: this exporter has no environment "nowhere" \(it has: production, staging\)$'
+    ) as told:
         api.operation("nowhere", RUNNING)
     assert (told.value.attempt.status, told.value.attempt.passing) == (404, False)
 
@@ -90,32 +92,49 @@ def test_what_is_not_exporter_is_told(body: str) -> None:
         for ask in (api.groups, api.environments, lambda: list(api.operations()), lambda: api.group("a", "b")):
             with pytest.raises(ApiError) as told:
                 ask()
-            assert str(told.value) == f"{server.url}: the answer is none of knock-exporter (wrong --url?)"
+            assert str(told.value) == f"{server.url}: the answer does not come from a knock-exporter (is --url right?)"
+
+
+GO = "Client sent an HTTP request to an HTTPS server.\n"
+NGINX = "<center>The plain HTTP request was sent to HTTPS port</center>"
+FOREIGN = "the answer does not come from a knock-exporter"
+PROBLEM = "Content-Type: application/problem+json"
 
 
 @pytest.mark.parametrize(
-    ("status", "problem"),
+    ("answer", "problem"),
     [
-        (404, "HTTP 404: not an answer of knock-exporter (wrong --url?)"),
+        (http("404 page not found\n", 404), f"HTTP 404: {FOREIGN} (is --url right?)"),
+        (http('{"detail": "Not Found"}', 404), f"HTTP 404: Not Found: {FOREIGN} (is --url right?)"),
+        (http('{"detail": "no such page"}', 404, PROBLEM), "HTTP 404: no such page"),
+        (http("", 503), f"HTTP 503: {FOREIGN}, but from a proxy or another server"),
+        (http('{"detail": "not yet"}', 503, PROBLEM), "HTTP 503: not yet"),
+        (http("", 302), "HTTP 302: redirects are not followed (is --url right?)"),
+        (http(GO, 400), "HTTP 400: this port speaks TLS (use https://)"),
+        (http(NGINX, 400), "HTTP 400: this port speaks TLS (use https://)"),
         (
-            400,
-            "HTTP 400: not an answer of knock-exporter (does the port speak TLS? then use https://; or wrong --url?)",
+            http('{"detail": "expected a password"}', 401, PROBLEM, 'WWW-Authenticate: Basic realm="x"'),
+            "HTTP 401: expected a password (--username and --password-file)",
         ),
-        (503, "HTTP 503"),
+        (
+            b"\x15\x03\x01\x00\x02\x02\x46",
+            "http: malformed answer (BadStatusLine) (does this port speak TLS? Use https://)",
+        ),
+        (b"", "closed without an answer (does this port speak TLS? Use https://)"),
     ],
 )
-def test_a_refusal_of_another_server_leads_to_the_url(status: int, problem: str) -> None:
-    with serving(answering(http("<html>", status=status), keep=True)) as server, reading(server.url) as api:
+def test_other_servers_are_told_apart(answer: bytes, problem: str) -> None:
+    with serving(answering(answer)) as server, reading(server.url) as api:
         with pytest.raises(ApiError) as told:
             api.groups()
         assert str(told.value) == f"{server.url}: {problem}"
 
 
-def test_tls_at_a_plain_port_leads_to_http(shown: AppContext) -> None:
+def test_a_port_without_tls_is_told() -> None:
     with (
-        served(make_app(shown)) as (host, port),
-        reading(f"https://{host}:{port}") as api,
-        pytest.raises(ApiError, match=r"TLS failed: .* then use http://\)$"),
+        serving(lambda _server: lambda connection: connection.sendall(http("", 400))) as server,
+        reading(server.url.replace("http:", "https:")) as api,
+        pytest.raises(ApiError, match=r"wrong version number \(does this port speak plain HTTP\? Use http://\)$"),
     ):
         api.groups()
 

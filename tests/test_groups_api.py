@@ -153,8 +153,8 @@ def test_groups_are_listed_by_environment_and_name() -> None:
 @pytest.mark.parametrize(
     ("path", "detail"),
     [
-        (f"{GROUPS}/nowhere", 'this process does not watch "nowhere"'),
-        (f"{GROUPS}/nowhere/nightly", 'this process does not watch "nowhere"'),
+        (f"{GROUPS}/nowhere", 'this exporter has no environment "nowhere" (it has: production, staging)'),
+        (f"{GROUPS}/nowhere/nightly", 'this exporter has no environment "nowhere" (it has: production, staging)'),
         (f"{GROUPS}/production/weekly", '"production" has no group "weekly"'),
         (f"{GROUPS}/staging/nightly", '"staging" has no group "nightly"'),
         (f"{NIGHTLY}/runs/1", '"production" has no group "nightly/runs/1"'),
@@ -339,7 +339,8 @@ def test_a_token_is_asked_for() -> None:
     staging = {"Authorization": f"Bearer {STAGING_TOKEN}"}
     assert told(put(model, path, **staging), 403) == 'the token is not good for "production"'
     assert put(model, f"{GROUPS}/staging/nightly/runs/1", **staging).status_code == 200
-    assert told(put(model, f"{GROUPS}/nowhere/nightly/runs/1"), 404) == 'this process does not watch "nowhere"'
+    nowhere = told(put(model, f"{GROUPS}/nowhere/nightly/runs/1"), 404)
+    assert nowhere == 'this exporter has no environment "nowhere" (it has: production, staging)'
     assert got(model)["run"] is None
 
 

@@ -333,7 +333,7 @@ class Airflow:
             self.commands[task_id] = bash_command
             return Node(task_id)
 
-        modules = {
+        modules: dict[str, dict[str, Any]] = {
             "airflow.sdk": {"task": task, "dag": lambda **_: lambda function: function},
             "airflow.providers.standard.operators.bash": {"BashOperator": operator},
         }

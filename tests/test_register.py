@@ -188,10 +188,13 @@ def test_requests_stay_under_their_size() -> None:
     assert list(batches([])) == []
 
 
+NOWHERE = 'this exporter has no environment "nowhere" (it has: production, staging)'
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"--environment": "nowhere"}, 'HTTP 404: this process does not watch "nowhere"'),
+        ({"--environment": "nowhere"}, f"HTTP 404: {NOWHERE}"),
         ({"--group": "a\nb"},
          "HTTP 400: query: group: holds characters that cannot be shown (expected printable text)"),
         ({"--label": "tem=x"},
@@ -262,19 +265,21 @@ def test_a_redirect_is_not_followed(token_file: Path) -> None:
     moved = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
     with serving(answering(moved)) as server:
         answer = run(server.url, token_file, A)
-    assert answer.stderr == f"{server.url}: HTTP 307 (redirects are not followed)\n"
+    assert answer.stderr == f"{server.url}: HTTP 307: redirects are not followed (is --url right?)\n"
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"accepted": [], "rejected": 5}', "{}"])
 def test_what_is_not_exporter_is_told(token_file: Path, body: str) -> None:
     with serving(answering(http(body))) as server:
         answer = run(server.url, token_file, A)
-    assert answer.stderr == f"{server.url}: the answer is none of knock-exporter (wrong --url?)\n"
+    assert answer.stderr == f"{server.url}: the answer does not come from a knock-exporter (is --url right?)\n"
     assert answer.exit_code == 1
 
 
 def test_a_token_that_is_echoed_is_masked(token_file: Path) -> None:
-    with serving(answering(http(json.dumps({"detail": f"no {TOKEN}\x1b here"}), status=400))) as server:
+    with serving(
+        answering(http(json.dumps({"detail": f"no {TOKEN}\x1b here"}), 400, "Content-Type: application/problem+json"))
+    ) as server:
         answer = run(server.url, token_file, A)
     assert answer.stderr == f"{server.url}: HTTP 400: no ***\ufffd here\n"
 
@@ -412,7 +417,7 @@ def attempted(token_file: Path, answer: bytes) -> Attempt:
 
 def test_an_exporter_that_is_not_there_passes_by_waiting(token_file: Path) -> None:
     attempt = Sender(Target("http://127.0.0.1:1", "production"), token_file, {})(b"[]")
-    assert attempt == Attempt(None, {}, "connection refused", passing=True)
+    assert attempt == Attempt(None, {}, "connection refused (does the exporter run, and is --url right?)", passing=True)
 
 
 def test_the_address_says_it_all() -> None:

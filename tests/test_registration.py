@@ -458,7 +458,7 @@ def test_a_token_of_another_environment_is_refused(service: FakeService, method:
 @pytest.mark.parametrize(("method", "path"), CALLS)
 def test_an_environment_of_another_process_is_told(service: FakeService, method: str, path: str) -> None:
     answer = call(service, method, path.replace("production", "sk_test_x"), headers=HEADERS)
-    problem(answer, 404, 'this process does not watch "sk_***"')
+    problem(answer, 404, 'this exporter has no environment "sk_***" (it has: production, staging)')
 
 
 def test_each_token_has_a_pace_of_its_own(service: FakeService) -> None:

@@ -163,7 +163,7 @@ def test_wide_characters_take_two_cells_and_combining_ones_none() -> None:
 def test_an_exporter_that_is_down_is_told(shell: Shell) -> None:
     answer = shell("list", "--url=http://127.0.0.1:1")
     assert (answer.exit_code, answer.stdout) == (1, "")
-    assert answer.stderr == "http://127.0.0.1:1: connection refused\n"
+    assert answer.stderr == "http://127.0.0.1:1: connection refused (does the exporter run, and is --url right?)\n"
 
 
 def test_a_password_is_sent_where_there_is_one(shell: Shell, api_server: ApiServer, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from exporter.errors import StartError
 from exporter.operation import OperationKey, pack_id
 from exporter.store import database, schema, tables
-from exporter.store.documents import Ages, Checkpoint
+from exporter.store.ages import Ages, Checkpoint
 from exporter.store.lock import LockLost
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer

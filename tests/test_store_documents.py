@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 
 from exporter.operation import MAX_COUNT, Operation, OperationKey, pack_id, unpack_id
-from exporter.store import documents, schema, tables
-from exporter.store.documents import Ages, Checkpoint, UnreadableRow, first_ages
+from exporter.store import conversions, documents, schema, tables
+from exporter.store.ages import Ages, Checkpoint, first_ages
+from exporter.store.documents import UnreadableRow
 from exporter.tracking.memberships import API, Membership, SourceKey
 from exporter.tracking.memory import Changes, EnvironmentMemory, Memory, StoredAggregate, StoredOperation
 from exporter.tracking.runs import Run, RunSums, StoredGroup
@@ -108,8 +109,8 @@ def test_the_views_show_every_field(kept: StoredOperation, environment: Environm
         changes = Changes(1, Moment(0.0, 0.0), {KEY: kept}, {}, {}, {"production": environment})
         tables.write_changes(connection, changes, AS_IT_IS)
         for view, document in (
-            ("operations", documents.operation_document(KEY, kept, AS_IT_IS)),
-            ("environments", documents.environment_document("production", environment, AS_IT_IS)),
+            ("operations", conversions.operation_document(KEY, kept, AS_IT_IS)),
+            ("environments", conversions.environment_document("production", environment, AS_IT_IS)),
         ):
             found = connection.execute(f"SELECT * FROM {view}")  # noqa: S608 - ours
             row = dict(zip([each[0] for each in found.description], found.fetchone(), strict=True))
@@ -117,6 +118,8 @@ def test_the_views_show_every_field(kept: StoredOperation, environment: Environm
             for name, value in to_builtins(document).items():
                 if name != "kind":
                     shown = json.loads(row[name]) if isinstance(value, dict | list | tuple) else row[name]
+                    if isinstance(value, str):  # SQLite ends a text there; the document has all of it
+                        value = value.partition("\0")[0]  # noqa: PLW2901
                     assert shown == (list(value) if isinstance(value, tuple) else value), name
 
 
@@ -128,8 +131,8 @@ def test_no_time_field_is_written_as_it_is() -> None:
     assert floats == moved | seconds, "a new time: is it monotonic? Then it is stored as an age"
     now = Moment(50.0, 2000.0)
     tracked = Tracked(KEY, "g", (), now, 60.0, 1.0, 1.0, last_success=now, last_change=now, missing_since=1.0)
-    document = documents.operation_document(KEY, StoredOperation(tracked, ()), Ages(1000.0))
-    back = documents.read_operation(KEY, document, Ages(990.0)).tracked
+    document = conversions.operation_document(KEY, StoredOperation(tracked, ()), Ages(1000.0))
+    back = conversions.read_operation(KEY, document, Ages(990.0)).tracked
     assert (back.due, back.missing_since) == (70.0, 11.0)
     assert back.handed_over == back.last_success == back.last_change == Moment(60.0, 2000.0)
 
@@ -163,7 +166,7 @@ def test_an_age_that_was_read_is_written_as_the_same(mono: float, wall: float, s
 
 GOOD: dict[str, Any] = json.loads(
     documents.encode(
-        documents.operation_document(
+        conversions.operation_document(
             KEY,
             StoredOperation(Tracked(KEY, "g", (("a", "b"),), Moment(1.0, 2.0), None, 5.0, 5.0), (Membership(API),)),
             AS_IT_IS,
@@ -232,10 +235,10 @@ def test_any_other_value_is_read_or_refused(field: str, value: Any) -> None:
     except ValueError:
         return
     assert isinstance(document, documents.OperationDocument)
-    kept = documents.read_operation(document.key, document, AS_IT_IS)
-    again = documents.decode(documents.encode(documents.operation_document(document.key, kept, AS_IT_IS)))
+    kept = conversions.read_operation(document.key, document, AS_IT_IS)
+    again = documents.decode(documents.encode(conversions.operation_document(document.key, kept, AS_IT_IS)))
     assert isinstance(again, documents.OperationDocument)
-    assert documents.read_operation(again.key, again, AS_IT_IS) == kept
+    assert conversions.read_operation(again.key, again, AS_IT_IS) == kept
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b'{"a": Infinity}', b"[" * 100_000, b"\x00", b'{"kind": "\xff"}'])

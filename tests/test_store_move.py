@@ -158,7 +158,7 @@ GOOD = {"kind": "operation", "environment": "production", "id": A}
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({0: "[]"}, "line 1: expected an object"),
+        ({0: "[]"}, "line 1: expected `object`, got `array`"),
         ({0: "# HELP knock_up"}, "line 1: not JSON"),
         ({0: '{"format": "other"}'}, 'line 1: expected the first line of an export, with "format"'),
         ({0: '{"format": "knock-exporter-state", "version": 2}'}, "line 1: version: this is version 2 of the format"),

@@ -16,7 +16,7 @@ from timing import check_cost
 from exporter.config import Config
 from exporter.operation import OperationKey, pack_id
 from exporter.store import schema, tables
-from exporter.store.documents import Ages
+from exporter.store.ages import Ages
 from exporter.tracking.memory import Memory
 from exporter.tracking.tombstones import KEPT_SECONDS, LEAF_MOST, Tombstone, Tombstones
 

@@ -574,6 +574,14 @@ def test_what_runs_for_half_a_minute_is_polled_at_most_four_times_and_seen_at_th
 MISSING = NotFound("404 resource_missing", code=404, accepted_key=True)
 
 
+def test_where_knock_knows_none_of_them_the_log_names_some() -> None:
+    with capture_logs() as lines:
+        listed = ids(8, seed=3)
+        Model(Config((environment(operations=listed),)), lambda _request, _now: MISSING).run(60)
+    [line] = [each for each in lines if each["event"].startswith("Knock knows none of the operations")]
+    assert line["operations"] == f"{', '.join(listed[:5])}, and 3 more"
+
+
 def test_a_404_just_after_hand_over_is_asked_at_the_queued_interval_then_ever_more_rarely() -> None:
     model = always(MISSING)
     model.run(86400)

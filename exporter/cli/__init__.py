@@ -82,7 +82,8 @@ class _RunByDefault(click.Group):
 def main(ctx: click.Context) -> None:
     """Prometheus exporter for Knock bulk operations.
 
-    Without a command it runs the exporter. Every flag can also be set by the environment variable next to it.
+    Without a command it runs the exporter. `knock-exporter COMMAND --help` shows the flags of a command. Most flags
+    can also be set by an environment variable; its name is shown with the flag.
     """
     if ctx.invoked_subcommand != run_command.name:  # that one takes the signals over once it is built
         signals_are_taken_over()
@@ -92,33 +93,58 @@ def main(ctx: click.Context) -> None:
 
 
 @main.command(name="run", epilog=example("knock-exporter --config.file=config.yaml --storage.path=state.db"))
-@flag("config.file", default="config.yaml", type=FilePath(), help="Configuration file.")
+@flag("config.file", default="config.yaml", type=FilePath(), help="Path of the configuration file.")
 @flag(
     "web.listen-address",
     default=[":10187"],
     multiple=True,
     type=Address(),
-    help="Address to listen on, HOST:PORT or :PORT. Repeatable; in the variable, separated by spaces.",
+    help="Address to listen on, HOST:PORT or :PORT. Can be repeated; in the variable, separate with spaces.",
 )
-@flag("web.telemetry-path", default="/metrics", type=UrlPath(), help="Path under which metrics are served.")
-@flag("web.external-url", default=None, type=ExternalUrl(), help="Where people reach the port, behind a proxy.")
-@flag("web.config.file", default=None, type=FilePath(), help="TLS and passwords, as exporter-toolkit's.")
-@flag("web.health-listen-address", default=None, type=Address(), help="Serve health alone, plain, here too.")
-@flag("web.health-without-password", is_flag=True, help="Let probes ask /-/healthy and /-/ready without a password.")
-@flag("web.enable-lifecycle", is_flag=True, help="Let POST /-/reload reload the configuration.")
-@flag("environments", default=None, type=Names(), help="Take only these environments, separated by commas.")
-@flag("storage.path", default=None, type=FilePath(), help="Keep state here, not where the file says.")
+@flag("web.telemetry-path", default="/metrics", type=UrlPath(), help="URL path of the metrics.")
+@flag(
+    "web.external-url",
+    default=None,
+    type=ExternalUrl(),
+    help="URL at which users reach the exporter, if it is behind a proxy.",
+)
+@flag(
+    "web.config.file",
+    default=None,
+    type=FilePath(),
+    help="Web configuration file (TLS, passwords), in the format of Prometheus' exporter-toolkit.",
+)
+@flag(
+    "web.health-listen-address",
+    default=None,
+    type=Address(),
+    help="Second address that serves /-/healthy and /-/ready only, without TLS and passwords.",
+)
+@flag("web.health-without-password", is_flag=True, help="Serve /-/healthy and /-/ready without a password.")
+@flag("web.enable-lifecycle", is_flag=True, help="Enable POST /-/reload, which reloads the configuration.")
+@flag(
+    "environments",
+    default=None,
+    type=Names(),
+    help="Names of the environments to follow, separated by commas. Default: all.",
+)
+@flag(
+    "storage.path",
+    default=None,
+    type=FilePath(),
+    help="Path of the state file; overrides storage.path of the configuration.",
+)
 @flag(
     "log.level",
     default="info",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    help="Lines to log.",
+    help="Lowest level of the events to log.",
 )
 @flag(
     "log.format",
     default="logfmt",
     type=click.Choice(["logfmt", "json"], case_sensitive=False),
-    help="How lines are written.",
+    help="Format of log lines.",
 )
 def run_command(  # noqa: PLR0913 - one parameter for each flag
     *,
@@ -135,7 +161,10 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
     log_level: str,
     log_format: str,
 ) -> None:
-    """Run the exporter (the default command)."""
+    """Run the exporter. This is the default command.
+
+    It stops with exit code 0 after SIGTERM or SIGINT, and reloads its configuration after SIGHUP.
+    """
     from exporter import daemon, logs, reloading, servers  # noqa: PLC0415 - the other commands start without these
 
     check_prefix(web_external_url, web_telemetry_path)
@@ -161,24 +190,25 @@ def run_command(  # noqa: PLR0913 - one parameter for each flag
 
 @main.command(
     epilog=example(
-        "source <(knock-exporter completion bash)                                    # in ~/.bashrc",
-        "source <(knock-exporter completion zsh)                                     # in ~/.zshrc",
-        "knock-exporter completion fish > ~/.config/fish/completions/knock-exporter.fish",
+        "source <(knock-exporter completion bash)    # in ~/.bashrc",
+        "source <(knock-exporter completion zsh)     # in ~/.zshrc",
+        "knock-exporter completion fish \\",
+        "    > ~/.config/fish/completions/knock-exporter.fish",
     )
 )
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Write the completion script for a shell."""
+    """Print the completion script for a shell."""
     click.echo(_SHELLS[shell](main, {}, ctx.find_root().info_name or "", "_KNOCK_EXPORTER_COMPLETE").source())
 
 
 @main.command(name="check-web-config", epilog=example("knock-exporter check-web-config web-config.yaml"))
 @click.argument("file", type=FilePath())
 def check_web_config(file: Path) -> None:
-    """Check a web configuration FILE.
+    """Check a file for --web.config.file.
 
-    That is the file of --web.config.file, with the certificates and keys that it names.
+    The certificates and keys that it names are read too. The exit code is 1 if there is a problem.
     """
     from exporter.web.web_config_watcher import WebConfigWatcher  # noqa: PLC0415 - only this command needs it
 
@@ -188,19 +218,24 @@ def check_web_config(file: Path) -> None:
 
 
 @main.command(epilog=example("knock-exporter simulate --speed=10"))
-@flag("web.listen-address", default="127.0.0.1:10188", type=Address(), help="Address to listen on.")
-@flag("speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Times real time; limits scale with it.")
+@flag("web.listen-address", default="127.0.0.1:10188", type=Address(), help="Address to listen on, HOST:PORT.")
+@flag(
+    "speed",
+    default=1.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Factor of time; 10 is ten times as fast. Rate limits scale with it.",
+)
 @flag(
     "seed",
     default=None,
     type=int,
-    help="Seed of the random numbers, to repeat a run; random if not given, and printed.",
+    help="Seed of the random numbers; the same seed repeats a simulation. Default: random, and printed.",
 )
-@flag("api-key", default=None, help="The only key that is accepted; without it, any that begins with sk_.")
+@flag("api-key", default=None, help="The only API key to accept. Default: any key that begins with sk_.")
 def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None, api_key: str | None) -> None:
-    """Simulate the API of Knock on this machine.
+    """Run a simulated Knock API for tests.
 
-    Its bulk operations queue, run and fail as those of Knock do.
+    Its bulk operations are queued, run and fail as those of Knock do. It needs no account and sends nothing.
     """
     from exporter.simulator import LIFELIKE, Simulator, World  # noqa: PLC0415 - only this command needs them
 
@@ -221,15 +256,17 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
 
 
 @main.command(epilog=example("knock-exporter demo --speed=3 --duration=5m"))
-@flag("web.listen-address", default="127.0.0.1:10187", type=Address(), help="Address to listen on.")
+@flag("web.listen-address", default="127.0.0.1:10187", type=Address(), help="Address to listen on, HOST:PORT.")
 @flag(
-    "speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="How fast the story goes, times real time."
+    "speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Factor of time; 3 is three times as fast."
 )
-@flag("duration", default=None, type=Duration(), help="End by itself after so long, as in 90s or 5m.")
+@flag(
+    "duration", default=None, type=Duration(), help="Stop after this time, for example 90s or 5m. Default: on Ctrl-C."
+)
 def demo(web_listen_address: tuple[str, int], speed: float, duration: float | None) -> None:
-    """Run the exporter on a simulated Knock.
+    """Run the exporter against a simulated Knock.
 
-    It needs no key and no configuration.
+    Needs no API key and no configuration. Open the printed URL in a browser.
     """
     from exporter import demo as story  # noqa: PLC0415 - only this command needs it
     from exporter import logs  # noqa: PLC0415 - the same
@@ -244,8 +281,8 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
 
 @main.command(epilog=example("knock-exporter get 123e4567-e89b-12d3-a456-426614174000 --exit-status"))
 @click.argument("operation_id", metavar="ID", type=OperationId())
-@flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
-@flag("environment", default=None, help="Which of its environments, where the configuration has several.")
+@flag("config.file", default=None, type=FilePath(), help="Configuration file with the API key.")
+@flag("environment", default=None, help="Name of the environment, if the configuration has several.")
 @click.option(
     "-o",
     "--output",
@@ -254,11 +291,12 @@ def demo(web_listen_address: tuple[str, int], speed: float, duration: float | No
     type=click.Choice(["table", "json", "metrics"]),
     help="Output format.",
 )
-@click.option("--error-items", is_flag=True, help="List the failed items too: often personal data, shown here only.")
+@click.option("--error-items", is_flag=True, help="Print the failed items too. They are often personal data.")
 @click.option(
     "--exit-status",
     is_flag=True,
-    help="Exit with 1 if it failed or has errors, 3 if it is not finished, 4 if Knock does not say.",
+    help="Set the exit code: 1 if the operation failed or has errors, 3 if it is not finished, 4 if Knock does not "
+    "tell.",
 )
 def get(  # noqa: PLR0913 - one parameter for each flag
     operation_id: str,
@@ -269,9 +307,10 @@ def get(  # noqa: PLR0913 - one parameter for each flag
     error_items: bool,
     exit_status: bool,
 ) -> None:
-    """Show one operation as Knock reports it now.
+    """Ask Knock for one operation and print it.
 
-    With the key from a configuration, or from KNOCK_API_KEY (and KNOCK_BASE_URL, KNOCK_BRANCH) as Knock's SDKs do.
+    The API key is taken from the file of --config.file; without that flag from the variable KNOCK_API_KEY (with
+    KNOCK_BASE_URL and KNOCK_BRANCH, as in Knock's SDKs); without that variable from config.yaml.
     """
     from exporter import lookup  # noqa: PLC0415 - only this command needs these
     from exporter.knock.client import connect, read_key  # noqa: PLC0415 - the same

@@ -30,16 +30,30 @@ CLOCK_MOST = 60.0
     name="check-config",
     epilog=example(
         "knock-exporter check-config config.yaml",
-        "knock-exporter check-config --probe                  # asks Knock once for each environment",
+        "knock-exporter check-config --probe    # one request for each environment",
         "sops -d config.enc.yaml | knock-exporter check-config -",
     ),
 )
 @click.argument("file", type=FilePath(), required=False)
-@flag("config.file", default="config.yaml", type=FilePath(), help="Configuration file, where FILE is not given.")
-@flag("environments", default=None, type=Names(), help="Check only these environments, separated by commas.")
-@flag("storage.path", default=None, type=FilePath(), help="Where the exporter keeps state, if not where the file says.")
-@click.option("--print", "printed", is_flag=True, help="Print the active settings as YAML, without secrets.")
-@click.option("--probe", is_flag=True, help="Ask Knock once for each environment whether it accepts the key.")
+@flag("config.file", default="config.yaml", type=FilePath(), help="Configuration file to check, if FILE is not given.")
+@flag(
+    "environments",
+    default=None,
+    type=Names(),
+    help="Names of the environments to check, separated by commas. Default: all.",
+)
+@flag(
+    "storage.path",
+    default=None,
+    type=FilePath(),
+    help="Path of the state file; overrides storage.path of the configuration.",
+)
+@click.option("--print", "printed", is_flag=True, help="Print the effective settings as YAML, with secrets masked.")
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Send one request to Knock for each environment to test key, network and clock. It changes nothing.",
+)
 def check_config(  # noqa: PLR0913 - one parameter for each flag
     file: Path | None,
     *,
@@ -49,10 +63,13 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     printed: bool,
     probe: bool,
 ) -> None:
-    """Check a configuration FILE.
+    """Check a configuration file.
 
-    Without FILE it checks what `run` would read; `-` is standard input. All problems are shown at once, with their
-    lines; the exit code is 1 then, also where a file of operations_files cannot be read or a probe fails.
+    Without FILE it checks the file that `run` would read. FILE may be - for standard input; relative paths in it then
+    start at the working directory. All problems are printed with their lines.
+
+    Exit code: 0 if there is no problem (warnings may be printed), 1 if the configuration, a key file or a file of
+    operations_files cannot be used or a probe failed, 2 for wrong use of the command line.
     """
     from exporter import config, reloading  # noqa: PLC0415 - pydantic is not needed for --help
     from exporter.knock.client import read_key  # noqa: PLC0415 - the same

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 warn = partial(click.echo, err=True)
 
-URL = flag("url", default=EXPORTER_URL, type=ExporterUrl(), help="Where the exporter answers.")
-TOKEN_FILE = flag("token-file", required=True, type=FilePath(), help="File that holds a token of registration.")
-_USERNAME = flag("username", default=None, help="User, where the exporter's port has passwords.")
-_PASSWORD_FILE = flag("password-file", default=None, type=FilePath(), help="File that holds the user's password.")
+URL = flag("url", default=EXPORTER_URL, type=ExporterUrl(), help="URL of the running exporter.")
+TOKEN_FILE = flag("token-file", required=True, type=FilePath(), help="File with a registration token of that exporter.")
+_USERNAME = flag("username", default=None, help="User name, if the exporter asks for a password.")
+_PASSWORD_FILE = flag("password-file", default=None, type=FilePath(), help="File with the password of that user.")
 
 
 def with_password(command: Command) -> Command:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 @click.command(epilog=example("knock-exporter errors --environment=production --group=nightly -o json"))
 @click.argument("operation_ids", metavar="[ID…|-]", nargs=-1, type=IdOrStdin())
-@flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from.")
-@flag("environment", default=None, help="Which of its environments, where the configuration has several.")
-@click.option("--group", default=None, help="All of this group that a running exporter follows.")
-@click.option("--run", default=None, type=RUN_ID, help="Only those of this run of the group.")
+@flag("config.file", default=None, type=FilePath(), help="Configuration file with the API key.")
+@flag("environment", default=None, help="Name of the environment, if the configuration has several.")
+@click.option(
+    "--group", default=None, help="Read the operations of this group that a running exporter (--url) follows."
+)
+@click.option("--run", default=None, type=RUN_ID, help="Only operations of this run of the group.")
 @reads
 @click.option(
     "-o", "--output", default="csv", show_default=True, type=click.Choice(["csv", "json", "ids"]), help="Output format."
@@ -42,15 +44,15 @@ def errors(  # noqa: PLR0913 - one parameter for each flag
     password_file: Path | None,
     output: str,
 ) -> None:
-    """Write the failed items of operations.
+    """Ask Knock for the failed items of operations.
 
-    As Knock lists them now. The operations are named by their ID, from standard input (with -), or by their group:
-    then a running exporter (--url) tells which failed or have errors. The key comes from a configuration or from
-    KNOCK_API_KEY, as with `get`. Items are often personal data; nothing is stored.
+    Give IDs, - to read them from standard input, or --group: a running exporter (--url) then tells which operations of
+    the group failed or have errors. The API key is found as by `get`. Failed items are often personal data; nothing is
+    stored.
 
-    The exit code is 0 if what is written is all that failed. What no record can tell is said on standard error, and the
-    exit code is 1: an operation that failed (rows that were not processed are in no list), one whose list is shorter
-    than its count of errors, one that is not finished, one that Knock does not know any more.
+    Exit code: 0 if the list is complete, 1 if it may not be. The reason is then on standard error: an operation failed
+    (Knock does not list the rows that it did not process), Knock lists fewer items than it counts, an operation is
+    not finished, or Knock does not know it any more.
     """
     from exporter import lookup  # noqa: PLC0415 - only this command needs these
     from exporter.terminal.failed_items import in_group  # noqa: PLC0415 - the same

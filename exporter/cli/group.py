@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_ENVIRONMENT = flag("environment", required=True, help="The environment of the group.")
-_OPERATIONS = click.option("--operations", type=click.IntRange(min=0), help="How many operations the run has.")
+_ENVIRONMENT = flag("environment", required=True, help="Environment of the group.")
+_OPERATIONS = click.option("--operations", type=click.IntRange(min=0), help="Number of operations in the run.")
 
 
 @click.group(name="group")
 def groups() -> None:
-    """Open, close and list the runs of groups.
+    """Open and close runs of groups, and list groups.
 
-    A run is what a group does in one night, or in one migration.
+    A run is one execution of the job that a group stands for, for example one night of a nightly job.
     """
 
 
@@ -33,9 +33,13 @@ def groups() -> None:
 @URL
 @_ENVIRONMENT
 @TOKEN_FILE
-@flag("run", default=None, type=RUN_ID, help="Id of the run.  [default: the time, as in 20270115T020000Z]")
+@flag("run", default=None, type=RUN_ID, help="Id of the run.  [default: the time, for example 20270115T020000Z]")
 @_OPERATIONS
-@click.option("--deadline", default=None, help="When it has to be finished: 3h from its opening, or RFC 3339.")
+@click.option(
+    "--deadline",
+    default=None,
+    help="When the run has to be finished: a duration from its opening, for example 3h, or an RFC 3339 time.",
+)
 def open_command(  # noqa: PLR0913 - one parameter for each flag
     name: str,
     *,
@@ -46,10 +50,12 @@ def open_command(  # noqa: PLR0913 - one parameter for each flag
     operations: int | None,
     deadline: str | None,
 ) -> None:
-    """Open a run of GROUP, and write its id; the run before it is over.
+    """Open a run of a group and print its id.
 
-    Operations that are registered in the group from now on are the run's. Opening one that is open changes what is
-    said of it. Waits up to a minute for an exporter that restarts.
+    Operations that are registered in GROUP from now on belong to the new run. The run before it ends. If the run is
+    open already, its --operations and --deadline are changed.
+
+    Waits up to a minute for an exporter that restarts.
     """
     run = run or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     changes = {key: value for key, value in (("operations", operations), ("deadline", deadline)) if value is not None}
@@ -76,10 +82,12 @@ def close(  # noqa: PLR0913 - one parameter for each flag
     run: str | None,
     operations: int | None,
 ) -> None:
-    """Say that all operations of a run of GROUP were started; write its id, and how the group stands.
+    """Say that a run has no further operations to start.
 
-    Ten minutes later the run is incomplete if fewer are known than its --operations. A run that nobody goes on with is
-    closed with as many as there are. Waits up to a minute for an exporter that restarts.
+    Prints the id of the run and the state of GROUP. If ten minutes later fewer operations are known than --operations
+    says, the run counts as incomplete. To give up a run, close it with the number of operations that it has.
+
+    Waits up to a minute for an exporter that restarts.
     """
     if run is None:
         with reading(url, username, password_file, patient=True) as api:
@@ -97,14 +105,14 @@ def close(  # noqa: PLR0913 - one parameter for each flag
 
 @groups.command(name="list", epilog=example("knock-exporter group list --environment=production"))
 @reads
-@flag("environment", default=None, help="Only those of this environment.")
+@flag("environment", default=None, help="Only groups of this environment.")
 @click.option(
     "-o", "--output", default="table", show_default=True, type=click.Choice(["table", "json"]), help="Output format."
 )
 def list_command(
     *, url: str, username: str | None, password_file: Path | None, environment: str | None, output: str
 ) -> None:
-    """List the groups, and how far their runs are."""
+    """List groups and the progress of their runs."""
     from exporter.terminal import listing  # noqa: PLC0415 - only this command needs it
 
     with reading(url, username, password_file) as api:

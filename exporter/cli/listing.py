@@ -23,18 +23,18 @@ _FINAL = ("completed", "failed", "lost")
 
 @click.command(name="list", epilog=example("knock-exporter list --group=nightly --status=failed -o ids"))
 @reads
-@flag("environment", default=None, help="Only those of this environment.")
-@flag("group", default=None, help="Only those of this group.")
-@flag("run", default=None, type=RUN_ID, help="Only those of the run with this id.")
-@click.option("--name", default=None, help="Only those that Knock calls so, as in users.identify.")
+@flag("environment", default=None, help="Only operations of this environment.")
+@flag("group", default=None, help="Only operations of this group.")
+@flag("run", default=None, type=RUN_ID, help="Only operations of the run with this id.")
+@click.option("--name", default=None, help="Only operations with this name, for example users.identify.")
 @click.option(
     "--status",
     default=None,
     type=click.Choice(STATUSES),
     metavar="STATUS",
-    help=f"Only those with this status: {', '.join(STATUSES)}.",
+    help=f"Only operations with this status: {', '.join(STATUSES)}.",
 )
-@click.option("--id", "part", default=None, help="Only those whose id has this part.")
+@click.option("--id", "part", default=None, help="Only operations whose id contains this text.")
 @click.option(
     "-o",
     "--output",
@@ -56,9 +56,9 @@ def list_command(  # noqa: PLR0913 - one parameter for each flag
     part: str | None,
     output: str,
 ) -> None:
-    """List the operations of a running exporter.
+    """List the operations that a running exporter follows.
 
-    Unfinished ones first, then failed ones, then the rest.
+    Unfinished operations come first, then failed ones, then the rest.
     """
     from exporter.terminal import listing  # noqa: PLC0415 - only this command needs it
 
@@ -74,19 +74,22 @@ def list_command(  # noqa: PLR0913 - one parameter for each flag
 
 
 @click.command(
-    epilog=example("knock-exporter forget --environment=prod --token-file=token --group=nightly --status=failed")
+    epilog=example(
+        "knock-exporter forget --environment=production --token-file=token \\",
+        "    --group=nightly --status=failed",
+    )
 )
 @click.argument("operation_ids", metavar="[ID…|-]", nargs=-1, type=IdOrStdin())
 @reads
-@flag("environment", required=True, help="The environment that the operations run in.")
+@flag("environment", required=True, help="Environment of the operations.")
 @TOKEN_FILE
-@click.option("--group", default=None, help="Those of this group that stand as --status says, and are finished.")
+@click.option("--group", default=None, help="Finished operations of this group with the --status.")
 @click.option(
     "--status",
     "statuses",
     multiple=True,
     type=click.Choice(["failed", "with_errors"]),
-    help="Which of the group. Repeatable.",
+    help="Which operations of the group. Can be repeated.",
 )
 def forget(  # noqa: PLR0913 - one parameter for each flag
     operation_ids: tuple[str, ...],
@@ -99,12 +102,13 @@ def forget(  # noqa: PLR0913 - one parameter for each flag
     group: str | None,
     statuses: tuple[str, ...],
 ) -> None:
-    """Drop operations from a running exporter.
+    """Remove operations from a running exporter.
 
-    Such as those that failed and were handled, so that they are no longer listed. They are named by their ID, from
-    standard input (with -), or by their group. The sums of their run keep them, a list that still names them does
-    not bring them back, and `register --again` does. Waits up to a minute for an exporter that restarts. The exit
-    code is 1 if any was refused.
+    Use it for failed operations that were dealt with, so that they are no longer listed. Give IDs, - to read them from
+    standard input, or --group with --status. The counts of their run still include them. A source that still lists
+    them does not bring them back; `register --again` does.
+
+    Waits up to a minute for an exporter that restarts. Exit code: 1 if an operation was refused.
     """
     from exporter.terminal.standard_input import ids_of  # noqa: PLC0415 - only this command needs it
 

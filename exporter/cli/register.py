@@ -28,15 +28,17 @@ class _Label(click.ParamType[tuple[str, str]]):
         return label, text
 
 
-@click.command(epilog=example("curl -sS … | knock-exporter register - --environment=production --token-file=token"))
+@click.command(
+    epilog=example("curl -sS … | knock-exporter register - --environment=production \\", "    --token-file=token")
+)
 @click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=IdOrStdin())
 @URL
-@flag("environment", required=True, help="The environment that the operations run in.")
+@flag("environment", required=True, help="Environment of the operations.")
 @TOKEN_FILE
-@flag("group", default=None, help="Group of all of them.")
-@flag("run", default=None, type=RUN_ID, help="Run of the group that they belong to; opened if it is a new one.")
-@click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of all of them. Repeatable.")
-@flag("again", is_flag=True, help="Follow them again, even those that were retired or given up as lost.")
+@flag("group", default=None, help="Group of the operations.")
+@flag("run", default=None, type=RUN_ID, help="Id of the run that they belong to. A run with a new id is opened.")
+@click.option("--label", "labels", multiple=True, type=_Label(), help="Extra label of the operations. Can be repeated.")
+@flag("again", is_flag=True, help="Follow operations again that were forgotten, retired or lost.")
 def register(  # noqa: PLR0913 - a parameter for each flag
     operation_ids: tuple[str, ...],
     *,
@@ -48,12 +50,12 @@ def register(  # noqa: PLR0913 - a parameter for each flag
     labels: tuple[tuple[str, str], ...],
     again: bool,
 ) -> None:
-    """Register operations with a running exporter.
+    """Tell a running exporter to follow operations.
 
-    By their ID or (with -) from standard input.
+    Give IDs, or - to read standard input: one id a line, or the JSON that Knock answered to the calls that started the
+    operations.
 
-    Standard input holds ids, one a line, or JSON: what Knock answered to the calls that started them. Waits up to a
-    minute for an exporter that restarts. The exit code is 0 if all were accepted.
+    Waits up to a minute for an exporter that restarts. Exit code: 0 if all were accepted, else 1.
     """
     from exporter.terminal.register import Registrar, RegistrarIO, Sender, Target  # noqa: PLC0415 - only this command
 

@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_SECONDS = 3.0
-_PATH = flag("storage.path", required=True, type=FilePath(), help="File of the state.")
+_PATH = flag("storage.path", required=True, type=FilePath(), help="Path of the state file.")
 
 
 @click.group()
 def state() -> None:
-    """Export, import or check the state of an exporter."""
+    """Check, export or import the state file."""
 
 
 @state.command(epilog=example("knock-exporter state check --storage.path=state.db"))
 @_PATH
 def check(storage_path: Path) -> None:
-    """Tell what the state holds, and whether it is sound (exit 1 if not); also while an exporter runs."""
+    """Check a state file and print what is in it.
+
+    It can be used while an exporter runs. Exit code: 1 if the file is damaged.
+    """
     from exporter.store.inspect import inspect  # noqa: PLC0415 - the other commands start without these
 
     report = inspect(storage_path)
@@ -40,9 +43,12 @@ def check(storage_path: Path) -> None:
 
 @state.command(name="export", epilog=example("knock-exporter state export --storage.path=state.db > state.jsonl"))
 @_PATH
-@click.option("--environment", "environments", multiple=True, help="Only this one. Repeatable.")
+@click.option("--environment", "environments", multiple=True, help="Export only this environment. Can be repeated.")
 def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
-    """Write the state as lines of JSON to standard output; also while an exporter runs."""
+    """Write the state to standard output as JSON lines.
+
+    It can be used while an exporter runs.
+    """
     from exporter.store import database, move  # noqa: PLC0415 - the other commands start without these
 
     with database.reading(storage_path) as (connection, _form):
@@ -52,11 +58,12 @@ def export_command(storage_path: Path, environments: tuple[str, ...]) -> None:
 
 @state.command(name="import", epilog=example("knock-exporter state import --storage.path=new.db < state.jsonl"))
 @_PATH
-@click.option("--replace", is_flag=True, help="Also in the place of environments that are awake in the state.")
+@click.option("--replace", is_flag=True, help="Replace environments of the state file that are still configured, too.")
 def import_command(storage_path: Path, *, replace: bool) -> None:
-    """Take in an export from standard input, all of it or nothing; not while an exporter runs.
+    """Read an export from standard input into a state file.
 
-    Its environments take the place of those that are asleep in the state; others there stay as they are.
+    Either all of it is imported or nothing. No exporter may be using the file. An environment of the export replaces
+    the one of that name in the file if that one is no longer configured. Other environments of the file are kept.
     """
     from exporter import logs  # noqa: PLC0415 - the other commands start without these
     from exporter.store.lock import Patience  # noqa: PLC0415 - the same

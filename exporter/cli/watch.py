@@ -61,36 +61,48 @@ class _TextFile(FilePath):
 )
 @click.argument("operation_ids", metavar="[ID…|-]", nargs=-1, type=IdOrStdin())
 @flag(
-    "group", default=None, type=Checked("group", check_label_value), help="Wait for a run of this group, not for ids."
+    "group",
+    default=None,
+    type=Checked("group", check_label_value),
+    help="Wait for a run of this group instead of for IDs.",
 )
-@flag("run", default=None, type=RUN_ID, help="Which run of it; without, the one that is open.")
-@flag("url", default=None, type=ExporterUrl(), help=f"Ask this exporter, not Knock; {EXPORTER_URL} for a group.")
+@flag("run", default=None, type=RUN_ID, help="Id of the run.  [default: the open one]")
+@flag(
+    "url",
+    default=None,
+    type=ExporterUrl(),
+    help=f"Ask this exporter instead of Knock.  [default with --group: {EXPORTER_URL}]",
+)
 @with_password
-@flag("config.file", default=None, type=FilePath(), help="Configuration file to take the key from, to ask Knock.")
-@flag("environment", default=None, help="Which environment, where there are several.")
-@flag("timeout", default=None, type=Duration(), help="Exit with 3 if it still runs after so long, as in 90m.")
-@click.option("--allow-errors", is_flag=True, help="Take operations that completed with errors for good ones.")
+@flag("config.file", default=None, type=FilePath(), help="Configuration file with the API key, to ask Knock.")
+@flag("environment", default=None, help="Name of the environment, if there are several.")
+@flag("timeout", default=None, type=Duration(), help="Stop waiting after this time, for example 90m, with exit code 3.")
+@click.option("--allow-errors", is_flag=True, help="Exit with 0 even if operations completed with errors.")
 @click.option(
     "-o",
     "--output",
     default="table",
     show_default=True,
     type=click.Choice(["table", "json"]),
-    help="Form of the result.",
+    help="Output format.",
 )
-@flag("textfile", default=None, type=_TextFile(), help="Write metrics to this file, for node_exporter.")
+@flag(
+    "textfile",
+    default=None,
+    type=_TextFile(),
+    help="Write metrics to this file, for the textfile collector of node_exporter.",
+)
 @flag("push-gateway", default=None, type=Checked("url", check_address), help="Push metrics to this Pushgateway.")
 @click.pass_context
 def watch(ctx: click.Context, /, **flags: Any) -> None:
-    """Wait until operations or a run have finished.
+    """Wait until operations or a run are finished.
 
-    Operations are named by their ID or (with -) from standard input.
+    Give IDs, - to read them from standard input, or --group. Operations are read from Knock, with the API key found as
+    by `get`, or from a running exporter (--url). Progress goes to standard error, the result to standard output.
 
-    Bars and lines go to standard error, the result to standard output. Ids are asked of Knock, with the key from a
-    configuration or from KNOCK_API_KEY as `get` does, or of a running exporter (--url).
-
-    Exit code: 0 clean; 1 failed, lost, with errors, incomplete or superseded; 2 wrong use, or nothing to watch;
-    3 still running at --timeout; 4 it cannot be known; 130 interrupted.
+    Exit code: 0 all completed without errors; 1 failed, lost, with errors, or the run is incomplete or was replaced by
+    a newer one; 2 wrong use of the command line, or nothing to watch; 3 not finished at --timeout; 4 Knock or the
+    exporter cannot be asked; 130 interrupted.
     """
     from exporter.terminal.exit_codes import ExitCode  # noqa: PLC0415 - the same
     from exporter.terminal.exporter_api import ApiError  # noqa: PLC0415 - only this command needs these

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from exporter.store import database, tables
+from exporter.store.ages import Ages
 from exporter.store.database import Damaged
-from exporter.store.documents import Ages
 from exporter.tracking.memberships import API
 
 if TYPE_CHECKING:

@@ -11,11 +11,13 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, ValidationError, convert, json, to_builtins
+from msgspec import Struct, json, to_builtins
 
 from exporter.errors import StartError, redact
 from exporter.store import database, documents, tables
-from exporter.store.documents import Ages, Checkpoint, Contents, Number, TombstoneDocument, UnreadableRow, dump
+from exporter.store.ages import Ages, Checkpoint
+from exporter.store.conversions import Contents
+from exporter.store.documents import Number, TombstoneDocument, UnreadableRow, dump
 from exporter.store.opening import Opening
 from exporter.tracking.memory import Changes
 
@@ -42,8 +44,7 @@ _END = '{"kind":"end"}'
 
 def export(connection: sqlite3.Connection, environments: Collection[str], skip: Skip) -> Iterator[str]:
     """Write what is kept, of these environments (none: of all), as it was at the last checkpoint."""
-    found = list(tables.read_documents(connection, "environment", skip))
-    known = [each.environment for each in found]
+    known = [name for name, _ in tables.read_documents(connection, "environment", skip)]
     for name in environments:
         if name not in known:
             raise StartError(f"the state has no environment {name!r}; it has: {', '.join(known) or 'none'}")
@@ -51,25 +52,37 @@ def export(connection: sqlite3.Connection, environments: Collection[str], skip: 
     if at is None:
         raise StartError("the state has no checkpoint: nothing tells when it was true")
     yield dump({"format": FORMAT, "version": VERSION, **at._asdict()})
-    for document in chain(map(to_builtins, found), _documents(connection, skip)):
+    for document in _documents(connection, skip):
         if not environments or document["environment"] in environments:
             yield dump(document)
     yield _END
 
 
 def _documents(connection: sqlite3.Connection, skip: Skip) -> Iterator[dict[str, Any]]:
-    yield from map(to_builtins, tables.read_documents(connection, "operation", skip))
+    yield from _of_kind(connection, "environment", skip)
+    yield from _of_kind(connection, "operation", skip)
     for key, stone in tables.read_tombstones(connection, _AS_IN_THE_FILE, skip).items():
         yield to_builtins(TombstoneDocument(**key._asdict(), **stone._asdict()))
-    yield from map(to_builtins, tables.read_documents(connection, "cell", skip))
-    yield from map(to_builtins, tables.read_documents(connection, "group", skip))
+    yield from _of_kind(connection, "cell", skip)
+    yield from _of_kind(connection, "group", skip)
+
+
+def _of_kind(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[dict[str, Any]]:
+    return (to_builtins(document) for _, document in tables.read_documents(connection, kind, skip))
 
 
 # In.
 
 
+class _Format(Struct):
+    """What the first line of an export of any version has."""
+
+    format: str = ""
+    version: int = 0
+
+
 class _Header(Struct, forbid_unknown_fields=True):
-    """The first line of an export."""
+    """The first line of an export of this version."""
 
     format: str
     version: int
@@ -77,21 +90,25 @@ class _Header(Struct, forbid_unknown_fields=True):
     wall: Number
 
 
-def read(lines: Iterable[bytes], now: Moment) -> Contents:
+_FORMAT, _HEADER = json.Decoder(_Format), json.Decoder(_Header)
+
+
+def read(lines: Iterable[bytes], now: Moment) -> tuple[Ages, Memory]:
     """Read and check an export, whole. Raises StartError, which names the first line that is wrong."""
-    contents, ended, number = None, False, 0
+    ages, contents, ended, number = Ages(0.0), None, False, 0
     for number, line in enumerate(lines, 1):
         try:
             _check_line(line, ended=ended)
             if contents is None:
-                contents = Contents(_begin(line, now))
+                ages = _begin(line, now)
+                contents = Contents(ages)
             elif not (ended := line.replace(b" ", b"").strip() == _END.encode()):
-                _take(contents, documents.decode(line))
+                contents.take(documents.decode(line))
         except UnreadableRow as error:
             raise StartError(redact(f"line {number}: {error}; nothing was imported")) from None
     if contents is None or not ended:
         raise StartError(f"line {number + 1}: the export ends too soon: was it cut off? Nothing was imported")
-    return contents
+    return ages, contents.memory()
 
 
 def _check_line(line: bytes, *, ended: bool) -> None:
@@ -101,29 +118,14 @@ def _check_line(line: bytes, *, ended: bool) -> None:
         raise UnreadableRow("stands behind the end")
 
 
-def _take(contents: Contents, document: documents.Document) -> None:
-    if contents.has(document):
-        raise UnreadableRow(f"{document.kind} {document.row_key or document.environment} is a duplicate")
-    contents.take(document)
-
-
 def _begin(line: bytes, now: Moment) -> Ages:
-    try:
-        header = json.decode(line)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableRow(f"not JSON ({type(error).__name__})") from None
-    if not isinstance(header, dict):
-        raise UnreadableRow("expected an object")
-    if header.get("format") != FORMAT:
+    found = documents.decode_by(_FORMAT, line)
+    if found.format != FORMAT:
         raise UnreadableRow(f'expected the first line of an export, with "format": "{FORMAT}"')
-    version = header.get("version")
-    if version != VERSION:
-        raise UnreadableRow(f"version: this is version {version!r} of the format, known here is {VERSION}")
-    try:
-        found = convert(header, _Header)
-    except ValidationError as error:
-        raise UnreadableRow(documents.problem_of(error)) from None
-    return Checkpoint(found.age, found.wall).ages(now)
+    if found.version != VERSION:
+        raise UnreadableRow(f"version: this is version {found.version} of the format, known here is {VERSION}")
+    header = documents.decode_by(_HEADER, line)
+    return Checkpoint(header.age, header.wall).ages(now)
 
 
 def take_in(  # noqa: PLR0913 - each is said by the caller
@@ -139,8 +141,8 @@ def take_in(  # noqa: PLR0913 - each is said by the caller
 
     Without `replace`, an environment that is not asleep here is refused.
     """
-    taken = read(lines, clock())
-    store, here = Opening(path, clock, patience, taken.ages, mend=False, skip=skip).open()
+    ages, taken = read(lines, clock())
+    store, here = Opening(path, clock, patience, ages, mend=False, skip=skip).open()
     with closing(store):
         keyed = chain(taken.operations, taken.tombstones, taken.aggregates, taken.groups)
         names = {each[0] for each in keyed} | {*taken.environments}
@@ -154,7 +156,7 @@ def take_in(  # noqa: PLR0913 - each is said by the caller
     return [line for name in sorted(names) for line in _summary(here, taken, name)]
 
 
-def _replacing(here: Memory, taken: Contents, names: set[str], now: Moment) -> Changes:
+def _replacing(here: Memory, taken: Memory, names: set[str], now: Moment) -> Changes:
     """Return what puts these environments in the place of those here: asleep, until they are configured."""
 
     def replaced(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -180,7 +182,7 @@ def _commit(store: Store, changes: Changes) -> None:
         raise StartError(f"state {store.path} cannot be written, nothing was imported: {problem}") from None
 
 
-def _summary(here: Memory, taken: Contents, name: str) -> Iterator[str]:
+def _summary(here: Memory, taken: Memory, name: str) -> Iterator[str]:
     given = [key for key in taken.operations if key.environment == name]
     known = sum(key in here.operations for key in given)
     stones = sum(key.environment == name for key in taken.tombstones)

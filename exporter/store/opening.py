@@ -13,8 +13,8 @@ import structlog
 
 from exporter.errors import StartError
 from exporter.store import database, tables
+from exporter.store.ages import Ages, checkpoint, first_ages
 from exporter.store.database import Damaged
-from exporter.store.documents import Ages, checkpoint, first_ages
 from exporter.store.lock import Patience, held_elsewhere, hold
 from exporter.store.salvage import salvage
 from exporter.store.schema import transaction

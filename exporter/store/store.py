@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from exporter.store import database, tables
+from exporter.store.ages import checkpoint
 from exporter.store.database import Damaged
-from exporter.store.documents import checkpoint
 from exporter.store.schema import transaction
 from exporter.tracking.memory import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.store.documents import Ages
+    from exporter.store.ages import Ages
     from exporter.store.lock import StateLock
 
     _Stat = tuple[tuple[int, int], int, int]  # which file it is, its size, when it was changed

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from exporter.garbage_collection import no_garbage_collection
 from exporter.operation import ID_BYTES, OperationKey, pack_id, unpack_id
 from exporter.store import documents
-from exporter.store.documents import Checkpoint, Contents, UnreadableRow, dump
+from exporter.store.ages import Checkpoint
+from exporter.store.conversions import KINDS, Contents
+from exporter.store.documents import UnreadableRow
 from exporter.tracking.tombstones import LEAF_MOST, Tombstone, Tombstones
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from exporter.store.documents import Ages, Document
+    from exporter.store.ages import Ages
+    from exporter.store.conversions import Kind
+    from exporter.store.documents import Document
     from exporter.tracking.memory import Changes, Memory
 
     # Told of each row that cannot be read: of which environment, which one, and why.
     Skip = Callable[[str, str, str], None]
-    Place = tuple[str, str, str]  # of a document: its kind, its environment, and its key there
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-_PLACES: dict[str, Callable[[Any], Place]] = {  # by the tracker's key
-    "environment": lambda name: ("environment", name, ""),
-    "operation": lambda key: ("operation", *key),
-    "cell": lambda key: ("cell", key[0], dump(key[1:])),
-    "group": lambda key: ("group", *key),
-}
 
 _SELECT = (  # as bytes: text that is not UTF-8 is refused
     "SELECT environment, key, CAST(ifnull(document, '') AS BLOB) FROM documents"
@@ -56,13 +49,15 @@ def read_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
     return Checkpoint(*row)
 
 
-def read_documents(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[Document]:
-    """Read all documents of a kind."""
+def read_documents(connection: sqlite3.Connection, kind: str, skip: Skip) -> Iterator[tuple[Any, Document]]:
+    """Read all documents of a kind, with their keys."""
+    place = KINDS[kind].place
     for environment, key, line in connection.execute(_SELECT, (kind,)):
         try:
             document = documents.decode(line)
-            if document.environment == environment and document.row_key == key and document.kind == kind:
-                yield document
+            found = document.key
+            if document.kind == kind and place(found) == (environment, key):
+                yield found, document
             else:
                 skip(str(environment), str(key), "stands at the place of another one")
         except UnreadableRow as error:
@@ -98,9 +93,9 @@ def read_memory(connection: sqlite3.Connection, ages: Ages, skip: Skip) -> Memor
     """Read all that is kept."""
     contents = Contents(ages)
     with no_garbage_collection():
-        for kind in _PLACES:
-            for document in read_documents(connection, kind, skip):
-                contents.take(document)
+        for kind in KINDS:
+            for key, document in read_documents(connection, kind, skip):
+                contents.put(kind, key, document)
         contents.tombstones = read_tombstones(connection, ages, skip)
     return contents.memory()
 
@@ -115,10 +110,8 @@ def write_checkpoint(connection: sqlite3.Connection, at: Checkpoint) -> None:
 
 def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) -> None:
     """Write what changed; the transaction is the caller's."""
-    _write(connection, "operation", changes.operations, documents.operation_document, ages)
-    _write(connection, "cell", changes.aggregates, documents.aggregate_document, ages)
-    _write(connection, "environment", changes.environments, documents.environment_document, ages)
-    _write(connection, "group", changes.groups, documents.group_document, ages)
+    for name, kind in KINDS.items():
+        _write(connection, name, kind, getattr(changes, kind.field), ages)
     stones = changes.tombstones.items()
     puts = (
         (name, pack_id(id_), ages.age(stone.at), stone.retired, stone.counted)
@@ -129,18 +122,11 @@ def write_changes(connection: sqlite3.Connection, changes: Changes, ages: Ages) 
     connection.executemany(_DROP_TOMBSTONE, ((name, pack_id(id_)) for (name, id_), stone in stones if stone is None))
 
 
-def _write(
-    connection: sqlite3.Connection,
-    kind: str,
-    changes: Mapping[Key, Value | None],
-    document: Callable[[Key, Value, Ages], Document],
-    ages: Ages,
-) -> None:
-    place, encode = _PLACES[kind], documents.encode
+def _write(connection: sqlite3.Connection, name: str, kind: Kind, changes: Mapping[Any, Any], ages: Ages) -> None:
     puts = (
-        (*place(key), encode(document(key, value, ages)).decode())
+        (name, *kind.place(key), documents.encode(kind.store(key, value, ages)).decode())
         for key, value in changes.items()
         if value is not None
     )
     connection.executemany(_PUT, puts)
-    connection.executemany(_DROP, (place(key) for key, value in changes.items() if value is None))
+    connection.executemany(_DROP, ((name, *kind.place(key)) for key, value in changes.items() if value is None))

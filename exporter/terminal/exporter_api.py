@@ -31,11 +31,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 RETRIED = frozenset({429, 502, 503, 504})
 PAGE = 1000  # operations in a list, the most that the API gives at once
 
+PROBLEM_TYPE = "application/problem+json"  # of what an exporter refuses
 _DETAIL_LONGEST = 500  # characters of a foreign text
 _SHORTEST_SECRET = 8  # masking anything shorter would garble words
-_FOREIGN = "the answer is none of knock-exporter (wrong --url?)"
-_NO_TLS = ("wrong version number", "record layer failure")  # as OpenSSL words it, by version
-_PLAIN = " (does the port speak plain HTTP? then use http://)"
+_FOREIGN = "the answer does not come from a knock-exporter (is --url right?)"
+_PROXY = "the answer does not come from a knock-exporter, but from a proxy or another server"
+_CUT_OFF = ("closed without an answer", "connection reset by peer")  # by other servers' TLS ports
+# What servers write to a client that speaks plain HTTP to their TLS port: Go and this exporter, nginx, Apache.
+_TLS_PORTS = (b"HTTP request to an HTTPS server", b"HTTP request was sent to HTTPS port", b"SSL-enabled server port")
 
 
 class Attempt(NamedTuple):
@@ -101,7 +104,7 @@ class Connection:
     """
 
     def __init__(self, url: str, credentials: Credentials | None, environ: Mapping[str, str]) -> None:
-        self._credentials = credentials
+        self._credentials, self._tls = credentials, url.startswith("https://")
         file = environ.get("SSL_CERT_FILE")
         try:
             context = trust_for(Path(file) if file else None, url)
@@ -119,8 +122,7 @@ class Connection:
             error = failure(foreign)
         passing = isinstance(error, BadResponse) and error.field == "body"  # it ended while it answered
         passing = passing or isinstance(error, ConnectionLost) or error.reason in (Reason.CONNECT, Reason.TIMEOUT)
-        hint = _PLAIN if error.reason is Reason.TLS and any(each in str(error) for each in _NO_TLS) else ""
-        return Attempt(None, {}, self._shown(f"{error}{hint}"), passing)
+        return Attempt(None, {}, self._shown(f"{error}{_hint(error, tls=self._tls)}"), passing)
 
     def close(self) -> None:
         """Close the connection."""
@@ -138,12 +140,17 @@ class Connection:
             headers["Content-Type"] = "application/json"
         deadline = Deadline(REQUEST_SECONDS)
         with self._transport.request(address, headers, deadline, method=method, body=body) as answer:
-            document = _document(read_body(answer, MemoryBudget().reservation("", "")))
+            body_read = read_body(answer, MemoryBudget().reservation("", ""))
+        document = _document(body_read)
+        if answer.status == HTTPStatus.BAD_REQUEST and any(each in body_read for each in _TLS_PORTS):
+            problem = "HTTP 400: this port speaks TLS (use https://)"
+        else:
+            problem = _problem(answer.status, answer.headers, document)
         seconds = answer.headers.get("retry-after", "")
         return Attempt(
             answer.status,
             document,
-            self._shown(_problem(answer.status, document)),
+            self._shown(problem),
             answer.status in RETRIED,
             float(seconds) if seconds.isdecimal() else 0.0,
         )
@@ -259,14 +266,30 @@ def _document(body: bytearray) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _problem(status: int, document: Mapping[str, Any]) -> str:
+def _problem(status: int, headers: Mapping[str, str], document: Mapping[str, Any]) -> str:
+    """Say what an answer is that is not the one hoped for."""
     if status == HTTPStatus.OK:
         return _FOREIGN
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return f"HTTP {status}: redirects are not followed (is --url right?)"
+    ours = headers.get("content-type", "").startswith(PROBLEM_TYPE) or "rejected" in document
     reasons = [each.get("reason") for each in objects(document.get("rejected"))][:1]
     parts = [str(each) for each in (document.get("detail"), *reasons) if each]
-    if not parts and status == HTTPStatus.BAD_REQUEST:
-        parts = ["not an answer of knock-exporter (does the port speak TLS? then use https://; or wrong --url?)"]
-    elif not parts and status >= HTTPStatus.BAD_REQUEST and status not in RETRIED:
-        parts = ["not an answer of knock-exporter (wrong --url?)"]
-    moved = HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
-    return ": ".join([f"HTTP {status}", *parts]) + (" (redirects are not followed)" if moved else "")
+    if not ours:
+        parts.append(_PROXY if status in RETRIED else _FOREIGN)
+    needs_password = ours and headers.get("www-authenticate", "").startswith("Basic")
+    return ": ".join([f"HTTP {status}", *parts]) + (" (--username and --password-file)" if needs_password else "")
+
+
+def _hint(error: KnockError, *, tls: bool) -> str:
+    """Say what may be wrong where there was no answer."""
+    text = str(error)
+    if "connection refused" in text:
+        return " (does the exporter run, and is --url right?)"
+    if text.startswith("certificate verify failed"):
+        return " (SSL_CERT_FILE names a PEM file of other authorities to trust)"
+    if tls and "wrong version number" in text:
+        return " (does this port speak plain HTTP? Use http://)"
+    if not tls and (text in _CUT_OFF or (isinstance(error, BadResponse) and error.field == "http")):
+        return " (does this port speak TLS? Use https://)"
+    return ""

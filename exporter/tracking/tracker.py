@@ -44,6 +44,7 @@ from exporter.tracking.pacing import ScrapeRhythm
 from exporter.tracking.registry import EnvironmentRegistry
 from exporter.tracking.snapshot import EnvironmentStatus
 from exporter.tracking.transitions import Circumstances, Moment
+from exporter.wording import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -205,9 +206,9 @@ class Tracker:
         if hint and environment.only_missing:
             environment.hinted = True
             log.warning(
-                "Knock knows none of the operations of this environment: key of another environment, or wrong branch?",
+                "Knock knows none of the operations: key of another environment, or wrong branch?",
                 environment=environment.name,
-                operation_id=after.key.id,
+                operations=first_few(environment.operations),
             )
 
     def _take_key(self, message: KeyRead, now: Moment) -> None:

@@ -33,7 +33,7 @@ from exporter.web.registration import (
     RUN_PATH,
     RegistrationEndpoints,
 )
-from exporter.web.replies import Refusal
+from exporter.web.replies import Refusal, unknown_environment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -178,8 +178,9 @@ class _ReadEndpoints:
 
     def _environment(self, request: Request) -> str:
         name: str = request.path_params["environment"]
-        if all(each.name != name for each in self._app_context.config().environments):
-            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(name)}")
+        known = [each.name for each in self._app_context.config().environments]
+        if name not in known:
+            raise unknown_environment(name, known)
         return name
 
 

@@ -23,7 +23,7 @@ from exporter.tracking.memberships import SourceKind
 from exporter.tracking.messages import PutRun, Register, RegistrationResult, Release, ReleaseResult, RunResult
 from exporter.values import InvalidValue, check_label_value, check_operation_id, check_run_id, quoted
 from exporter.web import shapes
-from exporter.web.replies import Refusal, reply_of
+from exporter.web.replies import Refusal, reply_of, unknown_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,16 +96,19 @@ class RegistrationEndpoints:
                 HTTPStatus.NOT_FOUND, "registration is off: the configuration has no tokens (registration.tokens)"
             )
         self._check_open()
-        known = any(each.name == environment for each in self._service.config().environments)
+        known = self._names()
         grant = _grant(request, tokens)
         if grant is None:
             raise _unauthorized(request)
         self._check_rate(grant)
-        if not known:
-            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
+        if environment not in known:
+            raise unknown_environment(environment, [each for each in known if grant.allows(each)])
         if not grant.allows(environment):
             raise Refusal(HTTPStatus.FORBIDDEN, f"the token is not good for {quoted(environment)}", reason="token")
         return environment
+
+    def _names(self) -> list[str]:
+        return [each.name for each in self._service.config().environments]
 
     def _check_open(self) -> None:
         if self._service.ending():
@@ -198,7 +201,7 @@ class RegistrationEndpoints:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         done: RunResult = await self._requested(partial(PutRun, environment, group, run, changes))
         if not done.known:
-            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
+            raise unknown_environment(environment, self._names())
         if not done.admitted:
             many = "it would be shown as `other`: there are too many groups (declare it under the environment's groups)"
             raise Refusal(HTTPStatus.CONFLICT, f"no run of the group {quoted(group)}: {many}")
@@ -209,7 +212,7 @@ class RegistrationEndpoints:
         _check_saved(saved=done.saved)
         found = group_facts(self._view().snapshot, self._now(), environment, group)
         if not found:  # taken out of the configuration at this moment
-            raise Refusal(HTTPStatus.NOT_FOUND, f"this process does not watch {quoted(environment)}")
+            raise unknown_environment(environment, self._names())
         return JSONResponse(shapes.group(found[0]) | {"durable": done.durable})
 
     async def _requested(self, message: Callable[[Callable[[Any], None]], Register | Release | PutRun]) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import JSONResponse
 
+from exporter.values import quoted
+from exporter.wording import first_few
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from http import HTTPStatus
+    from collections.abc import Callable, Collection
 
 _Reply = TypeVar("_Reply")
 
@@ -37,6 +40,12 @@ class Refusal(Exception):
         """Return it as problem details."""
         known = {"type": "about:blank", "title": self.status.phrase, "status": self.status, "detail": self._detail}
         return JSONResponse(known | self._more, self.status, self.headers, "application/problem+json")
+
+
+def unknown_environment(name: str, known: Collection[str]) -> Refusal:
+    """Refuse a request for an environment that is not configured; the answer names those that are."""
+    has = first_few(known) or "none"
+    return Refusal(HTTPStatus.NOT_FOUND, f"this exporter has no environment {quoted(name)} (it has: {has})")
 
 
 async def reply_of(ask: Callable[[Callable[[_Reply], None]], None], seconds: float) -> _Reply | None:

@@ -145,7 +145,7 @@ class ApiServer:
                 return self._group("/".join(name))
             case "PUT", ["groups", "production", *name, "runs", run]:
                 return self._put("/".join(name), run, document) | {"durable": self.durable}
-        raise Refused(404, f"this process does not watch {path[1]}" if len(path) > 1 else "no such page")
+        raise Refused(404, f"this exporter has no environment {path[1]}" if len(path) > 1 else "no such page")
 
     def _authorize(self, method: str, authorization: str | None) -> None:
         if method != "GET" and authorization != f"Bearer {TOKEN}":
@@ -232,6 +232,7 @@ class ApiServer:
                 answer = json.dumps(document).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Type", f"application/{'problem+json' if status >= 400 else 'json'}")
                 self.end_headers()
                 self.wfile.write(answer)
 

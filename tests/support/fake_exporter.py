@@ -101,6 +101,7 @@ class FakeExporter:
                 with contextlib.suppress(OSError):
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(body)))
+                    self.send_header("Content-Type", f"application/{'problem+json' if status >= 400 else 'json'}")
                     self.end_headers()
                     self.wfile.write(body)
 
