@@ -144,7 +144,7 @@ def test_a_key_that_every_user_can_read_is_warned_of(config_here: Path) -> None:
     config_here.write_text("environments: [{name: production, api_key_file: knock.key}]")
     key.chmod(0o644)
     path = config_here.parent / "knock.key"
-    problem = f"{path} can be read by every user of this machine (chmod o-r {path})"
+    problem = f"{path} can be read by other users (mode 0644; chmod o-r {path})"
     assert call(str(config_here)).stderr == f"warning: API key of production: {problem}\n"
     key.chmod(0o440)
     assert call(str(config_here)).stderr == ""
