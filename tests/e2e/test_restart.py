@@ -492,7 +492,7 @@ def test_damaged_state_is_put_aside_and_what_can_be_read_is_saved(
     kept.write_bytes(damaged)
 
     exporter = start(knock.url, polling=QUICK)
-    said = exporter.said('level=error event="state is damaged: put aside, .*')[0]
+    said = exporter.said('level=error event="state file is damaged: renamed, .*')[0]
     aside = next(each for each in start.folder.iterdir() if re.search(r"\.corrupt-[0-9TZ]+$", each.name))
     assert aside.read_bytes() == damaged
     assert str(aside) in said
