@@ -118,6 +118,8 @@ def test_the_views_show_every_field(kept: StoredOperation, environment: Environm
             for name, value in to_builtins(document).items():
                 if name != "kind":
                     shown = json.loads(row[name]) if isinstance(value, dict | list | tuple) else row[name]
+                    if isinstance(value, str):  # SQLite ends a text there; the document has all of it
+                        value = value.partition("\0")[0]  # noqa: PLW2901
                     assert shown == (list(value) if isinstance(value, tuple) else value), name
 
 
