@@ -552,7 +552,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(state_path: Path, c
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("missing/state.db", "No such file or directory"),
+        ("missing/state.db", "there is no directory"),
         ("file/state.db", "Not a directory"),
         ("folder", "cannot be used"),
     ],

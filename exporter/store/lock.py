@@ -86,6 +86,8 @@ def hold(path: Path, patience: Patience) -> StateLock:
     while True:
         try:
             descriptor = _try(path)
+        except FileNotFoundError:
+            raise StartError(f"state {path}: there is no directory {path.parent} (create it)") from None
         except OSError as error:
             raise StartError(f"state {path} cannot be locked: {_lock_path(path)}: {error.strerror}") from None
         if descriptor is not None:
