@@ -577,7 +577,9 @@ class Round:
             }
             for name, seconds in RETENTION.items()
         ]
-        (self._folder / f"{NIGHTLY}.key").write_text(f"sk_test_{NIGHTLY}")
+        key = self._folder / f"{NIGHTLY}.key"
+        key.touch(0o600)
+        key.write_text(f"sk_test_{NIGHTLY}")
         (self._folder / "config.yaml").write_text(yaml.safe_dump({"environments": environments} | self._starter.whole))
 
     def _begin(self) -> tuple[Life, Exporter]:
