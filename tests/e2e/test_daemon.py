@@ -327,7 +327,8 @@ def test_an_address_in_use_is_named(knock: Simulator, start: Starter) -> None:
         exporter = start.run(f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}")
         assert exporter.wait() == 1
     assert exporter.output == (
-        f"cannot listen on 127.0.0.1:{port}: Address already in use (choose another address with --web.listen-address)\n"
+        f"cannot listen on 127.0.0.1:{port}: Address already in use "
+        "(choose another address with --web.listen-address)\n"
     )
 
 
