@@ -269,10 +269,10 @@ class Daemon:
             try:
                 target()
             except ExporterError as error:
-                log.error("cannot go on", thread=name, error=str(error))  # noqa: TRY400 - no fault of the program
+                log.error("stopping: a thread cannot continue", thread=name, error=str(error))  # noqa: TRY400 - no fault of the program
                 self.end(str(error), code=1)
             except BaseException:
-                log.exception("thread crashed, ending", thread=name)
+                log.exception("stopping: a thread crashed", thread=name)
                 self.end(f"{name} crashed", code=1)
 
         return threading.Thread(target=guarded, name=name, daemon=True)
@@ -327,7 +327,7 @@ class Daemon:
         def remaining(kept: float = 0.0) -> float:
             return max(0.0, ends_at - kept - time.monotonic())
 
-        log.info("ending", reason=reason)
+        log.info("stopping", reason=reason)
         tracker = self._threads[0]
         self._inbox.put(Stop())
         tracker.join(LAST_ANSWERS_SECONDS)
@@ -338,16 +338,20 @@ class Daemon:
             self._writer.stop()
             self._threads[-1].join(remaining(SERVE_SECONDS))
         self._servers.close(remaining)
-        log.info("ended")
+        log.info("stopped")
 
 
 def _read_keys(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
     keys = {each.name: read_key(each, environ) for each in config.environments}
     for each in config.environments:
         if problem := doubt(keys[each.name]):
-            log.warning("API key is unlikely to be one", environment=each.name, key=str(each.key), problem=problem)
+            log.warning(
+                "API key does not look like a key of Knock", environment=each.name, key=str(each.key), problem=problem
+            )
         if problem := each.key.exposure():
-            log.warning("API key is exposed", environment=each.name, key=str(each.key), problem=problem)
+            log.warning(
+                "API key file can be read by other users", environment=each.name, key=str(each.key), problem=problem
+            )
     return keys
 
 

@@ -6,6 +6,7 @@ only: the client's header set.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from exporter import files
 from exporter.files import SETTLED_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pydantic_core import CoreSchema
@@ -116,13 +117,20 @@ class KeySource:
             return str(self.file)
         return "the key" if self.variable is None else f"environment variable {self.variable}"
 
-    def exposure(self) -> str | None:
-        """Say that everybody on this machine can read the key's file; None where that is not so."""
+    def exposure(self, statvfs: Callable[[Path], os.statvfs_result] = os.statvfs) -> str | None:
+        """Say that the key's file can be read by others than its owner and group; None where that is not so.
+
+        A read-only file system is passed over: secrets that Kubernetes or Docker mount have a mode that nobody here
+        can change, and that no other user sees.
+        """
+        if self.file is None:
+            return None
         try:
-            exposed = self.file is not None and self.file.stat().st_mode & stat.S_IROTH
+            mode = self.file.stat().st_mode
+            exposed = mode & stat.S_IROTH and not statvfs(self.file).f_flag & os.ST_RDONLY
         except OSError:
             return None
-        return f"can be read by every user of this machine (chmod o-r {self.file})" if exposed else None
+        return f"can be read by other users (mode {stat.S_IMODE(mode):04o}; chmod o-r {self.file})" if exposed else None
 
     def read(self, environ: Mapping[str, str]) -> Secret:
         """Read the key as it stands now. Raises InvalidKey, which says what is wrong with which source."""

@@ -49,6 +49,8 @@ class Servers:
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
+        if flags.web_config_file is not None and not flags.web_config_file.exists():
+            raise StartError(f"{flags.web_config_file}: no such file (named by --web.config.file)")
         self._web_config = WebConfigWatcher(flags.web_config_file)
         self._sockets = [bind(*address) for address in flags.listen_addresses]
         self._health_sockets = [bind(*flags.health_listen_address)] if flags.health_listen_address else []
@@ -99,7 +101,9 @@ def bind(host: str, port: int) -> socket.socket:
         name = f"[{host}]" if ":" in host else host
         # create_server adds the address to the text, in Python's form.
         why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
-        raise StartError(f"cannot listen on {name}:{port}: {why} (--web.listen-address names another)") from None
+        low = "ports below 1024 need root or CAP_NET_BIND_SERVICE; " if isinstance(error, PermissionError) else ""
+        hint = f"{low}choose another address with --web.listen-address"
+        raise StartError(f"cannot listen on {name}:{port}: {why} ({hint})") from None
 
 
 def _shown(host: str, port: int) -> str:

@@ -54,10 +54,12 @@ def test_what_is_good_is_ok_in_a_line(config_here: Path) -> None:
 
 
 def test_print_shows_what_is_active_without_secrets(config_here: Path) -> None:
-    config_here.write_text(GOOD)
+    query = "http://127.0.0.1:1/ids?token=hunter2"
+    config_here.write_text(f"{GOOD}    operations_http: [{{url: '{query}'}}]\n")
     result = call("--print")
     assert (result.exit_code, result.stderr) == (0, "")
     assert KEY not in result.stdout
+    assert "hunter2" not in result.stdout
     shown = yaml.safe_load(result.stdout)["environments"][0]
     assert (shown["name"], shown["api_key"], shown["rate_limit"]) == ("production", "***", 20.0)
 
@@ -144,7 +146,7 @@ def test_a_key_that_every_user_can_read_is_warned_of(config_here: Path) -> None:
     config_here.write_text("environments: [{name: production, api_key_file: knock.key}]")
     key.chmod(0o644)
     path = config_here.parent / "knock.key"
-    problem = f"{path} can be read by every user of this machine (chmod o-r {path})"
+    problem = f"{path} can be read by other users (mode 0644; chmod o-r {path})"
     assert call(str(config_here)).stderr == f"warning: API key of production: {problem}\n"
     key.chmod(0o440)
     assert call(str(config_here)).stderr == ""

@@ -171,10 +171,12 @@ def test_a_start_that_fails_ends_with_its_reason(config_file: Path) -> None:
     config_file.write_text(GOOD)
     result = call(f"--config.file={config_file}", "--web.listen-address=192.0.2.1:80")
     assert result.exit_code == 1
-    assert (
-        result.stderr
-        == "cannot listen on 192.0.2.1:80: Cannot assign requested address (--web.listen-address names another)\n"
+    assert result.stderr == (
+        "cannot listen on 192.0.2.1:80: Cannot assign requested address "
+        "(choose another address with --web.listen-address)\n"
     )
+    result = call(f"--config.file={config_file}", "--web.config.file=/nowhere.yaml", "--web.listen-address=127.0.0.1:0")
+    assert (result.exit_code, result.stderr) == (1, "/nowhere.yaml: no such file (named by --web.config.file)\n")
 
 
 @pytest.mark.parametrize("speed", ["0", "-1", "fast"])

@@ -141,7 +141,7 @@ def test_the_group_is_that_of_the_first_source_that_names_one(*, reverse: bool) 
     model.run(2)
     assert model.value("knock_bulk_operation_up", group="of-a", operation_id=A) == 1
     assert model.value("knock_exporter_source_conflicts_total", **E) == 1
-    assert [line["event"] for line in lines] == ["sources name different groups or labels for operations"]
+    assert [line["event"] for line in lines] == ["sources give different groups or labels to the same operations"]
     model.tell(Listed("production", CONFIG, (ListedOperation(A, "of-config"),)))
     model.run(2)
     assert model.value("knock_bulk_operation_up", operation_id=A) == 1
@@ -703,7 +703,7 @@ def test_listed_ids_wait_for_room() -> None:
     with capture_logs() as lines:
         model.list_file("/ids", A, B, C, D)
     assert [(line["event"], line["refused"]) for line in lines] == [
-        ("no room for operations: max_operations is reached", 2)
+        ("operations refused: max_operations is reached", 2)
     ]
     model.run(5)
     assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 2

@@ -249,3 +249,15 @@ def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
 def test_what_may_be_a_key_is_taken_and_doubted(text: str) -> None:
     assert KeySource(inline=Secret(text), knock=True).read({}) == Secret(text)
     assert (doubt(Secret(text)) is None) == text.startswith("sk_")
+
+
+def test_the_mode_of_a_secret_that_is_mounted_read_only_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk_test_1")
+    file.chmod(0o644)
+    writable = os.statvfs(file)
+    assert not writable.f_flag & os.ST_RDONLY
+    source, read_only = KeySource(file=file), os.statvfs_result((*writable[:8], os.ST_RDONLY, writable[9]))
+    assert source.exposure(lambda _path: writable) == f"can be read by other users (mode 0644; chmod o-r {file})"
+    assert source.exposure(lambda _path: read_only) is None
+    assert KeySource(file=tmp_path / "none").exposure() is KeySource(variable="KEY").exposure() is None

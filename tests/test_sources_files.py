@@ -77,7 +77,7 @@ class Scene:
         return found
 
 
-IDLE = "no file lists operations there yet"
+IDLE = "pattern of operations_files matches no file yet"
 
 
 @pytest.fixture

@@ -365,7 +365,7 @@ def test_what_memory_does_not_do_for_is_asked_again_and_is_not_an_error() -> Non
     assert house.answer(POSTPONED) == []
     assert house.answer(POSTPONED) == []
     assert house.answer(LIST) == [listed(*LIST)]
-    assert [line["event"] for line in house.logs] == ["list of operations is put off"]
+    assert [line["event"] for line in house.logs] == ["not enough memory for a list of operations, asking again later"]
 
 
 def test_a_list_that_was_large_waits_for_room() -> None:
@@ -516,7 +516,7 @@ def test_a_look_at_files_that_hangs_holds_nothing_up() -> None:
             sources.check_for_changes(Moment(1000.0 + seconds, 0.0))
     assert len(looks) == 1
     assert [each["log_level"] for each in logs] == ["warning"]
-    assert logs[0]["event"].startswith("looking at operations_files hangs")
+    assert logs[0]["event"].startswith("reading operations_files hangs")
     looks[0]()
     assert delivered == [Reread("production", SourceKind.FILES)]
     sources.check_for_changes(Moment(1300.0, 0.0))

@@ -251,7 +251,7 @@ def test_a_lock_that_was_removed_is_taken_again(state_path: Path, clock: Clock, 
     with capture_logs() as lines:
         store.commit(changes(1, clock.now, A), impatient)
         store.commit(changes(2, clock.now, B), impatient)
-    assert [line["event"] for line in lines] == ["the lock of the state was removed: taken again"]
+    assert [line["event"] for line in lines] == ["lock file of the state was removed by another program, locked again"]
     with pytest.raises(StartError, match="held by another process"):
         open_store(state_path, clock, sleep=clock.sleep)
     store.close()
@@ -552,7 +552,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(state_path: Path, c
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("missing/state.db", "No such file or directory"),
+        ("missing/state.db", "there is no directory"),
         ("file/state.db", "Not a directory"),
         ("folder", "cannot be used"),
     ],
@@ -654,7 +654,7 @@ def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
         unthreaded.step()
     assert unthreaded.said[-1] == Saved(99, ok=True)
     assert [line["event"] for line in lines] == [
-        "state cannot be written, going on without",
+        "state cannot be written, continuing in memory",
         "state is written again",
     ]
     assert lines[0]["error"] == "database or disk is full"
@@ -752,7 +752,7 @@ def test_what_others_do_to_the_file_loses_nothing_that_was_said_to_be_saved(
             unthreaded.step()
             assert unthreaded.said[-1] == Saved(4, ok=True)
     assert lost or not checkpointed
-    events = ["state is damaged: a new file is to be begun"]
+    events = ["state file is damaged, a new one will be written"]
     assert [line["event"] for line in lines if line["log_level"] == "error"] == (events if lost else [])
     assert [line["kept_as"] for line in lines if "kept_as" in line] == (
         [str(state_path.with_name("state.db.corrupt-20270115T080001Z"))] if lost else []
@@ -811,8 +811,8 @@ def test_a_new_file_that_cannot_be_made_is_asked_for_again(
         unthreaded.step()
     assert unthreaded.said[-1] == Saved(9, ok=True)
     assert [line["event"] for line in lines] == [
-        "state is damaged: a new file is to be begun",
-        "state was put aside, and a new file begun with what is in memory",
+        "state file is damaged, a new one will be written",
+        "state file was renamed, a new one was written from memory",
         "state is written again",
     ]
     assert set(opened()[1].operations) == {key(A), key(B)}

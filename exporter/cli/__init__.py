@@ -252,7 +252,7 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
             )
             ends.get()
     except StartError as error:
-        raise StartError(f"{error} (--web.listen-address names another)") from None
+        raise StartError(f"{error} (choose another address with --web.listen-address)") from None
 
 
 @main.command(epilog=example("knock-exporter demo --speed=3 --duration=5m"))

@@ -88,7 +88,7 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
             good = good and problem.startswith("warning")
         listed += len(ids)
     if printed:
-        click.echo(config.effective_yaml(loaded), nl=False)
+        click.echo(config.effective_yaml(loaded, queries_masked=True), nl=False)
     elif good:
         counts = _count(len(loaded.environments), "environment"), _count(listed, "operation")
         click.echo(f"OK: {', '.join(counts)}")
@@ -105,14 +105,14 @@ def _count(number: int, what: str) -> str:
 def _warnings(loaded: Config, keys: dict[str, Secret]) -> Iterator[str]:
     from exporter.keys import doubt  # noqa: PLC0415 - only what loads a configuration needs it
 
-    first: dict[tuple[str, Secret], str] = {}
+    first: dict[tuple[str, str | None, Secret], str] = {}
     for each in loaded.environments:
         key = keys[each.name]
         for problem in (doubt(key), each.key.exposure()):
             if problem:
                 yield f"API key of {each.name}: {each.key} {problem}"
-        other = first.setdefault((each.base_url, key), each.name)
-        if other != each.name and each.branch is None:
+        other = first.setdefault((each.base_url, each.branch, key), each.name)
+        if other != each.name:
             yield f"{other} and {each.name} have the same API key: Knock shows both the same operations"
         for declared in each.groups:
             if declared.every is not None and declared.deadline is None:

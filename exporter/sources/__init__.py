@@ -101,14 +101,14 @@ class Sources:
             for environment in self._files.sound():
                 self._deliver(Reread(environment, SourceKind.FILES))
         except Exception:
-            log.exception("looking at operations_files failed, trying again in a few seconds")
+            log.exception("reading operations_files failed, trying again in a few seconds")
         finally:
             self._looking.clear()
 
     def _log_hanging(self, now: Moment) -> None:
         if not self._hangs and self._looked_at is not None and now.mono - self._looked_at >= HANGING_SECONDS:
             self._hangs = True
-            log.warning("looking at operations_files hangs (a network file system?), nothing of them is news meanwhile")
+            log.warning("reading operations_files hangs (network file system?), changes are not seen meanwhile")
 
 
 def _taken(configs: SimpleQueue[Config]) -> Iterator[Config]:

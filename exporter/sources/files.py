@@ -201,7 +201,7 @@ class FileLists:
             self._idle.discard((environment, pattern))
         elif (environment, pattern) not in self._idle:
             self._idle.add((environment, pattern))
-            log.info("no file lists operations there yet", environment=environment, pattern=pattern)
+            log.info("pattern of operations_files matches no file yet", environment=environment, pattern=pattern)
 
 
 def matches(pattern: str) -> set[str]:

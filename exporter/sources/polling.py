@@ -151,7 +151,7 @@ class HttpLists:
         if not poll.postponed:
             poll.postponed = True
             about = {"environment": poll.key.environment, "url": show_url(poll.key.url)}
-            log.warning("list of operations is put off", error=str(outcome), **about)
+            log.warning("not enough memory for a list of operations, asking again later", error=str(outcome), **about)
 
     def _log(self, poll: ListPoll, problem: str | None) -> None:
         before, poll.problem = poll.problem, problem

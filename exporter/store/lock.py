@@ -69,7 +69,9 @@ class StateLock:
             raise LockLost(f"state {self._path} is held by another process: the file of the lock was removed")
         self.release()
         self._descriptor = descriptor
-        log.warning("the lock of the state was removed: taken again", path=str(_lock_path(self._path)))
+        log.warning(
+            "lock file of the state was removed by another program, locked again", path=str(_lock_path(self._path))
+        )
 
     def release(self) -> None:
         """Let others have it."""
@@ -84,6 +86,8 @@ def hold(path: Path, patience: Patience) -> StateLock:
     while True:
         try:
             descriptor = _try(path)
+        except FileNotFoundError:
+            raise StartError(f"state {path}: there is no directory {path.parent} (create it)") from None
         except OSError as error:
             raise StartError(f"state {path} cannot be locked: {_lock_path(path)}: {error.strerror}") from None
         if descriptor is not None:

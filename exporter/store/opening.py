@@ -118,7 +118,7 @@ class Opening:
             kept_as = database.put_aside(path, self.clock().wall)
             new.rename(path)
         log.error(
-            "state is damaged: put aside, and begun with what could be read of it",
+            "state file is damaged: renamed, starting with what could be read",
             path=str(path),
             kept_as=str(kept_as),
             error=problem,

@@ -86,7 +86,7 @@ class Store:
         kept_as = database.put_aside(self.path, everything.at.wall)
         new.rename(self.path)
         log.warning(
-            "state was put aside, and a new file begun with what is in memory",
+            "state file was renamed, a new one was written from memory",
             path=str(self.path),
             kept_as=str(kept_as),
             operations=len(everything.operations),

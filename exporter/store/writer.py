@@ -63,7 +63,7 @@ class Writer:
         try:
             self._store.close()
         except sqlite3.Error as error:
-            log.warning("state could not be closed in order", error=str(error))
+            log.warning("state file could not be closed properly", error=str(error))
 
     def step(self, wait: float) -> bool:
         """Commit what comes within so many seconds; return whether to go on."""
@@ -98,9 +98,8 @@ class Writer:
 
     def _log(self, problem: str | None, *, lost: bool = False) -> None:
         if problem is not None and self._works:
-            event = (
-                "state is damaged: a new file is to be begun" if lost else "state cannot be written, going on without"
-            )
+            damaged = "state file is damaged, a new one will be written"
+            event = damaged if lost else "state cannot be written, continuing in memory"
             log.error(event, path=str(self._store.path), error=problem)
         if problem is None and not self._works:
             log.info("state is written again", path=str(self._store.path))

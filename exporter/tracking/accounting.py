@@ -42,7 +42,7 @@ class ResponseAccounting:
                 environment.logged_postponed = True
                 error = str(answer.outcome)
                 log.warning(
-                    "a response is postponed: its operation stays due", environment=environment.name, error=error
+                    "not enough memory for an answer, polling again later", environment=environment.name, error=error
                 )
             return
         self._count_poll(environment, answer, now)
@@ -97,7 +97,7 @@ class ResponseAccounting:
         if isinstance(outcome, BadResponse):
             if upstream.bad_response(outcome.field):
                 log.warning(
-                    "Knock keeps answering what it does not document", environment=environment.name, error=str(outcome)
+                    "Knock keeps sending answers that cannot be read", environment=environment.name, error=str(outcome)
                 )
         elif isinstance(outcome, Operation):
             upstream.good_response()
@@ -134,11 +134,15 @@ class ResponseAccounting:
 
     def _log_health(self, environment: WatchedEnvironment, outcome: Operation | KnockError) -> None:
         if environment.health.up:
-            log.info("Knock answers and takes the key", environment=environment.name)
-        else:
-            trouble = "Knock refuses the key" if isinstance(outcome, KeyRefused) else "Knock cannot be read"
-            key = (
-                {"key": str(environment.settings.key), "hint": REFUSED_HINT} if isinstance(outcome, KeyRefused) else {}
+            log.info("Knock answers and accepts the key", environment=environment.name)
+        elif isinstance(outcome, KeyRefused):
+            log.error(
+                "Knock refuses the key",
+                environment=environment.name,
+                error=str(outcome),
+                key=str(environment.settings.key),
+                hint=REFUSED_HINT,
             )
-            log.error(trouble, environment=environment.name, error=str(outcome), **key)
+        else:
+            log.error("Knock gives no usable answers", environment=environment.name, error=str(outcome))
         self._activity.up.labels(environment.name).set(environment.health.up or 0)

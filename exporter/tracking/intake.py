@@ -156,9 +156,9 @@ class Intake:
     def _log(self, environment: WatchedEnvironment, source: SourceKey, refused: int, conflicts: int) -> None:
         where = {"environment": environment.name, "source": str(source.kind)}
         if refused:
-            log.error("no room for operations: max_operations is reached", refused=refused, limit=self.limit, **where)
+            log.error("operations refused: max_operations is reached", refused=refused, limit=self.limit, **where)
         if conflicts:
-            log.warning("sources name different groups or labels for operations", operations=conflicts, **where)
+            log.warning("sources give different groups or labels to the same operations", operations=conflicts, **where)
 
     def register(
         self, environment: WatchedEnvironment, registration: Registration, *, again: bool, now: Moment, chance: float

@@ -132,7 +132,7 @@ class ServedConnection(H11Protocol):
         context = transport.get_extra_info("sslcontext")
         if isinstance(context, ServerContext) and not context.allows(transport.get_extra_info("peercert")):
             self._server.rules.refused("tls")
-            log.debug("connection not let in", address=self.address, error=_NOT_ALLOWED)
+            log.debug("connection not accepted", address=self.address, error=_NOT_ALLOWED)
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
@@ -316,11 +316,11 @@ class ListeningServer(uvicorn.Server):
             self.forget(connection)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError):  # TLS errors are some as well
-            log.debug("connection not let in", address=connection.address, error=str(error))
+            log.debug("connection not accepted", address=connection.address, error=str(error))
             if isinstance(error, ssl.SSLError):
                 self.rules.refused("tls")
         elif error is not None:
-            log.error("connection not let in", exc_info=error)
+            log.error("connection not accepted", exc_info=error)
 
     # Closing.
 

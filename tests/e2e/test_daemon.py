@@ -93,7 +93,7 @@ def test_an_idle_end_is_quick(knock: Simulator, start: Starter, in_time: InTime)
     with in_time(1.0):
         exporter.signal()
         assert exporter.wait() == 0
-    assert re.findall(r"event=(\w+)", exporter.output)[-2:] == ["ending", "ended"]
+    assert re.findall(r"event=(\w+)", exporter.output)[-2:] == ["stopping", "stopped"]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_it_ends_in_time_whatever_hangs(stuck: Exporter, number: signal.Signals,
 @pytest.mark.alone(waits=True)
 def test_a_second_signal_ends_it_at_once(stuck: Exporter, in_time: InTime) -> None:
     stuck.signal()
-    stuck.said("event=ending")
+    stuck.said("event=stopping")
     assert stuck.get("/-/ready").status_code == 503
     assert stuck.get("/-/healthy").status_code == 200
     with in_time(0.5):
@@ -268,7 +268,7 @@ def test_a_thread_that_crashes_ends_the_process_with_one_line(knock: Simulator, 
     daemon._inbox.put(Listed("production", CONFIG, None))  # type: ignore[arg-type] # that is the fault
     with capture_logs() as lines:
         assert daemon.run() == 1
-    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["thread crashed, ending"]
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["stopping: a thread crashed"]
     assert lines[-2]["reason"] == "tracker crashed"
 
 
@@ -326,9 +326,9 @@ def test_an_address_in_use_is_named(knock: Simulator, start: Starter) -> None:
         port = taken.getsockname()[1]
         exporter = start.run(f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}")
         assert exporter.wait() == 1
-    assert (
-        exporter.output
-        == f"cannot listen on 127.0.0.1:{port}: Address already in use (--web.listen-address names another)\n"
+    assert exporter.output == (
+        f"cannot listen on 127.0.0.1:{port}: Address already in use "
+        "(choose another address with --web.listen-address)\n"
     )
 
 

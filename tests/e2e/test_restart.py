@@ -416,7 +416,7 @@ def test_a_lock_that_was_removed_is_taken_again(knock: Simulator, start: Starter
     exporter = start(knock.url, [endless(knock)], polling=QUICK)
     lock = kept.with_name("state.db.lock")
     lock.unlink()
-    exporter.said('level=warning event="the lock of the state was removed: taken again"')
+    exporter.said('level=warning event="lock file of the state was removed by another program, locked again"')
     assert exporter.register([endless(knock)]).json()["durable"] is True
     assert second_on(kept, knock, start).wait(20) == 1
 
@@ -492,7 +492,7 @@ def test_damaged_state_is_put_aside_and_what_can_be_read_is_saved(
     kept.write_bytes(damaged)
 
     exporter = start(knock.url, polling=QUICK)
-    said = exporter.said('level=error event="state is damaged: put aside, .*')[0]
+    said = exporter.said('level=error event="state file is damaged: renamed, .*')[0]
     aside = next(each for each in start.folder.iterdir() if re.search(r"\.corrupt-[0-9TZ]+$", each.name))
     assert aside.read_bytes() == damaged
     assert str(aside) in said
@@ -543,8 +543,8 @@ def test_a_file_that_is_damaged_while_running_is_begun_again_with_all_that_is_kn
     late = endless(knock)
     until(lambda: exporter.register([late]).status_code == 200, "it is written again")
     exporter.kill()
-    exporter.said('level=error event="state is damaged: a new file is to be begun".*')
-    (aside,) = exporter.said('level=warning event="state was put aside, and a new file begun with what is in memory".*')
+    exporter.said('level=error event="state file is damaged, a new one will be written".*')
+    (aside,) = exporter.said('level=warning event="state file was renamed, a new one was written from memory".*')
     assert f"kept_as={kept}.corrupt-" in aside
     assert ids_in(kept) == {*operations, late}
     exporter = start(knock.url, polling=QUICK)
