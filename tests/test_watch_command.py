@@ -301,7 +301,7 @@ def test_of_several_environments_one_is_named(fake: FakeExporter) -> None:
     answer = call(A, f"--url={fake.url}", "--environment=nowhere")
     assert (answer.exit_code, answer.stderr) == (
         2,
-        f"{fake.url} does not watch nowhere (it watches: production, staging)\n",
+        f"{fake.url} has no environment nowhere (it has: production, staging)\n",
     )
     assert call(A, f"--url={fake.url}", "--environment=staging").exit_code == 0
 

@@ -281,7 +281,7 @@ def _environment(api: ExporterApi, name: str | None) -> str:
     names = [str(each.get("name")) for each in api.environments()]
     known = printable(", ".join(names))
     if name is not None and name not in names:
-        raise StartError(f"{api.url} does not watch {name} (it watches: {known})")
+        raise StartError(f"{api.url} has no environment {name} (it has: {known})")
     if name is None and len(names) != 1:
         raise StartError(f"which environment? Name one with --environment (there are: {known})")
     return name or names[0]
