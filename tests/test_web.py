@@ -390,7 +390,7 @@ def test_a_server_that_ends_by_itself_is_told(app: ASGIApp) -> None:
     assert told == ["web server ended"]
 
 
-HINT = "--web.listen-address names another"
+HINT = "choose another address with --web.listen-address"
 
 
 def test_an_address_that_cannot_be_had_is_named() -> None:
