@@ -15,7 +15,7 @@ from exporter.errors import KnockError, StartError
 from exporter.values import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from exporter.config import Config, EnvironmentSettings
     from exporter.keys import Secret
@@ -73,6 +73,7 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     """
     from exporter import config, reloading  # noqa: PLC0415 - pydantic is not needed for --help
     from exporter.knock.client import read_key  # noqa: PLC0415 - the same
+    from exporter.sources.files import matches  # noqa: PLC0415 - the same
 
     path = config_file if file is None else STDIN if str(file) == "-" else file
     loaded = reloading.ConfigFile(path, os.environ, environments or (), storage_path).load()
@@ -83,9 +84,13 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     listed = 0
     for each in loaded.environments:
         ids = {operation.id for operation in each.operations}
-        for problem in _read_files(each, loaded, ids):
-            click.echo(problem, err=True)
-            good = good and problem.startswith("warning")
+        for pattern in each.operations_files:
+            paths = sorted(matches(pattern))
+            if not paths:
+                click.echo(f"warning: operations_files of {each.name}: {pattern} matches no file", err=True)
+            for problem in _read_files(paths, loaded, ids):
+                click.echo(f"operations_files of {each.name}: {problem}", err=True)
+                good = False
         listed += len(ids)
     if printed:
         click.echo(config.effective_yaml(loaded, queries_masked=True), nl=False)
@@ -120,24 +125,20 @@ def _warnings(loaded: Config, keys: dict[str, Secret]) -> Iterator[str]:
                 yield f"group {quoted(declared.name)} of {each.name} has every, but no deadline: {hint}"
 
 
-def _read_files(environment: EnvironmentSettings, loaded: Config, ids: set[str]) -> Iterator[str]:
-    """Add the ids of `operations_files` to `ids`; yield what is wrong with those files."""
+def _read_files(paths: Iterable[str], loaded: Config, ids: set[str]) -> Iterator[str]:
+    """Add the ids of these files to `ids`; yield what is wrong with which."""
     from exporter.sources import files  # noqa: PLC0415 - only what loads a configuration needs it
     from exporter.sources.listing import BrokenList  # noqa: PLC0415 - the same
     from exporter.sources.lists import form_of, parse  # noqa: PLC0415 - the same
 
-    for pattern in environment.operations_files:
-        paths = sorted(files.matches(pattern))
-        if not paths:
-            yield f"warning: operations_files of {environment.name}: {pattern} matches no file"
-        for path in paths:
-            mark = files.mark_of(path)
-            try:
-                content = files.read(path, mark) if mark is not None else None
-                if content is not None:
-                    ids |= {operation.id for operation in parse(content, form_of(path), loaded.labels)}
-            except BrokenList as error:
-                yield f"operations_files of {environment.name}: {path}: {error}"
+    for path in paths:
+        mark = files.mark_of(path)
+        try:
+            content = files.read(path, mark) if mark is not None else None
+            if content is not None:
+                ids |= {operation.id for operation in parse(content, form_of(path), loaded.labels)}
+        except BrokenList as error:
+            yield f"{path}: {error}"
 
 
 def _probe(environment: EnvironmentSettings, key: Secret) -> bool:
