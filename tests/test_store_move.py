@@ -331,6 +331,20 @@ def test_check_tells_what_is_there(state_path: Path) -> None:
     ]
 
 
+def test_without_a_path_the_configuration_names_the_state_file(state_path: Path, tmp_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"environments: [{{name: production, api_key: sk_test_1}}]\nstorage: {{path: {state_path.name}}}\n"
+    )
+    told = call("check", f"--config.file={config}")
+    assert (told.exit_code, told.stdout) == (0, call("check", f"--storage.path={state_path}").stdout)
+    config.write_text("environments: [{name: production, api_key: sk_test_1}]\n")
+    told = call("check", f"--config.file={config}")
+    assert told.exit_code == 1
+    assert told.stderr == f"{config} has no storage: name the state file with --storage.path\n"
+
+
 @pytest.mark.parametrize("command", ["check", "export"])
 def test_looking_changes_nothing_and_works_next_to_an_exporter(state_path: Path, command: str) -> None:
     clock = Clock()
