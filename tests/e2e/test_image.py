@@ -134,8 +134,8 @@ def images(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     # What this machine needs to reach a package index; none of it stays in the image.
     volumes = [f"--volume={AUTHORITIES}:{AUTHORITIES}:ro"] if AUTHORITIES.exists() else []
     volumes += [f"--volume={each}:/etc/pip.conf:ro" for each in PIP_SETTINGS if each.exists()][:1]
-    # The first image is made anew, the second of the layers of the first, as far as they are the same. They are of this
-    # run alone, as is what they are made on: another run may remove its own at any time.
+    # The first image is built without a cache, the second from the layers of the first, as far as they are the same.
+    # The base has a label of this run, so that no layer is one that another run may remove at any time.
     own = f"localhost/knock-exporter-test/own-base:{os.getpid()}"
     mark = f"knock-exporter-test={os.getpid()}"
     built: dict[str, Image] = {}
