@@ -156,7 +156,7 @@ def test_every_registration_moves_to_a_workload_for_each_environment_and_back(
         until(partial(runs, exporter, 21), "all run")
         assert exporter.value("knock_bulk_operations_finished_total", status="completed") == 0
 
-    follow(cluster, whole, "And back")
+    follow(cluster, whole, "Back to one workload")
     assert cluster.pods.keys() == {"knock-exporter-0"}
     one = cluster.pods["knock-exporter-0"].exporter
     for name in names:
@@ -178,7 +178,7 @@ def test_a_backup_is_restored(knock: Simulator, cluster: Cluster) -> None:
     assert one.register([*registered, ended]).json()["durable"] is True
     until(lambda: one.value("knock_bulk_operations", status="completed") == 1, "what ends has ended")
 
-    follow(cluster, persistence | {"environments": {"production": environment(knock)}}, "The state")
+    follow(cluster, persistence | {"environments": {"production": environment(knock)}}, "Back up and restore the state")
     one = cluster.pods["knock-exporter-0"].exporter
     assert one.values("knock_bulk_operation_info").keys() == {*registered, ended}
     until(partial(runs, one, 5), "all else runs")
