@@ -6,6 +6,7 @@ import re
 import shlex
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import bcrypt
@@ -120,6 +121,27 @@ def follow(cluster: Cluster, whole: dict[str, Any], heading: str) -> None:
                 cluster.execute(pod, asked, (cluster.folder / redirection[1]).read_text())
             case _:
                 pytest.fail(f"no step that this test knows: {line}")
+
+
+def test_the_chart_takes_all_values_of_the_document(tmp_path: Path) -> None:
+    text = DOCUMENT.read_text()
+    whole = tmp_path / "values.yaml"
+    whole.touch()
+    for part in re.findall(
+        r"cat >> values\.yaml <<'END_OF_VALUES'\n(.*?)^ *END_OF_VALUES$", text, re.DOTALL | re.MULTILINE
+    ):
+        whole.write_text(whole.read_text() + dedent(part))
+        assert rendered(4, "--values", str(whole))
+    assert {"environments", "registration", "serviceMonitor", "networkPolicy"} <= yaml.safe_load(
+        whole.read_text()
+    ).keys()
+    blocks = [dedent(each) for each in re.findall(r"^ *```yaml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)]
+    assert len(blocks) >= 4
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"block-{number}.yaml"
+        file.write_text(block)
+        before = () if "environments" in yaml.safe_load(block) else ("--values", str(whole))
+        assert rendered(4, *before, "--values", str(file))
 
 
 def runs(exporter: Exporter, count: int) -> bool:
