@@ -220,7 +220,7 @@ def test_the_progress_of_a_run_is_drawn() -> None:
     page = section(shown(model, NIGHTLY).text, "chart")
     assert page.count("<svg") == 2
     assert "to 4 operations finished, from 0 to 1 failed or lost" in page
-    assert "what the job declared" in page
+    assert "the number that the job declared" in page
     model.put_run("nightly", "n2")
     model.run(1)
     assert "The chart appears after two changes" in shown(model, NIGHTLY).text
