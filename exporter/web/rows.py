@@ -139,13 +139,15 @@ def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
     if entry.state == Status.FAILED or facts.completed_with_errors(entry):
         listed = (record.error_items or record.errors) if record is not None else None
         failed = entry.state == Status.FAILED
-        again = "the rows that were not processed" if failed else "the failed items"
+        again = "Then run the whole operation again: Knock does not list the rows that it did not process."
+        if not failed:
+            again = "Then run an operation with the failed items only."
         steps = (
             GroupCommand(
                 f"Read the failed items{'' if listed else ', if there are any'}.",
                 f"knock-exporter errors {place} {key.id}",
             ),
-            GroupCommand(f"Correct the data. Then submit {again} again.", ""),
+            GroupCommand(f"Correct the data. {again}", ""),
             forget,
         )
         meaning = _failed(record) if failed else "Knock completed this operation, but some items failed."
