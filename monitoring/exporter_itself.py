@@ -90,7 +90,41 @@ def _now() -> list[Panel]:
             "s",
             ((None, GREEN), (60, ORANGE), (120, RED)),
         ),
+        _instances(),
     ]
+
+
+def _instances() -> Panel:
+    every = f"max by (job, instance) (knock_exporter_build_info{{{INSTANCE}}})"
+    labels = "version, revision, pythonversion"
+    versions = f"max by (job, instance, {labels}) (knock_exporter_build_info{{{INSTANCE}}})"
+
+    def known(query: str) -> str:
+        return panels.or_not_known(query, every)
+
+    def of_each(family: str, factor: str = "") -> str:
+        return known(f"max by (job, instance) ({family}{{{INSTANCE}}}){factor}")
+
+    def moment(title: str, query: str) -> Column:
+        return Column(title, query, unit="dateTimeFromNow", width=150)
+
+    started = of_each("process_start_time_seconds", " * 1000")
+    state, reload = "knock_exporter_state", "knock_exporter_config_last_reload_success_timestamp_seconds"
+    operations = known(f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})")
+    bad = panels.colored(BAD_FROM_ONE)
+    columns = [
+        Column("Instance", label="instance", width=0),
+        Column("Job", label="job", width=130),
+        Column("Version", label="version"),
+        Column("Revision", label="revision", width=100),
+        Column("Python", label="pythonversion"),
+        moment("Started", f"({started})\n  * on (job, instance) group_left ({labels}) {versions}"),
+        Column("Operations", operations, width=110),
+        moment("Configured", of_each(reload, " * 1000")),
+        moment("State written", of_each(f"{state}_last_write_timestamp_seconds", " * 1000")),
+        Column("State failures", of_each(f"{state}_write_failures_total"), width=130, options=bad),
+    ]
+    return panels.rows("Instances", "The exporters that are scraped.", columns, "Instance", height=6)
 
 
 def _limit() -> str:
@@ -224,36 +258,7 @@ def _process() -> list[Panel]:
     def mine(family: str) -> str:
         return f"{family}{{{INSTANCE}}} * {MINE}"
 
-    def of_each(family: str, factor: str = "") -> str:
-        return f"max by (job, instance) ({family}{{{INSTANCE}}}){factor}"
-
-    started = (
-        f"process_start_time_seconds{{{INSTANCE}}} * 1000"
-        " * on (job, instance) group_left (version, revision, pythonversion)"
-        f" knock_exporter_build_info{{{INSTANCE}}}"
-    )
-    state, reload = "knock_exporter_state", "knock_exporter_config_last_reload_success_timestamp_seconds"
-    instances = [
-        Column("Instance", label="instance", width=0),
-        Column("Job", label="job", width=130),
-        Column("Version", label="version"),
-        Column("Revision", label="revision", width=100),
-        Column("Python", label="pythonversion"),
-        Column("Started", started, unit="dateTimeFromNow", width=130),
-        Column("Operations", f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})", width=110),
-        Column("Configured", of_each(reload, " * 1000"), unit="dateTimeFromNow", width=130),
-        Column(
-            "State written",
-            of_each(f"{state}_last_write_timestamp_seconds", " * 1000"),
-            unit="dateTimeFromNow",
-            width=130,
-        ),
-        Column(
-            "State failures", of_each(f"{state}_write_failures_total"), width=130, options=panels.colored(BAD_FROM_ONE)
-        ),
-    ]
     return [
-        panels.rows("Instances", "The exporters that are scraped.", instances, "Instance", height=6),
         panels.buckets(
             "Duration of scrapes",
             "How long the exporter took to answer `/metrics`.",
@@ -328,4 +333,4 @@ def document() -> dashboard.Dashboard:
         "Operations and their sources": _operations(),
         "The process": _process(),
     }
-    return panels.filled(board, sections)
+    return panels.filled(board, sections, collapsed=["Operations and their sources", "The process"])

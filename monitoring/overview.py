@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import panels
@@ -35,6 +36,9 @@ OLDEST = (
     f"bottomk({LISTED}, max by ({OPERATION}) (knock_bulk_operation_inserted_timestamp_seconds{{{GROUP}}})"
     f" and ({UNFINISHED}) and on ({OPERATION}) {INFO})"
 )
+# Of all that have series, the name too where Knock has not said it yet.
+NAMED_ONES = f'label_replace({INFO}, "name", "{panels.NOT_KNOWN}", "name", "")'
+EACH = f"max by ({OPERATION}) (knock_bulk_operation_info{{{GROUP}}})"
 WRONG = (
     f'(max by ({OPERATION}) (knock_bulk_operation_status{{{GROUP},status="failed"}}) == 1'
     f" or max by ({OPERATION}) (knock_bulk_operation_errors{{{GROUP}}}) > 0)"
@@ -118,7 +122,7 @@ def _of_groups(query: str) -> str:
 
 
 def _of(which: str, query: str) -> str:
-    return f"{query}\n  and on ({OPERATION}) {which}"
+    return f"({panels.or_not_known(query, EACH)})\n  and on ({OPERATION}) {which}"
 
 
 def _operation(family: str, which: str) -> str:
@@ -134,6 +138,7 @@ def _runs() -> list[Panel]:
 
     bad = panels.colored(BAD_FROM_ONE)
     states = panels.words({f"{number}": text for number, text in enumerate(STATES, start=1)})
+    every = f"({_tracked('operations')} or {_of_run('last_run_timestamp_seconds')})"
     failed = f"{_run_operations('failed|lost')}\n  or {_tracked('operations', FAILED_ONES)}"
     errors = f"{_of_run('run_errors')}\n  or {_tracked('operations_tracked_errors')}"
     columns = [
@@ -152,8 +157,8 @@ def _runs() -> list[Panel]:
         Column("Failed", failed, options=bad),
         Column("Rows with errors", errors, width=130, options=bad),
         Column("Time left", record("group_run_time_left:seconds"), unit="s", width=105),
-        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=125),
-        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=125),
+        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=150),
+        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=150),
         Column("Unfinished", _tracked("operations", UNFINISHED_ONES), width=95),
         Column("Rows a second", record("bulk_operations_rows_processed:rate5m"), unit="rowsps", width=115),
     ]
@@ -164,7 +169,10 @@ def _runs() -> list[Panel]:
             " no number; time left goes by the pace since the run was opened. Failed counts lost ones too. Unfinished"
             " and rows a second are of all that is tracked, and so are state, failed and errors where there is no run."
             " The first four states are alerts that fire. State, progress and time left need the rules.",
-            columns,
+            [
+                replace(column, query=panels.or_not_known(column.query, every)) if column.query else column
+                for column in columns
+            ],
             "State",
         )
     ]
@@ -193,7 +201,7 @@ def _now() -> list[Panel]:
             "short",
         ),
         panels.number(
-            "Progress, tracked now",
+            "Progress now",
             "Rows processed of rows estimated, of all operations that are tracked, finished ones too. It falls when new"
             " ones come: how far a run is, is under Groups.",
             progress,
@@ -201,7 +209,7 @@ def _now() -> list[Panel]:
             PROGRESS_STEPS,
         ),
         panels.number(
-            "Done in, tracked now",
+            "Done in",
             "Rows that are left of what is tracked now, by the rows of the last 5 minutes. None while nothing moves.",
             time_left,
             "s",
@@ -283,6 +291,7 @@ def _groups() -> list[Panel]:
             {legend: _of_groups(f"{errors} / ({rate} > 0)")},
             "percentunit",
             ERROR_STEPS,
+            at_least=0.1,
         ),
         panels.lines(
             "Rows left",
@@ -296,6 +305,11 @@ def _groups() -> list[Panel]:
             "short",
             stacked=True,
         ),
+    ]
+
+
+def _durations() -> list[Panel]:
+    return [
         panels.buckets(
             "Time in the queue",
             "How long operations waited until they started, once each. All names.",
@@ -312,14 +326,14 @@ def _groups() -> list[Panel]:
 def _labels() -> list[Column]:
     return [
         Column("Operation", label="operation_id", width=330, options=[("links", [LINK])]),
-        Column("Environment", label="knock_environment", width=115),
+        Column("Environment", label="knock_environment", width=110),
         Column("Group", label="group", width=115),
         Column("Name", label="name", width=0),
     ]
 
 
 def _with_name(query: str) -> str:
-    return f"({query})\n  * on ({OPERATION}) group_left (name) {INFO}"
+    return f"({query})\n  * on ({OPERATION}) group_left (name) {NAMED_ONES}"
 
 
 def _moment(what: str, which: str) -> str:
@@ -332,7 +346,7 @@ def _unfinished() -> list[Column]:
 
     return [
         *_labels(),
-        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=135),
+        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=150),
         Column("Runs for", record("run_time:seconds"), unit="s"),
         Column(
             "Progress",
@@ -341,11 +355,13 @@ def _unfinished() -> list[Column]:
             width=120,
             options=panels.gauge_cell(PROGRESS_STEPS),
         ),
-        Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST)),
+        Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST), width=80),
         Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=105),
         Column("Done in", record("time_left:seconds"), unit="s"),
-        Column("Errors", _operation("knock_bulk_operation_errors", OLDEST), options=panels.colored(BAD_FROM_ONE)),
-        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=135),
+        Column(
+            "Errors", _operation("knock_bulk_operation_errors", OLDEST), width=75, options=panels.colored(BAD_FROM_ONE)
+        ),
+        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=150),
     ]
 
 
@@ -356,7 +372,7 @@ def _wrong() -> list[Column]:
     yes = [*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})]
     return [
         *_labels(),
-        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=135),
+        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=150),
         Column("Failed", failed, options=yes, width=100),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", NEWEST_WRONG)),
         Column("Errors", errors, options=panels.colored(BAD_FROM_ONE)),
@@ -411,4 +427,11 @@ def document() -> dashboard.Dashboard:
     text = "{{name}} in {{group}} ({{knock_environment}})"
     board = board.annotation(panels.moments("Failed", failed, RED, text))
     board = board.annotation(panels.moments("Completed with errors", with_errors, ORANGE, text, enabled=False))
-    return panels.filled(board, {"Groups": _runs(), "Now": _now(), "Over time": _groups(), "Operations": _operations()})
+    sections = {
+        "Groups": _runs(),
+        "Now": _now(),
+        "Over time": _groups(),
+        "Operations": _operations(),
+        "Durations": _durations(),
+    }
+    return panels.filled(board, sections, collapsed=["Durations"])
