@@ -23,6 +23,7 @@ PROGRESS_STEPS = ((None, "blue"), (1, GREEN))
 UNFINISHED_ONES, FAILED_ONES = ',status=~"pending|queued|processing|unknown"', ',status=~"failed|lost"'
 STATES = ("did not run", "late", "incomplete", "will be late", "running", "done with failures", "done", "idle")
 STATE_STEPS = ((None, RED), (4, ORANGE), (5, BLUE), (6, ORANGE), (7, GREEN), (8, BLUE))
+TENTHS = [("decimals", 1)]
 NONE = "None is listed where the exporter has `per_operation: none`."
 
 # At `end()`, so that the same groups are drawn over the whole time, whatever their number.
@@ -142,9 +143,9 @@ def _runs() -> list[Panel]:
     failed = f"{_run_operations('failed|lost')}\n  or {_tracked('operations', FAILED_ONES)}"
     errors = f"{_of_run('run_errors')}\n  or {_tracked('operations_tracked_errors')}"
     columns = [
-        Column("Environment", label="knock_environment", width=115),
+        Column("Environment", label="knock_environment", width=130),
         Column("Group", label="group", width=0),
-        Column("State", _state(), width=140, options=[*panels.colored(STATE_STEPS), states]),
+        Column("State", _state(), width=150, options=[*panels.colored(STATE_STEPS), states]),
         Column(
             "Progress",
             record("group_run_progress:ratio"),
@@ -157,10 +158,12 @@ def _runs() -> list[Panel]:
         Column("Failed", failed, options=bad),
         Column("Rows with errors", errors, width=130, options=bad),
         Column("Time left", record("group_run_time_left:seconds"), unit="s", width=105),
-        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=150),
-        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=150),
+        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=145),
+        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=145),
         Column("Unfinished", _tracked("operations", UNFINISHED_ONES), width=95),
-        Column("Rows a second", record("bulk_operations_rows_processed:rate5m"), unit="rowsps", width=115),
+        Column(
+            "Rows a second", record("bulk_operations_rows_processed:rate5m"), unit="rowsps", width=115, options=TENTHS
+        ),
     ]
     return [
         panels.rows(
@@ -174,6 +177,7 @@ def _runs() -> list[Panel]:
                 for column in columns
             ],
             "State",
+            height=8,
         )
     ]
 
@@ -326,8 +330,8 @@ def _durations() -> list[Panel]:
 def _labels() -> list[Column]:
     return [
         Column("Operation", label="operation_id", width=330, options=[("links", [LINK])]),
-        Column("Environment", label="knock_environment", width=110),
-        Column("Group", label="group", width=115),
+        Column("Environment", label="knock_environment", width=130),
+        Column("Group", label="group", width=105),
         Column("Name", label="name", width=0),
     ]
 
@@ -346,8 +350,8 @@ def _unfinished() -> list[Column]:
 
     return [
         *_labels(),
-        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=150),
-        Column("Runs for", record("run_time:seconds"), unit="s"),
+        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=145),
+        Column("Runs for", record("run_time:seconds"), unit="s", width=85),
         Column(
             "Progress",
             record("progress:ratio"),
@@ -356,12 +360,12 @@ def _unfinished() -> list[Column]:
             options=panels.gauge_cell(PROGRESS_STEPS),
         ),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST), width=80),
-        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=105),
-        Column("Done in", record("time_left:seconds"), unit="s"),
+        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=105, options=TENTHS),
+        Column("Done in", record("time_left:seconds"), unit="s", width=85),
         Column(
             "Errors", _operation("knock_bulk_operation_errors", OLDEST), width=75, options=panels.colored(BAD_FROM_ONE)
         ),
-        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=150),
+        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=145),
     ]
 
 
@@ -372,7 +376,7 @@ def _wrong() -> list[Column]:
     yes = [*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})]
     return [
         *_labels(),
-        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=150),
+        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=145),
         Column("Failed", failed, options=yes, width=100),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", NEWEST_WRONG)),
         Column("Errors", errors, options=panels.colored(BAD_FROM_ONE)),

@@ -181,7 +181,7 @@ def rows(
     something of each row: what is not known is NaN, as `or_not_known` adds it.
     """
     panel = table.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
-    panel = panel.span(24).height(height).thresholds(_thresholds(PLAIN)).no_value(NOT_KNOWN).filterable(True)
+    panel = panel.span(24).height(height).thresholds(_thresholds(PLAIN)).no_value(NOT_KNOWN)
     panel = panel.mappings([_UNKNOWN])
     panel = panel.sort_by([parts.TableSortByFieldState().display_name(order).desc(newest_first)])
     queried = [column for column in columns if column.query]
@@ -192,7 +192,8 @@ def rows(
     for place, column in enumerate(columns):
         field = column.label or f"Value #{chr(ord('A') + queried.index(column))}"
         shown[field] = place
-        settings = {"unit": column.unit, "custom.width": column.width}
+        # Of labels only: the sign for it hides a part of a narrow column's title.
+        settings = {"unit": column.unit, "custom.width": column.width, "custom.filterable": bool(column.label)}
         chosen_ones = [(name, value) for name, value in settings.items() if value]
         options = [("displayName", column.title), *chosen_ones, *column.options]
         panel = panel.override_by_name(
