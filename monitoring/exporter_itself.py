@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import panels
-from panels import BAD_FROM_ONE, GREEN, ODD_FROM_ONE, ORANGE, RED, Column
+from panels import BAD_FROM_ONE, COUNT, GREEN, ODD_FROM_ONE, ORANGE, RED, Column
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -168,7 +168,7 @@ def _api() -> list[Panel]:
             "Failed polls",
             "Polls without a good answer, by reason.",
             {"{{reason}}": _growth("knock_exporter_poll_failures_total", "reason")},
-            "short",
+            COUNT,
             BAD_FROM_ONE,
             bars=True,
             stacked=True,
@@ -182,7 +182,7 @@ def _api() -> list[Panel]:
             "In flight",
             "Requests that wait for their answer.",
             {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_api_requests_in_flight{{{BOTH}}})"},
-            "short",
+            COUNT,
         ),
         panels.lines(
             "Knock",
@@ -191,7 +191,7 @@ def _api() -> list[Panel]:
                 "{{knock_environment}}": f"min by (knock_environment) (knock_up{{{BOTH}}})",
                 "{{knock_environment}}: refused": f"max by (knock_environment) ({suspended}{{{BOTH}}})",
             },
-            "short",
+            COUNT,
             highest=1,
         ),
     ]
@@ -205,13 +205,13 @@ def _operations() -> list[Panel]:
             "Tracked",
             "Operations that are tracked, finished ones until they retire.",
             {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_operations{{{BOTH}}})"},
-            "short",
+            COUNT,
         ),
         panels.lines(
             "Not shown one by one",
             "Operations without series of their own, because of `per_operation_limit` or `per_operation`.",
             {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_operations_not_exposed{{{BOTH}}})"},
-            "short",
+            COUNT,
         ),
         panels.lines(
             "Refused and folded",
@@ -222,7 +222,7 @@ def _operations() -> list[Panel]:
                 "folded: {{label}}": _growth("knock_exporter_label_values_folded_total", "label"),
                 "conflicts": _growth("knock_exporter_source_conflicts_total"),
             },
-            "short",
+            COUNT,
             ODD_FROM_ONE,
             bars=True,
         ),
@@ -240,7 +240,7 @@ def _operations() -> list[Panel]:
                     "knock_exporter_source_failures_total", "knock_environment", "source"
                 )
             },
-            "short",
+            COUNT,
             BAD_FROM_ONE,
             bars=True,
         ),
@@ -248,7 +248,7 @@ def _operations() -> list[Panel]:
             "Retired",
             "Operations that left, by reason: their retention ended, or the limit was reached.",
             {"{{reason}}": _growth("knock_bulk_operations_retired_total", "reason")},
-            "short",
+            COUNT,
             bars=True,
         ),
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import panels
 from grafana_foundation_sdk.builders import dashboard as build
-from panels import BAD_FROM_ONE, BLUE, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
+from panels import BAD_FROM_ONE, BLUE, COUNT, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -264,7 +264,7 @@ def _groups() -> list[Panel]:
             "Operations",
             "Operations that are tracked, by status. Final ones leave when they are retired.",
             {"{{status}}": f"sum by (status) (knock_bulk_operations{{{NAMED}}})"},
-            "short",
+            COUNT,
             stacked=True,
             colors=STATUS_COLORS,
         ),
@@ -275,7 +275,7 @@ def _groups() -> list[Panel]:
                 "{{status}}": _growth("finished_total", NAMED, "status"),
                 "with errors": _growth("finished_with_errors_total", NAMED),
             },
-            "short",
+            COUNT,
             bars=True,
             colors=STATUS_COLORS | {"with errors": "#ff9830"},
         ),
@@ -306,7 +306,7 @@ def _groups() -> list[Panel]:
                     f" - {_by_group('knock_bulk_operations_active_rows_processed')}, 0)"
                 )
             },
-            "short",
+            COUNT,
             stacked=True,
         ),
     ]

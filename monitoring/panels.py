@@ -36,7 +36,7 @@ BAD_FROM_ONE: Steps = ((None, GREEN), (1, RED))
 ODD_FROM_ONE: Steps = ((None, GREEN), (1, ORANGE))
 GRAPH_WIDTH, GRAPH_HEIGHT = 12, 8
 NUMBER_WIDTH, NUMBER_HEIGHT = 3, 4
-COUNTS = ("short",)  # units whose values are whole numbers
+COUNT = "locale"  # the unit of whole numbers over time: of 1,500 the usual one makes "2 K" where it may not say 1.5
 NOT_KNOWN = "-"
 SHORTEST_STEP = "1m"  # of panels that count; shorter ones would mostly be empty
 # The instances that started or reloaded since the last step: what they have counted is all growth, where the counter
@@ -134,7 +134,7 @@ def lines(
         panel = panel.thresholds_style(parts.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     # A panel of zeros has no extent of its own.
     panel = panel.axis_soft_max(at_least) if highest is None else panel.max(highest)
-    if unit in COUNTS:
+    if unit == COUNT:
         panel = panel.decimals(0)
     if bars:
         panel = panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(80).line_width(0).interval(SHORTEST_STEP)

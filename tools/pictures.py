@@ -41,8 +41,10 @@ def main() -> None:
     """Run the demo until there is something to see, and write a picture of each page and of the dashboard."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     prometheus = shutil.which("prometheus")
-    if browser is None or prometheus is None:
-        sys.exit(f"Prometheus, or all of these, are not on PATH: {', '.join(BROWSERS)}")
+    if browser is None:
+        sys.exit(f"none of these is on PATH: {', '.join(BROWSERS)}")
+    if prometheus is None:
+        sys.exit("prometheus is not on PATH")
     with (
         _demo(speed=1) as watched,
         _scraped(prometheus, watched) as database,

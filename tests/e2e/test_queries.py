@@ -104,6 +104,7 @@ def test_every_query_of_the_dashboards_has_an_answer(mode: str, stack: Stack) ->
     check(stack, mode, {query: of_mode(query, mode) for query in promql.of_dashboards()})
 
 
+INGESTED = 2.0  # seconds: what was scraped before that does not change any more
 KEYS = ("job", "instance", "knock_environment", "group", "operation_id")  # that a row of a table has
 # Of each table, what says which rows it has, whatever else is known.
 ROWS = {
@@ -118,26 +119,25 @@ ROWS = {
 }
 
 
+def rows_of(stack: Stack, text: str, moment: float) -> list[tuple[str, ...]]:
+    asking: dict[str, Any] = {"query": text, "time": moment}
+    answer = WEB.get(f"{stack.prometheus}/api/v1/query", params=asking, timeout=30).json()
+    return [tuple(each["metric"].get(name, "") for name in KEYS) for each in answer["data"]["result"]]
+
+
 @pytest.mark.parametrize("table", ROWS)
 def test_a_table_has_a_cell_of_every_column_in_every_row_whatever_is_known(table: str, stack: Stack) -> None:
     queries = [query for query in promql.of_dashboards() if query.title == table]
-    texts = [of_mode(query, "all") for query in queries]
-    until(lambda: all(map(stack.query, texts)), table, 60)
-    now, seen = time.time(), set()
-    for query, text in zip(queries, texts, strict=True):
-        others = "|".join(query.names() - ROWS[table])
-        unknown = re.sub(rf"(?<![\w:])({others})(?![\w:])", "unknown", text) if others else text
+    texts = {of_mode(query, "all"): query.names() - ROWS[table] for query in queries}
+    until(lambda: all(rows_of(stack, text, time.time() - INGESTED) for text in texts), table, 60)
+    moment = time.time() - INGESTED
+    every = set(rows_of(stack, next(iter(texts)), moment))
+    for text, others in texts.items():
+        unknown = re.sub(rf"(?<![\w:])({'|'.join(others)})(?![\w:])", "unknown", text) if others else text
         for asked in (text, unknown):
-            asking: dict[str, Any] = {"query": asked, "time": now}
-            answer = WEB.get(f"{stack.prometheus}/api/v1/query", params=asking, timeout=30).json()
-            kept = [
-                {name: each["metric"][name] for name in KEYS if name in each["metric"]}
-                for each in answer["data"]["result"]
-            ]
-            assert len(kept) == len({tuple(row.items()) for row in kept}), asked
-            seen.add(frozenset(tuple(row.items()) for row in kept))
-    assert len(seen) == 1
-    assert all(seen)
+            rows = rows_of(stack, asked, moment)
+            assert len(rows) == len(set(rows)), asked
+            assert set(rows) == every, asked
 
 
 @pytest.mark.parametrize("mode", MODES)
