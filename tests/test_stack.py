@@ -53,7 +53,7 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
 
 
 def test_programs_know_where_a_browser_reaches_them() -> None:
-    for name in ("prometheus", "alertmanager"):
+    for name in ("knock-exporter", "prometheus", "alertmanager"):
         port = SERVICES[name]["ports"][0].split(":")[1]
         assert f"--web.external-url=http://localhost:{port}" in SERVICES[name]["command"]
     assert SERVICES["grafana"]["environment"]["GF_SERVER_ROOT_URL"] == "http://localhost:3000"
