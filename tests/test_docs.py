@@ -91,7 +91,7 @@ def _commands(name: str, command: click.Command) -> list[tuple[str, click.Comman
 
 
 def _flags() -> list[tuple[str, click.Option]]:
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     found = {name: main.get_command(context, name) for name in main.list_commands(context)}
     return [
         (name, parameter)
@@ -116,7 +116,7 @@ def test_every_documented_flag_is_there(flag: str) -> None:
 
 def test_every_command_is_documented_and_no_other() -> None:
     documented = set(re.findall(r"^\| `knock-exporter ([a-z-]+)", CONFIGURATION, flags=re.MULTILINE))
-    assert documented == set(main.list_commands(click.Context(main)))
+    assert documented == set(main.list_commands(click.Context(main, **main.context_settings)))
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
@@ -126,7 +126,7 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     columns = " ".join(re.findall(r"^(?:\|[^|]*){2}\|([^|]*)\|", table, flags=re.MULTILINE))
     named = set(re.findall(r"`([a-z-]+)", columns))
     assert named
-    assert named <= set(main.list_commands(click.Context(main)))
+    assert named <= set(main.list_commands(click.Context(main, **main.context_settings)))
 
 
 def _anchors(document: Path) -> set[str]:

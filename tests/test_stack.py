@@ -61,7 +61,7 @@ def test_programs_know_where_a_browser_reaches_them() -> None:
 
 def test_the_exporter_takes_its_flags() -> None:
     name, *arguments = SERVICES["knock-exporter"]["command"]
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     command = main.get_command(context, name)
     assert command is not None
     command.make_context(name, arguments, parent=context)

@@ -166,7 +166,7 @@ def _unredirected(words: list[str]) -> Iterator[str]:
 
 def _exporter_problems(words: list[str]) -> Iterator[str]:
     command: click.Command = main
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     if words and words[0].startswith("-") and words[0] not in ("--help", "--version"):
         words = ["run", *words]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
@@ -175,7 +175,7 @@ def _exporter_problems(words: list[str]) -> Iterator[str]:
         if found is None:
             yield f"no command {name}"
             return
-        command, context = found, click.Context(found)
+        command, context = found, click.Context(found, parent=context)
     try:
         values, _, _ = command.make_parser(context).parse_args(words)
         for parameter in command.params:
