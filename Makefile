@@ -118,8 +118,11 @@ dist: .venv/build ## build the wheel and the sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium
+pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium, Prometheus and Node.js
 	tests/e2e/get-web-tools
+	mkdir -p .tools/dashboard && cp tools/dashboard/* .tools/dashboard
+	cd .tools/dashboard && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd .tools/dashboard && npm run --silent build
 	$(BIN)/python tools/pictures.py
 
 clean: ## remove what the other targets made
