@@ -31,7 +31,8 @@ class Flags:
 
     `enable_lifecycle` lets a POST reload the configuration, `web_config_file` holds TLS and passwords. Probes are
     answered at `health_listen_address` too, without TLS, and with `health_without_password` everywhere without one.
-    `shown` has what people see: each flag's name, value, and whether it is not the default. `notice` stands on each page.
+    `shown` has what people see: each flag's name, value, and whether it is not the default.
+    `notice` stands on each page.
     """
 
     listen_addresses: Sequence[tuple[str, int]]
