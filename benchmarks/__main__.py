@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
@@ -40,39 +41,47 @@ PARTS: dict[str, Callable[[], list[Result]]] = {
     "restart-50000": partial(state.restart, 50_000),
     "intake": state.intake,
 }
-# Fleets are made in a second process, which measures with them too. It makes them, and counts bytes, next to parts that
-# leave a core to it: those that wait, and a ratio within one process.
+# Made in a second process, which measures with them too.
 FLEETS = {
     "tracker": {tracking.LIVE},
     "scrape-10000": {scrape.PROMISED},
     "scrape-growth": {scrape.PROMISED, scrape.MORE},
 }
-SECOND = ("memory", "scrape-1000", *FLEETS)
-NEXT_TO_IT = ("limit-50", "limit-200", "loading")
+SECOND = ("scrape-1000", *FLEETS)
+FORK = get_context("fork")
 
 
 def measure(names: Sequence[str]) -> list[Result]:
-    """Run these parts; return what they say, in the order of their names."""
+    """Run these parts; return what they say, in the order of their names.
+
+    Bytes are counted at the lowest priority next to what leaves a core to that: the limits, which wait for the most
+    part, a ratio within one process, and the daemon of the lists while it starts. Fleets are made next to those two.
+    """
     results: dict[str, list[Result]] = {}
-    with ProcessPoolExecutor(1, get_context("fork")) as second:
-        begun = {name: second.submit(PARTS[name]) for name in names if name == "memory"}
-        sizes = set[int]().union(*(FLEETS.get(name, ()) for name in names))
-        made = [second.submit(make_fleet, size) for size in sorted(sizes)]
+
+    def run(name: str, part: Callable[[], list[Result]]) -> None:
+        print(f"measuring {name} …", file=sys.stderr)  # noqa: T201 - progress, for a terminal
+        results[name] = part()
+
+    with ProcessPoolExecutor(1, FORK, os.nice, (19,)) as counting, ProcessPoolExecutor(1, FORK) as second:
+        memory = counting.submit(PARTS["memory"]) if "memory" in names else None
+        for name in [each for each in names if each.startswith("limit-")]:
+            run(name, PARTS[name])
+        made = second.map(make_fleet, sorted(set[int]().union(*(FLEETS.get(name, ()) for name in names))))
+        if "loading" in names:
+            run("loading", PARTS["loading"])
 
         def until_quiet() -> None:
-            wait((*begun.values(), *made))
+            list(made)
+            if memory is not None:
+                run("memory", memory.result)
 
-        for name in sorted(names, key=lambda name: (name not in NEXT_TO_IT, name != "lists")):
-            print(f"measuring {name} …", file=sys.stderr)  # noqa: T201 - progress, for a terminal
-            if name in begun:
-                results[name] = begun[name].result()
-            elif name == "lists":
-                results[name] = lists.lists(until_quiet)
-            elif name in NEXT_TO_IT:
-                results[name] = PARTS[name]()
-            else:
-                until_quiet()
-                results[name] = second.submit(PARTS[name]).result() if name in SECOND else PARTS[name]()
+        if "lists" in names:
+            run("lists", partial(lists.lists, until_quiet))
+        else:
+            until_quiet()
+        for name in [each for each in names if each not in results]:
+            run(name, second.submit(PARTS[name]).result if name in SECOND else PARTS[name])
     return [each for name in names for each in results[name]]
 
 
