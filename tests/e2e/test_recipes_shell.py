@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from forkserver import command_folder
+from forkserver import forked_command
 from programs import KEY, TOKEN, Hands, do_without, until
 from recorder import recipe
 
@@ -31,7 +31,7 @@ WORKFLOW = yaml.safe_load(recipe("github-actions.yaml"))
 STEPS = {each["name"]: each for each in WORKFLOW["jobs"]["migrate"]["steps"] if "run" in each}
 SCRIPTS = {name: recipe(name) for name in ("migration.sh", "migrate.sh", "rerun.sh")}
 PAUSE = "sleep 1 #"
-PATH = os.pathsep.join([str(command_folder()), os.environ["PATH"]])
+PATH = os.pathsep.join([str(forked_command().parent), os.environ["PATH"]])
 
 
 class Migration:

@@ -114,13 +114,16 @@ def _server() -> Server:
 
 
 @cache
-def command_folder() -> Path:
-    """Return a folder for PATH with a `knock-exporter` that is forked; it has the streams of who calls it."""
+def forked_command() -> Path:
+    """Return a `knock-exporter`, alone in its folder but for a socket, that is forked: with the streams of its caller.
+
+    A signal to it ends it, not what is forked.
+    """
     address = _server().address
     command = address.with_name("knock-exporter")
     command.write_text(COMMAND.format(python=sys.executable, address=str(address)))
     command.chmod(0o755)
-    return command.parent
+    return command
 
 
 def next_start(asked: socket.socket, listening: socket.socket) -> list[str]:
