@@ -276,6 +276,12 @@ class GroupRow:
         return min(place, _UNHANDLED) if any(self.standing.values()) else place
 
     @property
+    def color(self) -> str:
+        """What its word and bar are colored by: errors alone are no failure."""
+        mild = self.facts.state is GroupState.DONE_WITH_FAILURES and not (self.failed or self.lost)
+        return "flawed" if mild else self.facts.state
+
+    @property
     def is_plain(self) -> bool:
         """Whether there is nothing to tell that the operations do not: nobody named it, and nothing is expected."""
         return self.facts.group == GROUP and self.facts.run is None and self.facts.every is None
