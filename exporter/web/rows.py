@@ -277,7 +277,7 @@ class GroupRow:
 
     @property
     def color(self) -> str:
-        """What its word and bar are colored by: errors alone are no failure."""
+        """What its word and bar are colored by: errors alone are a warning."""
         mild = self.facts.state is GroupState.DONE_WITH_FAILURES and not (self.failed or self.lost)
         return "flawed" if mild else self.facts.state
 
