@@ -32,6 +32,8 @@ def _described(lines: list[str], line: int) -> str:
         if not text.strip().startswith("#"):
             break
         found.insert(0, text.strip().removeprefix("#").strip())
+    if not (found and found[0].startswith("-- ")):
+        return ""
     kept = [text.removeprefix("-- ") for text in found if not text.startswith("@")]
     return " ".join(kept)
 
