@@ -130,3 +130,14 @@ def test_what_kubernetes_takes_is_let_through(cluster: tuple[str, ...], release:
     done = template(4, cluster, release, "--set", values)
     assert done.returncode == 0, done.stderr
     assert of_kind(documents(done.stdout), "Deployment", "StatefulSet")
+
+
+@each_line
+def test_the_notes_say_what_helm_3_does_with_a_misspelt_field(line: int, cluster: tuple[str, ...]) -> None:
+    *at, _ = cluster
+    dry = (*at, "--dry-run=client", "--disable-openapi-validation")
+    done = helm(line, "install", "other", CHART, "--namespace=default", *dry, *SHORTEST)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert "port-forward service/other-knock-exporter 10187" in notes
+    assert ('if it warned of an "unknown field"' in notes) is (line == LINES[0])

@@ -7,7 +7,10 @@ from typing import Any
 
 import chart
 import pytest
-from charts import ID, rendered
+import values_schema
+from charts import ID, of_kind, rendered
+from kubernetes_kinds import is_described
+from operator_kinds import lost
 
 pytestmark = pytest.mark.e2e
 
@@ -272,3 +275,63 @@ def test_each_value_shows(path: str) -> None:
     assert after != before
     if "changed" in json.dumps(CHANGED[path]):
         assert "changed" in after
+
+
+# Fields of Services and monitors that values.yaml does not list.
+SECRET = {"name": "made-up", "key": "made-up"}
+BY_TYPE = {"boolean": False, "integer": 7, "string": "made-up", "array": ["made-up"], "object": {"made-up": ["made-up"]}}
+FIELDS: dict[str, Any] = {
+    "attachMetadata": {"node": True},
+    "authorization": {"credentials": SECRET},
+    "bearerTokenSecret": SECRET,
+    "bodySizeLimit": "1MB",
+    "fallbackScrapeProtocol": "PrometheusText0.0.4",
+    "healthCheckNodePort": 30000,
+    "nativeHistogramMinBucketFactor": "1.5",
+    "oauth2": {"clientId": {"secret": SECRET}, "clientSecret": SECRET, "tokenUrl": "https://made-up.example"},
+    "proxyConnectHeader": {"made-up": [SECRET]},
+    "proxyUrl": "http://made-up.example",
+    "scrapeProtocols": ["PrometheusText0.0.4"],
+    "selectorMechanism": "RoleSelector",
+    "serviceDiscoveryRole": "EndpointSlice",
+    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 7}},
+}
+OF_SERVICES = {
+    "externalTrafficPolicy": "Local",
+    "internalTrafficPolicy": "Local",
+    "ipFamilies": ["IPv4"],
+    "ipFamilyPolicy": "SingleStack",
+    "sessionAffinity": "ClientIP",
+    "trafficDistribution": "PreferClose",
+}
+# Of operators later than the one whose definitions the tests have (0.80).
+LATER = {
+    *("convertClassicHistogramsToNHCB", "noProxy", "proxyConnectHeader", "proxyFromEnvironment"),
+    *("scrapeNativeHistograms", "selectorMechanism", "serviceDiscoveryRole"),
+}
+
+
+def fields(section: str) -> dict[str, Any]:
+    made_up = {name: BY_TYPE[schema["type"]] for name, schema in values_schema.others()[section].items()}
+    known = FIELDS | OF_SERVICES if section == "service" else FIELDS
+    return made_up | {name: known[name] for name in made_up.keys() & known.keys()}
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "endpoints"),
+    [("serviceMonitor", "ServiceMonitor", "endpoints"), ("podMonitor", "PodMonitor", "podMetricsEndpoints")],
+)
+def test_every_field_of_a_monitor_can_be_set(section: str, kind: str, endpoints: str) -> None:
+    told = [word for name, value in fields(section).items() for word in ("--set-json", f"{section}.{name}={json.dumps(value)}")]
+    named = ("--set", "environments.production.apiKeySecret=knock", "--set", f"{section}.enabled=true")
+    (monitor,) = of_kind(rendered(4, *named, *told), kind)
+    (endpoint,) = monitor["spec"][endpoints]
+    assert fields(section).items() <= (monitor["spec"] | endpoint).items()
+    assert {place.rpartition(".")[2] for place in lost(monitor)} <= LATER
+
+
+def test_every_field_of_a_service_can_be_set() -> None:
+    told = [word for name, value in fields("service").items() for word in ("--set-json", f"service.{name}={json.dumps(value)}")]
+    (service,) = of_kind(rendered(4, "--set", "environments.production.apiKeySecret=knock", *told), "Service")
+    assert fields("service").items() <= service["spec"].items()
+    assert is_described(service, "1.37")
