@@ -115,7 +115,7 @@ def documents() -> dict[str, str]:
     copied = {
         f"files/dashboards/{file.name}": file.read_text() for file in sorted((MONITORING / "dashboards").iterdir())
     }
-    readme = (CHART / "README.md.gotmpl").read_text().replace("VALUES", _table())
+    readme = (CHART / "README.md.gotmpl").read_text().replace("\nVALUES\n", f"\n{_table()}\n")
     return {
         **made,
         **copied,

@@ -12,9 +12,24 @@ TEXTS = {"type": "object", "additionalProperties": TEXT}
 OBJECTS = {"type": "array", "items": OBJECT}
 PULL_SECRETS = {"type": "array", "items": {"type": ["string", "object"]}}
 # Whatever the cluster's version of Kubernetes takes.
-OF_KUBERNETES = ("livenessProbe", "podSecurityContext", "readinessProbe", "resources", "securityContext", "startupProbe")
+OF_KUBERNETES = (
+    "livenessProbe",
+    "podSecurityContext",
+    "readinessProbe",
+    "resources",
+    "securityContext",
+    "startupProbe",
+)
 LISTS_OF_KUBERNETES = (
-    *("extraContainers", "extraEnv", "extraEnvFrom", "extraVolumeMounts", "extraVolumes", "hostAliases", "initContainers"),
+    *(
+        "extraContainers",
+        "extraEnv",
+        "extraEnvFrom",
+        "extraVolumeMounts",
+        "extraVolumes",
+        "hostAliases",
+        "initContainers",
+    ),
     *("service.extraPorts", "tolerations", "topologySpreadConstraints", "ingress.tls", "httpRoute.parentRefs"),
     *("networkPolicy.dns", "networkPolicy.extraEgress", "networkPolicy.fromClients", "networkPolicy.fromPrometheus"),
     *("ciliumNetworkPolicy.extraEgress", "serviceMonitor.metricRelabelings", "serviceMonitor.relabelings"),
@@ -30,7 +45,14 @@ _MONITOR: dict[str, tuple[str, ...]] = {
         *("nativeHistogramBucketLimit", "sampleLimit", "targetLimit"),
     ),
     "string": (
-        *("bodySizeLimit", "fallbackScrapeProtocol", "jobLabel", "nativeHistogramMinBucketFactor", "noProxy", "proxyUrl"),
+        *(
+            "bodySizeLimit",
+            "fallbackScrapeProtocol",
+            "jobLabel",
+            "nativeHistogramMinBucketFactor",
+            "noProxy",
+            "proxyUrl",
+        ),
         *("scrapeClass", "selectorMechanism"),
     ),
     "array": ("podTargetLabels", "scrapeProtocols"),
@@ -182,7 +204,11 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         **{
             f"{monitor}.{name}": value
             for monitor in ("serviceMonitor", "podMonitor")
-            for name, value in {"scheme": _one_of("http", "https"), "interval": INTERVAL, "scrapeTimeout": INTERVAL}.items()
+            for name, value in {
+                "scheme": _one_of("http", "https"),
+                "interval": INTERVAL,
+                "scrapeTimeout": INTERVAL,
+            }.items()
         },
     }
 
@@ -201,7 +227,7 @@ def _tuned(name: str, value: Any) -> dict[str, Any]:
 
 
 def others() -> dict[str, dict[str, Any]]:
-    """Return the fields that values may have but values.yaml does not list, by section: those of the objects themselves."""
+    """Return the fields of Services and monitors that values.yaml does not list, by section."""
     return {
         section: {name: {"type": kind} for kind, names in fields.items() for name in names}
         for section, fields in OTHERS.items()

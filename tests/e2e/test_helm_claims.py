@@ -79,7 +79,7 @@ class Api(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
     """Return the arguments by which Helm finds the cluster."""
     nobody = tmp_path_factory.mktemp("kube") / "config"
     nobody.write_text("{apiVersion: v1, kind: Config}")
@@ -89,15 +89,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...
         api.shutdown()
 
 
-def template(line: int, cluster: tuple[str, ...], release: str, *args: str) -> subprocess.CompletedProcess[str]:
+def template(line: int, kube: tuple[str, ...], release: str, *args: str) -> subprocess.CompletedProcess[str]:
     lenient = ("--disable-openapi-validation",) if line > LINES[0] else ()
     whole = (*SHORTEST, "--set", "persistence.enabled=true", *args)
-    return helm(line, "template", release, CHART, "--namespace=default", *cluster, *lenient, *whole)
+    return helm(line, "template", release, CHART, "--namespace=default", *kube, *lenient, *whole)
 
 
 @each_line
-def test_a_larger_volume_is_refused_with_what_to_do(line: int, cluster: tuple[str, ...]) -> None:
-    done = template(line, cluster, "knock-exporter", "--set", "persistence.size=2Gi")
+def test_a_larger_volume_is_refused_with_what_to_do(line: int, kube: tuple[str, ...]) -> None:
+    done = template(line, kube, "knock-exporter", "--set", "persistence.size=2Gi")
     assert "persistence.size: the volume of the StatefulSet knock-exporter has 1Gi" in done.stderr
     (patch,) = re.findall(r"kubectl --namespace default patch pvc data-knock-exporter-0 --patch '(.*?)';", done.stderr)
     assert json.loads(patch) == {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
@@ -107,15 +107,15 @@ def test_a_larger_volume_is_refused_with_what_to_do(line: int, cluster: tuple[st
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ("persistence.storageClass=fast", 'persistence.storageClass: Kubernetes does not change it'),
-        ("persistence.storageClass=-", 'persistence.storageClass: Kubernetes does not change it'),
-        ("persistence.accessModes={ReadWriteOncePod}", 'persistence.accessModes: Kubernetes does not change it'),
+        ("persistence.storageClass=fast", "persistence.storageClass: Kubernetes does not change it"),
+        ("persistence.storageClass=-", "persistence.storageClass: Kubernetes does not change it"),
+        ("persistence.accessModes={ReadWriteOncePod}", "persistence.accessModes: Kubernetes does not change it"),
         ("persistence.annotations.a=b", "persistence.annotations: Kubernetes does not change it"),
         ("persistence.existingClaim=mine", "persistence.existingClaim: Kubernetes does not change the volumes"),
     ],
 )
-def test_another_volume_is_refused(cluster: tuple[str, ...], values: str, complaint: str) -> None:
-    assert complaint in template(4, cluster, "knock-exporter", "--set", values).stderr
+def test_another_volume_is_refused(kube: tuple[str, ...], values: str, complaint: str) -> None:
+    assert complaint in template(4, kube, "knock-exporter", "--set", values).stderr
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ def test_another_volume_is_refused(cluster: tuple[str, ...], values: str, compla
         ("knock-exporter", "persistence.enabled=false"),
     ],
 )
-def test_what_kubernetes_takes_is_let_through(cluster: tuple[str, ...], release: str, values: str) -> None:
-    done = template(4, cluster, release, "--set", values)
+def test_what_kubernetes_takes_is_let_through(kube: tuple[str, ...], release: str, values: str) -> None:
+    done = template(4, kube, release, "--set", values)
     assert done.returncode == 0, done.stderr
     assert of_kind(documents(done.stdout), "Deployment", "StatefulSet")
 
 
 @each_line
-def test_the_notes_say_what_helm_3_does_with_a_misspelt_field(line: int, cluster: tuple[str, ...]) -> None:
-    *at, _ = cluster
+def test_the_notes_say_what_helm_3_does_with_a_misspelt_field(line: int, kube: tuple[str, ...]) -> None:
+    *at, _ = kube
     dry = (*at, "--dry-run=client", "--disable-openapi-validation")
     done = helm(line, "install", "other", CHART, "--namespace=default", *dry, *SHORTEST)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,9 @@ DEFINITIONS = SCHEMA["definitions"]
 SECTIONS = SCHEMA["properties"]
 for section, part in SECTIONS.items():
     part.pop("required", None)  # the defaults have all of it
-    for name in OTHERS_OF.get(section, {}):  # types of the operator and of Kubernetes: test_helm_values.py has all of them
+    for name in OTHERS_OF.get(
+        section, {}
+    ):  # types of the operator and of Kubernetes: test_helm_values.py has all of them
         del part["properties"][name]
 SWITCHES = [name for name, part in SECTIONS.items() if "enabled" in part.get("properties", ())]
 RANDOM = values(SCHEMA, DEFINITIONS)

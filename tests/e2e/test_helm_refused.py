@@ -1,4 +1,4 @@
-"""Values that cannot work: refused in words. Helm 3 and 4 run the same templates, and differ in how they tell of a schema."""
+"""Values that cannot work: refused in words. Helm 3 and 4 run the same templates, but word a schema differently."""
 
 from __future__ import annotations
 
@@ -58,8 +58,14 @@ pytestmark = pytest.mark.e2e
         ),
         ((*SHORTEST, "--set", "podLabels.knock-exporter/workload=a"), "podLabels: knock-exporter/workload is set"),
         ((*SHORTEST, "--set", "commonLabels.helm\\.sh/chart=a"), "commonLabels: helm.sh/chart is set by the chart"),
-        ((*SHORTEST, "--set", "service.labels.knock-exporter/workload=a"), "service.labels: knock-exporter/workload is"),
-        ((*SHORTEST, "--set", "extraPodConfigs.containers[0].name=a"), "extraPodConfigs.containers: is set by the chart"),
+        (
+            (*SHORTEST, "--set", "service.labels.knock-exporter/workload=a"),
+            "service.labels: knock-exporter/workload is",
+        ),
+        (
+            (*SHORTEST, "--set", "extraPodConfigs.containers[0].name=a"),
+            "extraPodConfigs.containers: is set by the chart",
+        ),
         ((*SHORTEST, "--set", "networkPolicy.enabled=true"), "networkPolicy.fromPrometheus: none"),
         ((*SHORTEST, "--set", "extraArgs={--web.telemetry-path=/m}"), "extraArgs: --web.telemetry-path"),
         (
@@ -250,7 +256,10 @@ def test_a_release_name_that_cannot_name_a_service_is_refused(release: str) -> N
         ("--set", "web.configSecret=w,podMonitor.enabled=true,podMonitor.scheme=https"),
         ("--set", "environments.production.groups[0].name=nightly,extraArgs={--storage.path=/mine/state.db}"),
         # Fields of a later Kubernetes.
-        ("--set", "resources.claims[0].name=gpu,securityContext.later=true,tolerations[0].later=1,livenessProbe.later=1"),
+        (
+            "--set",
+            "resources.claims[0].name=gpu,securityContext.later=true,tolerations[0].later=1,livenessProbe.later=1",
+        ),
     ],
 )
 def test_what_works_is_let_through(args: tuple[str, ...]) -> None:

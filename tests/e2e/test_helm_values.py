@@ -117,7 +117,7 @@ CHANGED: dict[str, Any] = {
     "securityContext": {"procMount": "changed"},
     "resources": {"limits": {"memory": "777Mi"}},
     "terminationGracePeriodSeconds": 77,
-    **dict.fromkeys(("livenessProbe", "readinessProbe", "startupProbe"), {"periodSeconds": 777}),
+    **{f"{probe}Probe": {"periodSeconds": 777} for probe in ("liveness", "readiness", "startup")},
     "lifecycle": {"preStop": {"exec": {"command": ["changed"]}}},
     "runtimeClassName": "changed",
     "schedulerName": "changed",
@@ -244,7 +244,9 @@ def test_each_value_has_a_change() -> None:
 def where(path: str) -> dict[str, Any]:
     """Return the values with which the one at this path matters."""
     base = BASE if path.startswith(TEXTS) else BASE | WITHOUT_TEXTS
-    return base | {name: value for start, more in WHERE.items() if path.startswith(start) for name, value in more.items()}
+    return base | {
+        name: value for start, more in WHERE.items() if path.startswith(start) for name, value in more.items()
+    }
 
 
 def marked(path: str) -> Any:
@@ -279,7 +281,13 @@ def test_each_value_shows(path: str) -> None:
 
 # Fields of Services and monitors that values.yaml does not list.
 SECRET = {"name": "made-up", "key": "made-up"}
-BY_TYPE = {"boolean": False, "integer": 7, "string": "made-up", "array": ["made-up"], "object": {"made-up": ["made-up"]}}
+BY_TYPE = {
+    "boolean": False,
+    "integer": 7,
+    "string": "made-up",
+    "array": ["made-up"],
+    "object": {"made-up": ["made-up"]},
+}
 FIELDS: dict[str, Any] = {
     "attachMetadata": {"node": True},
     "authorization": {"credentials": SECRET},
@@ -322,7 +330,11 @@ def fields(section: str) -> dict[str, Any]:
     [("serviceMonitor", "ServiceMonitor", "endpoints"), ("podMonitor", "PodMonitor", "podMetricsEndpoints")],
 )
 def test_every_field_of_a_monitor_can_be_set(section: str, kind: str, endpoints: str) -> None:
-    told = [word for name, value in fields(section).items() for word in ("--set-json", f"{section}.{name}={json.dumps(value)}")]
+    told = [
+        word
+        for name, value in fields(section).items()
+        for word in ("--set-json", f"{section}.{name}={json.dumps(value)}")
+    ]
     named = ("--set", "environments.production.apiKeySecret=knock", "--set", f"{section}.enabled=true")
     (monitor,) = of_kind(rendered(4, *named, *told), kind)
     (endpoint,) = monitor["spec"][endpoints]
@@ -331,7 +343,11 @@ def test_every_field_of_a_monitor_can_be_set(section: str, kind: str, endpoints:
 
 
 def test_every_field_of_a_service_can_be_set() -> None:
-    told = [word for name, value in fields("service").items() for word in ("--set-json", f"service.{name}={json.dumps(value)}")]
+    told = [
+        word
+        for name, value in fields("service").items()
+        for word in ("--set-json", f"service.{name}={json.dumps(value)}")
+    ]
     (service,) = of_kind(rendered(4, "--set", "environments.production.apiKeySecret=knock", *told), "Service")
     assert fields("service").items() <= service["spec"].items()
     assert is_described(service, "1.37")
