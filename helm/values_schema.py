@@ -139,6 +139,10 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
     some = {"type": "string", "minLength": 1}
     remote = _object("key", key=some, property=some, version=some)
     secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY, "apiKeyRemoteRef": remote}
+    adapt = {"adaptSecurityContext": _one_of("auto", "force", "disabled")}
+    openshift = {
+        "compatibility": {"type": "object", "properties": {"openshift": {"type": "object", "properties": adapt}}}
+    }
     good_for = _listed({"type": "string", "pattern": ENVIRONMENT}, at_least=1) | {"uniqueItems": True}
     token = _object(secretName=NAME, secretKey=SECRET_KEY, remoteRef=remote, environments=good_for)
     return {
@@ -151,7 +155,11 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         },
         "config": _object(**whole),
         "split": _one_of("none", "environment"),
-        "global": {"type": "object", "properties": {"imageRegistry": TEXT, "imagePullSecrets": PULL_SECRETS}},
+        # Other charts of a release have values here, too.
+        "global": {
+            "type": "object",
+            "properties": {"imageRegistry": TEXT, "imagePullSecrets": PULL_SECRETS} | openshift,
+        },
         "imagePullSecrets": PULL_SECRETS,
         "image.repository": {"type": "string", "pattern": "^[a-z0-9]([-._:/a-zA-Z0-9]*[a-zA-Z0-9])?$"},
         "image.tag": {"type": "string", "pattern": "^([_a-zA-Z0-9][-._a-zA-Z0-9]{0,127})?$"},

@@ -32,7 +32,13 @@ def follow(section: str, folder: Path) -> tuple[list[dict[str, Any]], set[str], 
     secrets, others = set(), []
     for command in commands(README, section):
         match command.words:
-            case ("helm", "upgrade", "--install", "knock-exporter", "./helm/knock-exporter", *args):
+            case ("helm", "upgrade", "--install", "knock-exporter", "./helm/knock-exporter", *args) | (
+                "helm",
+                "template",
+                "knock-exporter",
+                "./helm/knock-exporter",
+                *args,
+            ):
                 named = [folder / each if each.endswith(".yaml") else each for each in args if each != "--wait"]
                 made = []
                 for line in LINES:

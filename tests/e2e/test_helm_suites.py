@@ -23,7 +23,7 @@ CASES = [
     for suite in [yaml.safe_load(file.read_text())]
     for case in suite["tests"]
 ]
-KEYS = {"it", "asserts", "set", "values", "template"}
+KEYS = {"it", "asserts", "set", "values", "template", "capabilities"}
 MISSING = object()
 
 
@@ -90,6 +90,8 @@ def judge(suite: dict[str, Any], case: dict[str, Any], folder: Path) -> None:
     for name in case.get("values", ()):
         args += ["--values", CHART / "tests" / name]
     args += ["--values", folder / "values.yaml"]
+    for each in case.get("capabilities", {}).get("apiVersions", ()):
+        args += ["--api-versions", each]
     for template in selected(suite, case):
         done = helm(4, *args, "--show-only", template)
         # Helm says so where a template renders nothing.

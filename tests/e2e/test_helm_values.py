@@ -64,6 +64,7 @@ CHANGED: dict[str, Any] = {
     "commonAnnotations": {"changed": "changed"},
     "global.imageRegistry": "changed",
     "global.imagePullSecrets": ["changed"],
+    "global.compatibility.openshift.adaptSecurityContext": "force",
     "image.registry": "changed",
     "image.repository": "changed",
     "image.tag": "changed",

@@ -68,7 +68,7 @@ annotations:
 
 {{- define "knock-exporter.image" -}}
 {{- $image := .Values.image.repository -}}
-{{- $registry := default .Values.image.registry (default dict .Values.global).imageRegistry -}}
+{{- $registry := default .Values.image.registry (.Values.global).imageRegistry -}}
 {{- if and $registry (not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $image)) -}}
 {{- $image = printf "%s/%s" (trimSuffix "/" $registry) $image -}}
 {{- end -}}
@@ -76,6 +76,15 @@ annotations:
 {{- printf "%s@%s" $image .Values.image.digest -}}
 {{- else -}}
 {{- printf "%s:%s" $image (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "knock-exporter.podSecurityContext" -}}
+{{- $adapt := default "auto" (((.Values.global).compatibility).openshift).adaptSecurityContext -}}
+{{- if or (eq $adapt "force") (and (eq $adapt "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) -}}
+{{- omit .Values.podSecurityContext "fsGroup" "runAsGroup" "runAsUser" | toYaml -}}
+{{- else -}}
+{{- toYaml .Values.podSecurityContext -}}
 {{- end -}}
 {{- end -}}
 

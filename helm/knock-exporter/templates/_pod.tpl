@@ -21,7 +21,7 @@ spec:
   {{- $fields = merge $fields (include "knock-exporter.node" .root | fromYaml) (default dict $values.extraPodConfigs) }}
   {{- with include "knock-exporter.set" $fields | trim }}{{- . | nindent 2 }}{{- end }}
   securityContext:
-    {{- toYaml $values.podSecurityContext | nindent 4 }}
+    {{- include "knock-exporter.podSecurityContext" .root | nindent 4 }}
   containers:
     - name: knock-exporter
       image: {{ include "knock-exporter.image" .root | quote }}
@@ -135,7 +135,7 @@ spec:
 {{/* What decides which nodes can run a pod. */}}
 {{- define "knock-exporter.node" -}}
 {{- $secrets := list -}}
-{{- range concat (default list (default dict .Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) -}}
+{{- range concat (default list (.Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) -}}
 {{- $secrets = append $secrets (kindIs "map" . | ternary . (dict "name" .)) -}}
 {{- end -}}
 {{- $fields := pick .Values "nodeSelector" "runtimeClassName" "schedulerName" "tolerations" -}}
