@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chart
 import pytest
@@ -11,6 +11,9 @@ import values_schema
 from charts import ID, of_kind, rendered
 from kubernetes_kinds import is_described
 from operator_kinds import lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.e2e
 
@@ -240,6 +243,26 @@ def test_each_value_has_a_change() -> None:
     rows = [line.split("`")[1] for line in chart.documents()["README.md"].splitlines() if line.startswith("| `")]
     known = {path.removesuffix(".name").removesuffix(".kind") if "secretStoreRef" in path else path for path in rows}
     assert CHANGED.keys() | NOT_SHOWN == known
+
+
+def optional(schema: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Yield the paths of values that are not required."""
+    for name, part in schema["properties"].items():
+        if name not in schema.get("required", ()):
+            yield f"{before}{name}"
+        elif "properties" in part:
+            yield from optional(part, f"{before}{name}.")
+
+
+def test_each_value_that_is_not_required_can_be_null() -> None:
+    schema = json.loads(chart.schema())
+    unset = [f"{section}.{name}" for section, names in values_schema.others().items() for name in names]
+    nothing = {path for path in optional(schema) if not any(each.startswith(path) for each in BASE)} - {
+        "enabled",
+        *unset,
+    }
+    assert {"commonLabels", "service.labels", "global.compatibility", "livenessProbe", "resources"} <= nothing
+    made(BASE | WITHOUT_TEXTS | dict.fromkeys(sorted(nothing)))
 
 
 def where(path: str) -> dict[str, Any]:

@@ -168,10 +168,10 @@
 {{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "knock-exporter/workload" -}}
 {{- $more := concat $own (list "app.kubernetes.io/managed-by" "app.kubernetes.io/version" "helm.sh/chart") -}}
 {{- range $section := list "serviceAccount" "service" "ingress" "httpRoute" "serviceMonitor" "podMonitor" "prometheusRule" "dashboards" "grafanaDashboard" -}}
-{{- include "knock-exporter.checkLabels" (dict "values" (printf "%s.labels" $section) "labels" (get $.Values $section).labels "own" $more) -}}
+{{- include "knock-exporter.checkLabels" (dict "values" (printf "%s.labels" $section) "labels" (index $.Values $section).labels "own" $more) -}}
 {{- end -}}
 {{- range $values := list "commonLabels" "deploymentLabels" -}}
-{{- include "knock-exporter.checkLabels" (dict "values" $values "labels" (get $.Values $values) "own" $more) -}}
+{{- include "knock-exporter.checkLabels" (dict "values" $values "labels" (index $.Values $values) "own" $more) -}}
 {{- end -}}
 {{- include "knock-exporter.checkLabels" (dict "values" "podLabels" "labels" .Values.podLabels "own" $own) -}}
 {{- $fields := list "affinity" "automountServiceAccountToken" "containers" "dnsConfig" "dnsPolicy" "enableServiceLinks" "hostAliases" "imagePullSecrets" "initContainers" "nodeSelector" "priorityClassName" "runtimeClassName" "schedulerName" "securityContext" "serviceAccountName" "terminationGracePeriodSeconds" "tolerations" "topologySpreadConstraints" "volumes" -}}

@@ -150,7 +150,7 @@ annotations:
 {{- $own := dict "name" $name "api_key_file" (printf "/etc/knock-exporter/keys/%s/%s" $name (default "api-key" $settings.apiKeySecretKey)) -}}
 {{- $environments = append $environments (merge $own (omit $settings "apiKeySecret" "apiKeySecretKey" "apiKeyRemoteRef")) -}}
 {{- end -}}
-{{- $config := merge (dict "environments" $environments) .root.Values.config -}}
+{{- $config := merge (dict "environments" $environments) (default dict .root.Values.config) -}}
 {{- $tokens := list -}}
 {{- range (include "knock-exporter.tokens" . | fromJsonArray) -}}
 {{- $tokens = append $tokens (dict "token_file" (printf "/etc/knock-exporter/tokens/%s/%s" .id .key) "environments" .environments) -}}
