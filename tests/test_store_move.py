@@ -133,7 +133,7 @@ def test_what_is_there_already_is_added_to_and_the_rest_left_alone(state_path: P
     there = Memory({elsewhere: kept(D, NOW, "elsewhere")}, environments={"elsewhere": ENVIRONMENT})
     write(other, there, clock)
     told = put_in(other, export(state_path, "production"), clock)
-    assert told == ["environment production: 2 operations (0 known here before), 1 tombstones"]
+    assert told == ["environment production: 2 operations (0 known here before), 1 tombstone"]
     memory = read(other, clock)
     assert set(memory.operations) == {elsewhere, key(A), key(B)}
     assert put_in(other, export(state_path, "production"), clock)[0].startswith(
@@ -246,7 +246,7 @@ def test_to_another_machine_and_back(state_path: Path, other: Path) -> None:
     store.commit(Changes(2, clock.now, changed), impatient)
     store.close()
     told = put_in(state_path, export(other), clock)
-    assert told == ["environment staging: 1 operations (0 known here before), 0 tombstones"]
+    assert told == ["environment staging: 1 operation (0 known here before), 0 tombstones"]
     after = read(state_path, clock)
     assert {each for each in after.operations if each.environment == "staging"} == {key(D, "staging")}
     assert after.operations[key(D, "staging")].tracked.marks == Marks(500, 500, 7)
@@ -281,7 +281,7 @@ def test_one_that_is_awake_is_replaced_on_demand(state_path: Path, other: Path) 
     )
     write(other, there, clock)
     told = put_in(other, export(state_path, "production"), clock, replace=True)
-    assert told == ["environment production: 2 operations (1 known here before), 1 tombstones"]
+    assert told == ["environment production: 2 operations (1 known here before), 1 tombstone"]
     after = read(other, clock)
     assert after.operations == {
         **{key(each): STATE.operations[key(each)] for each in (A, B)},
@@ -326,8 +326,8 @@ def test_check_tells_what_is_there(state_path: Path) -> None:
     assert lines == [
         "integrity: ok",
         "last checkpoint: 2027-01-15 08:00:00 UTC",
-        f"environment production: 2 operations (2 processing), 2 registrations, 1 tombstones, {since}",
-        f"environment staging: 1 operations (1 processing), 1 registrations, 0 tombstones, {since}; not configured",
+        f"environment production: 2 operations (2 processing), 2 registrations, 1 tombstone, {since}",
+        f"environment staging: 1 operation (1 processing), 1 registration, 0 tombstones, {since}; not configured",
     ]
 
 

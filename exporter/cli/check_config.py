@@ -13,6 +13,7 @@ import click
 from exporter.cli.flags import FilePath, Names, example, flag
 from exporter.errors import KnockError, StartError
 from exporter.values import quoted
+from exporter.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,16 +96,12 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     if printed:
         click.echo(config.effective_yaml(loaded, queries_masked=True), nl=False)
     elif good:
-        counts = _count(len(loaded.environments), "environment"), _count(listed, "operation")
+        counts = counted(len(loaded.environments), "environment"), counted(listed, "operation")
         click.echo(f"OK: {', '.join(counts)}")
     if probe:
         probed = [_probe(each, keys[each.name]) for each in loaded.environments]
         good = good and all(probed)
     sys.exit(0 if good else 1)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _warnings(loaded: Config, keys: dict[str, Secret]) -> Iterator[str]:
