@@ -82,7 +82,7 @@ annotations:
 {{- define "knock-exporter.podSecurityContext" -}}
 {{- $adapt := default "auto" (((.Values.global).compatibility).openshift).adaptSecurityContext -}}
 {{- if or (eq $adapt "force") (and (eq $adapt "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) -}}
-{{- omit .Values.podSecurityContext "fsGroup" "runAsGroup" "runAsUser" | toYaml -}}
+{{- omit (default dict .Values.podSecurityContext) "fsGroup" "runAsGroup" "runAsUser" | toYaml -}}
 {{- else -}}
 {{- toYaml .Values.podSecurityContext -}}
 {{- end -}}
