@@ -46,6 +46,7 @@ def test_commands_are_found_in_blocks_and_between_words() -> None:
         ("| `cat a \\| knock-exporter register - --tokens=b` |", 1, "No such option '--tokens'"),
         ("```sh\nrun=$(knock-exporter group start GROUP)\n```", 2, "no command start"),
         ("```sh\nkubectl exec pod -- knock-exporter state export --path=a > b\n```", 2, "No such option '--path'"),
+        ("```sh\ndocker exec -i knock-exporter knock-exporter state check -x\n```", 2, "No such option '-x'"),
         ("```sh\npython -m exporter watch --timeout\n```", 2, "requires an argument"),
         ("`make nothing`", 1, "no target nothing"),
         ("```sh\ncurl -s localhost:10187/metric\n```", 2, "no route for GET localhost:10187/metric"),
@@ -60,7 +61,8 @@ def test_a_wrong_command_is_named_with_its_line(text: str, line: int, problem: s
 
 
 def test_what_stands_for_a_value_is_taken() -> None:
-    text = '```sh\nknock-exporter get OPERATION_ID\nknock-exporter list --run "$run" --status=…\n```'
+    text = '```sh\nknock-exporter get OPERATION_ID\nknock-exporter list --run "$run" --status=…\n'
+    text += "docker exec -it knock-exporter python3\n```"
     assert [problem for command in commands(README, text) for problem in command.problems()] == []
 
 

@@ -53,7 +53,7 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
 
 
 def test_programs_know_where_a_browser_reaches_them() -> None:
-    for name in ("prometheus", "alertmanager"):
+    for name in ("knock-exporter", "prometheus", "alertmanager"):
         port = SERVICES[name]["ports"][0].split(":")[1]
         assert f"--web.external-url=http://localhost:{port}" in SERVICES[name]["command"]
     assert SERVICES["grafana"]["environment"]["GF_SERVER_ROOT_URL"] == "http://localhost:3000"
@@ -61,7 +61,7 @@ def test_programs_know_where_a_browser_reaches_them() -> None:
 
 def test_the_exporter_takes_its_flags() -> None:
     name, *arguments = SERVICES["knock-exporter"]["command"]
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     command = main.get_command(context, name)
     assert command is not None
     command.make_context(name, arguments, parent=context)

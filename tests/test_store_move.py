@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -331,6 +330,20 @@ def test_check_tells_what_is_there(state_path: Path) -> None:
     ]
 
 
+def test_without_a_path_the_configuration_names_the_state_file(state_path: Path, tmp_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"environments: [{{name: production, api_key: sk_test_1}}]\nstorage: {{path: {state_path.name}}}\n"
+    )
+    told = call("check", f"--config.file={config}")
+    assert (told.exit_code, told.stdout) == (0, call("check", f"--storage.path={state_path}").stdout)
+    config.write_text("environments: [{name: production, api_key: sk_test_1}]\n")
+    told = call("check", f"--config.file={config}")
+    assert told.exit_code == 1
+    assert told.stderr == f"{config} has no storage: name the state file with --storage.path\n"
+
+
 @pytest.mark.parametrize("command", ["check", "export"])
 def test_looking_changes_nothing_and_works_next_to_an_exporter(state_path: Path, command: str) -> None:
     clock = Clock()
@@ -383,11 +396,10 @@ def test_an_export_that_cannot_be_written_is_told(state_path: Path) -> None:
     assert (result.returncode, result.stderr) == (1, "the export cannot be written: No space left on device\n")
 
 
-@pytest.mark.parametrize("command", ["check", "export", "import"])
-def test_the_path_is_required_and_may_come_from_the_environment(state_path: Path, command: str) -> None:
-    assert call(command).exit_code == 2
+def test_the_path_may_come_from_the_environment(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
     runner = CliRunner(env={"KNOCK_EXPORTER_STORAGE_PATH": str(state_path)})
-    assert runner.invoke(main, ["state", command], input=io.BytesIO()).exit_code == 1
+    assert runner.invoke(main, ["state", "check"]).stdout == call("check", f"--storage.path={state_path}").stdout
 
 
 # As docs/state.md has it.

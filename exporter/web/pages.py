@@ -182,7 +182,7 @@ class Pages:
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
         found = group_facts(snapshot, now, environment, name)
         if not found:
-            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter knows no such group (any more).")
+            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter has no such group, or does not follow it any more.")
         (it,), of_group = found, Filter(environment, name)
         row = rows.group_row(it, self._app_context.prefix)
         status = next((each for each in snapshot.groups if (each.environment, each.group) == (environment, name)), None)
@@ -213,7 +213,9 @@ class Pages:
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
         entry = snapshot.operations.get(key) if is_operation_id(key.id) else None
         if entry is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter does not follow such an operation (any more).")
+            raise Refusal(
+                HTTPStatus.NOT_FOUND, "This exporter does not follow this operation, or does not follow it any more."
+            )
         environment_status = next((each for each in snapshot.environments if each.name == key.environment), None)
         row, record, points = self._row(entry, now), entry.tracked.operation, entry.history.points
         return self._page(

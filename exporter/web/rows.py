@@ -101,7 +101,7 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
     if tracked.state == PENDING:
         notes.append("not read yet")
     if tracked.lost:
-        notes.append("Knock does not know it")
+        notes.append("Knock answers 404")
     if (unchanged := facts.unchanged_for(entry, now)) is not None:
         notes.append(f"no change for {wording.span(unchanged)}")
     if facts.stale(entry, now):
@@ -139,13 +139,15 @@ def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
     if entry.state == Status.FAILED or facts.completed_with_errors(entry):
         listed = (record.error_items or record.errors) if record is not None else None
         failed = entry.state == Status.FAILED
-        again = "the rows that were not processed" if failed else "the failed items"
+        again = "Then run the whole operation again: Knock does not list the rows that it did not process."
+        if not failed:
+            again = "Then run an operation with the failed items only."
         steps = (
             GroupCommand(
                 f"Read the failed items{'' if listed else ', if there are any'}.",
                 f"knock-exporter errors {place} {key.id}",
             ),
-            GroupCommand(f"Correct the data. Then submit {again} again.", ""),
+            GroupCommand(f"Correct the data. {again}", ""),
             forget,
         )
         meaning = _failed(record) if failed else "Knock completed this operation, but some items failed."
@@ -157,13 +159,13 @@ def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
         return Advice(meaning, (get,), "KnockOperationStalled")
     if facts.stale(entry, now):
         return Advice(
-            "Knock has not answered about this operation for long. The values shown are old.",
+            "The last successful poll of this operation is older than planned. The values shown are old.",
             (get,),
             "KnockOperationsStale",
         )
     if entry.state == LOST:
         return Advice(
-            "Knock answers that it does not know this operation. The exporter has stopped to poll it.",
+            "Knock answers that it does not know this operation. The exporter has stopped polling it.",
             (get, forget),
             "KnockOperationsLost",
         )
@@ -320,9 +322,9 @@ def attention(it: GroupFacts, now: Moment) -> list[str]:
         told.append(f"It is late: its deadline passed {wording.span(now.wall - it.deadline)} ago.")
     if it.is_incomplete(now.wall) and run is not None and run.operations is not None:
         missing = run.operations - sum(it.run_sums.states)
-        told.append(f"It is incomplete: {missing:,} operations were never created, or never handed over.")
+        told.append(f"It is incomplete: {missing:,} operations were not created or not registered.")
     if it.state is GroupState.STALLED:
-        told.append("It stalls: an operation is being processed, and nothing about it changes.")
+        told.append("It is stalled: an operation is processing, but its numbers do not change.")
     return told
 
 
@@ -347,17 +349,17 @@ def commands(it: GroupFacts, url: str) -> list[GroupCommand]:
     place = f"--environment={shlex.quote(it.environment)}"
     found = [
         GroupCommand("Watch it until it has finished", f"knock-exporter watch {place} {of_group} {where}"),
-        GroupCommand("List what failed", f"knock-exporter list {place} {of_group} --status=failed {where}"),
-        GroupCommand("Read the items that failed, from Knock", f"knock-exporter errors {place} {of_group} {where}"),
+        GroupCommand("List failed operations", f"knock-exporter list {place} {of_group} --status=failed {where}"),
+        GroupCommand("Read the failed items from Knock", f"knock-exporter errors {place} {of_group} {where}"),
         GroupCommand(
-            "Drop what failed and was handled; the run keeps counting it",
+            "Remove failed operations that are handled; the run still counts them",
             f"knock-exporter forget {place} --token-file=register.token {of_group} --status=failed {where}",
         ),
     ]
     if it.run is not None and it.run.finished is None:
         last = f"--run={shlex.quote(it.run.id)} -- {shlex.quote(it.group)}"
         close = f"knock-exporter group close {place} --token-file=register.token {where} {last}"
-        found.append(GroupCommand("Say that the run has submitted everything", close))
+        found.append(GroupCommand("Close the run: everything is submitted", close))
     return found
 
 
