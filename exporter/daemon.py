@@ -178,6 +178,7 @@ class Daemon:
             scraped=lambda at: self._inbox.put(Scraped(at)),
             configuration=lambda: self._configuration_status(self._reloading),
             flags=self._flags.shown,
+            notice=self._flags.notice,
         )
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:

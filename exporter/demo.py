@@ -129,7 +129,14 @@ def run(
         )
         daemon = Daemon(config, flags, environ)
         _print_addresses(flags.external_url or _url(*daemon.addresses[0]), tell)
-        player = Player(simulators, daemon, tell)
+
+        def print_if_read(line: str) -> None:
+            try:
+                tell(line)
+            except BrokenPipeError:
+                daemon.end("nobody reads its output")
+
+        player = Player(simulators, daemon, print_if_read)
         threading.Thread(target=player.play, args=(speed,), name="story", daemon=True).start()
         if duration is not None:
             timer = threading.Timer(duration, daemon.end, ["the demo is over"])

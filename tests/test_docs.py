@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -184,3 +185,12 @@ def test_every_helper_of_tests_is_listed_and_no_other() -> None:
 def test_the_changelog_knows_what_is_to_come() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
+
+
+def test_the_threat_model_names_code_that_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py):(\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    for file, name in named:
+        tree = ast.parse((ROOT / "exporter" / file).read_text(encoding="utf-8"))
+        defined = {each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.ClassDef)}
+        assert name in defined | {each.name for each in ast.walk(tree) if isinstance(each, ast.AsyncFunctionDef)}, file

@@ -65,7 +65,8 @@ def test_what_is_about_errors_ends_with_how_to_run_them_again(alert: str) -> Non
     recipe = re.findall(r"^## Run again what failed\n(```console\n.+?^```\n)", LIST, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^\$ knock-exporter (\w+) ", recipe[0], re.MULTILINE) == ["list", "errors"]
     assert read(alert).endswith(
-        f"\n\n## Run again what failed\nOnly what is left ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
+        "\n\n## Run again what failed\nThe failed operations whole, and single failed items of others"
+        f" ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
     )
 
 

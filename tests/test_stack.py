@@ -71,6 +71,6 @@ def test_the_readme_shows_the_configuration_that_is_checked() -> None:
     readme = (promql.MONITORING / "README.md").read_text()
     shown = yaml.safe_load(re.findall(r"^```yaml\n(.+?)^```", readme, re.MULTILINE | re.DOTALL)[0])
     real = yaml.safe_load((promql.MONITORING / "prometheus.yaml").read_text())
-    assert shown == {name: real[name] for name in ("rule_files", "alerting")} | {
+    assert shown == {name: real[name] for name in ("global", "rule_files", "alerting")} | {
         "scrape_configs": [job for job in real["scrape_configs"] if job["job_name"] == "knock"]
     }

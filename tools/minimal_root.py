@@ -97,8 +97,8 @@ class Root:
 def libraries_of(files: Iterable[Path]) -> set[Path]:
     """Return the shared libraries that programs and libraries load, and who loads them."""
     done = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False)  # noqa: S603, S607 - the base's
-    if "not found" in done.stdout:
-        raise SystemExit(f"libraries are missing in the base:\n{done.stdout}")
+    if done.returncode or "not found" in done.stdout:
+        raise SystemExit(f"libraries are missing in the base:\n{done.stderr}{done.stdout}")
     found = re.findall(r"^\t(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE)
     return {Path(os.path.normpath(each)) for each in found}
 

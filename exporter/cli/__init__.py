@@ -278,7 +278,10 @@ def demo(
     from exporter import logs, servers  # noqa: PLC0415 - the same
 
     flags = servers.Flags(
-        [web_listen_address], external_url=web_external_url, shown=tuple(values_of(click.get_current_context()))
+        [web_listen_address],
+        external_url=web_external_url,
+        shown=tuple(values_of(click.get_current_context())),
+        notice="This is the demo, with a simulated Knock. The commands on these pages are for an exporter of your own.",
     )
     check_prefix(flags.external_url, flags.telemetry_path)
     flush = logs.set_up("warning", "logfmt")

@@ -84,7 +84,7 @@ def _hint(api: ExporterApi, environment: str | None, group: str | None) -> str:
 
 @click.command(
     epilog=example(
-        "knock-exporter forget --environment=production --token-file=token \\",
+        "knock-exporter forget --environment=production --token-file=register.token \\",
         "    --group=nightly --status=failed",
     )
 )
