@@ -43,7 +43,7 @@ venv = $(BIN)/pip --version > /dev/null 2>&1 || { \
 	@touch $@
 
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
-	$(BIN)/python -m exporter demo $(DEMO_FLAGS)
+	@$(BIN)/python -m exporter demo $(DEMO_FLAGS) || { echo "Flags are given so: make demo DEMO_FLAGS=--web.listen-address=127.0.0.1:10287"; exit 1; }
 
 # In the order of their names, end-to-end tests come first: short files fill up the end.
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
@@ -118,8 +118,11 @@ dist: .venv/build ## build the wheel and the sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium
+pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium, Prometheus and Node.js
 	tests/e2e/get-web-tools
+	mkdir -p .tools/dashboard && cp tools/dashboard/* .tools/dashboard
+	cd .tools/dashboard && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd .tools/dashboard && npm run --silent build
 	$(BIN)/python tools/pictures.py
 
 clean: ## remove what the other targets made

@@ -167,7 +167,7 @@ def fleet(count: int) -> Fleet:
 
 
 def make_fleet(count: int) -> None:
-    """Have the fleet of this size made: it is no value for another process."""
+    """Have the fleet of this size made here: another process cannot get it as a value."""
     fleet(count)
 
 

@@ -27,6 +27,8 @@ class _AsItIs(QueueHandler):
     """Hands records over unformatted, as structlog's formatter needs them."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        if record.name.startswith("urllib3") and isinstance(record.args, tuple):  # a list's query may be a secret
+            record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
         return record
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name

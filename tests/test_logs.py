@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from chaos import answering, http, serving
 from programs import until
 from schedule import Scheduler
 
+from exporter.config.settings import HttpSource
 from exporter.logs import FLUSH_SECONDS, QUEUE_LINES, set_up
+from exporter.sources.http import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,6 +144,13 @@ def test_libraries_that_chatter_are_quiet_but_for_debug() -> None:
 
     assert said("logfmt", chatter) == []
     assert len(said("logfmt", chatter, "debug")) == 2
+
+
+def test_a_request_is_told_without_its_query_which_may_be_a_secret() -> None:
+    with serving(answering(http("[]", 200, "Content-Type: application/json"))) as server:
+        lines = said("logfmt", lambda: fetch(HttpSource(f"{server.url}/ids?key=hunter2"), ()), "debug")
+    assert any("/ids" in line and " 200 " in line for line in lines)
+    assert "hunter2" not in "".join(lines)
 
 
 def test_every_error_of_asyncio_is_told() -> None:

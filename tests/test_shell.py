@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from api_server import counted, group_of, operation, run_of
+from chaos import answering, http, serving
 from click.testing import CliRunner, Result
 from registration_service import TOKEN, FakeService, served
 from shown import LISTED, OTHER
@@ -120,6 +121,13 @@ def test_where_there_is_nothing_it_says_so(shell: Shell) -> None:
     assert shell("list", "-o", "ids").output == ""
     answer = shell("group", "list")
     assert (answer.exit_code, answer.stdout, answer.stderr) == (0, "", "No groups found.\n")
+
+
+def test_a_group_that_does_not_exist_is_told(shell: Shell, api_server: ApiServer) -> None:
+    assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: none).\n"
+    api_server.groups["nightly"] = group_of("nightly")
+    assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: nightly).\n"
+    assert shell("list", "--group=nightly", "--status=failed").stderr == "No operations found.\n"
 
 
 class Terminal(io.StringIO):
@@ -245,6 +253,14 @@ def test_a_bad_token_ends_it(shell: Shell, api_server: ApiServer, token_file: Pa
     assert (answer.exit_code, answer.stdout) == (1, "")
     assert answer.stderr == f"{api_server.url}: HTTP 401: the token is not one of this exporter's\n"
     assert TOKEN not in answer.output
+
+
+def test_another_server_ends_it_at_the_first_id(token_file: Path) -> None:
+    with serving(answering(http('{"detail": "Not Found"}', 404, "Content-Type: application/json"))) as server:
+        answer = forget(Shell(server.url, token_file), A, B)
+        assert len(server.requests) == 1
+    assert (answer.exit_code, answer.stdout) == (1, "")
+    assert answer.stderr.startswith(f"{server.url}: HTTP 404: Not Found: the answer does not come from a knock-exp")
 
 
 def test_the_real_exporter_drops_what_is_forgotten(service: FakeService, token_file: Path) -> None:

@@ -94,7 +94,7 @@ EMPTY = "is empty (to list nothing, write a comment such as # none)"
         ("00000000-0000-0000-0000-000000000000", "line 1: is the nil UUID, which no operation has"),
         ("sk_live_0123456789", f'line 1: "sk_***" {NOT_A_UUID}'),
         (f"{A}\n\0\0\0", f'line 2: "���" {NOT_A_UUID}'),
-        (f"{A}\n[]", f'line 2: "[]" {NOT_A_UUID}'),
+        (f"{A}\n[]", "line 2: expected an id, got JSON (write the ids alone, one a line)"),
         (f"{A}\v{B}", f'line 1: "{A}�{B[:23]}…" {NOT_A_UUID}'),
         (f"{A}\n".encode() + b"\xff", "line 2: is not UTF-8 text (save it as UTF-8)"),
         (A.encode("utf-16"), "line 1: is not UTF-8 text (save it as UTF-8)"),
@@ -158,6 +158,7 @@ def test_null_stands_for_nothing_in_json_as_go_writes_it() -> None:
     assert read('[{"targets": null, "labels": null}]', Form.JSON) == []
 
 
+EXAMPLE = '{"targets": ["123e4567-e89b-12d3-a456-426614174000"]}'
 NOTHING = "is empty (to list nothing, write [])"
 
 
@@ -169,10 +170,10 @@ NOTHING = "is empty (to list nothing, write [])"
         ("---\n", NOTHING),
         ("%YAML 1.1\n--- # x\n...\r\n", NOTHING),
         ("- targets:\n", "line 1: [0].targets: expected a list of ids, got nothing"),
-        ("-\n", "line 1: [0]: expected a mapping with targets and labels, got nothing"),
-        (f"- {A}\n", "line 1: [0]: expected a mapping with targets and labels, got text"),
-        (f"{A}\n", "expected a list of mappings with targets and labels, got text"),
-        (f"targets: [{A}]\n", "expected a list of mappings with targets and labels, got a mapping"),
+        ("-\n", f"line 1: [0]: expected a mapping such as {EXAMPLE}, got nothing"),
+        (f"- {A}\n", f"line 1: [0]: expected a mapping such as {EXAMPLE}, got text"),
+        (f"{A}\n", f"expected a list such as [{EXAMPLE}], got text"),
+        (f"targets: [{A}]\n", f"expected a list such as [{EXAMPLE}], got a mapping"),
         ("- labels: {}\n", "line 1: [0].targets: is missing (list the ids there; [] for none)"),
         (f"- targets: {A}\n", "line 1: [0].targets: expected a list of ids, got text"),
         (
@@ -254,8 +255,8 @@ def test_broken_yaml(text: str, message: str) -> None:
     [
         ("", NOTHING),
         (" \n", NOTHING),
-        ("{}", "expected a list of mappings with targets and labels, got a mapping"),
-        ("[1]", "[0]: expected a mapping with targets and labels, got a number"),
+        ("{}", f"expected a list such as [{EXAMPLE}], got a mapping"),
+        ("[1]", f"[0]: expected a mapping such as {EXAMPLE}, got a number"),
         (f'[\n{{"targets": ["{A}",\n"x"]}}]', f'line 3: [0].targets[1]: "x" {NOT_A_UUID}'),
         ('[{"targets": ["x", "x"]}]', f'[0].targets[0]: "x" {NOT_A_UUID}; 2 faults in all'),
         ('[{"targets": [null]}]', "[0].targets[0]: expected an id, got nothing"),

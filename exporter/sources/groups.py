@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_VALUES = 500_000  # of a YAML file; each takes 400 bytes while it is read
 MAX_COLONS = 800_000  # of JSON; there is one for each key, which takes 250 bytes while it is read
 _KEYS = ("targets", "labels")
+_EXAMPLE = '{"targets": ["123e4567-e89b-12d3-a456-426614174000"]}'
 _INNER = "__"  # labels that begin so are for relabeling, and Prometheus keeps none of them
 _KINDS = {type(None): "nothing", bool: "true or false", str: "text", list: "a list", dict: "a mapping"}
 _UNQUOTED = (bool, int, float)
@@ -66,7 +67,7 @@ class _Groups:
         if data is None:
             return ()
         if not isinstance(data, list):
-            raise BrokenList(f"expected a list of mappings with targets and labels, got {_kind(data)}")
+            raise BrokenList(f"expected a list such as [{_EXAMPLE}], got {_kind(data)}")
         if len(data) > MAX_IDS:  # in YAML, aliases make millions of a few bytes
             raise BrokenList(f"has more than {MAX_IDS} groups (split it)")
         for index, group in enumerate(data):
@@ -75,7 +76,7 @@ class _Groups:
 
     def _group(self, loc: Loc, group: Any) -> None:
         if not isinstance(group, dict):
-            self._listing.fault(loc, f"expected a mapping with targets and labels, got {_kind(group)}")
+            self._listing.fault(loc, f"expected a mapping such as {_EXAMPLE}, got {_kind(group)}")
             return
         self._check_names(loc, group, _KEYS, "unknown key")
         labels = dict(self._labels((*loc, "labels"), group))

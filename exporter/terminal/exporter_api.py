@@ -49,6 +49,7 @@ class Attempt(NamedTuple):
     problem: str
     passing: bool  # whether it may pass by waiting
     retry_after: float = 0.0
+    foreign: bool = False  # whether a refusal comes from another server
 
 
 class ApiError(ExporterError):
@@ -142,10 +143,12 @@ class Connection:
         with self._transport.request(address, headers, deadline, method=method, body=body) as answer:
             body_read = read_body(answer, MemoryBudget().reservation("", ""))
         document = _document(body_read)
+        # What refuses is told from other servers' errors by its type.
+        foreign = not (answer.headers.get("content-type", "").startswith(PROBLEM_TYPE) or "rejected" in document)
         if answer.status == HTTPStatus.BAD_REQUEST and any(each in body_read for each in _TLS_PORTS):
             problem = "HTTP 400: this port speaks TLS (use https://)"
         else:
-            problem = _problem(answer.status, answer.headers, document)
+            problem = _problem(answer.status, answer.headers, document, foreign=foreign)
         seconds = answer.headers.get("retry-after", "")
         return Attempt(
             answer.status,
@@ -153,6 +156,7 @@ class Connection:
             self._shown(problem),
             answer.status in RETRIED,
             float(seconds) if seconds.isdecimal() else 0.0,
+            foreign,
         )
 
     def _shown(self, text: str) -> str:
@@ -266,18 +270,17 @@ def _document(body: bytearray) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _problem(status: int, headers: Mapping[str, str], document: Mapping[str, Any]) -> str:
+def _problem(status: int, headers: Mapping[str, str], document: Mapping[str, Any], *, foreign: bool) -> str:
     """Say what an answer is that is not the one hoped for."""
     if status == HTTPStatus.OK:
         return _FOREIGN
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return f"HTTP {status}: redirects are not followed (is --url right?)"
-    ours = headers.get("content-type", "").startswith(PROBLEM_TYPE) or "rejected" in document
     reasons = [each.get("reason") for each in objects(document.get("rejected"))][:1]
     parts = [str(each) for each in (document.get("detail"), *reasons) if each]
-    if not ours:
+    if foreign:
         parts.append(_PROXY if status in RETRIED else _FOREIGN)
-    needs_password = ours and headers.get("www-authenticate", "").startswith("Basic")
+    needs_password = not foreign and headers.get("www-authenticate", "").startswith("Basic")
     return ": ".join([f"HTTP {status}", *parts]) + (" (--username and --password-file)" if needs_password else "")
 
 

@@ -59,9 +59,10 @@ class ExporterWrites:
             limiter.start(self._monotonic())
             attempt, repeated = self._deleted(operation_id)
             done = attempt.status == HTTPStatus.OK and attempt.document.get("released") is True
-            if done or (repeated and attempt.status == HTTPStatus.NOT_FOUND):  # the first answer was lost
+            refused = attempt.status in _OF_ONE and not attempt.foreign
+            if done or (refused and repeated and attempt.status == HTTPStatus.NOT_FOUND):  # the first answer was lost
                 yield operation_id, None
-            elif attempt.status in _OF_ONE:
+            elif refused:
                 yield operation_id, attempt.problem
             else:
                 raise ApiError(self.url, attempt)

@@ -202,15 +202,20 @@ class EnvironmentRegistry:
         name = environment.name
         environment.upstream.leave(environment, now.mono)
         self._drop_empty_upstreams()
-        operations = {each: operation.stored for each, operation in environment.operations.items()}
-        aggregates, groups = self._book.all_remembered(name), self._book.groups.all_remembered(name)
-        self._asleep[name] = SleepingEnvironment(environment.stored_memory, operations, aggregates, groups)
+        asleep = self._asleep[name] = self._as_stored(environment)
         self._changed.environments[name] = None
         del self._environments[name]
         self._intake.remove_environment(name)
         self._intake.slices.put(object(), self._book.remove_environment(environment), now)
         self._activity.remove_environment(name)
-        log.info("environment is no longer configured", environment=name, operations=len(operations))
+        log.info("environment is no longer configured", environment=name, operations=len(asleep.operations))
+
+    def _as_stored(self, environment: WatchedEnvironment) -> SleepingEnvironment:
+        """Return what is to be stored of an environment, as it is now."""
+        operations = {each: operation.stored for each, operation in environment.operations.items()}
+        aggregates = self._book.all_remembered(environment.name)
+        groups = self._book.groups.all_remembered(environment.name)
+        return SleepingEnvironment(environment.stored_memory, operations, aggregates, groups)
 
     def forget_old(self, now: Moment) -> None:
         """Forget the environments that have slept for 30 days."""
@@ -244,16 +249,13 @@ class EnvironmentRegistry:
         aggregates: dict[AggregateKey, StoredAggregate] = {}
         environments: dict[str, EnvironmentMemory] = {}
         groups: dict[GroupKey, StoredGroup] = {}
-        for name, asleep in self._asleep.items():
-            operations |= {each.tracked.key: each for each in asleep.operations.values()}
-            aggregates |= asleep.aggregates
-            groups |= asleep.groups
-            environments[name] = asleep.memory
-        for name, environment in self._environments.items():
-            operations |= {each.key: each.stored for each in environment.operations.values()}
-            aggregates |= self._book.all_remembered(name)
-            groups |= self._book.groups.all_remembered(name)
-            environments[name] = environment.stored_memory
+        for name, each in (
+            self._asleep | {name: self._as_stored(it) for name, it in self._environments.items()}
+        ).items():
+            operations |= {stored.tracked.key: stored for stored in each.operations.values()}
+            aggregates |= each.aggregates
+            groups |= each.groups
+            environments[name] = each.memory
         tombstones = deepcopy(self._intake.tombstones)
         return Changes(number, now, operations, tombstones, aggregates, environments, groups, whole=True)
 
