@@ -72,16 +72,16 @@ soak: .venv/dev ## run random operations, faults and restarts against a model fo
 	PYTHONHASHSEED=0 PYTHONPATH=tests/support $(BIN)/python tests/machine/soak.py $(SOAK_FLAGS)
 
 # Which test reaches which line, and how long each takes, is what `mutants` goes by.
-.coverage.junit.xml: .venv/dev $(shell find exporter tests -name '*.py')
+.coverage-tests.xml: .venv/dev $(shell find exporter tests -name '*.py')
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(UNIT_TESTS) --junitxml=.coverage.junit.new
+	$(BIN)/coverage run -m pytest $(UNIT_TESTS) --junitxml=.coverage-tests.new
 	$(BIN)/coverage combine --quiet
-	@mv .coverage.junit.new $@
+	@mv .coverage-tests.new $@
 
-coverage: .coverage.junit.xml ## run the unit tests, and show which lines they do not reach
+coverage: .coverage-tests.xml ## run the unit tests, and show which lines they do not reach
 	$(BIN)/coverage report
 
-mutants: .coverage.junit.xml ## change the code that decides in 1,000 places, and see whether tests notice
+mutants: .coverage-tests.xml ## change the code that decides in 1,000 places, and see whether tests notice
 	$(BIN)/python tools/mutants.py $(MUTANTS_FLAGS)
 
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from itertools import islice
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DECIDES = ("tracking", "knock", "metrics", "config")
 GOAL = 0.85
+UNCHANGED = -1
+PRELOADED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what `preload` imported
+CONTROLS = 20  # of the drawn ones are run unchanged first: what fails then tells nothing of a change
 SECONDS = 30.0  # of tests for one mutant, as they took when coverage was measured
 IMPORTS = "import sys, exporter.cli, exporter.daemon, exporter.simulator, httpx, hypothesis; print(*sys.modules)"
 SLACK = 60.0, 10.0  # seconds and times that the changed code may take besides; what takes longer never ends
@@ -42,7 +46,7 @@ SLACK = 60.0, 10.0  # seconds and times that the changed code may take besides; 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """The change with a number of all that a file allows."""
+    """The change with a number of all that a file allows; UNCHANGED is none of them."""
 
     path: Path
     number: int
@@ -56,6 +60,8 @@ class Mutant:
     def made(self) -> tuple[ast.Module, str]:
         """Return the changed tree, and what was changed."""
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        if self.number == UNCHANGED:
+            return tree, f"{self.path.relative_to(ROOT)}: unchanged"
         change = next(islice(changes(tree), self.number, None))
         before = ast.unparse(change.node)
         change.make()
@@ -143,7 +149,8 @@ def preload() -> None:
     found = subprocess.run([sys.executable, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own
     for name in found.stdout.split():
         if name.partition(".")[0] != "exporter":
-            importlib.import_module(name)
+            with suppress(ImportError):  # made by another module, and in no file
+                importlib.import_module(name)
 
 
 def begin(mutant: Mutant, tests: list[str]) -> int:
@@ -156,7 +163,7 @@ def begin(mutant: Mutant, tests: list[str]) -> int:
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     sys.meta_path.insert(0, MutantLoader(mutant, mutant.made()[0]))
-    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=0", *tests])))
+    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *PRELOADED, *tests])))
 
 
 def outcomes(jobs: list[tuple[Mutant, list[str], float]], workers: int) -> Iterator[tuple[Mutant, str]]:
@@ -198,12 +205,17 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (default: one a processor)")
     args = parser.parse_args()
-    known, reached = all_mutants(), Reached(ROOT / ".coverage", ROOT / ".coverage.junit.xml")
+    known, reached = all_mutants(), Reached(ROOT / ".coverage", ROOT / ".coverage-tests.xml")
     drawn = random.Random(args.seed).sample(known, min(args.sample, len(known)))  # noqa: S311 - repeatable
     tell(f"{len(drawn)} of {len(known)} mutants, --seed {args.seed}")
     preload()
+    jobs = [(each, *reached.tests(each)) for each in drawn]
+    controls = [(replace(each, number=UNCHANGED), tests, seconds) for each, tests, seconds in jobs if tests][:CONTROLS]
+    failing = [each.module for each, outcome in outcomes(controls, args.workers) if outcome != "survived"]
+    if failing:
+        sys.exit(f"tests fail without any change: those of {', '.join(sorted(set(failing)))}")
     found: Counter[str] = Counter()
-    for mutant, outcome in outcomes([(each, *reached.tests(each)) for each in drawn], args.workers):
+    for mutant, outcome in outcomes(jobs, args.workers):
         found[outcome] += 1
         if outcome not in ("killed", "too long"):
             tell(f"{outcome}: {mutant.made()[1]}")
