@@ -1,7 +1,6 @@
 """Changes the code that decides in places drawn by a seed, and counts which changes a unit test notices.
 
-Each changed module is compiled in a process of its own, which runs the tests that reach the changed line, the ones
-that reach least code first, and ends at the first failure. What a test starts by its command is not changed.
+Each changed module is compiled in a process of its own, which runs the tests that reach the changed line, the quickest first, and ends at the first failure. What a test starts by its command is not changed.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class Reached:
         )
 
     def tests(self, mutant: Mutant) -> tuple[list[str], float]:
-        """Return the tests of a mutant, the narrowest first, and the seconds that they take.
+        """Return the tests of a mutant, the quickest first, and the seconds that they take.
 
         Lines that run when the module is imported are reached by no test; then all that reach the module are its tests.
         """
@@ -114,7 +113,7 @@ class Reached:
         on_line = {each for line in mutant.lines for each in lines.get(line, ())} & self._nodes.keys()
         tests = on_line or {each for contexts in lines.values() for each in contexts} & self._nodes.keys()
         chosen, seconds = [], 0.0
-        for each in sorted(tests, key=lambda each: (self._breadth[each], each)):
+        for each in sorted(tests, key=lambda each: (self._seconds[each], self._breadth[each], each)):
             if seconds + self._seconds[each] <= SECONDS:
                 seconds += self._seconds[each]
                 chosen.append(self._nodes[each])
