@@ -4,8 +4,13 @@
 #   docker run --read-only --cap-drop=all -p 10187:10187 -v "$PWD:/etc/knock-exporter:ro" knock-exporter
 #   docker run --read-only --cap-drop=all -p 10187:10187 knock-exporter demo
 ARG BASE=docker.io/library/python:3.13.16-slim-trixie
+# What the exporter stands on: `debian`, the base as it is, or `minimal`, of the same base Python and its libraries alone,
+# without shell, package manager and setuid programs.
+ARG ROOT=debian
 
-FROM ${BASE} AS build
+FROM ${BASE} AS debian
+
+FROM debian AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
 WORKDIR /src
 
@@ -22,10 +27,21 @@ COPY exporter exporter
 # a compilation, which a read-only file system cannot keep.
 RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
     && /pip/bin/pip --python /opt/knock-exporter/bin/python3 install --no-compile --no-deps --no-index /wheel/*.whl \
-    && /opt/knock-exporter/bin/python3 -m compileall -q --invalidation-mode unchecked-hash /opt/knock-exporter/lib
+    && /opt/knock-exporter/bin/python3 -m compileall -q --invalidation-mode unchecked-hash /opt/knock-exporter/lib \
+    && mkdir /state
 
-FROM ${BASE}
+FROM build AS files
+COPY tools/minimal_root.py tools/
+RUN python3 tools/minimal_root.py /opt/knock-exporter /minimal
+
+FROM scratch AS minimal
+COPY --from=files /minimal /
+ENV PATH=/usr/local/bin:/usr/bin
+
+FROM ${ROOT}
 COPY --from=build /opt/knock-exporter /opt/knock-exporter
+# A new volume that is mounted here gets this owner.
+COPY --from=build --chown=65532:65532 /state /var/lib/knock-exporter
 WORKDIR /etc/knock-exporter
 USER 65532:65532
 

@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-alone test-waiting soak coverage mutants bench figures check fmt lock schema monitoring chart dist pictures clean
+.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist pictures clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -43,7 +43,7 @@ venv = $(BIN)/pip --version > /dev/null 2>&1 || { \
 	@touch $@
 
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
-	$(BIN)/python -m exporter demo $(DEMO_FLAGS)
+	@$(BIN)/python -m exporter demo $(DEMO_FLAGS) || { echo "Flags are given so: make demo DEMO_FLAGS=--web.listen-address=127.0.0.1:10287"; exit 1; }
 
 # In the order of their names, end-to-end tests come first: short files fill up the end.
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
@@ -56,16 +56,16 @@ quick: .venv/dev ## run the unit tests, in a minute or so
 
 test: .venv/dev ## run all tests; says what it skipped because a tool is missing
 	$(BIN)/pytest -n 4 $(SIDE_BY_SIDE)
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-alone test-waiting
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-alone test-one-core
 
-# What waits for the most part leaves the machine to what measures, and is over by half of its time.
+# What waits for the most part, or needs one core, leaves one to what measures, and is over before it.
 ALONE = $$(grep -rl --include='test_*.py' 'mark.alone' tests | sort)
 
 test-alone:
-	$(BIN)/pytest -m 'alone and not alone(waits=True)' $(ALONE)
+	$(BIN)/pytest -m 'alone and not alone(one_core=True)' $(ALONE)
 
-test-waiting:
-	$(BIN)/pytest -m 'alone(waits=True)' $(ALONE)
+test-one-core:
+	$(BIN)/pytest -m 'alone(one_core=True)' $(ALONE)
 
 # The order of sets, by hash, is part of what a seed repeats.
 soak: .venv/dev ## run random operations, faults and restarts against a model for an hour
@@ -125,8 +125,11 @@ dist: .venv/build ## build the wheel and the sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium
+pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium, Prometheus and Node.js
 	tests/e2e/get-web-tools
+	mkdir -p .tools/dashboard && cp tools/dashboard/* .tools/dashboard
+	cd .tools/dashboard && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd .tools/dashboard && npm run --silent build
 	$(BIN)/python tools/pictures.py
 
 clean: ## remove what the other targets made

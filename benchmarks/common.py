@@ -13,10 +13,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from exporter.config import Config, EnvironmentSettings, ListedOperation, Polling
+from exporter.garbage_collection import collect_rarely
 from exporter.keys import KeySource, Secret
 from exporter.metrics.own import Activity
 from exporter.operation import Operation, Status
-from exporter.tracking.messages import Outside, PollRequest, PollResponse
+from exporter.tracking.messages import Outside, PollRequest, PollResponse, Reconfigure
 from exporter.tracking.tracker import Tracker
 from exporter.tracking.transitions import Moment
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 KEY = Secret("sk_benchmark")
 WALL = 1_800_000_000.0
 RATE = 200.0  # answers a second
+FILL_RATE = 2000.0  # … while a fleet is made: fewer views are published then
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,12 @@ class Fleet:
 
     `series` of them have series of their own, all by default.
 
-    Intervals are so long that `rate` polls a second are always due, and none twice before all were asked.
+    Intervals are so long that RATE polls a second are always due, and none twice before all were asked.
     """
 
     def __init__(
         self,
         count: int,
-        rate: float = RATE,
         record: Callable[[str, int], Operation] = running,
         series: int | None = None,
     ) -> None:
@@ -110,20 +111,25 @@ class Fleet:
         self.mono = 1000.0
         self.answers = 0
         self._sent: list[PollRequest] = []
-        cycle = count / rate
+        cycle = count / RATE
         listed = tuple(ListedOperation(each) for each in ids(count))
         environment = EnvironmentSettings(
             "production",
             api_key=KeySource(inline=KEY),
             operations=listed,
-            rate_limit=rate,
+            rate_limit=FILL_RATE,
             max_in_flight=64,
             polling=Polling(processing=cycle, queued=cycle, slowest=cycle),
             per_operation_limit=count if series is None else series,
         )
         outside = Outside(self._send, lambda _n: None, lambda _n, _k: None, self._show, random.Random(1).random)
-        self.tracker = Tracker(Config((environment,)), {"production": KEY}, outside, self.activity, self._now)
-        self.run(cycle * 1.1)
+        keys = {"production": KEY}
+        self.tracker = Tracker(Config((environment,)), keys, outside, self.activity, self._now)
+        filling = 1.1 * count / FILL_RATE
+        self.run(filling)
+        slower = Config((replace(environment, rate_limit=RATE),))
+        self.tracker.handle(Reconfigure(slower, keys, lambda: None, lambda: None), self._now)
+        self.run(0.85 * cycle - filling)  # by then more than RATE a second are due again
 
     def _send(self, request: PollRequest) -> float:
         self._sent.append(request)
@@ -156,7 +162,13 @@ class Fleet:
 @cache
 def fleet(count: int) -> Fleet:
     """Return the one fleet of this size: to answer for all of them takes longer than what is measured with it."""
+    collect_rarely()  # as the exporter does
     return Fleet(count)
+
+
+def make_fleet(count: int) -> None:
+    """Have the fleet of this size made here: another process cannot get it as a value."""
+    fleet(count)
 
 
 def show(results: list[Result], *, as_json: bool) -> None:

@@ -9,9 +9,13 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 from common import RATE, Result
 from polling import cpu_seconds, daemon, knock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OPERATIONS, READERS, REQUESTS, EACH_SECONDS = 50_000, 10, 5, 8.0
 LISTS = {  # what is asked for, in turns: paths and their bound in milliseconds
@@ -21,10 +25,14 @@ LISTS = {  # what is asked for, in turns: paths and their bound in milliseconds
 }
 
 
-def lists() -> list[Result]:
-    """Measure every request of ten readers, each at moments of its own, and what all of it costs the daemon."""
+def lists(until_quiet: Callable[[], None] = lambda: None) -> list[Result]:
+    """Measure every request of ten readers, each at moments of its own, and what all of it costs the daemon.
+
+    What else the machine does until it is quiet may go on until the daemon is past its start.
+    """
     with knock(OPERATIONS) as (url, listed, process), daemon(url, listed, RATE) as (address, pid):
         time.sleep(15.0)  # past the start: thousands are read by then, and each answer changes an order
+        until_quiet()
         first = _seconds(f"{address}/") * 1000
         results = [Result("first page of a process", first, "ms", "", "loads what makes pages")]
         results += [_measured(address, pid, what, *each) for what, each in LISTS.items()]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from common import RATE, Fleet, Result, finished, fleet
 
-from exporter.garbage_collection import collect_rarely
 from exporter.metrics.compression import begin
 from exporter.metrics.exposition import Format, knock_part
 
@@ -22,7 +21,6 @@ OPERATIONS = 10_000  # whose memory is measured
 
 def publishing() -> list[Result]:
     """Measure the tracker at 50,000 operations and 200 answers a second: all its work, in CPU time."""
-    collect_rarely()
     live = fleet(LIVE)
     live.run(1.0)
     answers, start = live.answers, time.process_time()

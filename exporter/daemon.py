@@ -18,7 +18,7 @@ from exporter.errors import ExporterError, StartError
 from exporter.garbage_collection import collect_rarely
 from exporter.heartbeats import Heartbeats
 from exporter.housekeeping import Housekeeping, KeyReader
-from exporter.keys import KeyWatch, doubt
+from exporter.keys import KeyWatch, doubt, exposure
 from exporter.knock.client import read_key
 from exporter.knock.environment_clients import EnvironmentClients
 from exporter.knock.memory_budget import MemoryBudget, give_memory_back
@@ -51,6 +51,7 @@ from exporter.web.registration import RegistrationService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from exporter.config import Config, ListedOperation
     from exporter.keys import Secret
@@ -93,7 +94,8 @@ class Daemon:
         self._flags = flags
         self._servers = Servers(flags)
         self.addresses = self._servers.addresses
-        keys = _read_keys(config, environ)
+        self._config_file = file.path if file is not None else None
+        keys = _read_keys(config, environ, self._config_file)
         self._tokens = TokenWatch(config.registration.tokens, environ)
         self._activity = Activity(revision=environ.get("KNOCK_EXPORTER_REVISION", "unknown"))
         if flags.external_url is not None:
@@ -176,6 +178,7 @@ class Daemon:
             scraped=lambda at: self._inbox.put(Scraped(at)),
             configuration=lambda: self._configuration_status(self._reloading),
             flags=self._flags.shown,
+            notice=self._flags.notice,
         )
 
     def hand_over(self, environment: str, operations: tuple[ListedOperation, ...]) -> None:
@@ -208,7 +211,7 @@ class Daemon:
         """Apply a configuration. Raises StartError, and then nothing has changed."""
         if config.storage != self._config.storage:
             raise NeedsRestart("storage.path has changed: that takes a restart (nothing of the file is active)")
-        keys = _read_keys(config, self._environ)
+        keys = _read_keys(config, self._environ, self._config_file)
         tokens = TokenWatch(config.registration.tokens, self._environ)
         switch_clients = self._clients.prepare(config.environments, keys)
         switched, shown = threading.Event(), threading.Event()
@@ -341,17 +344,16 @@ class Daemon:
         log.info("stopped")
 
 
-def _read_keys(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
+def _read_keys(config: Config, environ: Mapping[str, str], file: Path | None) -> dict[str, Secret]:
     keys = {each.name: read_key(each, environ) for each in config.environments}
     for each in config.environments:
         if problem := doubt(keys[each.name]):
             log.warning(
                 "API key does not look like a key of Knock", environment=each.name, key=str(each.key), problem=problem
             )
-        if problem := each.key.exposure():
-            log.warning(
-                "API key file can be read by other users", environment=each.name, key=str(each.key), problem=problem
-            )
+    for secret in config.secret_files(file):
+        if problem := exposure(secret):
+            log.warning("file with a secret can be read by other users", file=str(secret), problem=problem)
     return keys
 
 

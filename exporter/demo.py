@@ -13,13 +13,14 @@ from exporter.config import Config, EnvironmentSettings, ListedOperation, Pollin
 from exporter.config.settings import RATE_LIMIT_MAX
 from exporter.daemon import Daemon
 from exporter.keys import KeySource, Secret
-from exporter.servers import Flags
 from exporter.simulator import Order, RequestLog, Simulator, World
 from exporter.simulator.faults import RateLimit
 from exporter.tracking.runs import RunChanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from exporter.servers import Flags
 
 PRODUCTION, DEVELOPMENT = "production", "development"
 MIGRATION, NIGHTLY, DEFAULT = "migration", "nightly-sync", "default"
@@ -116,7 +117,9 @@ def _night(number: int) -> Scene:
     return Scene(5.0 + number * NIGHT_SECONDS, DEVELOPMENT, NIGHTLY, story, orders, f"night-{number + 1}", changes)
 
 
-def run(address: tuple[str, int], speed: float, duration: float | None, tell: Callable[[str], None]) -> int:
+def run(
+    flags: Flags, environ: Mapping[str, str], speed: float, duration: float | None, tell: Callable[[str], None]
+) -> int:
     """Play the demo until a signal, or for `duration` seconds; `tell` takes its lines. Returns the exit code."""
     with _simulator(SEED, speed) as production, _simulator(SEED + 1, speed) as development:
         simulators = {PRODUCTION: production, DEVELOPMENT: development}
@@ -124,9 +127,16 @@ def run(address: tuple[str, int], speed: float, duration: float | None, tell: Ca
             tuple(_environment(name, each.url, speed) for name, each in simulators.items()),
             max_operations=OPERATIONS_MOST,
         )
-        daemon = Daemon(config, Flags([address]), {})
-        _print_addresses(daemon, tell)
-        player = Player(simulators, daemon, tell)
+        daemon = Daemon(config, flags, environ)
+        _print_addresses(flags.external_url or _url(*daemon.addresses[0]), tell)
+
+        def print_if_read(line: str) -> None:
+            try:
+                tell(line)
+            except BrokenPipeError:
+                daemon.end("nobody reads its output")
+
+        player = Player(simulators, daemon, print_if_read)
         threading.Thread(target=player.play, args=(speed,), name="story", daemon=True).start()
         if duration is not None:
             timer = threading.Timer(duration, daemon.end, ["the demo is over"])
@@ -152,10 +162,12 @@ def _environment(name: str, url: str, speed: float) -> EnvironmentSettings:
     )
 
 
-def _print_addresses(daemon: Daemon, tell: Callable[[str], None]) -> None:
-    host, port = daemon.addresses[0]
+def _url(host: str, port: int) -> str:
     shown = "localhost" if host in WILDCARDS else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
+    return f"http://{shown}:{port}"
+
+
+def _print_addresses(url: str, tell: Callable[[str], None]) -> None:
     tell("knock-exporter demo: two simulated Knock environments, and the real exporter that follows them.\n")
     tell(f"  Status page  {url}/")
     tell(f"  Metrics      {url}/metrics")

@@ -117,21 +117,6 @@ class KeySource:
             return str(self.file)
         return "the key" if self.variable is None else f"environment variable {self.variable}"
 
-    def exposure(self, statvfs: Callable[[Path], os.statvfs_result] = os.statvfs) -> str | None:
-        """Say that the key's file can be read by others than its owner and group; None where that is not so.
-
-        A read-only file system is passed over: secrets that Kubernetes or Docker mount have a mode that nobody here
-        can change, and that no other user sees.
-        """
-        if self.file is None:
-            return None
-        try:
-            mode = self.file.stat().st_mode
-            exposed = mode & stat.S_IROTH and not statvfs(self.file).f_flag & os.ST_RDONLY
-        except OSError:
-            return None
-        return f"can be read by other users (mode {stat.S_IMODE(mode):04o}; chmod o-r {self.file})" if exposed else None
-
     def read(self, environ: Mapping[str, str]) -> Secret:
         """Read the key as it stands now. Raises InvalidKey, which says what is wrong with which source."""
         if self.file is not None:
@@ -210,3 +195,17 @@ class KeyWatch:
             return None
         self._current, self._candidate = found, None
         return found
+
+
+def exposure(file: Path, statvfs: Callable[[Path], os.statvfs_result] = os.statvfs) -> str | None:
+    """Say that a file with a secret can be read by others than its owner and group; None where that is not so.
+
+    A read-only file system is passed over: secrets that Kubernetes or Docker mount have a mode that nobody here can
+    change, and that no other user sees.
+    """
+    try:
+        mode = file.stat().st_mode
+        exposed = mode & stat.S_IROTH and not statvfs(file).f_flag & os.ST_RDONLY
+    except OSError:
+        return None
+    return f"can be read by other users (mode {stat.S_IMODE(mode):04o}; chmod o-r {file})" if exposed else None

@@ -32,6 +32,7 @@ class Flags:
     `enable_lifecycle` lets a POST reload the configuration, `web_config_file` holds TLS and passwords. Probes are
     answered at `health_listen_address` too, without TLS, and with `health_without_password` everywhere without one.
     `shown` has what people see: each flag's name, value, and whether it is not the default.
+    `notice` stands on each page.
     """
 
     listen_addresses: Sequence[tuple[str, int]]
@@ -42,6 +43,7 @@ class Flags:
     health_listen_address: tuple[str, int] | None = None
     health_without_password: bool = False
     shown: tuple[tuple[str, str, bool], ...] = ()
+    notice: str = ""
 
 
 class Servers:

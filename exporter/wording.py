@@ -17,6 +17,11 @@ def number(value: float | None) -> str:
     return NOT_KNOWN if value is None else f"{value:,.0f}"
 
 
+def counted(value: float | None, noun: str, plural: str = "") -> str:
+    """Write a count and what is counted, in the singular or the plural (with an s, where it is not given)."""
+    return f"{number(value)} {noun if value == 1 else plural or f'{noun}s'}"
+
+
 def short(count: int) -> str:
     """Write a count in little room: 1.5k, 20M."""
     for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):

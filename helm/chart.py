@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "knock-exporter"
 MONITORING = ROOT / "monitoring"
 NOTE = "# Generated from monitoring/ by `make chart`; thresholds are filled in by templates/prometheusrule.yaml.\n"
+TYPES = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
 
 
 def _values() -> tuple[yaml.MappingNode, list[str]]:
@@ -31,6 +32,8 @@ def _described(lines: list[str], line: int) -> str:
         if not text.strip().startswith("#"):
             break
         found.insert(0, text.strip().removeprefix("#").strip())
+    if not (found and found[0].startswith("-- ")):
+        return ""
     kept = [text.removeprefix("-- ") for text in found if not text.startswith("@")]
     return " ".join(kept)
 
@@ -47,15 +50,15 @@ def _walk(node: yaml.MappingNode, lines: list[str], special: dict[str, Any], bef
         if made is None and isinstance(value, yaml.MappingNode) and value.value:
             made = _walk(value, lines, special, f"{path}.")
         elif made is None:
-            default = _default(value)
-            made = {
-                "type": {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}[type(default)]
-            }
+            made = {"type": TYPES[type(_default(value))]}
+            if made["type"] == "object" and key.value.lower().endswith(("annotations", "labels")):
+                made = values_schema.TEXTS
         text = _described(lines, key.start_mark.line)
         properties[key.value] = made | ({"description": text} if text else {})
         # null in its place, which takes a default away, would be a nil pointer in the templates.
         if value.value and (before or "properties" in made or isinstance(value, yaml.ScalarNode)):
             required.append(key.value)
+    properties |= values_schema.others().get(before.removesuffix("."), {})
     return {"type": "object", "additionalProperties": False, "properties": properties, "required": required}
 
 
@@ -63,16 +66,24 @@ def schema() -> str:
     """Return values.schema.json: what the defaults tell, and the exporter's own schema for its own keys."""
     exporter = json.loads((ROOT / "docs" / "config.schema.json").read_text())
     whole = _walk(*_values(), values_schema.special(exporter, _thresholds()))
-    # Helm and a chart that has this one as a dependency, with a condition, set these.
-    whole["properties"] |= {"global": values_schema.OBJECT, "enabled": {"type": "boolean"}}
+    # A chart that has this one as a dependency, with a condition, sets this.
+    whole["properties"]["enabled"] = {"type": "boolean"}
     wanted = {"GroupSettings", "HttpSource", "ListedOperation", "Polling"}
     parts = {name: part for name, part in exporter["$defs"].items() if name in wanted}
     made = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         **whole,
-        "definitions": parts | values_schema.of_kubernetes(),
+        "definitions": parts,
     }
-    return json.dumps(values_schema.portable(made), indent=2).replace("#/$defs/", "#/definitions/") + "\n"
+    return _written(values_schema.portable(made)).replace("#/$defs/", "#/definitions/") + "\n"
+
+
+def _written(schema: Any, indent: str = "") -> str:
+    """Return it as JSON with a line for each property; what has no properties is one line."""
+    if not isinstance(schema, dict) or not any(isinstance(each, dict) for each in schema.values()):
+        return json.dumps(schema, ensure_ascii=False)
+    lines = [f"{indent}  {json.dumps(name)}: {_written(value, indent + '  ')}" for name, value in schema.items()]
+    return "\n".join(["{", ",\n".join(lines), indent + "}"])
 
 
 def _thresholds() -> dict[str, Any]:
@@ -104,7 +115,7 @@ def documents() -> dict[str, str]:
     copied = {
         f"files/dashboards/{file.name}": file.read_text() for file in sorted((MONITORING / "dashboards").iterdir())
     }
-    readme = (CHART / "README.md.gotmpl").read_text().replace("VALUES", _table())
+    readme = (CHART / "README.md.gotmpl").read_text().replace("\nVALUES\n", f"\n{_table()}\n")
     return {
         **made,
         **copied,

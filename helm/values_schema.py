@@ -1,31 +1,81 @@
-"""values.schema.json: what the defaults cannot tell, and the schemas that it is put together from."""
+"""values.schema.json: what the defaults cannot tell. Types of Kubernetes and of operators are left to the cluster."""
 
 from __future__ import annotations
 
-import json
 import re
-from importlib import resources
 from typing import Any
 
 import rules
 
-# The newest that kubernetes-validate knows: what users write for their cluster goes by it.
-KUBERNETES = "1.37.0"
-KINDS = {
-    "core": (
-        *("Affinity", "EnvVar", "LocalObjectReference", "PodSecurityContext", "ResourceRequirements"),
-        *("SecurityContext", "Toleration", "TopologySpreadConstraint", "Volume", "VolumeMount"),
-    ),
-    "networking": ("IngressTLS", "NetworkPolicyEgressRule", "NetworkPolicyPeer"),
-}
 OBJECT, TEXT = {"type": "object"}, {"type": "string"}
-# Keys of labels and annotations are alike.
-KEY = {"pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$"}
-TEXTS = {"type": "object", "propertyNames": KEY, "additionalProperties": TEXT}
-LABELS = TEXTS | {
-    "additionalProperties": {"type": "string", "pattern": "^([a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?)?$"}
-}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
 OBJECTS = {"type": "array", "items": OBJECT}
+PULL_SECRETS = {"type": "array", "items": {"type": ["string", "object"]}}
+# Whatever the cluster's version of Kubernetes takes.
+OF_KUBERNETES = (
+    "livenessProbe",
+    "podSecurityContext",
+    "readinessProbe",
+    "resources",
+    "securityContext",
+    "startupProbe",
+)
+LISTS_OF_KUBERNETES = (
+    *(
+        "extraContainers",
+        "extraEnv",
+        "extraEnvFrom",
+        "extraVolumeMounts",
+        "extraVolumes",
+        "hostAliases",
+        "initContainers",
+    ),
+    *("service.extraPorts", "tolerations", "topologySpreadConstraints", "ingress.tls", "httpRoute.parentRefs"),
+    *("networkPolicy.dns", "networkPolicy.extraEgress", "networkPolicy.fromClients", "networkPolicy.fromPrometheus"),
+    *("ciliumNetworkPolicy.extraEgress", "serviceMonitor.metricRelabelings", "serviceMonitor.relabelings"),
+    *("podMonitor.metricRelabelings", "podMonitor.relabelings"),
+)
+_MONITOR: dict[str, tuple[str, ...]] = {
+    "boolean": (
+        *("convertClassicHistogramsToNHCB", "enableHttp2", "filterRunning", "followRedirects", "honorTimestamps"),
+        *("proxyFromEnvironment", "scrapeClassicHistograms", "scrapeNativeHistograms", "trackTimestampsStaleness"),
+    ),
+    "integer": (
+        *("keepDroppedTargets", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit"),
+        *("nativeHistogramBucketLimit", "sampleLimit", "targetLimit"),
+    ),
+    "string": (
+        *(
+            "bodySizeLimit",
+            "fallbackScrapeProtocol",
+            "jobLabel",
+            "nativeHistogramMinBucketFactor",
+            "noProxy",
+            "proxyUrl",
+        ),
+        *("scrapeClass", "selectorMechanism"),
+    ),
+    "array": ("podTargetLabels", "scrapeProtocols"),
+    "object": ("attachMetadata", "authorization", "bearerTokenSecret", "oauth2", "params", "proxyConnectHeader"),
+}
+OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "service": {
+        "boolean": ("allocateLoadBalancerNodePorts", "publishNotReadyAddresses"),
+        "integer": ("healthCheckNodePort",),
+        "string": (
+            *("clusterIP", "externalTrafficPolicy", "internalTrafficPolicy", "ipFamilyPolicy", "loadBalancerClass"),
+            *("loadBalancerIP", "sessionAffinity", "trafficDistribution"),
+        ),
+        "array": ("clusterIPs", "externalIPs", "ipFamilies", "loadBalancerSourceRanges"),
+        "object": ("sessionAffinityConfig",),
+    },
+    "serviceMonitor": _MONITOR
+    | {
+        "string": (*_MONITOR["string"], "bearerTokenFile", "serviceDiscoveryRole"),
+        "array": (*_MONITOR["array"], "targetLabels"),
+    },
+    "podMonitor": _MONITOR,
+}
 # A file of a Secret: a file's name, not a path.
 SECRET_KEY = {"type": "string", "pattern": "^[-._a-zA-Z0-9]*[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", "maxLength": 253}
 INTERVAL = {"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"}
@@ -41,7 +91,6 @@ EXTERNAL_URL = {
 }
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 HOST = {"type": "string", "pattern": rf"^([*]\.)?{_LABEL}(\.{_LABEL})*$"}
-HOST_OR_NONE = {"type": "string", "pattern": rf"^(([*]\.)?{_LABEL}(\.{_LABEL})*)?$"}
 _BYTE = "(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
 _CIDR_4, _CIDR_6 = rf"{_BYTE}(\.{_BYTE}){{3}}/([1-9]|[12][0-9]|3[0-2])", "[0-9a-f:]*:[0-9a-f:]*/[1-9][0-9]{0,2}"
 CIDR = {"type": "string", "pattern": f"^({_CIDR_4}|{_CIDR_6})$"}
@@ -68,54 +117,6 @@ def _listed(item: dict[str, Any], at_least: int = 0) -> dict[str, Any]:
     return {"type": "array", "items": item} | ({"minItems": at_least} if at_least else {})
 
 
-# Cilium's labels have a source before them, as in k8s:app.
-SELECTOR = _object(
-    matchLabels={"type": "object", "additionalProperties": TEXT},
-    matchExpressions=_listed(_object("key", "operator", key=TEXT, operator=TEXT, values=_listed(TEXT))),
-)
-
-
-def _of(kind: str) -> dict[str, Any]:
-    """Refer to a kind of Kubernetes."""
-    return {"$ref": f"#/definitions/{kind}"}
-
-
-def of_kubernetes() -> dict[str, Any]:
-    """Return KINDS and what they consist of: name to schema, without texts, nothing unknown let in."""
-    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{KUBERNETES}-local-strict"
-    every = json.loads((folder / "_definitions.json").read_text())["$defs"]
-    wanted = [f"io.k8s.api.{group}.v1.{kind}" for group, kinds in KINDS.items() for kind in kinds]
-    found: dict[str, Any] = {}
-    while wanted:
-        name = wanted.pop()
-        short = name.rpartition(".")[2]
-        if short not in found:
-            found[short] = _bare(every[name])
-            wanted += re.findall(r'"#/\$defs/([^"]+)"', json.dumps(every[name]))
-    number = {"type": ["string", "number"], "pattern": "^[-+]?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+|[KMGTPE]i?|[numk])?$"}
-    found["NetworkPolicyPeer"]["minProperties"] = 1
-    return dict(sorted(found.items())) | {"Quantity": number, "IntOrString": {"type": ["string", "integer"]}}
-
-
-def _bare(schema: Any) -> Any:
-    """Return a schema of Kubernetes without its texts, and without null, which Helm reads as "not set"."""
-    if isinstance(schema, list):
-        return [_bare(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _of(schema["$ref"].rpartition(".")[2])
-    kept = {key: _bare(value) for key, value in schema.items() if key in {"items", "required", "additionalProperties"}}
-    kept |= (
-        {"properties": {key: _bare(each) for key, each in schema["properties"].items()}}
-        if "properties" in schema
-        else {}
-    )
-    kept |= {"enum": [each for each in schema["enum"] if each is not None]} if "enum" in schema else {}
-    kind = schema.get("type")
-    return ({"type": kind[0] if isinstance(kind, list) else kind} if kind else {}) | kept
-
-
 def portable(schema: Any) -> Any:
     """Return it for Helm: patterns without looking ahead, and defaults left to the exporter."""
     if isinstance(schema, dict):
@@ -138,24 +139,12 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
     some = {"type": "string", "minLength": 1}
     remote = _object("key", key=some, property=some, version=some)
     secret = {"apiKeySecret": NAME, "apiKeySecretKey": SECRET_KEY, "apiKeyRemoteRef": remote}
+    adapt = {"adaptSecurityContext": _one_of("auto", "force", "disabled")}
+    openshift = {
+        "compatibility": {"type": "object", "properties": {"openshift": {"type": "object", "properties": adapt}}}
+    }
     good_for = _listed({"type": "string", "pattern": ENVIRONMENT}, at_least=1) | {"uniqueItems": True}
     token = _object(secretName=NAME, secretKey=SECRET_KEY, remoteRef=remote, environments=good_for)
-    kubernetes = {
-        "affinity": _of("Affinity"),
-        "extraEnv": _listed(_of("EnvVar")),
-        "extraVolumeMounts": _listed(_of("VolumeMount")),
-        "extraVolumes": _listed(_of("Volume")),
-        "imagePullSecrets": _listed(_of("LocalObjectReference")),
-        "ingress.tls": _listed(_of("IngressTLS")),
-        "networkPolicy.extraEgress": _listed(_of("NetworkPolicyEgressRule")),
-        "networkPolicy.fromClients": _listed(_of("NetworkPolicyPeer")),
-        "networkPolicy.fromPrometheus": _listed(_of("NetworkPolicyPeer")),
-        "podSecurityContext": _of("PodSecurityContext"),
-        "resources": _of("ResourceRequirements"),
-        "securityContext": _of("SecurityContext"),
-        "tolerations": _listed(_of("Toleration")),
-        "topologySpreadConstraints": _listed(_of("TopologySpreadConstraint")),
-    }
     return {
         "nameOverride": PART,
         "fullnameOverride": PART,
@@ -166,6 +155,12 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         },
         "config": _object(**whole),
         "split": _one_of("none", "environment"),
+        # Other charts of a release have values here, too.
+        "global": {
+            "type": "object",
+            "properties": {"imageRegistry": TEXT, "imagePullSecrets": PULL_SECRETS} | openshift,
+        },
+        "imagePullSecrets": PULL_SECRETS,
         "image.repository": {"type": "string", "pattern": "^[a-z0-9]([-._:/a-zA-Z0-9]*[a-zA-Z0-9])?$"},
         "image.tag": {"type": "string", "pattern": "^([_a-zA-Z0-9][-._a-zA-Z0-9]{0,127})?$"},
         "image.pullPolicy": _one_of("Always", "IfNotPresent", "Never"),
@@ -175,9 +170,8 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
         "externalSecrets.refreshInterval": {"type": "string", "pattern": "^([0-9]+(s|m|h))+$"},
         "externalSecrets.apiVersion": _one_of("external-secrets.io/v1", "external-secrets.io/v1beta1"),
         "persistence.existingClaim": NAME_OR_NONE,
-        "persistence.size": {"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti)$"},
-        "persistence.storageClass": NAME_OR_NONE,
-        "persistence.accessMode": _one_of("", "ReadWriteOnce", "ReadWriteOncePod"),
+        "persistence.size": {"type": "string", "pattern": "^[1-9][0-9]*([KMGT]i|[kMGT])$"},
+        "persistence.accessModes": _listed(_one_of("ReadWriteOnce", "ReadWriteOncePod"), at_least=1),
         "web.port": PORT,
         "web.healthPort": PORT,
         "web.configSecret": NAME_OR_NONE,
@@ -191,33 +185,39 @@ def special(exporter: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, A
             {"type": "object", "required": ["apiVersion", "kind"], "properties": {"apiVersion": TEXT, "kind": TEXT}}
         ),
         "serviceAccount.name": NAME_OR_NONE,
-        **dict.fromkeys(("podAnnotations", "serviceAccount.annotations", "persistence.annotations"), TEXTS),
-        **dict.fromkeys(("service.annotations", "ingress.annotations", "dashboards.annotations"), TEXTS),
-        **dict.fromkeys(("podLabels", "nodeSelector", "prometheusRule.labels", "dashboards.labels"), LABELS),
-        "grafanaDashboard.instanceSelector": SELECTOR,
+        **dict.fromkeys(OF_KUBERNETES, OBJECT),
+        **dict.fromkeys(LISTS_OF_KUBERNETES, OBJECTS),
+        "dashboards.labels": TEXTS,
+        "nodeSelector": TEXTS,
+        "revisionHistoryLimit": {"type": "integer", "minimum": 0},
         "terminationGracePeriodSeconds": {"type": "integer", "minimum": 5},
-        "priorityClassName": NAME_OR_NONE,
         "podDisruptionBudget.maxUnavailable": {"type": "integer", "minimum": 0},
+        "podDisruptionBudget.unhealthyPodEvictionPolicy": _one_of("", "AlwaysAllow", "IfHealthyBudget"),
         "service.type": _one_of("ClusterIP", "NodePort", "LoadBalancer"),
-        "ingress.className": NAME_OR_NONE,
-        "ingress.host": HOST_OR_NONE,
+        "service.port": PORT | {"minimum": 0},
+        "service.targetPort": {"type": ["integer", "string"]},
+        "service.nodePort": PORT | {"minimum": 0},
+        "ingress.hosts": _listed(HOST),
         "ingress.path": PATH,
+        "ingress.pathType": _one_of("Prefix", "Exact", "ImplementationSpecific"),
         "httpRoute.path": PATH,
         "httpRoute.hostnames": _listed(HOST),
-        "httpRoute.parentRefs": _listed(
-            _object("name", name=NAME, **dict.fromkeys(("group", "kind", "namespace", "sectionName"), TEXT), port=PORT)
-        ),
-        "networkPolicy.dns": _listed(_of("NetworkPolicyPeer")),
         "networkPolicy.dnsPorts": _listed(PORT, at_least=1),
         "networkPolicy.privateRanges": _listed(CIDR),
         # Without an entry Cilium would let everything out.
         "ciliumNetworkPolicy.fqdns": _listed(HOST, at_least=1),
-        "ciliumNetworkPolicy.dnsEndpoints": _listed(SELECTOR, at_least=1),
-        "ciliumNetworkPolicy.extraEgress": OBJECTS,
+        "ciliumNetworkPolicy.dnsEndpoints": _listed(OBJECT, at_least=1),
         "prometheusRule.disabled": _listed(_one_of(*rules.alerts())),
         "prometheusRule.thresholds": _object(**{name: _tuned(name, value) for name, value in thresholds.items()}),
-        **kubernetes,
-        **_monitors(),
+        **{
+            f"{monitor}.{name}": value
+            for monitor in ("serviceMonitor", "podMonitor")
+            for name, value in {
+                "scheme": _one_of("http", "https"),
+                "interval": INTERVAL,
+                "scrapeTimeout": INTERVAL,
+            }.items()
+        },
     }
 
 
@@ -234,33 +234,9 @@ def _tuned(name: str, value: Any) -> dict[str, Any]:
     return {"type": "string", "pattern": f"^{'[0-9]+' if name.endswith('_for') else '[1-9][0-9]*'}(ms|[smhdwy])$"}
 
 
-def _monitors() -> dict[str, Any]:
-    """Return the schemas of both monitors; the operator knows files of TLS in a ServiceMonitor alone."""
-    key = _object("key", key=TEXT, name=TEXT, optional={"type": "boolean"})
-    source = _object(secret=key, configMap=key)
-    tls: dict[str, Any] = {"ca": source, "cert": source, "keySecret": key, "serverName": TEXT}
-    tls |= {"insecureSkipVerify": {"type": "boolean"}}
-    tls |= dict.fromkeys(("minVersion", "maxVersion"), _one_of("TLS10", "TLS11", "TLS12", "TLS13"))
-    files = dict.fromkeys(("caFile", "certFile", "keyFile"), TEXT)
-    texts = dict.fromkeys(("separator", "targetLabel", "regex", "replacement"), TEXT)
-    actions = ("replace", "keep", "drop", "hashmod", "labelmap", "labeldrop", "labelkeep", "lowercase", "uppercase")
-    relabeling = _object(
-        **texts,
-        sourceLabels=_listed({"type": "string", "pattern": "^[a-zA-Z_][a-zA-Z0-9_]*$"}),
-        modulus={"type": "integer", "minimum": 0},
-        action=_one_of(*actions, "keepequal", "dropequal"),
-    )
+def others() -> dict[str, dict[str, Any]]:
+    """Return the fields of Services and monitors that values.yaml does not list, by section."""
     return {
-        f"{kind}.{name}": value
-        for kind, more in (("serviceMonitor", files), ("podMonitor", {}))
-        for name, value in {
-            "labels": LABELS,
-            "scheme": _one_of("http", "https"),
-            "tlsConfig": _object(**tls, **more),
-            "basicAuth": _object(username=key, password=key),
-            "relabelings": _listed(relabeling),
-            "metricRelabelings": _listed(relabeling),
-            "interval": INTERVAL,
-            "scrapeTimeout": INTERVAL,
-        }.items()
+        section: {name: {"type": kind} for kind, names in fields.items() for name in names}
+        for section, fields in OTHERS.items()
     }

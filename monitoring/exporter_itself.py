@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import panels
-from panels import BAD_FROM_ONE, GREEN, ODD_FROM_ONE, ORANGE, RED, Column
+from panels import BAD_FROM_ONE, COUNT, GREEN, ODD_FROM_ONE, ORANGE, RED, Column
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -90,7 +90,41 @@ def _now() -> list[Panel]:
             "s",
             ((None, GREEN), (60, ORANGE), (120, RED)),
         ),
+        _instances(),
     ]
+
+
+def _instances() -> Panel:
+    every = f"max by (job, instance) (knock_exporter_build_info{{{INSTANCE}}})"
+    labels = "version, revision, pythonversion"
+    versions = f"max by (job, instance, {labels}) (knock_exporter_build_info{{{INSTANCE}}})"
+
+    def known(query: str) -> str:
+        return panels.or_not_known(query, every)
+
+    def of_each(family: str, factor: str = "") -> str:
+        return known(f"max by (job, instance) ({family}{{{INSTANCE}}}){factor}")
+
+    def moment(title: str, query: str) -> Column:
+        return Column(title, query, unit="dateTimeFromNow", width=150)
+
+    started = of_each("process_start_time_seconds", " * 1000")
+    state, reload = "knock_exporter_state", "knock_exporter_config_last_reload_success_timestamp_seconds"
+    operations = known(f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})")
+    bad = panels.colored(BAD_FROM_ONE)
+    columns = [
+        Column("Instance", label="instance", width=0),
+        Column("Job", label="job", width=130),
+        Column("Version", label="version"),
+        Column("Revision", label="revision", width=100),
+        Column("Python", label="pythonversion"),
+        moment("Started", f"({started})\n  * on (job, instance) group_left ({labels}) {versions}"),
+        Column("Operations", operations, width=110),
+        moment("Configured", of_each(reload, " * 1000")),
+        moment("State written", of_each(f"{state}_last_write_timestamp_seconds", " * 1000")),
+        Column("State failures", of_each(f"{state}_write_failures_total"), width=130, options=bad),
+    ]
+    return panels.rows("Instances", "The exporters that are scraped.", columns, "Instance", height=6)
 
 
 def _limit() -> str:
@@ -134,7 +168,7 @@ def _api() -> list[Panel]:
             "Failed polls",
             "Polls without a good answer, by reason.",
             {"{{reason}}": _growth("knock_exporter_poll_failures_total", "reason")},
-            "short",
+            COUNT,
             BAD_FROM_ONE,
             bars=True,
             stacked=True,
@@ -148,7 +182,7 @@ def _api() -> list[Panel]:
             "In flight",
             "Requests that wait for their answer.",
             {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_api_requests_in_flight{{{BOTH}}})"},
-            "short",
+            COUNT,
         ),
         panels.lines(
             "Knock",
@@ -157,7 +191,7 @@ def _api() -> list[Panel]:
                 "{{knock_environment}}": f"min by (knock_environment) (knock_up{{{BOTH}}})",
                 "{{knock_environment}}: refused": f"max by (knock_environment) ({suspended}{{{BOTH}}})",
             },
-            "short",
+            COUNT,
             highest=1,
         ),
     ]
@@ -171,13 +205,13 @@ def _operations() -> list[Panel]:
             "Tracked",
             "Operations that are tracked, finished ones until they retire.",
             {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_operations{{{BOTH}}})"},
-            "short",
+            COUNT,
         ),
         panels.lines(
             "Not shown one by one",
             "Operations without series of their own, because of `per_operation_limit` or `per_operation`.",
             {"{{knock_environment}}": f"sum by (knock_environment) (knock_exporter_operations_not_exposed{{{BOTH}}})"},
-            "short",
+            COUNT,
         ),
         panels.lines(
             "Refused and folded",
@@ -188,7 +222,7 @@ def _operations() -> list[Panel]:
                 "folded: {{label}}": _growth("knock_exporter_label_values_folded_total", "label"),
                 "conflicts": _growth("knock_exporter_source_conflicts_total"),
             },
-            "short",
+            COUNT,
             ODD_FROM_ONE,
             bars=True,
         ),
@@ -206,7 +240,7 @@ def _operations() -> list[Panel]:
                     "knock_exporter_source_failures_total", "knock_environment", "source"
                 )
             },
-            "short",
+            COUNT,
             BAD_FROM_ONE,
             bars=True,
         ),
@@ -214,7 +248,7 @@ def _operations() -> list[Panel]:
             "Retired",
             "Operations that left, by reason: their retention ended, or the limit was reached.",
             {"{{reason}}": _growth("knock_bulk_operations_retired_total", "reason")},
-            "short",
+            COUNT,
             bars=True,
         ),
     ]
@@ -224,36 +258,7 @@ def _process() -> list[Panel]:
     def mine(family: str) -> str:
         return f"{family}{{{INSTANCE}}} * {MINE}"
 
-    def of_each(family: str, factor: str = "") -> str:
-        return f"max by (job, instance) ({family}{{{INSTANCE}}}){factor}"
-
-    started = (
-        f"process_start_time_seconds{{{INSTANCE}}} * 1000"
-        " * on (job, instance) group_left (version, revision, pythonversion)"
-        f" knock_exporter_build_info{{{INSTANCE}}}"
-    )
-    state, reload = "knock_exporter_state", "knock_exporter_config_last_reload_success_timestamp_seconds"
-    instances = [
-        Column("Instance", label="instance", width=0),
-        Column("Job", label="job", width=130),
-        Column("Version", label="version"),
-        Column("Revision", label="revision", width=100),
-        Column("Python", label="pythonversion"),
-        Column("Started", started, unit="dateTimeFromNow", width=130),
-        Column("Operations", f"sum by (job, instance) (knock_exporter_operations{{{INSTANCE}}})", width=110),
-        Column("Configured", of_each(reload, " * 1000"), unit="dateTimeFromNow", width=130),
-        Column(
-            "State written",
-            of_each(f"{state}_last_write_timestamp_seconds", " * 1000"),
-            unit="dateTimeFromNow",
-            width=130,
-        ),
-        Column(
-            "State failures", of_each(f"{state}_write_failures_total"), width=130, options=panels.colored(BAD_FROM_ONE)
-        ),
-    ]
     return [
-        panels.rows("Instances", "The exporters that are scraped.", instances, "Instance", height=6),
         panels.buckets(
             "Duration of scrapes",
             "How long the exporter took to answer `/metrics`.",
@@ -328,4 +333,4 @@ def document() -> dashboard.Dashboard:
         "Operations and their sources": _operations(),
         "The process": _process(),
     }
-    return panels.filled(board, sections)
+    return panels.filled(board, sections, collapsed=["Operations and their sources", "The process"])

@@ -31,13 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where the rules go, instead of monitoring/rules")
     args = parser.parse_args(arguments)
     try:
-        _write(args.output or FOLDER / "rules", rules.documents(args.thresholds))
+        made = rules.documents(args.thresholds)
+        _write(args.output or FOLDER / "rules", made)
     except rules.BadThresholdsError as error:
         sys.exit(f"{args.thresholds}: {error}")
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
     if args.output is None:
         _write(FOLDER / "dashboards", _dashboards())
+    else:
+        files = ", ".join(str(args.output / name) for name in made)
+        print(f"Wrote {files}: name them under rule_files of Prometheus.")  # noqa: T201 - this is a script for a terminal
 
 
 def _dashboards() -> dict[str, str]:

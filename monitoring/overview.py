@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import panels
 from grafana_foundation_sdk.builders import dashboard as build
-from panels import BAD_FROM_ONE, BLUE, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
+from panels import BAD_FROM_ONE, BLUE, COUNT, GREEN, ODD_FROM_ONE, ORANGE, RED, STATUS_COLORS, Column
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models import dashboard
@@ -22,6 +23,7 @@ PROGRESS_STEPS = ((None, "blue"), (1, GREEN))
 UNFINISHED_ONES, FAILED_ONES = ',status=~"pending|queued|processing|unknown"', ',status=~"failed|lost"'
 STATES = ("did not run", "late", "incomplete", "will be late", "running", "done with failures", "done", "idle")
 STATE_STEPS = ((None, RED), (4, ORANGE), (5, BLUE), (6, ORANGE), (7, GREEN), (8, BLUE))
+TENTHS = [("decimals", 1)]
 NONE = "None is listed where the exporter has `per_operation: none`."
 
 # At `end()`, so that the same groups are drawn over the whole time, whatever their number.
@@ -35,6 +37,9 @@ OLDEST = (
     f"bottomk({LISTED}, max by ({OPERATION}) (knock_bulk_operation_inserted_timestamp_seconds{{{GROUP}}})"
     f" and ({UNFINISHED}) and on ({OPERATION}) {INFO})"
 )
+# Of all that have series, the name too where Knock has not said it yet.
+NAMED_ONES = f'label_replace({INFO}, "name", "{panels.NOT_KNOWN}", "name", "")'
+EACH = f"max by ({OPERATION}) (knock_bulk_operation_info{{{GROUP}}})"
 WRONG = (
     f'(max by ({OPERATION}) (knock_bulk_operation_status{{{GROUP},status="failed"}}) == 1'
     f" or max by ({OPERATION}) (knock_bulk_operation_errors{{{GROUP}}}) > 0)"
@@ -118,7 +123,7 @@ def _of_groups(query: str) -> str:
 
 
 def _of(which: str, query: str) -> str:
-    return f"{query}\n  and on ({OPERATION}) {which}"
+    return f"({panels.or_not_known(query, EACH)})\n  and on ({OPERATION}) {which}"
 
 
 def _operation(family: str, which: str) -> str:
@@ -134,28 +139,31 @@ def _runs() -> list[Panel]:
 
     bad = panels.colored(BAD_FROM_ONE)
     states = panels.words({f"{number}": text for number, text in enumerate(STATES, start=1)})
+    every = f"({_tracked('operations')} or {_of_run('last_run_timestamp_seconds')})"
     failed = f"{_run_operations('failed|lost')}\n  or {_tracked('operations', FAILED_ONES)}"
     errors = f"{_of_run('run_errors')}\n  or {_tracked('operations_tracked_errors')}"
     columns = [
-        Column("Environment", label="knock_environment", width=115),
+        Column("Environment", label="knock_environment", width=130),
         Column("Group", label="group", width=0),
-        Column("State", _state(), width=140, options=[*panels.colored(STATE_STEPS), states]),
+        Column("State", _state(), width=150, options=[*panels.colored(STATE_STEPS), states]),
         Column(
             "Progress",
             record("group_run_progress:ratio"),
             unit="percentunit",
-            width=140,
+            width=125,
             options=panels.gauge_cell(PROGRESS_STEPS),
         ),
         Column("Finished", record("group_run_finished:operations")),
         Column("Expected", _of_run("run_expected_operations")),
         Column("Failed", failed, options=bad),
         Column("Rows with errors", errors, width=130, options=bad),
-        Column("Time left", record("group_run_time_left:seconds"), unit="s", width=105),
-        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=125),
-        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=125),
+        Column("Time left", record("group_run_time_left:seconds"), unit="s"),
+        Column("Deadline", moment("run_deadline"), unit="dateTimeFromNow", width=145),
+        Column("Last run", moment("last_run"), unit="dateTimeFromNow", width=145),
         Column("Unfinished", _tracked("operations", UNFINISHED_ONES), width=95),
-        Column("Rows a second", record("bulk_operations_rows_processed:rate5m"), unit="rowsps", width=115),
+        Column(
+            "Rows a second", record("bulk_operations_rows_processed:rate5m"), unit="rowsps", width=115, options=TENTHS
+        ),
     ]
     return [
         panels.rows(
@@ -164,8 +172,12 @@ def _runs() -> list[Panel]:
             " no number; time left goes by the pace since the run was opened. Failed counts lost ones too. Unfinished"
             " and rows a second are of all that is tracked, and so are state, failed and errors where there is no run."
             " The first four states are alerts that fire. State, progress and time left need the rules.",
-            columns,
+            [
+                replace(column, query=panels.or_not_known(column.query, every)) if column.query else column
+                for column in columns
+            ],
             "State",
+            height=8,
         )
     ]
 
@@ -193,7 +205,7 @@ def _now() -> list[Panel]:
             "short",
         ),
         panels.number(
-            "Progress, tracked now",
+            "Progress now",
             "Rows processed of rows estimated, of all operations that are tracked, finished ones too. It falls when new"
             " ones come: how far a run is, is under Groups.",
             progress,
@@ -201,7 +213,7 @@ def _now() -> list[Panel]:
             PROGRESS_STEPS,
         ),
         panels.number(
-            "Done in, tracked now",
+            "Done in",
             "Rows that are left of what is tracked now, by the rows of the last 5 minutes. None while nothing moves.",
             time_left,
             "s",
@@ -252,7 +264,7 @@ def _groups() -> list[Panel]:
             "Operations",
             "Operations that are tracked, by status. Final ones leave when they are retired.",
             {"{{status}}": f"sum by (status) (knock_bulk_operations{{{NAMED}}})"},
-            "short",
+            COUNT,
             stacked=True,
             colors=STATUS_COLORS,
         ),
@@ -263,7 +275,7 @@ def _groups() -> list[Panel]:
                 "{{status}}": _growth("finished_total", NAMED, "status"),
                 "with errors": _growth("finished_with_errors_total", NAMED),
             },
-            "short",
+            COUNT,
             bars=True,
             colors=STATUS_COLORS | {"with errors": "#ff9830"},
         ),
@@ -283,6 +295,7 @@ def _groups() -> list[Panel]:
             {legend: _of_groups(f"{errors} / ({rate} > 0)")},
             "percentunit",
             ERROR_STEPS,
+            at_least=0.1,
         ),
         panels.lines(
             "Rows left",
@@ -293,9 +306,14 @@ def _groups() -> list[Panel]:
                     f" - {_by_group('knock_bulk_operations_active_rows_processed')}, 0)"
                 )
             },
-            "short",
+            COUNT,
             stacked=True,
         ),
+    ]
+
+
+def _durations() -> list[Panel]:
+    return [
         panels.buckets(
             "Time in the queue",
             "How long operations waited until they started, once each. All names.",
@@ -312,14 +330,14 @@ def _groups() -> list[Panel]:
 def _labels() -> list[Column]:
     return [
         Column("Operation", label="operation_id", width=330, options=[("links", [LINK])]),
-        Column("Environment", label="knock_environment", width=115),
-        Column("Group", label="group", width=115),
+        Column("Environment", label="knock_environment", width=130),
+        Column("Group", label="group", width=105),
         Column("Name", label="name", width=0),
     ]
 
 
 def _with_name(query: str) -> str:
-    return f"({query})\n  * on ({OPERATION}) group_left (name) {INFO}"
+    return f"({query})\n  * on ({OPERATION}) group_left (name) {NAMED_ONES}"
 
 
 def _moment(what: str, which: str) -> str:
@@ -332,8 +350,8 @@ def _unfinished() -> list[Column]:
 
     return [
         *_labels(),
-        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=135),
-        Column("Runs for", record("run_time:seconds"), unit="s"),
+        Column("Inserted", _with_name(_moment("inserted", OLDEST)), unit="dateTimeFromNow", width=145),
+        Column("Runs for", record("run_time:seconds"), unit="s", width=85),
         Column(
             "Progress",
             record("progress:ratio"),
@@ -341,11 +359,13 @@ def _unfinished() -> list[Column]:
             width=120,
             options=panels.gauge_cell(PROGRESS_STEPS),
         ),
-        Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST)),
-        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=105),
-        Column("Done in", record("time_left:seconds"), unit="s"),
-        Column("Errors", _operation("knock_bulk_operation_errors", OLDEST), options=panels.colored(BAD_FROM_ONE)),
-        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=135),
+        Column("Rows", _operation("knock_bulk_operation_rows_processed", OLDEST), width=80),
+        Column("Speed", record("rows_processed:rate5m"), unit="rowsps", width=105, options=TENTHS),
+        Column("Done in", record("time_left:seconds"), unit="s", width=85),
+        Column(
+            "Errors", _operation("knock_bulk_operation_errors", OLDEST), width=75, options=panels.colored(BAD_FROM_ONE)
+        ),
+        Column("Last change", _moment("last_change", OLDEST), unit="dateTimeFromNow", width=145),
     ]
 
 
@@ -356,7 +376,7 @@ def _wrong() -> list[Column]:
     yes = [*panels.colored(BAD_FROM_ONE), panels.words({"1": "failed", "0": "no"})]
     return [
         *_labels(),
-        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=135),
+        Column("Last change", _with_name(_moment("last_change", NEWEST_WRONG)), unit="dateTimeFromNow", width=145),
         Column("Failed", failed, options=yes, width=100),
         Column("Rows", _operation("knock_bulk_operation_rows_processed", NEWEST_WRONG)),
         Column("Errors", errors, options=panels.colored(BAD_FROM_ONE)),
@@ -411,4 +431,11 @@ def document() -> dashboard.Dashboard:
     text = "{{name}} in {{group}} ({{knock_environment}})"
     board = board.annotation(panels.moments("Failed", failed, RED, text))
     board = board.annotation(panels.moments("Completed with errors", with_errors, ORANGE, text, enabled=False))
-    return panels.filled(board, {"Groups": _runs(), "Now": _now(), "Over time": _groups(), "Operations": _operations()})
+    sections = {
+        "Groups": _runs(),
+        "Now": _now(),
+        "Over time": _groups(),
+        "Operations": _operations(),
+        "Durations": _durations(),
+    }
+    return panels.filled(board, sections, collapsed=["Durations"])

@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 
 Panel: TypeAlias = Builder[dashboard.Panel]
@@ -36,6 +36,8 @@ BAD_FROM_ONE: Steps = ((None, GREEN), (1, RED))
 ODD_FROM_ONE: Steps = ((None, GREEN), (1, ORANGE))
 GRAPH_WIDTH, GRAPH_HEIGHT = 12, 8
 NUMBER_WIDTH, NUMBER_HEIGHT = 3, 4
+COUNT = "locale"  # the unit of whole numbers over time: of 1,500 the usual one makes "2 K" where it may not say 1.5
+NOT_KNOWN = "-"
 SHORTEST_STEP = "1m"  # of panels that count; shorter ones would mostly be empty
 # The instances that started or reloaded since the last step: what they have counted is all growth, where the counter
 # is new or fell. Not those that were scraped before; 5 minutes, since Prometheus looks as far back for a last scrape.
@@ -43,6 +45,12 @@ _CONFIGURED = "knock_exporter_config_last_reload_success_timestamp_seconds"
 _STARTED = (
     f"{_CONFIGURED} > time() - $__interval_ms / 1000 - 300"
     f" unless {_CONFIGURED} == last_over_time({_CONFIGURED}[5m] offset $__interval)"
+)
+
+_UNKNOWN = dashboard.SpecialValueMap(
+    dashboard.DashboardSpecialValueMapOptions(
+        match=dashboard.SpecialValueMatch.NULL_AND_NAN, result=dashboard.ValueMappingResult(text=NOT_KNOWN)
+    )
 )
 
 
@@ -113,15 +121,21 @@ def lines(
     stacked: bool = False,
     bars: bool = False,
     highest: float | None = None,
+    at_least: float = 1,
     colors: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
-    """Return a panel over time; `queries` maps a legend to what is drawn."""
+    """Return a panel over time; `queries` maps a legend to what is drawn.
+
+    Its axis ends at `highest`, else not before `at_least`.
+    """
     panel = timeseries.Panel().title(title).description(description).datasource(DATASOURCE).unit(unit)
     panel = panel.span(GRAPH_WIDTH).height(GRAPH_HEIGHT).min(0).thresholds(_thresholds(steps))
     if len(steps) > 1:
         panel = panel.thresholds_style(parts.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     # A panel of zeros has no extent of its own.
-    panel = panel.axis_soft_max(1) if highest is None else panel.max(highest)
+    panel = panel.axis_soft_max(at_least) if highest is None else panel.max(highest)
+    if unit == COUNT:
+        panel = panel.decimals(0)
     if bars:
         panel = panel.draw_style(common.GraphDrawStyle.BARS).fill_opacity(80).line_width(0).interval(SHORTEST_STEP)
     else:
@@ -161,9 +175,14 @@ def buckets(title: str, description: str, query: str) -> heatmap.Panel:
 def rows(
     title: str, description: str, columns: Sequence[Column], order: str, height: int = 10, *, newest_first: bool = False
 ) -> table.Panel:
-    """Return a table, one row for each set of labels, in the order of the column with the title `order`."""
+    """Return a table, one row for each set of labels, in the order of the column with the title `order`.
+
+    It has these columns and no other. Grafana makes a column only of what some row has, so each query must say
+    something of each row: what is not known is NaN, as `or_not_known` adds it.
+    """
     panel = table.Panel().title(title).description(description).datasource(DATASOURCE).unit("short")
-    panel = panel.span(24).height(height).thresholds(_thresholds(PLAIN)).no_value("-").filterable(True)
+    panel = panel.span(24).height(height).thresholds(_thresholds(PLAIN)).no_value(NOT_KNOWN)
+    panel = panel.mappings([_UNKNOWN])
     panel = panel.sort_by([parts.TableSortByFieldState().display_name(order).desc(newest_first)])
     queried = [column for column in columns if column.query]
     shown: dict[str, int] = {}
@@ -173,19 +192,26 @@ def rows(
     for place, column in enumerate(columns):
         field = column.label or f"Value #{chr(ord('A') + queried.index(column))}"
         shown[field] = place
-        settings = {"unit": column.unit, "custom.width": column.width}
+        # Of labels only: the sign for it hides a part of a narrow column's title.
+        settings = {"unit": column.unit, "custom.width": column.width, "custom.filterable": bool(column.label)}
         chosen_ones = [(name, value) for name, value in settings.items() if value]
         options = [("displayName", column.title), *chosen_ones, *column.options]
         panel = panel.override_by_name(
             field, [dashboard.DynamicConfigValue(id_val=name, value=value) for name, value in options]
         )
-    hidden = {"Time": True, "Value": True}
-    panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
-    return panel.with_transformation(
-        dashboard.DataTransformerConfig(
-            id_val="organize", options={"excludeByName": hidden, "indexByName": shown, "renameByName": {}}
-        )
-    )
+    transformations: Mapping[str, dict[str, object]] = {
+        "merge": {},
+        "filterFieldsByName": {"include": {"names": list(shown)}},
+        "organize": {"excludeByName": {}, "indexByName": shown, "renameByName": {}},
+    }
+    for name, settings in transformations.items():
+        panel = panel.with_transformation(dashboard.DataTransformerConfig(id_val=name, options=settings))
+    return panel
+
+
+def or_not_known(query: str, every: str) -> str:
+    """Return the query, with NaN for those of `every`, a query with the same labels, of which it says nothing."""
+    return f"{query}\n  or {every} * NaN"
 
 
 def gauge_cell(steps: Steps) -> list[tuple[str, object]]:
@@ -208,7 +234,8 @@ def _thresholds_value(steps: Steps) -> dict[str, object]:
 
 def words(texts: Mapping[str, str]) -> tuple[str, object]:
     """Return the setting of a column that says words for values."""
-    return "mappings", [{"type": "value", "options": {value: {"text": text} for value, text in texts.items()}}]
+    said = {"type": "value", "options": {value: {"text": text} for value, text in texts.items()}}
+    return "mappings", [said, _UNKNOWN]
 
 
 def chosen(name: str, label: str, query: str, description: str) -> build.QueryVariable:
@@ -241,13 +268,32 @@ def board(uid: str, title: str, description: str) -> build.Dashboard:
     return whole.readonly().with_variable(sources)
 
 
-def filled(whole: build.Dashboard, sections: Mapping[str, Sequence[Panel]]) -> dashboard.Dashboard:
-    """Put panels under the titles of their rows, and number them."""
+def _close_up(panels: Sequence[dashboard.Panel | dashboard.RowPanel]) -> None:
+    """Move up what stands below a collapsed row: the builder leaves room for its panels, Grafana's own files do not."""
+    free = 0
+    for panel in panels:
+        hidden = panel.panels if isinstance(panel, dashboard.RowPanel) else []
+        places = [each.grid_pos for each in (panel, *hidden) if each.grid_pos]
+        for place in places:
+            place.y -= free
+        if hidden:
+            free += max(place.y + place.h for place in places) - places[0].y - 1
+
+
+def filled(
+    whole: build.Dashboard, sections: Mapping[str, Sequence[Panel]], collapsed: Collection[str] = ()
+) -> dashboard.Dashboard:
+    """Put panels under the titles of their rows, and number them; what `collapsed` ones hold asks nothing."""
     for title, members in sections.items():
-        whole = whole.with_row(build.Row(title))
-        for member in members:
+        row = build.Row(title)
+        for member in members if title in collapsed else ():
+            row = row.with_panel(member)
+        whole = whole.with_row(row)
+        for member in members if title not in collapsed else ():
             whole = whole.with_panel(member)
     made = whole.build()
-    for id_, panel in enumerate(made.panels or [], start=1):
+    _close_up(made.panels or [])
+    everything = [inner for panel in made.panels or [] for inner in (panel, *(getattr(panel, "panels", None) or ()))]
+    for id_, panel in enumerate(everything, start=1):
         panel.id_val = id_
     return made

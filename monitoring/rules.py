@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ SOURCE, THRESHOLDS = FOLDER / "rules.yaml", FOLDER / "thresholds.yaml"
 SERVICE = "knock-exporter"
 HEADER = "# Generated from monitoring/rules.yaml and monitoring/thresholds.yaml by `make monitoring`; edit those.\n"
 _MARK = re.compile(r"( *)<<(\w+)>>")
+_DURATION = re.compile(r"(?=\d)(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?")  # as Prometheus has it
 
 
 class BadThresholdsError(ValueError):
@@ -57,7 +59,26 @@ def documents(thresholds: Path = THRESHOLDS) -> dict[str, str]:
     Raises OSError for a file that cannot be read, and BadThresholdsError where it is not YAML, or a threshold is not
     known, not of its kind, or switches off an alert that does not exist.
     """
-    return made(_read(THRESHOLDS) | _read(thresholds))
+    defaults, wanted = _read(THRESHOLDS), _read(thresholds)
+    for name, value in wanted.items():
+        if name in defaults and (expected := _expected_instead(name, value, defaults[name])):
+            raise BadThresholdsError(f"{name}: expected {expected}, got {value!r}")
+    return made(defaults | wanted)
+
+
+def _expected_instead(name: str, value: object, default: object) -> str | None:
+    """Say what a threshold must be, if it is not; its default tells."""
+    if isinstance(default, list):
+        good, expected = isinstance(value, list), "a list of alerts"
+    elif isinstance(default, str):
+        is_duration = bool(default) and _DURATION.fullmatch(default) is not None
+        good = isinstance(value, str) and (not is_duration or _DURATION.fullmatch(value) is not None)
+        expected = f"a duration such as {default}" if is_duration else "a text"
+    else:
+        most = 1 if name.endswith("_ratio") else math.inf
+        good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+        expected = "a number from 0" + (" to 1" if most == 1 else "")
+    return None if good else expected
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -115,9 +136,6 @@ def _check(source: dict[str, Any], values: Mapping[str, Any]) -> None:
     own = {"runbooks", "dashboards", "disabled", "keep_firing"}
     if wrong := sorted(map(str, values.keys() - (used | own))):
         raise BadThresholdsError(f"not known: {', '.join(wrong)} (the names are those of {THRESHOLDS.name})")
-    kinds = {name: [list] if name == "disabled" else [str, int, float] for name in values}
-    if wrong := sorted(name for name, value in values.items() if type(value) not in kinds[name]):
-        raise BadThresholdsError(f"`disabled` must be a list, the others texts or numbers: {', '.join(wrong)}")
     if wrong := sorted(set(map(str, values["disabled"])) - alerts().keys()):
         raise BadThresholdsError(f"`disabled` names no alert: {', '.join(wrong)}")
 

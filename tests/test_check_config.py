@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -36,9 +37,11 @@ def call(*args: str, typed: str = "", **environ: str) -> Result:
 
 
 @pytest.fixture
-def config_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "config.yaml"
+    before = os.umask(0o077)  # what is written here holds keys
+    yield tmp_path / "config.yaml"
+    os.umask(before)
 
 
 @pytest.fixture
@@ -140,16 +143,31 @@ def test_two_environments_with_one_key_are_warned_of(config_here: Path) -> None:
     assert call().stderr == ""
 
 
-def test_a_key_that_every_user_can_read_is_warned_of(config_here: Path) -> None:
-    key = Path("knock.key")
-    key.write_text(KEY)
-    config_here.write_text("environments: [{name: production, api_key_file: knock.key}]")
-    key.chmod(0o644)
-    path = config_here.parent / "knock.key"
-    problem = f"{path} can be read by other users (mode 0644; chmod o-r {path})"
-    assert call(str(config_here)).stderr == f"warning: API key of production: {problem}\n"
-    key.chmod(0o440)
-    assert call(str(config_here)).stderr == ""
+def test_secrets_that_every_user_can_read_are_warned_of(config_here: Path) -> None:
+    def warned(name: str) -> str:
+        path = config_here.parent / name
+        path.chmod(0o644)
+        told = call(str(config_here)).stderr
+        path.chmod(0o440)
+        assert call(str(config_here)).stderr == ""
+        return told.replace(str(path), name)
+
+    for name in ("knock.key", "list.token", "register.token"):
+        Path(name).write_text(KEY)
+    config_here.write_text(
+        "environments: [{name: production, api_key_file: knock.key, operations_http: [{"
+        "url: 'http://127.0.0.1:1/ids', bearer_token_file: list.token}]}]\n"
+        "storage: {path: state.db}\nregistration: {tokens: [{token_file: register.token}]}\n"
+    )
+    for name in ("knock.key", "list.token", "register.token"):
+        problem = f"can be read by other users (mode 0644; chmod o-r {name})"
+        assert warned(name) == f"warning: {name} holds a secret, and {problem}\n"
+    config_here.write_text(GOOD)
+    assert warned("config.yaml").startswith("warning: config.yaml holds a secret, and can be read by other users")
+    config_here.write_text(
+        "environments: [{name: production, api_key_file: knock.key, proxy: 'http://me:pw@proxy:1'}]\n"
+    )
+    assert warned("config.yaml").startswith("warning: config.yaml holds a secret, and can be read by other users")
 
 
 def test_a_key_that_is_unlikely_to_be_one_is_warned_of(config_here: Path) -> None:

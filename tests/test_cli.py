@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from timing import BUSY_SECONDS
 
 from exporter import __version__
-from exporter.cli import main, run_command
+from exporter.cli import demo, main, run_command
 from exporter.cli.flags import values_of
 
 if TYPE_CHECKING:
@@ -237,3 +237,14 @@ def test_flags_are_shown_as_they_are_written() -> None:
     ]
     assert ("--config.file", "config.yaml", False) in shown
     assert not {"--web.config.file", "--web.health-without-password"} & {name for name, _, _ in shown}
+    assert list(values_of(demo.make_context("demo", ["--speed=3", "--duration=5m"]))) == [
+        ("--web.listen-address", "127.0.0.1:10187", False),
+        ("--speed", "3", True),
+        ("--duration", "5m", True),
+    ]
+
+
+def test_an_external_url_of_the_demo_is_checked_as_that_of_run() -> None:
+    result = call("demo", "--web.external-url=https://example.com/metrics")
+    assert result.exit_code == 2
+    assert "the exporter has /metrics for itself" in result.stderr

@@ -98,7 +98,7 @@ def test_the_web_configuration_is_bounded_too(tmp_path: Path) -> None:
     assert str(errors[0]).endswith(f"{path}: and {COUNT * MORE - 50} more")
 
 
-@pytest.mark.alone
+@pytest.mark.alone(one_core=True)
 @pytest.mark.parametrize("entry", ["{}", "{{id: {}, group: nightly, labels: {{team: growth}}}}"])
 def test_many_ids_take_at_most_twice_what_parsing_them_takes(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "config.yaml"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 each_dashboard = pytest.mark.parametrize("file", promql.DASHBOARDS, ids=lambda file: file.name)
 GRAFANAS_OWN = {*promql.BUILT_IN, "__data", "__all"}
-UNITS = {"short", "s", "percentunit", "rowsps", "reqps", "bytes", "dateTimeFromNow"}
+UNITS = {"short", "locale", "s", "percentunit", "rowsps", "reqps", "bytes", "dateTimeFromNow"}
 
 
 def loaded(file: Path) -> dict[str, Any]:
@@ -62,6 +62,34 @@ def test_ids_fit_their_column_and_a_panel_of_zeros_has_an_axis() -> None:
         if panel["type"] == "timeseries":
             assert defaults["min"] == 0, panel["title"]
             assert "max" in defaults or defaults["custom"]["axisSoftMax"] > 0, panel["title"]
+            assert defaults["unit"] != "short", panel["title"]  # its axis has fractions, or rounds 1,500 to 2 K
+            assert defaults.get("decimals") == (0 if defaults["unit"] == "locale" else None), panel["title"]
+
+
+def test_a_table_has_the_same_columns_whatever_the_data() -> None:
+    tables = [panel for file in promql.DASHBOARDS for panel in promql.panels(file) if panel["type"] == "table"]
+    assert len(tables) == 4
+    for panel in tables:
+        shown = [each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]]
+        steps = {each["id"]: each["options"] for each in panel["transformations"]}
+        assert list(steps) == ["merge", "filterFieldsByName", "organize"], panel["title"]
+        assert steps["filterFieldsByName"]["include"]["names"] == shown, panel["title"]
+        assert steps["organize"]["indexByName"] == {name: place for place, name in enumerate(shown)}, panel["title"]
+        # What each cell has, tests/e2e/test_queries.py asks a Prometheus.
+        assert {f"Value #{target['refId']}" for target in panel["targets"]} <= set(shown), panel["title"]
+
+
+def test_rows_that_few_need_are_collapsed() -> None:
+    rows = [
+        (file.stem, panel) for file in promql.DASHBOARDS for panel in loaded(file)["panels"] if panel["type"] == "row"
+    ]
+    collapsed = {(name, row["title"]) for name, row in rows if row["collapsed"]}
+    assert collapsed == {
+        *(("exporter", "Operations and their sources"), ("exporter", "The process")),
+        ("overview", "Durations"),
+    }
+    # Grafana drops panels that an open row holds.
+    assert all(bool(row["panels"]) == row["collapsed"] for _, row in rows)
 
 
 @each_dashboard
@@ -109,9 +137,19 @@ def test_every_variable_is_there_and_used(file: Path) -> None:
 
 @each_dashboard
 def test_panels_do_not_overlap_and_their_ids_differ(file: Path) -> None:
-    everything = loaded(file)["panels"]
+    whole = loaded(file)["panels"]
+    everything = [inner for panel in whole for inner in (panel, *panel.get("panels", ()))]
     places = [panel["gridPos"] for panel in everything]
-    for one, other in itertools.combinations(places, 2):
+    below = {
+        row["gridPos"]["y"]: {each["gridPos"]["y"] for each in row["panels"]} for row in whole if row.get("panels")
+    }
+    assert all(min(inside) == y + 1 for y, inside in below.items())
+    shown = [panel["gridPos"] for panel in whole]
+    # Panels of a collapsed row lie over what stands below it, which makes room when it is opened.
+    hidden = [
+        pair for row in whole for pair in itertools.combinations([p["gridPos"] for p in row.get("panels", ())], 2)
+    ]
+    for one, other in (*itertools.combinations(shown, 2), *hidden):
         apart = (
             one["x"] + one["w"] <= other["x"]
             or other["x"] + other["w"] <= one["x"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import os
 import subprocess
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from programs import WEB, until
+from programs import WEB, free_port, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import demo
@@ -100,11 +100,19 @@ def test_round_after_round_it_stays_within_bounds() -> None:
 
 
 def test_the_demo_runs_and_ends_by_itself() -> None:
-    command = [sys.executable, "-m", "exporter", "demo", "--web.listen-address=127.0.0.1:0", "--speed=30"]
-    with subprocess.Popen([*command, "--duration=6s"], stdout=subprocess.PIPE, text=True) as process:
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "exporter", "demo", f"--web.listen-address={address}", "--speed=30"]
+    command += ["--web.external-url=http://knock.example", "--duration=6s"]
+    environ = os.environ | {"KNOCK_EXPORTER_REVISION": "5eed"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdout is not None
-        url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+/metrics", line)))
+        assert any("  Status page  http://knock.example/" in line for line in process.stdout)
+        url = f"http://{address}/metrics"
         until(lambda: (states := _states(url))["failed"] and states["completed"], "a failure and an end", 5.0)
+        metrics = WEB.get(url, timeout=5).text
+        assert 'knock_exporter_web_info{external_url="http://knock.example"} 1.0' in metrics
+        assert 'revision="5eed"' in metrics
+        assert "--duration" in WEB.get(f"http://{address}/config", timeout=5).text
         story = process.stdout.read()
     assert process.returncode == 0
     assert "production / migration: wave 1" in story

@@ -46,6 +46,7 @@ def test_commands_are_found_in_blocks_and_between_words() -> None:
         ("| `cat a \\| knock-exporter register - --tokens=b` |", 1, "No such option '--tokens'"),
         ("```sh\nrun=$(knock-exporter group start GROUP)\n```", 2, "no command start"),
         ("```sh\nkubectl exec pod -- knock-exporter state export --path=a > b\n```", 2, "No such option '--path'"),
+        ("```sh\ndocker exec -i knock-exporter knock-exporter state check -x\n```", 2, "No such option '-x'"),
         ("```sh\npython -m exporter watch --timeout\n```", 2, "requires an argument"),
         ("`make nothing`", 1, "no target nothing"),
         ("```sh\ncurl -s localhost:10187/metric\n```", 2, "no route for GET localhost:10187/metric"),
@@ -60,7 +61,8 @@ def test_a_wrong_command_is_named_with_its_line(text: str, line: int, problem: s
 
 
 def test_what_stands_for_a_value_is_taken() -> None:
-    text = '```sh\nknock-exporter get OPERATION_ID\nknock-exporter list --run "$run" --status=…\n```'
+    text = '```sh\nknock-exporter get OPERATION_ID\nknock-exporter list --run "$run" --status=…\n'
+    text += "docker exec -it knock-exporter python3\n```"
     assert [problem for command in commands(README, text) for problem in command.problems()] == []
 
 
@@ -75,4 +77,6 @@ def test_configurations_that_documents_write_are_good(
     (tmp_path / "knock.key").write_text(KEY, encoding="utf-8")
     (tmp_path / "knock.key").chmod(0o600)
     result = CliRunner().invoke(main, words)
-    assert (result.exit_code, result.output) == (0, "OK: 1 environment, 1 operation\n"), document
+    count = text.count("123e4567-e89b-12d3-a456-426614174000")
+    counted = f"{count} operation{'' if count == 1 else 's'}"
+    assert (result.exit_code, result.output) == (0, f"OK: 1 environment, {counted}\n"), document

@@ -92,7 +92,7 @@ def _commands(name: str, command: click.Command) -> list[tuple[str, click.Comman
 
 
 def _flags() -> list[tuple[str, click.Option]]:
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     found = {name: main.get_command(context, name) for name in main.list_commands(context)}
     return [
         (name, parameter)
@@ -117,7 +117,7 @@ def test_every_documented_flag_is_there(flag: str) -> None:
 
 def test_every_command_is_documented_and_no_other() -> None:
     documented = set(re.findall(r"^\| `knock-exporter ([a-z-]+)", CONFIGURATION, flags=re.MULTILINE))
-    assert documented == set(main.list_commands(click.Context(main)))
+    assert documented == set(main.list_commands(click.Context(main, **main.context_settings)))
 
 
 def test_every_exit_code_is_documented_and_no_other() -> None:
@@ -127,7 +127,7 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
     columns = " ".join(re.findall(r"^(?:\|[^|]*){2}\|([^|]*)\|", table, flags=re.MULTILINE))
     named = set(re.findall(r"`([a-z-]+)", columns))
     assert named
-    assert named <= set(main.list_commands(click.Context(main)))
+    assert named <= set(main.list_commands(click.Context(main, **main.context_settings)))
 
 
 def _anchors(document: Path) -> set[str]:
@@ -170,9 +170,10 @@ def test_recipes_that_are_downloaded_are_those_of_the_folder() -> None:
 
 def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
     text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
-    words = re.findall(r"^\| \*\*(.+?)\*\* \|", text, flags=re.MULTILINE)
-    assert len(words) > 40
-    assert words == sorted(set(words))
+    tables = [re.findall(r"^\| \*\*(.+?)\*\* \|", part, flags=re.MULTILINE) for part in text.split("\n## ")[1:]]
+    assert [words == sorted(words) and len(words) > 15 for words in tables] == [True, True]
+    words = [word for table in tables for word in table]
+    assert len(words) == len(set(words)) > 40
 
 
 def test_every_helper_of_tests_is_listed_and_no_other() -> None:
@@ -209,3 +210,12 @@ def test_every_fault_names_a_test_that_exists() -> None:
 def test_the_changelog_knows_what_is_to_come() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog
+
+
+def test_the_threat_model_names_code_that_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py):(\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    for file, name in named:
+        tree = ast.parse((ROOT / "exporter" / file).read_text(encoding="utf-8"))
+        defined = {each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.ClassDef)}
+        assert name in defined | {each.name for each in ast.walk(tree) if isinstance(each, ast.AsyncFunctionDef)}, file

@@ -71,6 +71,11 @@ def test_failed_items_only_when_asked_for(keyed: Simulator, known: str) -> None:
     assert "jane" not in ask(keyed, known, "-o", "metrics", "--error-items").stdout
 
 
+def test_a_record_that_lists_no_failed_items(keyed: Simulator) -> None:
+    answer = ask(keyed, keyed.world.create(rows=10, rows_per_second=1000), "--error-items")
+    assert answer.stdout.endswith("\n\nKnock lists no failed items.\n")
+
+
 def test_json_is_the_record(keyed: Simulator, known: str) -> None:
     document = json.loads(ask(keyed, known, "-o", "json").stdout)
     assert document["id"] == known

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.errors import redact
 from exporter.files import SETTLED_SECONDS
-from exporter.keys import InvalidKey, KeySource, KeyWatch, Secret, doubt, parse_key
+from exporter.keys import InvalidKey, KeySource, KeyWatch, Secret, doubt, exposure, parse_key
 
 OLD, NEW = "sk_test_old", "sk_test_new"
 WALL = 1_700_000_000.0
@@ -257,7 +257,7 @@ def test_the_mode_of_a_secret_that_is_mounted_read_only_is_passed_over(tmp_path:
     file.chmod(0o644)
     writable = os.statvfs(file)
     assert not writable.f_flag & os.ST_RDONLY
-    source, read_only = KeySource(file=file), os.statvfs_result((*writable[:8], os.ST_RDONLY, writable[9]))
-    assert source.exposure(lambda _path: writable) == f"can be read by other users (mode 0644; chmod o-r {file})"
-    assert source.exposure(lambda _path: read_only) is None
-    assert KeySource(file=tmp_path / "none").exposure() is KeySource(variable="KEY").exposure() is None
+    read_only = os.statvfs_result((*writable[:8], os.ST_RDONLY, writable[9]))
+    assert exposure(file, lambda _path: writable) == f"can be read by other users (mode 0644; chmod o-r {file})"
+    assert exposure(file, lambda _path: read_only) is None
+    assert exposure(tmp_path / "none") is None

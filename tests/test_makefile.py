@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -48,3 +49,14 @@ def test_the_developers_tools_come_in_a_step_of_their_own(clone: Path, target: s
     assert steps(clone, target) == ["requirements/dev.txt"]
     (clone / ".venv" / "dev").touch()
     assert steps(clone, "demo") == steps(clone, target) == []
+
+
+def test_the_lock_of_npm_has_hashes_and_names_no_host() -> None:
+    text = (ROOT / "tools" / "dashboard" / "package-lock.json").read_text()
+    assert "://" not in text
+    whole, *packages = json.loads(text)["packages"].values()
+    assert packages
+    assert all(each["integrity"].startswith("sha512-") for each in packages)
+    wanted = json.loads((ROOT / "tools" / "dashboard" / "package.json").read_text())["dependencies"]
+    assert whole["dependencies"] == wanted
+    assert len({version for name, version in wanted.items() if name.startswith("@grafana/")}) == 1

@@ -363,7 +363,7 @@ def test_a_dag_of_airflow_starts_a_run_and_waits_for_it(
     assert next_change(recorder) == ("PUT", path, {"closed": True})
 
     program, *words = shlex.split(airflow.commands["wait"].replace("{{ ts_nodash }}", "20270115T020000"))
-    watch.make_parser(click.Context(watch)).parse_args(words[1:])
+    watch.make_parser(click.Context(watch, help_option_names=["-h", "--help"])).parse_args(words[1:])
     assert (program, words[0]) == ("knock-exporter", "watch")
     assert dict(zip(words[1::2], words[2::2], strict=True)) == {
         "--url": recorder.url,

@@ -678,6 +678,6 @@ def test_a_reload_without_end_is_not_waited_for() -> None:
     answer = asyncio.run(asked(app, "POST", "/-/reload"))
     assert (answer.status_code, answer.text) == (
         503,
-        "The reload is not done yet; the log will tell how it ends.\n",
+        "The reload is still running. The log will have its result.\n",
     )
     waiting[0](None, False)  # noqa: FBT003 - the contract

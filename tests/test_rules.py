@@ -57,10 +57,15 @@ def test_a_threshold_reaches_its_rule(tmp_path: Path) -> None:
     [
         ({"staled_seconds": 1}, "not known: staled_seconds (the names are those of thresholds.yaml)"),
         ({"disabled": ["KnockNothing"]}, "`disabled` names no alert: KnockNothing"),
-        (
-            {"disabled": "KnockUnreachable", "stale_for": ["5m"]},
-            "`disabled` must be a list, the others texts or numbers: disabled, stale_for",
-        ),
+        ({"disabled": "KnockUnreachable"}, "disabled: expected a list of alerts, got 'KnockUnreachable'"),
+        ({"stale_for": ["5m"]}, "stale_for: expected a duration such as 5m, got ['5m']"),
+        ({"stale_for": "5 minutes"}, "stale_for: expected a duration such as 5m, got '5 minutes'"),
+        ({"stale_for": ""}, "stale_for: expected a duration such as 5m, got ''"),
+        ({"stalled_seconds": "30m"}, "stalled_seconds: expected a number from 0, got '30m'"),
+        ({"stalled_seconds": -5}, "stalled_seconds: expected a number from 0, got -5"),
+        ({"stalled_seconds": True}, "stalled_seconds: expected a number from 0, got True"),
+        ({"operation_error_ratio": 5}, "operation_error_ratio: expected a number from 0 to 1, got 5"),
+        ({"dashboards": 5}, "dashboards: expected a text, got 5"),
     ],
 )
 def test_wrong_thresholds_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:

@@ -54,12 +54,19 @@ def test_a_runbook_is_complete(alert: str) -> None:
     assert "$ knock-exporter " in first + rest.split("## How it ends")[0]
 
 
+@pytest.mark.parametrize("alert", ALERTS)
+def test_how_it_ends_counts_the_time_that_an_alert_outlives_its_cause(alert: str) -> None:
+    end = read(alert).partition("## How it ends\n")[2].partition("\n## ")[0]
+    assert ("10 minutes (`keep_firing`)" in end.replace("\n", " ")) is (ALERTS[alert].get("keep_firing") != "none")
+
+
 @pytest.mark.parametrize("alert", RUN_AGAIN)
 def test_what_is_about_errors_ends_with_how_to_run_them_again(alert: str) -> None:
     recipe = re.findall(r"^## Run again what failed\n(```console\n.+?^```\n)", LIST, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^\$ knock-exporter (\w+) ", recipe[0], re.MULTILINE) == ["list", "errors"]
     assert read(alert).endswith(
-        f"\n\n## Run again what failed\nOnly what is left ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
+        "\n\n## Run again what failed\nThe failed operations whole, and single failed items of others"
+        f" ([how](README.md#run-again-what-failed)):\n{recipe[0]}"
     )
 
 

@@ -123,6 +123,13 @@ def test_where_there_is_nothing_it_says_so(shell: Shell) -> None:
     assert (answer.exit_code, answer.stdout, answer.stderr) == (0, "", "No groups found.\n")
 
 
+def test_a_group_that_does_not_exist_is_told(shell: Shell, api_server: ApiServer) -> None:
+    assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: none).\n"
+    api_server.groups["nightly"] = group_of("nightly")
+    assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: nightly).\n"
+    assert shell("list", "--group=nightly", "--status=failed").stderr == "No operations found.\n"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

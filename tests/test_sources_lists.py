@@ -94,7 +94,7 @@ EMPTY = "is empty (to list nothing, write a comment such as # none)"
         ("00000000-0000-0000-0000-000000000000", "line 1: is the nil UUID, which no operation has"),
         ("sk_live_0123456789", f'line 1: "sk_***" {NOT_A_UUID}'),
         (f"{A}\n\0\0\0", f'line 2: "���" {NOT_A_UUID}'),
-        (f"{A}\n[]", f'line 2: "[]" {NOT_A_UUID}'),
+        (f"{A}\n[]", "line 2: expected an id, got JSON (write the ids alone, one a line)"),
         (f"{A}\v{B}", f'line 1: "{A}�{B[:23]}…" {NOT_A_UUID}'),
         (f"{A}\n".encode() + b"\xff", "line 2: is not UTF-8 text (save it as UTF-8)"),
         (A.encode("utf-16"), "line 1: is not UTF-8 text (save it as UTF-8)"),

@@ -53,7 +53,7 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
 
 
 def test_programs_know_where_a_browser_reaches_them() -> None:
-    for name in ("prometheus", "alertmanager"):
+    for name in ("knock-exporter", "prometheus", "alertmanager"):
         port = SERVICES[name]["ports"][0].split(":")[1]
         assert f"--web.external-url=http://localhost:{port}" in SERVICES[name]["command"]
     assert SERVICES["grafana"]["environment"]["GF_SERVER_ROOT_URL"] == "http://localhost:3000"
@@ -61,7 +61,7 @@ def test_programs_know_where_a_browser_reaches_them() -> None:
 
 def test_the_exporter_takes_its_flags() -> None:
     name, *arguments = SERVICES["knock-exporter"]["command"]
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     command = main.get_command(context, name)
     assert command is not None
     command.make_context(name, arguments, parent=context)
@@ -71,6 +71,6 @@ def test_the_readme_shows_the_configuration_that_is_checked() -> None:
     readme = (promql.MONITORING / "README.md").read_text()
     shown = yaml.safe_load(re.findall(r"^```yaml\n(.+?)^```", readme, re.MULTILINE | re.DOTALL)[0])
     real = yaml.safe_load((promql.MONITORING / "prometheus.yaml").read_text())
-    assert shown == {name: real[name] for name in ("rule_files", "alerting")} | {
+    assert shown == {name: real[name] for name in ("global", "rule_files", "alerting")} | {
         "scrape_configs": [job for job in real["scrape_configs"] if job["job_name"] == "knock"]
     }

@@ -661,7 +661,7 @@ def test_a_failure_is_told_once_and_what_failed_is_tried_again_with_the_next(
     assert len(opened()[1].operations) == 60
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_a_locked_file_fails_after_two_seconds_and_sooner_when_ending(
     state_path: Path, clock: Clock, in_time: InTime
 ) -> None:

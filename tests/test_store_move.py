@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -134,7 +133,7 @@ def test_what_is_there_already_is_added_to_and_the_rest_left_alone(state_path: P
     there = Memory({elsewhere: kept(D, NOW, "elsewhere")}, environments={"elsewhere": ENVIRONMENT})
     write(other, there, clock)
     told = put_in(other, export(state_path, "production"), clock)
-    assert told == ["environment production: 2 operations (0 known here before), 1 tombstones"]
+    assert told == ["environment production: 2 operations (0 known here before), 1 tombstone"]
     memory = read(other, clock)
     assert set(memory.operations) == {elsewhere, key(A), key(B)}
     assert put_in(other, export(state_path, "production"), clock)[0].startswith(
@@ -247,7 +246,7 @@ def test_to_another_machine_and_back(state_path: Path, other: Path) -> None:
     store.commit(Changes(2, clock.now, changed), impatient)
     store.close()
     told = put_in(state_path, export(other), clock)
-    assert told == ["environment staging: 1 operations (0 known here before), 0 tombstones"]
+    assert told == ["environment staging: 1 operation (0 known here before), 0 tombstones"]
     after = read(state_path, clock)
     assert {each for each in after.operations if each.environment == "staging"} == {key(D, "staging")}
     assert after.operations[key(D, "staging")].tracked.marks == Marks(500, 500, 7)
@@ -282,7 +281,7 @@ def test_one_that_is_awake_is_replaced_on_demand(state_path: Path, other: Path) 
     )
     write(other, there, clock)
     told = put_in(other, export(state_path, "production"), clock, replace=True)
-    assert told == ["environment production: 2 operations (1 known here before), 1 tombstones"]
+    assert told == ["environment production: 2 operations (1 known here before), 1 tombstone"]
     after = read(other, clock)
     assert after.operations == {
         **{key(each): STATE.operations[key(each)] for each in (A, B)},
@@ -327,9 +326,23 @@ def test_check_tells_what_is_there(state_path: Path) -> None:
     assert lines == [
         "integrity: ok",
         "last checkpoint: 2027-01-15 08:00:00 UTC",
-        f"environment production: 2 operations (2 processing), 2 registrations, 1 tombstones, {since}",
-        f"environment staging: 1 operations (1 processing), 1 registrations, 0 tombstones, {since}; not configured",
+        f"environment production: 2 operations (2 processing), 2 registrations, 1 tombstone, {since}",
+        f"environment staging: 1 operation (1 processing), 1 registration, 0 tombstones, {since}; not configured",
     ]
+
+
+def test_without_a_path_the_configuration_names_the_state_file(state_path: Path, tmp_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"environments: [{{name: production, api_key: sk_test_1}}]\nstorage: {{path: {state_path.name}}}\n"
+    )
+    told = call("check", f"--config.file={config}")
+    assert (told.exit_code, told.stdout) == (0, call("check", f"--storage.path={state_path}").stdout)
+    config.write_text("environments: [{name: production, api_key: sk_test_1}]\n")
+    told = call("check", f"--config.file={config}")
+    assert told.exit_code == 1
+    assert told.stderr == f"{config} has no storage: name the state file with --storage.path\n"
 
 
 @pytest.mark.parametrize("command", ["check", "export"])
@@ -398,11 +411,10 @@ def test_an_export_that_cannot_be_written_is_told(state_path: Path) -> None:
     assert (result.returncode, result.stderr) == (1, "the export cannot be written: No space left on device\n")
 
 
-@pytest.mark.parametrize("command", ["check", "export", "import"])
-def test_the_path_is_required_and_may_come_from_the_environment(state_path: Path, command: str) -> None:
-    assert call(command).exit_code == 2
+def test_the_path_may_come_from_the_environment(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
     runner = CliRunner(env={"KNOCK_EXPORTER_STORAGE_PATH": str(state_path)})
-    assert runner.invoke(main, ["state", command], input=io.BytesIO()).exit_code == 1
+    assert runner.invoke(main, ["state", "check"]).stdout == call("check", f"--storage.path={state_path}").stdout
 
 
 # As docs/state.md has it.

@@ -119,7 +119,7 @@ def test_few_bytes_each(connection: sqlite3.Connection) -> None:
     assert size / (MORE + MANY) < BYTES_EACH
 
 
-@pytest.mark.alone
+@pytest.mark.alone(one_core=True)
 def test_to_read_them_takes_little_more_than_their_rows_do(connection: sqlite3.Connection) -> None:
     fill(connection, many(MORE))
     check_cost(

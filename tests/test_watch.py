@@ -255,7 +255,7 @@ CLOSED: dict[str, Any] = {"closed_at": "2027-01-15T08:30:00Z", "expected_operati
 
 def test_what_will_not_come_makes_it_incomplete() -> None:
     nine = run(operations={"completed": 9}, **CLOSED)
-    incomplete = WatchOutcome(ExitCode.FAILED, "incomplete: 1 operations never came")
+    incomplete = WatchOutcome(ExitCode.FAILED, "incomplete: 1 operation never came")
     assert ended((0, group(nine)), (599, group(nine))) is None
     assert ended((0, group(nine)), (600, group(nine))) == incomplete
     assert ended((0, group(nine, "incomplete"))) == incomplete
@@ -370,6 +370,7 @@ def test_what_an_exporter_does_not_follow_for_five_minutes_is_lost(virtual: Expo
     virtual.fake.operations.clear()
     assert virtual.watch(watched_things()[0]) == WatchOutcome(ExitCode.FAILED, "1 lost (404)")
     assert 300 <= virtual.now < 305
+    assert virtual.frames[1].problem == f"Knock does not know {NOWHERE} (HTTP 404)"
 
 
 # What people see.

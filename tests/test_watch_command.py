@@ -280,7 +280,7 @@ def test_a_group_without_a_run_is_what_is_unfinished_now(fake: FakeExporter) -> 
 
     fake.before = end
     answer = call("--group=nightly", f"--url={fake.url}")
-    assert answer.stderr.startswith("nightly has no run: watching the 1 operations that are unfinished now\n")
+    assert answer.stderr.startswith("nightly has no run: watching 1 operation that is unfinished now\n")
     assert (answer.exit_code, last_line(answer)) == (0, "nightly: 1 completed")
     answer = call("--group=nightly", f"--url={fake.url}")
     assert (answer.exit_code, last_line(answer)) == (

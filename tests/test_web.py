@@ -370,7 +370,7 @@ def test_what_is_not_http_breaks_nothing(app: ASGIApp) -> None:
         assert over_http(address, path="/-/ready")[0].status == 200
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_an_idle_server_stops_at_once(app: ASGIApp, in_time: InTime) -> None:
     listening = bind("127.0.0.1", 0)
     server = WebServer(app, [listening], pytest.fail)

@@ -1,6 +1,7 @@
 """Changes the code that decides in places drawn by a seed, and counts which changes a unit test notices.
 
-Each changed module is compiled in a process of its own, which runs the tests that reach the changed line, the quickest first, and ends at the first failure. What a test starts by its command is not changed.
+Each changed module is compiled in a process of its own, which runs the tests that reach the changed line, the quickest
+first, and ends at the first failure. What a test starts by its command is not changed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # migration.sh: what migrate.sh and rerun.sh share. Needs curl 7.82, jq and knock-exporter.
 # Set KNOCK_API_KEY, and KNOCK_EXPORTER_URL if the exporter is not at http://127.0.0.1:10187.
 set -eu
-export KNOCK_EXPORTER_ENVIRONMENT=production KNOCK_EXPORTER_TOKEN_FILE=token
+export KNOCK_EXPORTER_ENVIRONMENT=production KNOCK_EXPORTER_TOKEN_FILE=register.token
 mkdir -p started
 
 # register FILE…: register the responses of Knock in these files, each with the name of its batch as the label `batch`

@@ -92,6 +92,14 @@ def main(ctx: click.Context) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+_external_url = flag(
+    "web.external-url",
+    default=None,
+    type=ExternalUrl(),
+    help="URL at which users reach the exporter, if it is behind a proxy.",
+)
+
+
 @main.command(name="run", epilog=example("knock-exporter --config.file=config.yaml --storage.path=state.db"))
 @flag("config.file", default="config.yaml", type=FilePath(), help="Path of the configuration file.")
 @flag(
@@ -102,12 +110,7 @@ def main(ctx: click.Context) -> None:
     help="Address to listen on, HOST:PORT or :PORT. Can be repeated; in the variable, separate with spaces.",
 )
 @flag("web.telemetry-path", default="/metrics", type=UrlPath(), help="URL path of the metrics.")
-@flag(
-    "web.external-url",
-    default=None,
-    type=ExternalUrl(),
-    help="URL at which users reach the exporter, if it is behind a proxy.",
-)
+@_external_url
 @flag(
     "web.config.file",
     default=None,
@@ -257,23 +260,33 @@ def simulate(web_listen_address: tuple[str, int], speed: float, seed: int | None
 
 @main.command(epilog=example("knock-exporter demo --speed=3 --duration=5m"))
 @flag("web.listen-address", default="127.0.0.1:10187", type=Address(), help="Address to listen on, HOST:PORT.")
+@_external_url
 @flag(
     "speed", default=1.0, type=click.FloatRange(min=0, min_open=True), help="Factor of time; 3 is three times as fast."
 )
 @flag(
     "duration", default=None, type=Duration(), help="Stop after this time, for example 90s or 5m. Default: on Ctrl-C."
 )
-def demo(web_listen_address: tuple[str, int], speed: float, duration: float | None) -> None:
+def demo(
+    *, web_listen_address: tuple[str, int], web_external_url: str | None, speed: float, duration: float | None
+) -> None:
     """Run the exporter against a simulated Knock.
 
     Needs no API key and no configuration. Open the printed URL in a browser.
     """
     from exporter import demo as story  # noqa: PLC0415 - only this command needs it
-    from exporter import logs  # noqa: PLC0415 - the same
+    from exporter import logs, servers  # noqa: PLC0415 - the same
 
+    flags = servers.Flags(
+        [web_listen_address],
+        external_url=web_external_url,
+        shown=tuple(values_of(click.get_current_context())),
+        notice="This is the demo, with a simulated Knock. The commands on these pages are for an exporter of your own.",
+    )
+    check_prefix(flags.external_url, flags.telemetry_path)
     flush = logs.set_up("warning", "logfmt")
     try:
-        code = story.run(web_listen_address, speed, duration, click.echo)
+        code = story.run(flags, os.environ, speed, duration, click.echo)
     finally:
         flush()
     _leave(code)

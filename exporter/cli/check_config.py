@@ -13,6 +13,7 @@ import click
 from exporter.cli.flags import FilePath, Names, example, flag
 from exporter.errors import KnockError, StartError
 from exporter.values import quoted
+from exporter.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,7 +79,7 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     path = config_file if file is None else STDIN if str(file) == "-" else file
     loaded = reloading.ConfigFile(path, os.environ, environments or (), storage_path).load()
     keys = {each.name: read_key(each, os.environ) for each in loaded.environments}
-    for warning in _warnings(loaded, keys):
+    for warning in _warnings(loaded, keys, path):
         click.echo(f"warning: {warning}", err=True)
     good = True
     listed = 0
@@ -95,7 +96,7 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     if printed:
         click.echo(config.effective_yaml(loaded, queries_masked=True), nl=False)
     elif good:
-        counts = _count(len(loaded.environments), "environment"), _count(listed, "operation")
+        counts = counted(len(loaded.environments), "environment"), counted(listed, "operation")
         click.echo(f"OK: {', '.join(counts)}")
     if probe:
         probed = [_probe(each, keys[each.name]) for each in loaded.environments]
@@ -103,19 +104,14 @@ def check_config(  # noqa: PLR0913 - one parameter for each flag
     sys.exit(0 if good else 1)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _warnings(loaded: Config, keys: dict[str, Secret]) -> Iterator[str]:
-    from exporter.keys import doubt  # noqa: PLC0415 - only what loads a configuration needs it
+def _warnings(loaded: Config, keys: dict[str, Secret], path: Path) -> Iterator[str]:
+    from exporter.keys import doubt, exposure  # noqa: PLC0415 - only what loads a configuration needs it
 
     first: dict[tuple[str, str | None, Secret], str] = {}
     for each in loaded.environments:
         key = keys[each.name]
-        for problem in (doubt(key), each.key.exposure()):
-            if problem:
-                yield f"API key of {each.name}: {each.key} {problem}"
+        if problem := doubt(key):
+            yield f"API key of {each.name}: {each.key} {problem}"
         other = first.setdefault((each.base_url, each.branch, key), each.name)
         if other != each.name:
             yield f"{other} and {each.name} have the same API key: Knock shows both the same operations"
@@ -123,6 +119,9 @@ def _warnings(loaded: Config, keys: dict[str, Secret]) -> Iterator[str]:
             if declared.every is not None and declared.deadline is None:
                 hint = "unless the job gives one, a run that hangs is noticed only when the next one is due"
                 yield f"group {quoted(declared.name)} of {each.name} has every, but no deadline: {hint}"
+    for file in loaded.secret_files(path):
+        if problem := exposure(file):
+            yield f"{file} holds a secret, and {problem}"
 
 
 def _read_files(paths: Iterable[str], loaded: Config, ids: set[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from exporter.errors import redact
 from exporter.operation import is_operation_id
-from exporter.values import InvalidValue, check_address, check_run_id, parse_duration
+from exporter.values import InvalidValue, check_address, check_run_id, parse_duration, show_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,12 +44,17 @@ def values_of(ctx: click.Context) -> Iterator[tuple[str, str, bool]]:
     for each in ctx.command.params:
         name, value = each.name or "", ctx.params.get(each.name or "")
         if value not in (None, False, ()) and isinstance(each, click.Option):
-            written = " ".join(map(_written, value)) if each.multiple else _written(value)
+            values = value if each.multiple else [value]
+            written = " ".join(_written(one, each.type) for one in values)
             yield each.opts[0], written, ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
-def _written(value: Any) -> str:
+def _written(value: Any, kind: click.ParamType[Any]) -> str:
     match value:
+        case float() if isinstance(kind, Duration):
+            return show_duration(value)
+        case float():
+            return f"{value:g}"
         case (str(host), int(port)):  # as Address reads it
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case tuple():

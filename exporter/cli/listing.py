@@ -9,9 +9,12 @@ import click
 
 from exporter.cli.connection import TOKEN_FILE, reading, reads, warn, writing
 from exporter.cli.flags import RUN_ID, IdOrStdin, example, flag, given
+from exporter.wording import first_few
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from exporter.terminal.exporter_api import ExporterApi
 
 # As the API takes them; a test compares both.
 STATUSES = (
@@ -70,12 +73,18 @@ def list_command(  # noqa: PLR0913 - one parameter for each flag
         elif output == "ids":
             listing.write_ids(sys.stdout, found)
         elif not listing.write_operations(sys.stdout, found):
-            warn("No operations found.")
+            warn(f"No operations found{_hint(api, environment, group)}.")
+
+
+def _hint(api: ExporterApi, environment: str | None, group: str | None) -> str:
+    """Say what groups there are, where the one that was asked for is not among them."""
+    known = sorted({str(each.get("group")) for each in api.groups(environment)}) if group is not None else []
+    return "" if group is None or group in known else f": no group {group} (there are: {first_few(known) or 'none'})"
 
 
 @click.command(
     epilog=example(
-        "knock-exporter forget --environment=production --token-file=token \\",
+        "knock-exporter forget --environment=production --token-file=register.token \\",
         "    --group=nightly --status=failed",
     )
 )

@@ -29,7 +29,9 @@ class _Label(click.ParamType[tuple[str, str]]):
 
 
 @click.command(
-    epilog=example("curl -sS … | knock-exporter register - --environment=production \\", "    --token-file=token")
+    epilog=example(
+        "curl -sS … | knock-exporter register - --environment=production \\", "    --token-file=register.token"
+    )
 )
 @click.argument("operation_ids", metavar="ID…|-", nargs=-1, required=True, type=IdOrStdin())
 @URL

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -29,6 +30,7 @@ from exporter.cli.flags import (
 from exporter.errors import ExporterError, StartError
 from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_label_value, check_operation_id, check_run_id
+from exporter.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -250,7 +252,8 @@ def _watching(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
                 yield follow.RunWatching(WatchedRun(environment, wanted.group, run), api, clock)
                 return
             ids, title = _unfinished(at_first, environment, wanted.group), wanted.group
-        yield follow.ApiWatching(operations.begin(title, environment, ids, clock.now), api, clock)
+        watched = replace(operations.begin(title, environment, ids, clock.now), asked=wanted.url)
+        yield follow.ApiWatching(watched, api, clock)
 
 
 @contextmanager
@@ -309,5 +312,8 @@ def _unfinished(api: ExporterApi, environment: str, group: str) -> list[str]:
     ids = [each for each in found if is_operation_id(each)]
     if not ids:
         raise StartError(f"nothing to watch: {group} has no run, and no operation that is unfinished")
-    click.echo(f"{group} has no run: watching the {len(ids):,} operations that are unfinished now", err=True)
+    click.echo(
+        f"{group} has no run: watching {counted(len(ids), 'operation that is', 'operations that are')} unfinished now",
+        err=True,
+    )
     return ids

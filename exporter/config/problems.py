@@ -92,7 +92,8 @@ class Wording:
             return "unknown key here (it belongs to the top level)"
         if not section and key in self._keys("environments"):
             return "unknown key here (it belongs to an environment)"
-        return suggestion(key, self._keys(section), "unknown key")
+        told = suggestion(key, self._keys(section), "unknown key")
+        return f"{told}; of Knock's record write the id alone" if section == "operations" else told
 
     def _keys(self, section: str) -> list[str]:
         return [each.name for part in self.sections.get(section, ()) for each in fields(part)]
@@ -130,6 +131,8 @@ def _hint(kind: str, found: Any) -> str:
     """Say how to write what YAML took for something else."""
     if kind == "string_type" and not isinstance(found, (dict, list)):
         return " (put it in quotes)"  # booleans are made of yes, no, on and off
+    if kind == "tuple_type":
+        return " (begin each item with -)"
     is_number = kind in ("int_type", "float_type") and isinstance(found, str) and _NUMBER.fullmatch(found)
     if is_number and abs(float(found)) <= _MANY:  # 1e1 is text by YAML 1.1
         return f" (write {float(found):.15g}, without quotes)"

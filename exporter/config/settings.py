@@ -7,6 +7,7 @@ it is not set.
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -232,6 +233,16 @@ class Config:
     max_operations: Annotated[kinds.Count, Field(ge=1, le=MAX_OPERATIONS_MOST)] = 50_000
     registration: RegistrationSettings = RegistrationSettings()
     storage: Annotated[Storage | None, not_null(Storage)] = None
+
+    def secret_files(self, own: Path | None) -> list[Path]:
+        """Return the files that hold keys, tokens or passwords; `own` is that of the configuration, which may too."""
+        sources = [each.token_file for each in self.registration.tokens]
+        found = []
+        for each in self.environments:
+            sources += [each.key, *(http.bearer_token_file for http in each.operations_http if http.bearer_token_file)]
+            if own is not None and (each.api_key or (each.proxy is not None and "@" in each.proxy.reveal())):
+                found.append(own)
+        return list(dict.fromkeys(found + [each.file for each in sources if each.file is not None]))
 
 
 # From plain values to settings, and back.

@@ -177,6 +177,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> ConfigProblem:
         reason = f"{reason} ({_without_scraps(error.context)}{begun})"
     if "cannot start any token" in reason:
         reason += "; indent with spaces, not tabs, and put text that begins with %, @ or ` in quotes"
+    if "tab character" in reason:
+        reason += "; indent with spaces"
     column = f" at column {mark.column + 1}" if mark else ""
     return ConfigProblem("", f"is not valid YAML{column}: {reason}", mark.line + 1 if mark else None)
 

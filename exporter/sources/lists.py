@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _BLANKS = " \t\r\n"
 _COMMENT = re.compile(r"(?:^|[ \t]+)#")
+_JSON_STARTS = ("{", "[")
 
 
 class Form(StrEnum):
@@ -70,7 +71,9 @@ def _plain(text: str) -> tuple[ListedOperation, ...]:
         empty = empty and not entry
         if "#" in entry:
             entry = _COMMENT.split(entry, maxsplit=1)[0]
-        if entry:
+        if entry.startswith(_JSON_STARTS):
+            listing.fault(number, "expected an id, got JSON (write the ids alone, one a line)")
+        elif entry:
             listing.add(number, entry)
     if empty:
         raise BrokenList("is empty (to list nothing, write a comment such as # none)")

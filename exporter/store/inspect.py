@@ -11,6 +11,7 @@ from exporter.store import database, tables
 from exporter.store.ages import Ages
 from exporter.store.database import Damaged
 from exporter.tracking.memberships import API
+from exporter.wording import counted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -75,8 +76,9 @@ def _environments(memory: Memory) -> Iterable[str]:
         by_state = states.get(name, Counter())
         listed = ", ".join(f"{count} {state}" for state, count in sorted(by_state.items()))
         yield (
-            f"environment {name}: {by_state.total()} operations{f' ({listed})' if listed else ''},"
-            f" {registrations[name]} registrations, {stones[name]} tombstones{_epoch(memory, name)}"
+            f"environment {name}: {counted(by_state.total(), 'operation')}{f' ({listed})' if listed else ''},"
+            f" {counted(registrations[name], 'registration')}, {counted(stones[name], 'tombstone')}"
+            f"{_epoch(memory, name)}"
         )
 
 

@@ -20,6 +20,7 @@ from exporter.store.conversions import Contents
 from exporter.store.documents import Number, TombstoneDocument, UnreadableRow, dump
 from exporter.store.opening import Opening
 from exporter.tracking.memory import Changes
+from exporter.wording import counted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -186,7 +187,8 @@ def _summary(here: Memory, taken: Memory, name: str) -> Iterator[str]:
     given = [key for key in taken.operations if key.environment == name]
     known = sum(key in here.operations for key in given)
     stones = sum(key.environment == name for key in taken.tombstones)
-    yield f"environment {name}: {len(given)} operations ({known} known here before), {stones} tombstones"
+    operations = f"{counted(len(given), 'operation')} ({known} known here before)"
+    yield f"environment {name}: {operations}, {counted(stones, 'tombstone')}"
     ours, theirs = here.environments.get(name), taken.environments.get(name)
     if ours is not None and theirs is not None and (ours.base_url, ours.branch) != (theirs.base_url, theirs.branch):
         where = f"{theirs.base_url} (branch {theirs.branch}), here {ours.base_url} (branch {ours.branch})"

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.operation import Status
-from exporter.wording import number, visible
+from exporter.wording import counted, number, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ def _problems(operation: Operation, listed: int, unreadable: int) -> Iterator[st
         done = f"{number(operation.rows_processed)} of {number(operation.rows_estimated)} rows were processed"
         yield f"failed ({done}): the rows that were not are in no list, so run the whole operation again"
     if (operation.errors or 0) > listed:
-        yield f"{number(operation.errors)} items failed, and Knock lists {number(listed)} of them"
+        yield f"{counted(operation.errors, 'item')} failed, and Knock lists {number(listed)} of them"
     if unreadable:
         yield f"{number(unreadable)} of its failed items are not written as Knock documents it, and are left out"
 
@@ -77,9 +77,9 @@ def in_group(api: ExporterApi, environment: str, group: str, run: str | None) ->
     return ids, problems
 
 
-def _unfinished(counted: Mapping[str, Any]) -> Iterator[str]:
-    if unfinished := sum(count for status, count in counted["operations"].items() if status not in _FINAL):
-        yield f"{number(unfinished)} operations are not finished: more may fail"
+def _unfinished(sums: Mapping[str, Any]) -> Iterator[str]:
+    if unfinished := sum(count for status, count in sums["operations"].items() if status not in _FINAL):
+        yield f"{counted(unfinished, 'operation is', 'operations are')} not finished: more may fail"
 
 
 def _not_read(run: Mapping[str, Any], failed: int, with_errors: int, lost: int) -> Iterator[str]:
@@ -87,11 +87,12 @@ def _not_read(run: Mapping[str, Any], failed: int, with_errors: int, lost: int) 
     by_status = run["operations"]
     missing = (run["expected_operations"] or 0) - sum(by_status.values())
     if missing > 0:
-        yield f"{number(missing)} operations of the run were never registered"
+        yield f"{counted(missing, 'operation of the run was', 'operations of the run were')} never registered"
     kinds = (("that failed", by_status["failed"] - failed), ("that were lost", by_status["lost"] - lost))
     for kind, gone in (*kinds, ("with errors", run["with_errors"] - with_errors)):
         if gone > 0:
-            yield f"{number(gone)} operations {kind} are not followed any more (retired, or forgotten), and not read"
+            they = counted(gone, f"operation {kind} is", f"operations {kind} are")
+            yield f"{they} not followed any more (retired, or forgotten), and not read"
 
 
 class ItemWriter:

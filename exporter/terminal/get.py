@@ -67,8 +67,9 @@ def _time(seconds: float | None, now: float) -> str:
 def _write_items(out: TextIO, items: list[Any]) -> None:
     known = [item if isinstance(item, dict) else {"id": item} for item in items]
     rows = [[str(each.get(field) or "") for field in ("id", "collection")] for each in known]
-    out.write("\n")
-    write_columns(out, [Column("failed item"), Column("collection")], rows)
+    out.write("\n" if rows else "\nKnock lists no failed items.\n")
+    if rows:
+        write_columns(out, [Column("failed item"), Column("collection")], rows)
 
 
 def write_json(out: TextIO, document: dict[str, Any], *, with_items: bool) -> None:

@@ -32,8 +32,10 @@ def read(data: bytes) -> Read:
         return Read([], ["is not UTF-8 text"])
     except RecursionError:
         return Read([], ["is nested too deeply"])
+    except json.JSONDecodeError as error:
+        return Read([], [f"begins like JSON, but line {error.lineno} column {error.colno} is wrong: was it cut off?"])
     except ValueError:
-        return Read([], ["begins like JSON and is none"])
+        return Read([], ["has a number with too many digits"])
     return _sorted_out(found)
 
 

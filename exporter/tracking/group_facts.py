@@ -6,6 +6,7 @@ Page, API and `watch` show these; `monitoring/rules.yaml` has the same formulas 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -40,8 +41,8 @@ class GroupState(StrEnum):
 class GroupFacts(NamedTuple):
     """How a group stands; times are Unix seconds, durations seconds.
 
-    `tracked` adds up what is tracked now, `run_sums` all operations of the run. `rate` is rows a second, `progress` a
-    share (0 to 1) of `progress_of`: operations or rows.
+    `tracked` adds up what is tracked now, of which so many are `stale`; `run_sums` adds up all operations of the run.
+    `rate` is rows a second, `progress` a share (0 to 1) of `progress_of`: operations or rows.
     """
 
     environment: str
@@ -54,6 +55,7 @@ class GroupFacts(NamedTuple):
     time_left: float | None
     rate: float | None
     tracked: RunSums
+    stale: int
     run: Run | None
     deadline: float | None
     run_sums: RunSums
@@ -65,6 +67,7 @@ class GroupFacts(NamedTuple):
 
 class _Tracked(NamedTuple):
     sums: RunSums = NOTHING
+    stale: int = 0
     unchanged_since: float | None = None
 
 
@@ -73,7 +76,7 @@ def group_facts(
 ) -> list[GroupFacts]:
     """Tell how groups stand, by environment and name: those with operations, a run, or something that is expected."""
     statuses = {(each.environment, each.group): each for each in snapshot.groups}
-    tracked = _tracked(snapshot)
+    tracked = _tracked(snapshot, now.mono)
     rates = _rates(snapshot, now.wall)
     known = {key for key, it in tracked.items() if any(it.sums.states)}
     known |= {key for key, it in statuses.items() if it.run is not None or it.every is not None or it.is_declared}
@@ -81,7 +84,7 @@ def group_facts(
     return [_facts(key, statuses.get(key), tracked.get(key, _Tracked()), rates.get(key), now) for key in wanted]
 
 
-def _tracked(snapshot: Snapshot) -> dict[GroupKey, _Tracked]:
+def _tracked(snapshot: Snapshot, now: float) -> dict[GroupKey, _Tracked]:
     found: dict[GroupKey, _Tracked] = {}
     for each in snapshot.counts:
         key = (each.environment, each.group)
@@ -89,7 +92,8 @@ def _tracked(snapshot: Snapshot) -> dict[GroupKey, _Tracked]:
         states = tuple(each.states[state] for state in STATES)
         more = RunSums(states, each.with_errors, each.rows_processed, each.rows_estimated, each.errors)
         since = [at for at in (before.unchanged_since, each.unchanged_since) if at is not None]
-        found[key] = _Tracked(before.sums.plus(more), min(since, default=None))
+        stale = before.stale + bisect_right(each.stale_at, now)
+        found[key] = _Tracked(before.sums.plus(more), stale, min(since, default=None))
     return found
 
 
@@ -118,6 +122,7 @@ def _facts(key: GroupKey, status: GroupStatus | None, tracked: _Tracked, rate: f
         time_left=_time_left(run, progress, now.wall),
         rate=rate,
         tracked=tracked.sums,
+        stale=tracked.stale,
         run=run,
         deadline=status.deadline if status is not None else None,
         run_sums=sums if run is not None else NOTHING,

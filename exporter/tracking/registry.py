@@ -202,7 +202,7 @@ class EnvironmentRegistry:
         name = environment.name
         environment.upstream.leave(environment, now.mono)
         self._drop_empty_upstreams()
-        asleep = self._asleep[name] = self._kept(environment)
+        asleep = self._asleep[name] = self._as_stored(environment)
         self._changed.environments[name] = None
         del self._environments[name]
         self._intake.remove_environment(name)
@@ -210,7 +210,7 @@ class EnvironmentRegistry:
         self._activity.remove_environment(name)
         log.info("environment is no longer configured", environment=name, operations=len(asleep.operations))
 
-    def _kept(self, environment: WatchedEnvironment) -> SleepingEnvironment:
+    def _as_stored(self, environment: WatchedEnvironment) -> SleepingEnvironment:
         """Return what is to be stored of an environment, as it is now."""
         operations = {each: operation.stored for each, operation in environment.operations.items()}
         aggregates = self._book.all_remembered(environment.name)
@@ -249,7 +249,9 @@ class EnvironmentRegistry:
         aggregates: dict[AggregateKey, StoredAggregate] = {}
         environments: dict[str, EnvironmentMemory] = {}
         groups: dict[GroupKey, StoredGroup] = {}
-        for name, each in (self._asleep | {name: self._kept(it) for name, it in self._environments.items()}).items():
+        for name, each in (
+            self._asleep | {name: self._as_stored(it) for name, it in self._environments.items()}
+        ).items():
             operations |= {stored.tracked.key: stored for stored in each.operations.values()}
             aggregates |= each.aggregates
             groups |= each.groups

@@ -114,7 +114,10 @@ _PLACES = (
         Part.ATTENTION,
         0,
         "stale",
-        lambda found, now: (each for each in found if facts.stale(each, now) and not facts.stalled(each, now)),
+        # As `facts.stale`, of what is unfinished: to call that takes twice as long.
+        lambda found, now: (
+            each for each in found if each.tracked.stale_at <= now.mono and not facts.stalled(each, now)
+        ),
     ),
     _Place(Part.ATTENTION, 2, LOST, lambda found, _now: (each for each in found if each.state == LOST)),
     _Place(

@@ -45,8 +45,8 @@ class AppContext:
     `config` is the active configuration, `external_url` where people reach the port (no slash at its end; None: not
     known). `service` takes registrations (None: there are no such calls), `reload` has the configuration read again
     (None: off). `scraped` is told when there was a scrape (monotonic), once a second at most. `configuration` tells
-    where the active configuration came from, and whether a newer one was refused. `flags` have
-    each flag's name, value, and whether it is not the default.
+    where the active configuration came from, and whether a newer one was refused. `flags` have each flag's name, value,
+    and whether it is not the default. `notice` stands on each page.
     """
 
     view: Callable[[], View]
@@ -63,6 +63,7 @@ class AppContext:
     scraped: Callable[[float], object] = lambda _at: None
     configuration: Callable[[], ConfigurationStatus] = ConfigurationStatus
     flags: tuple[tuple[str, str, bool], ...] = ()
+    notice: str = ""
 
     @property
     def prefix(self) -> str:

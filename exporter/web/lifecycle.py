@@ -33,7 +33,7 @@ def reload_route(path: str, reload: Reload | None, seconds: float = RELOAD_SECON
             lambda reply: reload(lambda problem, needs_restart: reply((problem, needs_restart))), seconds
         )
         if verdict is None:
-            late = "The reload is not done yet; the log will tell how it ends."
+            late = "The reload is still running. The log will have its result."
             return _response(HTTPStatus.SERVICE_UNAVAILABLE, late)
         problem, needs_restart = verdict
         if problem is None:

@@ -19,7 +19,9 @@ from exporter.web.shapes import ApiIndex, Detail, Environments, Group, GroupList
 INDEX_PATH = "/api/v1"
 _ID = {"type": "string", "format": "uuid"}
 _RUN = {"type": "string", "pattern": f"^{RUN_ID}$"}
-_STATUS_TEXT = "Only this state; or what is unfinished, needs attention, has errors, is stalled or is stale."
+_STATUS_TEXT = (
+    "Only this status; or operations that are unfinished, need attention, have errors, are stalled or are stale."
+)
 _SHAPES = "#/components/schemas/"
 _LINES = {"schema": {"type": "string"}, "example": "# ids, one a line\n123e4567-e89b-12d3-a456-426614174000\n"}
 
@@ -84,14 +86,18 @@ def describe(limit: int, limit_most: int) -> dict[str, Any]:
         "info": {
             "title": "knock-exporter",
             "version": __version__,
-            "description": "What is known of Knock's bulk operations, and registering them.",
+            "description": "Read the state of Knock's bulk operations, and register them.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": _paths(limit, limit_most),
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "password": {"type": "http", "scheme": "basic", "description": "Where --web.config.file has users."},
+                "password": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "Required if --web.config.file has users.",
+                },
                 "token": {"type": "http", "scheme": "bearer", "description": "One of registration.tokens."},
             },
         },
@@ -102,16 +108,16 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
     filters = [
         _query("group", {"type": "string"}, "Only this group."),
         _query("run", _RUN, "Only the operations of the run with this id."),
-        _query("name", {"type": "string"}, "Only what Knock calls so."),
+        _query("name", {"type": "string"}, "Only operations with this name of Knock."),
         _query("status", {"enum": [*STATUSES, ""]}, _STATUS_TEXT),
-        _query("id", {"type": "string", "maxLength": SEARCH_LONGEST}, "Only ids that hold this."),
+        _query("id", {"type": "string", "maxLength": SEARCH_LONGEST}, "Only ids that contain this."),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": limit_most, "default": limit}, "How many."),
-        _query("cursor", {"type": "string"}, "Goes on where an answer's `next` points to."),
+        _query("cursor", {"type": "string"}, "The `next` of the previous page."),
     ]
     of_all = [_query("environment", {"type": "string"}, "Only this environment."), *filters]
     environment, operation_id = _path("environment", {"type": "string"}), _path("id", _ID)
     group = _path("group", {"type": "string", "minLength": 1}) | {
-        "description": "Its name, percent-encoded; a slash in it may stand as it is."
+        "description": "Its name, percent-encoded; a slash need not be encoded."
     }
     of_group = f"{GROUPS_PATH}/{{environment}}/{{group}}"
     return {
@@ -128,18 +134,20 @@ def _paths(limit: int, limit_most: int) -> dict[str, Any]:
             "post": _register([environment]),
         },
         f"{ONE_ENVIRONMENT_PATH}/{{id}}": {
-            "get": _read("getOperation", "One in full", Detail, [environment, operation_id], 404),
+            "get": _read(
+                "getOperation", "Get one operation with all details", Detail, [environment, operation_id], 404
+            ),
             "delete": _release([environment, operation_id]),
         },
-        GROUPS_PATH: {"get": _read("listGroups", "How groups and their runs stand", GroupList, [])},
+        GROUPS_PATH: {"get": _read("listGroups", "List groups and the state of their runs", GroupList, [])},
         f"{GROUPS_PATH}/{{environment}}": {
-            "get": _read(
-                "listEnvironmentGroups", "How the groups of an environment stand", GroupList, [environment], 404
-            )
+            "get": _read("listEnvironmentGroups", "List the groups of an environment", GroupList, [environment], 404)
         },
-        of_group: {"get": _read("getGroup", "How one group stands", Group, [environment, group], 404)},
+        of_group: {"get": _read("getGroup", "Get one group", Group, [environment, group], 404)},
         f"{of_group}/runs/{{run}}": {"put": _put_run([environment, group, _path("run", _RUN)])},
-        "/api/v1/environments": {"get": _read("listEnvironments", "How environments stand", Environments, [])},
+        "/api/v1/environments": {
+            "get": _read("listEnvironments", "List environments and their state", Environments, [])
+        },
     }
 
 
@@ -188,21 +196,21 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
                     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
                     "again": {"type": "boolean"},
                 },
-                "description": "An id and what is said of it, or the whole record of Knock's create call.",
+                "description": "An id with options, or the whole response of Knock's create call.",
             },
         ]
     }
     body = {"anyOf": [*item["anyOf"], {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_IDS}]}
     responses = _responses(Registered, 400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
     options = [
-        _query("group", {"type": "string"}, "Group of all of them."),
-        _query("run", _RUN, "Run of their group that all of them belong to; one that is new is opened."),
-        _query("again", {"enum": ["true", "false"]}, "Follow again what was retired or lost."),
+        _query("group", {"type": "string"}, "Group of all items."),
+        _query("run", _RUN, "Run of all items. A new id opens a new run of the group."),
+        _query("again", {"enum": ["true", "false"]}, "Follow operations again that were retired or lost."),
     ]
     return {
         "operationId": "register",
         "summary": "Register operations",
-        "description": f"Labels of all of them are given as {LABEL_PREFIX}NAME=VALUE in the query.",
+        "description": f"Labels of all items: {LABEL_PREFIX}NAME=VALUE in the query.",
         "security": [{"token": []}],
         "parameters": [*parameters, *options],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}, "text/plain": _LINES}},
@@ -213,7 +221,7 @@ def _register(parameters: list[dict[str, Any]]) -> dict[str, Any]:
 def _release(parameters: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "operationId": "release",
-        "summary": "Drop an operation",
+        "summary": "Remove an operation",
         "security": [{"token": []}],
         "parameters": parameters,
         "responses": _responses(Released, 400, 401, 403, 404, 409, 429, 503),
@@ -225,18 +233,22 @@ def _put_run(parameters: list[dict[str, Any]]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "operations": {"type": ["integer", "null"], "minimum": 0, "description": "How many the run has."},
+            "operations": {
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "description": "How many operations the run has.",
+            },
             "deadline": {
                 "type": ["string", "null"],
-                "description": "When it is to be finished: a time (RFC 3339), or a duration since its opening (3h).",
+                "description": "When the run has to finish: a time (RFC 3339), or a duration after its opening (3h).",
             },
             "closed": {"enum": [True, None], "description": "Everything has been submitted."},
         },
-        "description": "What is left out stays as it is, null takes it back.",
+        "description": "An omitted key keeps its value, null removes it.",
     }
     return {
         "operationId": "putRun",
-        "summary": "Open a run of a group, or say more of it",
+        "summary": "Open or change a run of a group",
         "security": [{"token": []}],
         "parameters": parameters,
         "requestBody": {"required": False, "content": {"application/json": {"schema": body}}},

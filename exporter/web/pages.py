@@ -21,7 +21,7 @@ from starlette.routing import Route
 from exporter import __version__, chart, wording
 from exporter.config import effective_yaml
 from exporter.metrics.exposition import operation_text
-from exporter.operation import OperationKey, Status, is_operation_id
+from exporter.operation import OperationKey, is_operation_id
 from exporter.tracking import facts
 from exporter.tracking.group_facts import group_facts
 from exporter.tracking.selection import (
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 100
 GROUPS_OPEN = 20  # further ones are folded
-FAILED_ROWS = 10  # of a group's page
+ATTENTION_ROWS = 10  # of a group's page
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 STATIC_SECONDS = 31_536_000  # their links change with their content
 PROJECT = "knock-exporter"
@@ -182,12 +182,12 @@ class Pages:
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
         found = group_facts(snapshot, now, environment, name)
         if not found:
-            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter knows no such group (any more).")
+            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter has no such group, or does not follow it any more.")
         (it,), of_group = found, Filter(environment, name)
         row = rows.group_row(it, self._app_context.prefix)
         status = next((each for each in snapshot.groups if (each.environment, each.group) == (environment, name)), None)
         unfinished = select(snapshot, replace(of_group, status="unfinished"), now)
-        failed = select(snapshot, replace(of_group, status=Status.FAILED), now)
+        listing = by_part(snapshot, replace(of_group, status="needs_attention"), now)
         return self._page(
             "group.html",
             title=f"{row.word}: {wording.cut(name, TITLE_LONGEST)}",
@@ -202,8 +202,8 @@ class Pages:
             ended_points=status.ended.points if status else (),
             box=chart,
             slowest=[self._row(each, now) for each in rows.slowest(unfinished.entries, now)],
-            failed=[self._row(each, now) for each in islice(failed.entries, FAILED_ROWS)],
-            failed_count=failed.total,
+            listed=[self._row(each, now) for _, each in islice(listing.entries, ATTENTION_ROWS)],
+            listed_count=listing.total,
             commands=rows.commands(it, self._url(request)),
         )
 
@@ -213,7 +213,9 @@ class Pages:
         snapshot, now = self._app_context.view().snapshot, self._app_context.now
         entry = snapshot.operations.get(key) if is_operation_id(key.id) else None
         if entry is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "This exporter does not follow such an operation (any more).")
+            raise Refusal(
+                HTTPStatus.NOT_FOUND, "This exporter does not follow this operation, or does not follow it any more."
+            )
         environment_status = next((each for each in snapshot.environments if each.name == key.environment), None)
         row, record, points = self._row(entry, now), entry.tracked.operation, entry.history.points
         return self._page(
@@ -259,6 +261,7 @@ class Pages:
     def _page(self, template: str, **values: Any) -> Response:
         values |= {"prefix": self._app_context.prefix, "telemetry_path": self._app_context.telemetry_path}
         values |= {"version": __version__, "static": _versions(), "project": PROJECT}
+        values |= {"notice": self._app_context.notice}
         return HTMLResponse(_templates().get_template(template).render(values), headers=_NOT_KEPT)
 
     def _parts(self, found: Iterable[tuple[Part, Entry]], now: Moment) -> list[ListedPart]:

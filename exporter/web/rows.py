@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
+RUNNING_MOST = 0.99  # of the progress of a group that still has unfinished operations
 SLOWEST = 5  # operations, by each measure
 CHOICE_LONGEST = 1000  # of a value that a form offers: it becomes a part of the URL
 _CONTROLS = re.compile(r"[\0-\x1f\x7f]")
@@ -101,18 +102,18 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
     if tracked.state == PENDING:
         notes.append("not read yet")
     if tracked.lost:
-        notes.append("Knock does not know it")
+        notes.append("Knock answers 404")
     if (unchanged := facts.unchanged_for(entry, now)) is not None:
         notes.append(f"no change for {wording.span(unchanged)}")
     if facts.stale(entry, now):
         since = tracked.last_success or tracked.handed_over
         notes.append(f"stale: no answer for {wording.span(now.mono - since.mono)}")
     if tracked.active and tracked.up is False:
-        notes.append("last poll failed")
+        notes.append("last poll failed" if tracked.missing_since is None else "Knock answers 404")
     return notes
 
 
-class GroupCommand(NamedTuple):
+class Command(NamedTuple):
     """What a command is for, and the command."""
 
     purpose: str
@@ -123,7 +124,7 @@ class Advice(NamedTuple):
     """What to do about an operation: what its state means, steps (some without a command), and the runbook."""
 
     meaning: str
-    steps: tuple[GroupCommand, ...]
+    steps: tuple[Command, ...]
     runbook: str
 
 
@@ -131,23 +132,22 @@ def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
     """Say what to do about an operation; None where it needs no attention."""
     key, record = entry.tracked.key, entry.tracked.operation
     place = f"--environment={shlex.quote(key.environment)}"
-    get = GroupCommand("Ask Knock what it says now.", f"knock-exporter get {place} {key.id}")
-    forget = GroupCommand(
+    get = Command("Ask Knock what it says now.", f"knock-exporter get {place} {key.id}")
+    forget = Command(
         "Handled? Remove the operation from this page and from the alerts. The counters keep it.",
         f"knock-exporter forget {place} --token-file=register.token --url={shlex.quote(url)} {key.id}",
     )
     if entry.state == Status.FAILED or facts.completed_with_errors(entry):
-        listed = (record.error_items or record.errors) if record is not None else None
-        failed = entry.state == Status.FAILED
-        again = "the rows that were not processed" if failed else "the failed items"
-        steps = (
-            GroupCommand(
-                f"Read the failed items{'' if listed else ', if there are any'}.",
-                f"knock-exporter errors {place} {key.id}",
-            ),
-            GroupCommand(f"Correct the data. Then submit {again} again.", ""),
-            forget,
+        counts = (record.error_items, record.errors) if record is not None else ()
+        failed, known = entry.state == Status.FAILED, [each for each in counts if each is not None]
+        again = "Then run the whole operation again: Knock does not list the rows that it did not process."
+        if not failed:
+            again = "Then run an operation with the failed items only."
+        read = Command(
+            f"Read the failed items{'' if any(known) else ', if there are any'}.",
+            f"knock-exporter errors {place} {key.id}",
         )
+        steps = (*([] if known and not any(known) else [read]), Command(f"Correct the data. {again}", ""), forget)
         meaning = _failed(record) if failed else "Knock completed this operation, but some items failed."
         return Advice(meaning, steps, "KnockOperationFailed" if failed else "KnockOperationCompletedWithErrors")
     if facts.stalled(entry, now):
@@ -155,15 +155,21 @@ def advice(entry: Entry, now: Moment, url: str) -> Advice | None:
         unchanged = wording.span(now.mono - since.mono)
         meaning = f"Knock says that it processes this operation, but nothing has changed for {unchanged}."
         return Advice(meaning, (get,), "KnockOperationStalled")
+    if facts.stale(entry, now) and entry.tracked.missing_since is not None:
+        return Advice(
+            "Knock answers 404: it does not know this id. Does the id belong to this environment and this branch?",
+            (get, forget),
+            "KnockOperationsStale",
+        )
     if facts.stale(entry, now):
         return Advice(
-            "Knock has not answered about this operation for long. The values shown are old.",
+            "The last successful poll of this operation is older than planned. The values shown are old.",
             (get,),
             "KnockOperationsStale",
         )
     if entry.state == LOST:
         return Advice(
-            "Knock answers that it does not know this operation. The exporter has stopped to poll it.",
+            "Knock answers that it does not know this operation. The exporter has stopped polling it.",
             (get, forget),
             "KnockOperationsLost",
         )
@@ -254,6 +260,7 @@ class GroupRow:
     url: str
     list_url: str
     word: str
+    share: float | None
     progress: str
     finished: int
     expected: int | None
@@ -267,6 +274,12 @@ class GroupRow:
         """Where it stands among others: what needs attention first."""
         place = _PLACES[self.facts.state]
         return min(place, _UNHANDLED) if any(self.standing.values()) else place
+
+    @property
+    def color(self) -> str:
+        """What its word and bar are colored by: errors alone are a warning."""
+        mild = self.facts.state is GroupState.DONE_WITH_FAILURES and not (self.failed or self.lost)
+        return "flawed" if mild else self.facts.state
 
     @property
     def is_plain(self) -> bool:
@@ -286,28 +299,36 @@ def group_row(it: GroupFacts, prefix: str) -> GroupRow:
     """Say what a line says of a group."""
     sums, followed = (it.run_sums if it.run is not None else it.tracked), it.tracked.by_state
     counts = sums.by_state
+    # No estimate counts an operation that Knock has not answered about yet.
+    share = it.progress if it.progress is None or not sums.unfinished else min(it.progress, RUNNING_MOST)
     return GroupRow(
         it,
         group_path(prefix, it.environment, it.group),
         f"{prefix}/?{urlencode({'environment': it.environment, 'group': it.group})}",
         it.state.replace("_", " "),
-        _group_progress(it, sums),
+        share,
+        _group_progress(it, sums, share),
         sums.ended,
         it.run.operations if it.run is not None else sum(sums.states),
         counts[Status.FAILED],
         counts[LOST],
         sums.with_errors,
-        {"failed": followed[Status.FAILED], "lost": followed[LOST], "with_errors": it.tracked.with_errors},
+        {
+            "failed": followed[Status.FAILED],
+            "lost": followed[LOST],
+            "with_errors": it.tracked.with_errors,
+            "stale": it.stale,
+        },
     )
 
 
-def _group_progress(it: GroupFacts, sums: RunSums) -> str:
-    if it.progress is None or it.progress_of is None:
+def _group_progress(it: GroupFacts, sums: RunSums, share: float | None) -> str:
+    if share is None or it.progress_of is None:
         return wording.NOT_KNOWN
-    share = f"{math.floor(it.progress * 100)}% of {it.progress_of}"
+    told = f"{math.floor(share * 100)}% of {it.progress_of}"
     if it.progress_of == "operations":
-        return share
-    return f"{share}: {wording.progress(sums.rows_processed, sums.rows_estimated)}"
+        return told
+    return f"{told}: {wording.progress(sums.rows_processed, sums.rows_estimated)}"
 
 
 def attention(it: GroupFacts, now: Moment) -> list[str]:
@@ -320,9 +341,9 @@ def attention(it: GroupFacts, now: Moment) -> list[str]:
         told.append(f"It is late: its deadline passed {wording.span(now.wall - it.deadline)} ago.")
     if it.is_incomplete(now.wall) and run is not None and run.operations is not None:
         missing = run.operations - sum(it.run_sums.states)
-        told.append(f"It is incomplete: {missing:,} operations were never created, or never handed over.")
+        told.append(f"It is incomplete: {missing:,} operations were not created or not registered.")
     if it.state is GroupState.STALLED:
-        told.append("It stalls: an operation is being processed, and nothing about it changes.")
+        told.append("It is stalled: an operation is processing, but its numbers do not change.")
     return told
 
 
@@ -341,23 +362,27 @@ def _begun(entry: Entry) -> float:
     return next((at for at in known if at is not None), entry.tracked.handed_over.wall)
 
 
-def commands(it: GroupFacts, url: str) -> list[GroupCommand]:
+def commands(it: GroupFacts, url: str) -> list[Command]:
     """Write the commands that help with a group, as a shell takes them."""
     where, of_group = f"--url={shlex.quote(url)}", f"--group={shlex.quote(it.group)}"
     place = f"--environment={shlex.quote(it.environment)}"
     found = [
-        GroupCommand("Watch it until it has finished", f"knock-exporter watch {place} {of_group} {where}"),
-        GroupCommand("List what failed", f"knock-exporter list {place} {of_group} --status=failed {where}"),
-        GroupCommand("Read the items that failed, from Knock", f"knock-exporter errors {place} {of_group} {where}"),
-        GroupCommand(
-            "Drop what failed and was handled; the run keeps counting it",
-            f"knock-exporter forget {place} --token-file=register.token {of_group} --status=failed {where}",
+        Command("Watch it until it has finished", f"knock-exporter watch {place} {of_group} {where}"),
+        Command(
+            "List operations that need attention",
+            f"knock-exporter list {place} {of_group} --status=needs_attention {where}",
+        ),
+        Command("Read the failed items from Knock", f"knock-exporter errors {place} {of_group} {where}"),
+        Command(
+            "Remove operations that failed or have errors, once they are handled; the run still counts them",
+            f"knock-exporter forget {place} --token-file=register.token {of_group} --status=failed"
+            f" --status=with_errors {where}",
         ),
     ]
     if it.run is not None and it.run.finished is None:
         last = f"--run={shlex.quote(it.run.id)} -- {shlex.quote(it.group)}"
         close = f"knock-exporter group close {place} --token-file=register.token {where} {last}"
-        found.append(GroupCommand("Say that the run has submitted everything", close))
+        found.append(Command("Close the run: everything is submitted", close))
     return found
 
 

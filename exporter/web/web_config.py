@@ -85,7 +85,7 @@ def _client_auth(text: str) -> ssl.VerifyMode:
 
 def _version(text: str) -> ssl.TLSVersion:
     if text in {"TLS10", "TLS11"}:
-        raise InvalidValue("TLS 1.0 and 1.1 are not supported: OpenSSL does them no more (expected TLS12 or TLS13)")
+        raise InvalidValue("TLS 1.0 and 1.1 are not supported (expected TLS12 or TLS13)")
     return _known(text, tls.VERSIONS)
 
 

@@ -86,7 +86,7 @@ def test_it_follows_an_operation_to_its_end_and_then_lets_it_be(knock: Simulator
     assert exporter.get("/").headers["Content-Type"].startswith("text/html")
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_an_idle_end_is_quick(knock: Simulator, start: Starter, in_time: InTime) -> None:
     exporter = start(knock.url, many(knock, 3))
     until(lambda: exporter.value("knock_exporter_polls_total") == 3, "polled")
@@ -110,7 +110,7 @@ def stuck(knock: Simulator, start: Starter) -> Iterator[Exporter]:
         yield exporter
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_in_time_whatever_hangs(stuck: Exporter, number: signal.Signals, in_time: InTime) -> None:
     with in_time(END_SECONDS):
@@ -120,7 +120,7 @@ def test_it_ends_in_time_whatever_hangs(stuck: Exporter, number: signal.Signals,
     assert "Traceback" not in stuck.output
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_a_second_signal_ends_it_at_once(stuck: Exporter, in_time: InTime) -> None:
     stuck.signal()
     stuck.said("event=stopping")
@@ -136,7 +136,7 @@ def cpu_seconds(exporter: Exporter) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_it_ends_in_time_while_a_password_is_checked(knock: Simulator, start: Starter, in_time: InTime) -> None:
     hashed = "$2y$16$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"  # takes 5 s and more
     (start.folder / "web.yaml").write_text(f"basic_auth_users: {{ann: {hashed}}}\n")
@@ -159,7 +159,7 @@ def list_many(start: Starter, count: int) -> list[str]:
     return ["ids.txt"]
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 @pytest.mark.parametrize("stored", [True, False])
 def test_it_ends_in_time_while_a_long_list_comes_in(
     start: Starter,
@@ -181,7 +181,7 @@ def test_it_ends_in_time_while_a_long_list_comes_in(
         assert shown <= kept < 50_000
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_it_ends_in_time_while_pages_wait(start: Starter, in_time: InTime) -> None:
     exporter = start(NOWHERE, operations_files=list_many(start, 20_000))
     until(lambda: exporter.value("knock_exporter_operations") == 20_000, "all have come in", LOADING_SECONDS)
@@ -272,7 +272,7 @@ def test_a_thread_that_crashes_ends_the_process_with_one_line(knock: Simulator, 
     assert lines[-2]["reason"] == "tracker crashed"
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 @pytest.mark.usefixtures("_process_as_before")
 def test_all_that_hangs_shares_one_time_to_end(start: Starter) -> None:
     start.keep_state()

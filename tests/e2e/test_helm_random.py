@@ -16,17 +16,23 @@ from hypothesis import strategies as st
 from kubernetes_kinds import is_described
 from operator_kinds import KINDS, lost
 from schema_values import values
+from values_schema import others
 
 from exporter import config
 from exporter.errors import ConfigError
 
 pytestmark = pytest.mark.e2e
 
+OTHERS_OF = others()
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFINITIONS = SCHEMA["definitions"]
 SECTIONS = SCHEMA["properties"]
-for part in SECTIONS.values():
+for section, part in SECTIONS.items():
     part.pop("required", None)  # the defaults have all of it
+    for name in OTHERS_OF.get(
+        section, {}
+    ):  # types of the operator and of Kubernetes: test_helm_values.py has all of them
+        del part["properties"][name]
 SWITCHES = [name for name, part in SECTIONS.items() if "enabled" in part.get("properties", ())]
 RANDOM = values(SCHEMA, DEFINITIONS)
 ENVIRONMENTS = st.dictionaries(
@@ -36,6 +42,16 @@ ENVIRONMENTS = st.dictionaries(
     max_size=3,
 )
 TOKENS = values(SECTIONS["registration"]["properties"]["tokens"], DEFINITIONS)
+# What Kubernetes requires of its own types, which the schema leaves to it.
+LISTS: dict[str, dict[str, Any]] = {
+    "extraEnv": {"name": "MADE_UP"},
+    "extraVolumes": {"name": "made-up", "emptyDir": {}},
+    "extraVolumeMounts": {"name": "made-up", "mountPath": "/made-up"},
+    "hostAliases": {"ip": "192.0.2.1"},
+    "initContainers": {"name": "made-up"},
+    "extraContainers": {"name": "made-up"},
+    "topologySpreadConstraints": {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+}
 NEWEST = "1.37"
 OTHERS = {"CiliumNetworkPolicy", "ExternalSecret", "GrafanaDashboard", "HTTPRoute"}
 OF_KUBERNETES = {
@@ -124,8 +140,11 @@ def _mend_state(whole: dict[str, Any]) -> None:
 
 
 def _mend_pod(whole: dict[str, Any]) -> None:
-    refused = {"KNOCK_EXPORTER_STORAGE_PATH", "KNOCK_EXPORTER_WEB_TELEMETRY_PATH", "HTTP_PROXY", "HTTPS_PROXY"}
-    whole["extraEnv"] = [each for each in whole.get("extraEnv", ()) if each["name"].upper() not in refused]
+    for name, good in LISTS.items():
+        whole[name] = [good for _ in whole.get(name, ())]
+    whole["dnsPolicy"] = "Default"
+    service = whole.setdefault("service", {})
+    service["extraPorts"] = [{"port": 4180} for _ in service.get("extraPorts", ())]
 
 
 def _mend_ways(whole: dict[str, Any]) -> None:

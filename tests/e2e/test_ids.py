@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from forkserver import forked_command
 from programs import TOKEN, WEB, Program, do_without, free_port, until
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def test_tokens_are_renewed_without_a_gap(knock: Simulator, open_start: Starter)
 
 def registering(url: str, folder: Path, *args: str) -> list[str]:
     flags = ["--url", url, "--environment=production", f"--token-file={folder / 'register.token'}"]
-    return [sys.executable, "-m", "exporter", "register", *flags, *args]
+    return [str(forked_command()), "register", *flags, *args]
 
 
 def test_register_hands_over_ids_and_what_curl_got(knock: Simulator, open_start: Starter) -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import bcrypt
@@ -122,6 +123,27 @@ def follow(cluster: Cluster, whole: dict[str, Any], heading: str) -> None:
                 pytest.fail(f"no step that this test knows: {line}")
 
 
+def test_the_chart_takes_all_values_of_the_document(tmp_path: Path) -> None:
+    text = DOCUMENT.read_text()
+    whole = tmp_path / "values.yaml"
+    whole.touch()
+    for part in re.findall(
+        r"cat >> values\.yaml <<'END_OF_VALUES'\n(.*?)^ *END_OF_VALUES$", text, re.DOTALL | re.MULTILINE
+    ):
+        whole.write_text(whole.read_text() + dedent(part))
+        assert rendered(4, "--values", str(whole))
+    assert {"environments", "registration", "serviceMonitor", "networkPolicy"} <= yaml.safe_load(
+        whole.read_text()
+    ).keys()
+    blocks = [dedent(each) for each in re.findall(r"^ *```yaml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)]
+    assert len(blocks) >= 4
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"block-{number}.yaml"
+        file.write_text(block)
+        before = () if "environments" in yaml.safe_load(block) else ("--values", str(whole))
+        assert rendered(4, *before, "--values", str(file))
+
+
 def runs(exporter: Exporter, count: int) -> bool:
     return exporter.value("knock_bulk_operations", status="processing") == count
 
@@ -156,7 +178,7 @@ def test_every_registration_moves_to_a_workload_for_each_environment_and_back(
         until(partial(runs, exporter, 21), "all run")
         assert exporter.value("knock_bulk_operations_finished_total", status="completed") == 0
 
-    follow(cluster, whole, "And back")
+    follow(cluster, whole, "Back to one workload")
     assert cluster.pods.keys() == {"knock-exporter-0"}
     one = cluster.pods["knock-exporter-0"].exporter
     for name in names:
@@ -178,7 +200,7 @@ def test_a_backup_is_restored(knock: Simulator, cluster: Cluster) -> None:
     assert one.register([*registered, ended]).json()["durable"] is True
     until(lambda: one.value("knock_bulk_operations", status="completed") == 1, "what ends has ended")
 
-    follow(cluster, persistence | {"environments": {"production": environment(knock)}}, "The state")
+    follow(cluster, persistence | {"environments": {"production": environment(knock)}}, "Back up and restore the state")
     one = cluster.pods["knock-exporter-0"].exporter
     assert one.values("knock_bulk_operation_info").keys() == {*registered, ended}
     until(partial(runs, one, 5), "all else runs")

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 
 import plain
 import pytest
@@ -74,7 +75,10 @@ def test_systemd_understands_the_unit_and_finds_it_closed(tmp_path: Path) -> Non
 
 
 def test_the_units_command_follows_with_the_credential_that_its_document_names(tmp_path: Path) -> None:
-    (config,) = re.findall(r"```yaml\n(environments:.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (written,) = re.findall(
+        r"tee /etc/knock-exporter/config.yaml .*?\n(.*?)END_OF_CONFIG", DOCUMENT.read_text(), re.DOTALL
+    )
+    config = dedent(written)
     (credential,) = settings("LoadCredential")
     name, _, source = credential.partition(":")
     place = f"/run/credentials/{UNIT.name}/{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -80,12 +81,17 @@ def of_mode(query: promql.Query, mode: str) -> str:
     return query.filled(environment=f"mode-{mode}", __rate_interval="10s", __range="1m")
 
 
+def known(answer: list[dict[str, Any]]) -> bool:
+    """Return whether it says more than NaN, which stands for what is not known."""
+    return any(each["value"][1] != "NaN" for each in answer)
+
+
 def check(stack: Stack, mode: str, queries: dict[promql.Query, str]) -> None:
     """Wait until each query has been answered that should be, and see that no other is."""
     left = {query: text for query, text in queries.items() if not _excused(mode, query)}
 
     def all_answered() -> bool:
-        for query in [query for query, text in left.items() if stack.query(text)]:
+        for query in [query for query, text in left.items() if known(stack.query(text))]:
             del left[query]
         return not left
 
@@ -96,6 +102,42 @@ def check(stack: Stack, mode: str, queries: dict[promql.Query, str]) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_every_query_of_the_dashboards_has_an_answer(mode: str, stack: Stack) -> None:
     check(stack, mode, {query: of_mode(query, mode) for query in promql.of_dashboards()})
+
+
+INGESTED = 2.0  # seconds: what was scraped before that does not change any more
+KEYS = ("job", "instance", "knock_environment", "group", "operation_id")  # that a row of a table has
+# Of each table, what says which rows it has, whatever else is known.
+ROWS = {
+    "Groups": {"knock_bulk_operations", "knock_group_last_run_timestamp_seconds"},
+    "Unfinished operations": {
+        f"knock_bulk_operation_{what}" for what in ("info", "status", "inserted_timestamp_seconds")
+    },
+    "Failed, or with errors": {
+        f"knock_bulk_operation_{what}" for what in ("info", "status", "errors", "last_change_timestamp_seconds")
+    },
+    "Instances": {"knock_exporter_build_info"},
+}
+
+
+def rows_of(stack: Stack, text: str, moment: float) -> list[tuple[str, ...]]:
+    asking: dict[str, Any] = {"query": text, "time": moment}
+    answer = WEB.get(f"{stack.prometheus}/api/v1/query", params=asking, timeout=30).json()
+    return [tuple(each["metric"].get(name, "") for name in KEYS) for each in answer["data"]["result"]]
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_a_table_has_a_cell_of_every_column_in_every_row_whatever_is_known(table: str, stack: Stack) -> None:
+    queries = [query for query in promql.of_dashboards() if query.title == table]
+    texts = {of_mode(query, "all"): query.names() - ROWS[table] for query in queries}
+    until(lambda: all(rows_of(stack, text, time.time() - INGESTED) for text in texts), table, 60)
+    moment = time.time() - INGESTED
+    every = set(rows_of(stack, next(iter(texts)), moment))
+    for text, others in texts.items():
+        unknown = re.sub(rf"(?<![\w:])({'|'.join(others)})(?![\w:])", "unknown", text) if others else text
+        for asked in (text, unknown):
+            rows = rows_of(stack, asked, moment)
+            assert len(rows) == len(set(rows)), asked
+            assert set(rows) == every, asked
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -28,6 +28,8 @@ USAGE, RUN = usage("go")
 DOCUMENTED_URL, DOCUMENTED_FILE = "http://127.0.0.1:10187", "/run/secrets/knock-exporter-token"
 PAUSES = "{0, 1e9, 2e9, 4e9, 8e9, 15e9}"
 SDK = "github.com/knocklabs/knock-go"
+# On a new machine it builds what Go brings too, which takes long: that needs neither to be fast nor to be debugged.
+BUILD = ("build", "-gcflags=all=-N -l -dwarf=false", "-ldflags=-s -w")
 
 DELETE = ("POST", "/v1/users/bulk/delete", '{"user_ids": ["ann"]}')
 # Sends what its arguments say through the middleware; writes what was answered.
@@ -142,7 +144,7 @@ def written(folder: Path, main: str, *requirements: str) -> Path:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = written(tmp_path_factory.mktemp("go"), DRIVER)
-    built = go(folder, "build", "-o", "driver", ".")
+    built = go(folder, *BUILD, "-o", "driver", ".")
     assert built.returncode == 0, built.stderr
     return folder / "driver"
 
@@ -236,7 +238,7 @@ def test_the_sdk_takes_it(tmp_path: Path, knock: Simulator, recorder: Recorder, 
     begin = USAGE.replace(DOCUMENTED_URL, recorder.url).replace(DOCUMENTED_FILE, str(token_file))
     main = OF_SDK.replace("USAGE", begin).replace("RUN", RUN).replace("SDK", SDK)
     written(tmp_path, main, f"require {SDK} {versions[-1].stem}")
-    built = go(tmp_path, "build", "-o", "program", ".")
+    built = go(tmp_path, *BUILD, "-o", "program", ".")
     assert built.returncode == 0, built.stderr
     environ = {"KNOCK_API_KEY": KEY, "KNOCK_BASE_URL": knock.url}
     subprocess.run([tmp_path / "program"], env=environ, capture_output=True, text=True, check=True, timeout=60)

@@ -8,12 +8,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from forkserver import forked_command
 from programs import KEY, TOKEN, Hands, do_without, until
 from recorder import recipe
 
@@ -22,6 +21,7 @@ from exporter.simulator.faults import StatusFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from programs import Exporter, Starter
 
@@ -31,7 +31,7 @@ WORKFLOW = yaml.safe_load(recipe("github-actions.yaml"))
 STEPS = {each["name"]: each for each in WORKFLOW["jobs"]["migrate"]["steps"] if "run" in each}
 SCRIPTS = {name: recipe(name) for name in ("migration.sh", "migrate.sh", "rerun.sh")}
 PAUSE = "sleep 1 #"
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+PATH = os.pathsep.join([str(forked_command().parent), os.environ["PATH"]])
 
 
 class Migration:

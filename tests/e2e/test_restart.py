@@ -331,7 +331,7 @@ def test_a_hundred_registrations_one_after_the_other_wait_for_one_commit_each(
     assert len(ids_in(kept)) == 101
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_a_locked_database_holds_up_registrations_only_and_is_written_later(
     knock: Simulator, start: Starter, kept: Path, in_time: InTime
 ) -> None:
@@ -361,7 +361,7 @@ def test_a_locked_database_holds_up_registrations_only_and_is_written_later(
     assert ids_in(kept) == {first, second}
 
 
-@pytest.mark.alone(waits=True)
+@pytest.mark.alone(one_core=True)
 def test_it_ends_in_time_while_the_database_is_locked(
     knock: Simulator, start: Starter, kept: Path, in_time: InTime
 ) -> None:

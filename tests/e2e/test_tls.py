@@ -23,6 +23,7 @@ import pytest
 import trustme
 import yaml
 from click.testing import CliRunner
+from forkserver import forked_command
 from programs import KEY, TOKEN, WEB, Program, Starter, tool, until
 
 from exporter.cli import main
@@ -501,7 +502,7 @@ def test_nothing_else_goes_without_the_password(single: Scene, path: str) -> Non
 
 def registering(url: str, folder: Path, *ids: str) -> list[str]:
     flags = ["--url", url, "--environment=production", f"--token-file={folder / 'register.token'}"]
-    return [sys.executable, "-m", "exporter", "register", *flags, *ids]
+    return [str(forked_command()), "register", *flags, *ids]
 
 
 ONE, TWO, THREE = (f"123e4567-e89b-12d3-a456-42661417400{number}" for number in (1, 2, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from functools import cache
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -54,7 +55,7 @@ class Command(NamedTuple):
         if "--" in words:  # kubectl exec POD -- knock-exporter …
             words = words[words.index("--") + 1 :]
         elif words[:2] == ("docker", "exec"):  # docker exec [FLAGS] CONTAINER knock-exporter …
-            words = words[len(words) - words[::-1].index("knock-exporter") - 1 :] if "knock-exporter" in words else ()
+            words = tuple(dropwhile(lambda word: word.startswith("-"), words[2:]))[1:]
         match words:
             case (program, *rest) if Path(program).name == "knock-exporter":
                 return tuple(rest)
@@ -165,7 +166,7 @@ def _unredirected(words: list[str]) -> Iterator[str]:
 
 def _exporter_problems(words: list[str]) -> Iterator[str]:
     command: click.Command = main
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     if words and words[0].startswith("-") and words[0] not in ("--help", "--version"):
         words = ["run", *words]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
@@ -174,7 +175,7 @@ def _exporter_problems(words: list[str]) -> Iterator[str]:
         if found is None:
             yield f"no command {name}"
             return
-        command, context = found, click.Context(found)
+        command, context = found, click.Context(found, parent=context)
     try:
         values, _, _ = command.make_parser(context).parse_args(words)
         for parameter in command.params:

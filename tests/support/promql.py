@@ -62,8 +62,11 @@ def _aggregations(node: Any, around: str) -> Iterator[tuple[str, str]]:
 
 
 def panels(file: Path) -> list[dict[str, Any]]:
-    """Return the panels of a dashboard, without the titles of rows."""
-    return [panel for panel in json.loads(file.read_text())["panels"] if panel["type"] != "row"]
+    """Return the panels of a dashboard, those of collapsed rows too, without the titles of rows."""
+    everything = [
+        inner for panel in json.loads(file.read_text())["panels"] for inner in (panel, *panel.get("panels", ()))
+    ]
+    return [panel for panel in everything if panel["type"] != "row"]
 
 
 def counting() -> list[dict[str, Any]]:

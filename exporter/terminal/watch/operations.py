@@ -26,6 +26,7 @@ from exporter.terminal.watch.core import (
 from exporter.terminal.watch.documents import updated
 from exporter.tracking import history, transitions
 from exporter.tracking.transitions import STATES, Circumstances, Moment
+from exporter.wording import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -40,13 +41,14 @@ _NOT_KNOWN = NotFound("not known")
 
 @dataclass(frozen=True, slots=True)
 class WatchedOperations:
-    """The operations of one environment, by id in the order in which they were named."""
+    """The operations of one environment, by id in the order in which they were named; `asked` says who is asked."""
 
     title: str
     environment: str
     watched: Mapping[str, Watched]
     polling: Polling
     reach: Reach = REACHED
+    asked: str = "Knock"
 
     def succeeded(self, operation: Operation, at: Moment, seconds: float, chance: float) -> WatchedOperations:
         """Take in a record from Knock, which took so many seconds."""
@@ -132,8 +134,12 @@ class WatchedOperations:
             progress_of="rows" if by_rows else "operations",
             rate=rate,
             time_left=sum(rest) / rate if by_rows and rate and active else None,
-            problem=self.reach.problem,
+            problem=self.reach.problem or self._unknown(),
         )
+
+    def _unknown(self) -> str:
+        missing = [key for key, each in self.watched.items() if each.tracked.missing_since is not None]
+        return f"{self.asked} does not know {first_few(missing)} (HTTP 404)" if missing else ""
 
     def _counts(self) -> Mapping[str, int]:
         counted = Counter(each.tracked.state for each in self.watched.values())

@@ -14,6 +14,7 @@ from exporter.terminal.exporter_api import printable
 from exporter.terminal.watch.core import REACHED, Frame, Reach, Watched, WatchOutcome, judged
 from exporter.terminal.watch.documents import count_of, number_of
 from exporter.tracking.transitions import LOST, STATES
+from exporter.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +113,7 @@ class WatchedRun:
         if run.get("finished_at") is not None:
             return judged(self.counts, count_of(run.get("with_errors")) or 0, allow_errors=allow_errors)
         if self.incomplete and self._all_ended:
-            return WatchOutcome(ExitCode.FAILED, f"incomplete: {self.missing:,} operations never came")
+            return WatchOutcome(ExitCode.FAILED, f"incomplete: {counted(self.missing, 'operation')} never came")
         return None
 
     def frame(self) -> Frame:

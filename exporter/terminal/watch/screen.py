@@ -45,7 +45,7 @@ def summary(frame: Frame, elapsed: float) -> str:
     if frame.with_errors:
         parts.append(f"{frame.with_errors:,} with errors ({wording.number(frame.errors)})")
     elif frame.errors:
-        parts.append(f"{frame.errors:,} errors")
+        parts.append(wording.counted(frame.errors, "error"))
     if frame.rate is not None:
         parts.append(f"{wording.speed(frame.rate)} rows/s")
     if frame.time_left is not None:
@@ -101,7 +101,7 @@ def line_of(each: Watched) -> str:
     if each.processed is not None:
         parts.append(wording.progress(each.processed, each.estimated))
     if each.errors:
-        parts.append(f"{each.errors:,} errors")
+        parts.append(wording.counted(each.errors, "error"))
     elif each.has_errors:
         parts.append("with errors")
     return ", ".join(parts)
@@ -215,7 +215,7 @@ def _numbers(each: Watched, *, wide: bool) -> list[str]:
         processed = "" if each.processed is None else wording.number(each.processed)
         rows = processed + (f" of {wording.number(each.estimated)}" if processed and each.estimated else "")
         speed = "" if rate is None else f"{wording.speed(rate)}/s"
-        wrong = f"{each.errors:,} errors" if each.errors else "errors" if each.has_errors else ""
+        wrong = wording.counted(each.errors, "error") if each.errors else "errors" if each.has_errors else ""
         return [share, rows, speed, left, wrong]
     speed = "" if rate is None else f"{wording.short(round(rate))}/s"
     wrong = f"{wording.short(each.errors or 0)}!" if each.errors else "!" if each.has_errors else ""

@@ -4,6 +4,7 @@
 {{- include "knock-exporter.checkEnvironments" . -}}
 {{- include "knock-exporter.checkSecrets" . -}}
 {{- include "knock-exporter.checkState" . -}}
+{{- include "knock-exporter.checkVolumes" . -}}
 {{- include "knock-exporter.checkPod" . -}}
 {{- include "knock-exporter.checkWays" . -}}
 {{- include "knock-exporter.checkMonitors" . -}}
@@ -98,22 +99,61 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Kubernetes refuses other volumes for a StatefulSet with an error that does not say what to do. `helm template` finds none. */}}
+{{- define "knock-exporter.checkVolumes" -}}
+{{- $namespace := include "knock-exporter.namespace" . -}}
+{{- $persistence := .Values.persistence -}}
+{{- if $persistence.enabled -}}
+{{- range (include "knock-exporter.workloads" . | fromJson).list -}}
+{{- $name := .name -}}
+{{- with lookup "apps/v1" "StatefulSet" $namespace $name -}}
+{{- $there := first (default (list dict) .spec.volumeClaimTemplates) -}}
+{{- if eq (empty $there) (empty $persistence.existingClaim) -}}
+{{- fail (printf "persistence.existingClaim: Kubernetes does not change the volumes of the StatefulSet %s. Delete it, which keeps its claims, and upgrade again: kubectl --namespace %s delete statefulset %s" $name $namespace $name) -}}
+{{- end -}}
+{{- if not $persistence.existingClaim -}}
+{{- $size := $there.spec.resources.requests.storage -}}
+{{- if ne (include "knock-exporter.bytes" $size) (include "knock-exporter.bytes" $persistence.size) -}}
+{{- $patch := dict "spec" (dict "resources" (dict "requests" (dict "storage" $persistence.size))) | toJson -}}
+{{- fail (printf "persistence.size: the volume of the StatefulSet %s has %s, and Kubernetes does not change that here. Set persistence.size=%s again; or enlarge the claim, if its storage class allows that, delete the StatefulSet without its pod, and upgrade again: kubectl --namespace %s patch pvc data-%s-0 --patch '%s'; kubectl --namespace %s delete statefulset %s --cascade=orphan" $name $size $size $namespace $name $patch $namespace $name) -}}
+{{- end -}}
+{{- $class := default (hasKey $there.spec "storageClassName" | ternary "-" "") $there.spec.storageClassName -}}
+{{- $before := dict "accessModes" $there.spec.accessModes "annotations" $there.metadata.annotations "labels" $there.metadata.labels "selector" $there.spec.selector "storageClass" $class -}}
+{{- range $key, $value := $before -}}
+{{- $wanted := get $persistence $key -}}
+{{- if and (or $value $wanted) (ne (toJson $value) (toJson $wanted)) -}}
+{{- fail (printf "persistence.%s: Kubernetes does not change it for the volume of the StatefulSet %s, which has %s. Set that again; or export the state, delete the StatefulSet and the claim data-%s-0, upgrade, and import the state (docs/kubernetes.md)." $key $name (toJson $value) $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A size such as 1Gi in bytes, as Kubernetes writes 1024Mi as 1Gi. */}}
+{{- define "knock-exporter.bytes" -}}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (default 1 (get $units (regexFind "[A-Za-z]+$" .))) -}}
+{{- end -}}
+
 {{- define "knock-exporter.checkPod" -}}
 {{- $readers := list -}}
 {{- range .Values.environments -}}{{- if .proxy_from_environment -}}{{- $readers = append $readers . -}}{{- end -}}{{- end -}}
 {{- range .Values.extraEnv -}}
-{{- if and $.Values.persistence.enabled (eq .name "KNOCK_EXPORTER_STORAGE_PATH") -}}
+{{- $name := toString .name -}}
+{{- if and $.Values.persistence.enabled (eq $name "KNOCK_EXPORTER_STORAGE_PATH") -}}
 {{- fail "extraEnv: KNOCK_EXPORTER_STORAGE_PATH is set by persistence.enabled. Leave one of them out." -}}
 {{- end -}}
-{{- if eq .name "KNOCK_EXPORTER_WEB_TELEMETRY_PATH" -}}
+{{- if eq $name "KNOCK_EXPORTER_WEB_TELEMETRY_PATH" -}}
 {{- fail "extraEnv: KNOCK_EXPORTER_WEB_TELEMETRY_PATH is not for the chart, whose monitors ask /metrics. Leave it out." -}}
 {{- end -}}
-{{- if has (upper .name) (list "HTTP_PROXY" "HTTPS_PROXY") -}}
+{{- if has (upper $name) (list "HTTP_PROXY" "HTTPS_PROXY") -}}
 {{- if not $readers -}}
-{{- fail (printf "extraEnv: %s is read by no environment. Set environments.NAME.proxy_from_environment: true, or leave it out." .name) -}}
+{{- fail (printf "extraEnv: %s is read by no environment. Set environments.NAME.proxy_from_environment: true, or leave it out." $name) -}}
 {{- end -}}
-{{- if contains "@" (default "" .value) -}}
-{{- fail (printf "extraEnv: %s has a user and a password, which the pod's description would show. Take it out of a Secret: valueFrom.secretKeyRef." .name) -}}
+{{- if contains "@" (toString .value) -}}
+{{- fail (printf "extraEnv: %s has a user and a password, which the pod's description would show. Take it out of a Secret: valueFrom.secretKeyRef." $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -127,10 +167,19 @@
 {{- end -}}
 {{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "knock-exporter/workload" -}}
 {{- $more := concat $own (list "app.kubernetes.io/managed-by" "app.kubernetes.io/version" "helm.sh/chart") -}}
-{{- range $values, $labels := dict "serviceMonitor" .Values.serviceMonitor.labels "podMonitor" .Values.podMonitor.labels "prometheusRule" .Values.prometheusRule.labels "dashboards" .Values.dashboards.labels -}}
-{{- include "knock-exporter.checkLabels" (dict "values" (printf "%s.labels" $values) "labels" $labels "own" $more) -}}
+{{- range $section := list "serviceAccount" "service" "ingress" "httpRoute" "serviceMonitor" "podMonitor" "prometheusRule" "dashboards" "grafanaDashboard" -}}
+{{- include "knock-exporter.checkLabels" (dict "values" (printf "%s.labels" $section) "labels" (index $.Values $section).labels "own" $more) -}}
+{{- end -}}
+{{- range $values := list "commonLabels" "deploymentLabels" -}}
+{{- include "knock-exporter.checkLabels" (dict "values" $values "labels" (index $.Values $values) "own" $more) -}}
 {{- end -}}
 {{- include "knock-exporter.checkLabels" (dict "values" "podLabels" "labels" .Values.podLabels "own" $own) -}}
+{{- $fields := list "affinity" "automountServiceAccountToken" "containers" "dnsConfig" "dnsPolicy" "enableServiceLinks" "hostAliases" "imagePullSecrets" "initContainers" "nodeSelector" "priorityClassName" "runtimeClassName" "schedulerName" "securityContext" "serviceAccountName" "terminationGracePeriodSeconds" "tolerations" "topologySpreadConstraints" "volumes" -}}
+{{- range $field, $_ := .Values.extraPodConfigs -}}
+{{- if has $field $fields -}}
+{{- fail (printf "extraPodConfigs.%s: is set by the chart. Use the value that is there for it." $field) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "knock-exporter.checkLabels" -}}
@@ -163,7 +212,7 @@
 {{- $at := (urlParse (default "http://none" $url)).path -}}
 {{- range $values, $route := dict "ingress" .Values.ingress "httpRoute" .Values.httpRoute -}}
 {{- if and $route.enabled (not $url) (or (eq $.Values.split "environment") (ne $route.path "/")) -}}
-{{- $host := default "knock.example.com" (default (first (default list $route.hostnames)) $route.host) -}}
+{{- $host := default "knock.example.com" (first (concat (default list $route.hosts) (default list $route.hostnames))) -}}
 {{- fail (printf "web.externalUrl: missing. Behind an Ingress or HTTPRoute with a path, or with a path for each environment, links need to know where people reach the port, as in https://%s%s." $host (trimSuffix "/" $route.path)) -}}
 {{- end -}}
 {{/* A proxy before the Ingress may add a path, which the exporter then takes off. */}}

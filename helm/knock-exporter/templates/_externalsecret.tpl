@@ -4,10 +4,7 @@
 apiVersion: {{ .root.Values.externalSecrets.apiVersion }}
 kind: ExternalSecret
 metadata:
-  name: {{ .name | quote }}
-  namespace: {{ .root.Release.Namespace | quote }}
-  labels:
-    {{- include "knock-exporter.labels" .root | nindent 4 }}
+  {{- include "knock-exporter.metadata" (dict "root" .root "name" .name) | nindent 2 }}
 spec:
   refreshInterval: {{ .root.Values.externalSecrets.refreshInterval }}
   secretStoreRef:

@@ -14,6 +14,15 @@
 {{- $full -}}
 {{- end -}}
 
+{{- define "knock-exporter.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{/* Port of the Services. */}}
+{{- define "knock-exporter.servicePort" -}}
+{{- default .Values.web.port .Values.service.port -}}
+{{- end -}}
+
 {{- define "knock-exporter.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "knock-exporter.fullname" .) .Values.serviceAccount.name -}}
@@ -34,11 +43,48 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
+{{/* Metadata of an object: (dict "root" $ "name" name), and "workload", "namespace", "labels" and "annotations" if it has them. */}}
+{{- define "knock-exporter.metadata" -}}
+{{- $labels := include (default "knock-exporter.labels" .own) .root | fromYaml -}}
+{{- with .workload -}}{{- $_ := set $labels "knock-exporter/workload" .label -}}{{- end -}}
+name: {{ .name | quote }}
+namespace: {{ default (include "knock-exporter.namespace" .root) .namespace | quote }}
+labels:
+  {{- merge $labels (default dict .labels) (default dict .root.Values.commonLabels) | toYaml | nindent 2 }}
+{{- with merge dict (default dict .annotations) (default dict .root.Values.commonAnnotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The fields of a map that are set: no empty text, list or map. */}}
+{{- define "knock-exporter.set" -}}
+{{- range $name, $value := . }}
+{{- if not (has (toJson $value) (list "null" "\"\"" "[]" "{}")) }}
+{{ dict $name $value | toYaml }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "knock-exporter.image" -}}
+{{- $image := .Values.image.repository -}}
+{{- $registry := default .Values.image.registry (.Values.global).imageRegistry -}}
+{{- if and $registry (not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $image)) -}}
+{{- $image = printf "%s/%s" (trimSuffix "/" $registry) $image -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- printf "%s@%s" $image .Values.image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- printf "%s:%s" $image (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "knock-exporter.podSecurityContext" -}}
+{{- $adapt := default "auto" (((.Values.global).compatibility).openshift).adaptSecurityContext -}}
+{{- if or (eq $adapt "force") (and (eq $adapt "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) -}}
+{{- omit (default dict .Values.podSecurityContext) "fsGroup" "runAsGroup" "runAsUser" | toYaml -}}
+{{- else -}}
+{{- toYaml .Values.podSecurityContext -}}
 {{- end -}}
 {{- end -}}
 
@@ -104,7 +150,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $own := dict "name" $name "api_key_file" (printf "/etc/knock-exporter/keys/%s/%s" $name (default "api-key" $settings.apiKeySecretKey)) -}}
 {{- $environments = append $environments (merge $own (omit $settings "apiKeySecret" "apiKeySecretKey" "apiKeyRemoteRef")) -}}
 {{- end -}}
-{{- $config := merge (dict "environments" $environments) .root.Values.config -}}
+{{- $config := merge (dict "environments" $environments) (default dict .root.Values.config) -}}
 {{- $tokens := list -}}
 {{- range (include "knock-exporter.tokens" . | fromJsonArray) -}}
 {{- $tokens = append $tokens (dict "token_file" (printf "/etc/knock-exporter/tokens/%s/%s" .id .key) "environments" .environments) -}}

@@ -1,45 +1,25 @@
 {{/* A monitor of the Prometheus operator: (dict "root" $ "kind" kind "endpoints" key "monitor" values). */}}
 {{- define "knock-exporter.monitor" -}}
+{{- $ofSpec := list "attachMetadata" "bodySizeLimit" "convertClassicHistogramsToNHCB" "fallbackScrapeProtocol" "jobLabel" "keepDroppedTargets" "labelLimit" "labelNameLengthLimit" "labelValueLengthLimit" "nativeHistogramBucketLimit" "nativeHistogramMinBucketFactor" "podTargetLabels" "sampleLimit" "scrapeClass" "scrapeClassicHistograms" "scrapeNativeHistograms" "scrapeProtocols" "selectorMechanism" "serviceDiscoveryRole" "targetLabels" "targetLimit" -}}
+{{- /* The same job for all workloads; rules select it. */}}
+{{- $spec := dict "jobLabel" "app.kubernetes.io/name" -}}
+{{- $endpoint := dict "port" "http" "path" "/metrics" -}}
+{{- range $name, $value := omit .monitor "enabled" "namespace" "labels" "annotations" -}}
+{{- $_ := set (has $name $ofSpec | ternary $spec $endpoint) $name $value -}}
+{{- end -}}
 apiVersion: monitoring.coreos.com/v1
 kind: {{ .kind }}
 metadata:
-  name: {{ include "knock-exporter.fullname" .root | quote }}
-  namespace: {{ .root.Release.Namespace | quote }}
-  labels:
-    {{- include "knock-exporter.labels" .root | nindent 4 }}
-    {{- with .monitor.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- include "knock-exporter.metadata" (merge (dict "name" (include "knock-exporter.fullname" .root)) (pick .monitor "namespace" "labels" "annotations") (dict "root" .root)) | nindent 2 }}
 spec:
-  # The same job for all workloads; rules select it.
-  jobLabel: app.kubernetes.io/name
+  {{- include "knock-exporter.set" $spec | trim | nindent 2 }}
   selector:
     matchLabels:
       {{- include "knock-exporter.selectorLabels" .root | nindent 6 }}
+  {{- with .monitor.namespace }}
+  namespaceSelector:
+    matchNames: [{{ include "knock-exporter.namespace" $.root | quote }}]
+  {{- end }}
   {{ .endpoints }}:
-    - port: http
-      path: /metrics
-      scheme: {{ .monitor.scheme }}
-      {{- with .monitor.interval }}
-      interval: {{ . }}
-      {{- end }}
-      {{- with .monitor.scrapeTimeout }}
-      scrapeTimeout: {{ . }}
-      {{- end }}
-      {{- with .monitor.tlsConfig }}
-      tlsConfig:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .monitor.basicAuth }}
-      basicAuth:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .monitor.relabelings }}
-      relabelings:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .monitor.metricRelabelings }}
-      metricRelabelings:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
+    - {{ include "knock-exporter.set" $endpoint | trim | nindent 6 | trim }}
 {{- end -}}

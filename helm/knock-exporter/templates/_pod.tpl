@@ -5,26 +5,23 @@
 {{- $tokens := include "knock-exporter.tokens" . | fromJsonArray -}}
 metadata:
   labels:
-    {{- with $values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- include "knock-exporter.selectorLabels" .root | nindent 4 }}
-    knock-exporter/workload: {{ .workload.label | quote }}
+    {{- $labels := include "knock-exporter.selectorLabels" .root | fromYaml }}
+    {{- $_ := set $labels "knock-exporter/workload" .workload.label }}
+    {{- merge $labels (default dict $values.podLabels) (default dict $values.commonLabels) | toYaml | nindent 4 }}
   {{- with $values.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
   serviceAccountName: {{ include "knock-exporter.serviceAccountName" .root | quote }}
-  automountServiceAccountToken: false
+  automountServiceAccountToken: {{ $values.automountServiceAccountToken }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int64 $values.terminationGracePeriodSeconds }}
-  {{- with include "knock-exporter.scheduling" .root | trim }}{{- . | nindent 2 }}{{- end }}
-  {{- with $values.priorityClassName }}
-  priorityClassName: {{ . | quote }}
-  {{- end }}
+  {{- $fields := pick $values "affinity" "dnsConfig" "dnsPolicy" "hostAliases" "initContainers" "priorityClassName" "topologySpreadConstraints" }}
+  {{- $fields = merge $fields (include "knock-exporter.node" .root | fromYaml) (default dict $values.extraPodConfigs) }}
+  {{- with include "knock-exporter.set" $fields | trim }}{{- . | nindent 2 }}{{- end }}
   securityContext:
-    {{- toYaml $values.podSecurityContext | nindent 4 }}
+    {{- include "knock-exporter.podSecurityContext" .root | nindent 4 }}
   containers:
     - name: knock-exporter
       image: {{ include "knock-exporter.image" .root | quote }}
@@ -63,6 +60,10 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- end }}
+      {{- with $values.extraEnvFrom }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       ports:
         - name: http
           containerPort: {{ $values.web.port }}
@@ -71,20 +72,7 @@ spec:
           containerPort: {{ $values.web.healthPort }}
           protocol: TCP
       {{- if not $values.maintenance }}
-      # A large state takes a while to read.
-      startupProbe:
-        httpGet: {path: /-/healthy, port: health}
-        periodSeconds: 2
-        timeoutSeconds: 5
-        failureThreshold: 150
-      livenessProbe:
-        httpGet: {path: /-/healthy, port: health}
-        periodSeconds: 15
-        timeoutSeconds: 5
-      readinessProbe:
-        httpGet: {path: /-/ready, port: health}
-        periodSeconds: 5
-        timeoutSeconds: 5
+      {{- with include "knock-exporter.set" (pick $values "startupProbe" "livenessProbe" "readinessProbe" "lifecycle") | trim }}{{- . | nindent 6 }}{{- end }}
       {{- end }}
       resources:
         {{- toYaml $values.resources | nindent 8 }}
@@ -107,6 +95,9 @@ spec:
         {{- with $values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+    {{- with $values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   volumes:
     # Folders, not single files mounted by subPath: those would not follow a change. Of a Secret its own key alone, since
     # another environment's may be next to it.
@@ -139,28 +130,14 @@ spec:
     {{- with $values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $values.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $values.topologySpreadConstraints }}
-  topologySpreadConstraints:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
 {{- end -}}
 
-{{/* Where a pod may run, and with which secrets its image is pulled. */}}
-{{- define "knock-exporter.scheduling" -}}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{/* What decides which nodes can run a pod. */}}
+{{- define "knock-exporter.node" -}}
+{{- $secrets := list -}}
+{{- range concat (default list (.Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) -}}
+{{- $secrets = append $secrets (kindIs "map" . | ternary . (dict "name" .)) -}}
+{{- end -}}
+{{- $fields := pick .Values "nodeSelector" "runtimeClassName" "schedulerName" "tolerations" -}}
+{{- include "knock-exporter.set" (merge (dict "imagePullSecrets" (uniq $secrets)) $fields) -}}
 {{- end -}}
