@@ -158,6 +158,7 @@ def begin(mutant: Mutant, tests: list[str]) -> int:
     if process := os.fork():
         return process
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(ROOT)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -169,22 +170,26 @@ def begin(mutant: Mutant, tests: list[str]) -> int:
 def outcomes(jobs: list[tuple[Mutant, list[str], float]], workers: int) -> Iterator[tuple[Mutant, str]]:
     """Run the tests of each mutant, some side by side, and tell what became of it as soon as that is known."""
     running: dict[int, tuple[Mutant, float]] = {}
-    while jobs or running:
-        while jobs and len(running) < workers:
-            mutant, tests, seconds = jobs.pop()
-            if tests:
-                running[begin(mutant, tests)] = mutant, time.monotonic() + SLACK[0] + SLACK[1] * seconds
-            else:
-                yield mutant, "not reached"
-        time.sleep(0.02)
-        for process, (mutant, deadline) in list(running.items()):
-            late = time.monotonic() > deadline
-            if late:
-                os.killpg(process, signal.SIGKILL)
-            ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
-            if ended:
-                del running[process]
-                yield mutant, "too long" if late else _outcome(os.waitstatus_to_exitcode(status))
+    try:
+        while jobs or running:
+            while jobs and len(running) < workers:
+                mutant, tests, seconds = jobs.pop()
+                if tests:
+                    running[begin(mutant, tests)] = mutant, time.monotonic() + SLACK[0] + SLACK[1] * seconds
+                else:
+                    yield mutant, "not reached"
+            time.sleep(0.02)
+            for process, (mutant, deadline) in list(running.items()):
+                late = time.monotonic() > deadline
+                if late:
+                    os.killpg(process, signal.SIGKILL)
+                ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
+                if ended:
+                    del running[process]
+                    yield mutant, "too long" if late else _outcome(os.waitstatus_to_exitcode(status))
+    finally:
+        for process in running:  # it was interrupted
+            os.killpg(process, signal.SIGKILL)
 
 
 def _outcome(code: int) -> str:
@@ -205,6 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (default: one a processor)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what runs is ended too
     known, reached = all_mutants(), Reached(ROOT / ".coverage", ROOT / ".coverage-tests.xml")
     drawn = random.Random(args.seed).sample(known, min(args.sample, len(known)))  # noqa: S311 - repeatable
     tell(f"{len(drawn)} of {len(known)} mutants, --seed {args.seed}")
