@@ -1,7 +1,7 @@
 """Rounds of random events, each with a seed of its own: `make soak`.
 
 Rounds of the machine, in virtual time: what fails is cut down to the smallest steps. Or, with `--kills`, rounds of a
-real exporter that is killed again and again.
+real exporter that is killed again and again. Or, with `--real`, hours of one at Knock's limit, and a picture of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 KILLS_A_ROUND = 50  # some three minutes
+PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "soak.svg"
 
 
 def say(text: str) -> None:
@@ -65,16 +66,45 @@ def kill(kills: int, first_seed: int) -> bool:
     return not found
 
 
+def soak(hours: float, number: int) -> bool:
+    """Have a real exporter under load for so long; return whether nothing was found."""
+    from endurance import Soak, growth  # noqa: PLC0415 - as above
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as above
+    say(f"seed {number}; again, but for moments: make soak SOAK_FLAGS='--real {hours} --seed {number}'")
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    here = Soak(folder, number, hours)
+    here.run_for_hours()
+    for name, figure in {**here.figures(), "polls": here.polls, **here.changes}.items():
+        say(f"{name}: {figure}")
+    if len(here.watched) > 2:
+        say(f"the last process, for {here.watched_seconds / 60:.0f} minutes: mean, growth, and how much is allowed")
+        for bound, mean, rose in growth(here.watched):
+            allowed = bound.allows(here.watched_seconds)
+            say(f"{bound.name:<25} {mean:>9.2f} {rose:>+8.2f} {allowed:>8.2f} {bound.unit}")
+        PICTURE.write_text(here.picture())
+    for each in here.problems:
+        say(f"FOUND {each}")
+    if here.problems:
+        say(f"what it left is in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return not here.problems
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--hours", type=float, default=1.0, help="begin rounds for so long (default: 1)")
     length.add_argument("--kills", type=int, help="kill a real exporter so many times, and compare what that leaves")
+    length.add_argument("--real", type=float, metavar="HOURS", help="run a real exporter at Knock's limit for so long")
     parser.add_argument("--seed", type=int, help="run the round of this seed alone; the first one's, with --kills")
     chosen = parser.parse_args()
+    first_seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     if chosen.kills is not None:
-        first_seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
         sys.exit(0 if kill(chosen.kills, first_seed) else 1)
+    if chosen.real is not None:
+        sys.exit(0 if soak(chosen.real, first_seed) else 1)
     if chosen.seed is not None:
         run(chosen.seed)
         return

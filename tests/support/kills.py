@@ -24,11 +24,11 @@ import pytest
 import requests
 import yaml
 from click.testing import CliRunner
-from load import JOB, NIGHTLY, PRODUCTION, RETENTION, KnownRun, Load, Named, Promise, Told, Witness
+from load import JOB, NIGHTLY, PRODUCTION, KnownRun, Load, Named, Pace, Promise, Told, Witness
 from programs import Exporter, Starter, until
 
 from exporter.cli import main
-from exporter.simulator import Simulator
+from exporter.simulator import RequestLog, Simulator
 from exporter.simulator.faults import Drop, Latency, RateLimit, StatusFault
 from exporter.tracking.expiry import FAILED_RETENTIONS
 
@@ -39,25 +39,38 @@ if TYPE_CHECKING:
     from load import Key
 
     from exporter.simulator import LoggedRequest
+    from exporter.simulator.faults import AnyFault
 
     Check = Callable[["Life"], Iterable[str]]
 
-FAULTS = (
-    Latency(seconds=0.08, share=0.3),
-    StatusFault(status=502, body="html", share=0.02),
-    Drop(share=0.01),
-    RateLimit(retry_after=0.5, share=0.001),
-)
 QUICK = {"processing": "2s", "queued": "1s", "slowest": "2s"}
-RATE_LIMIT = 120
-UP_SECONDS, END_SECONDS, LONG_SECONDS = 1.5, 1.0, (5.0, 9.0)  # of a life from ready on, at most; lists take longer
-WATCH_SECONDS = 0.25  # between two looks
-SETTLED_SECONDS = 60.0
+END_SECONDS = 1.0
+LOGGED = 10_000_000  # requests of a life, at most
+BIRTH_SECONDS = 120.0  # from the first start: what is made later counts from birth, however long starts take
 PROBLEMS_TOLD = 20
 MARKS = ("rows_processed", "successes", "errors")
 COUNTERS = (*MARKS, "finished", "finished_with_errors", "retired", "queue", "run")
 
 Place = tuple[str, str, str]  # counter, environment, group
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What processes meet, and for how long."""
+
+    pace: Pace = field(default_factory=Pace)
+    retention: Mapping[str, float] = field(default_factory=lambda: {PRODUCTION: 86_400.0, NIGHTLY: 3.0})
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"rate_limit": 120, "polling": QUICK})
+    faults: tuple[AnyFault, ...] = (
+        Latency(seconds=0.08, share=0.3),
+        StatusFault(status=502, body="html", share=0.02),
+        Drop(share=0.01),
+        RateLimit(retry_after=0.5, share=0.001),
+    )
+    up_seconds: tuple[float, float] = (0.0, 1.5)  # of a life from ready on
+    long_seconds: tuple[float, float] = (5.0, 9.0)  # the same, seldom: lists take longer
+    watch_seconds: float = 0.25  # between two looks
+    settled_seconds: float = 60.0
 
 
 class Kept(NamedTuple):
@@ -101,11 +114,14 @@ class Life:
     """One process, from its start to its end, with the load on it."""
 
     knock: Witness
+    retention: Mapping[str, float]
     before: Stored
     began: float
+    scraped: Callable[[str], None] = lambda _text: None
     seen: list[Seen] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     ending: bool = False
+    settled: bool = False  # all that could end had been shown when it was looked at last
     # Once it is over:
     after: Stored = field(default_factory=Stored)
     promises: dict[Key, Promise] = field(default_factory=dict)
@@ -119,7 +135,7 @@ class Life:
         """Whether its retention may be over."""
         ended = self.knock.ended_at(key[1])
         times = 1 if self.knock.is_clean(key[1]) else FAILED_RETENTIONS
-        return ended is not None and ended + times * RETENTION[key[0]] <= time.time()
+        return ended is not None and ended + times * self.retention[key[0]] <= time.time()
 
     def may_retire(self, key: Key) -> bool:
         """Whether its retention may be over, or have been ended by a DELETE."""
@@ -241,25 +257,31 @@ class Counters:
     """Nothing is counted twice: a process counts no more than became known on disk while it ran.
 
     So all processes together count no more than what Knock did. What is counted, and what grew on disk, add up in
-    `counted` and `grown`.
+    `counted` and `grown`. Nor is anything lost: one that has shown all to its end counted all that ended meanwhile.
     """
 
     def __init__(self) -> None:
         self.counted: Counter[Place] = Counter()
         self.grown: Counter[Place] = Counter()
         self._marks: dict[tuple[Key, str], int] = {}
+        self._from_birth = time.time() + BIRTH_SECONDS
 
     def __call__(self, life: Life) -> Iterator[str]:
-        grown = self._growth(life)
+        grown, ended = self._growth(life)
         for place, value in (life.seen[-1].counted if life.seen else Counter()).items():
             if value > grown[place]:
                 yield f"{place} counts {value} in one life; it can be {grown[place]} at most"
             self.counted[place] += value
         self.grown += grown
+        if life.settled:
+            for place, value in ended.items():
+                if (counted := life.seen[-1].counted[place]) < value:
+                    yield f"{place} counts {counted} in the last life; it has to be {value} at least"
 
-    def _growth(self, life: Life) -> Counter[Place]:
-        """Return by how much the marks of all operations rose, by what they are of."""
+    def _growth(self, life: Life) -> tuple[Counter[Place], Counter[Place]]:
+        """Return by how much the marks of all operations rose, by what they are of; then of what ended for certain."""
         growth: Counter[Place] = Counter()
+        ended: Counter[Place] = Counter()
         left = life.left
         for key, group in life.named.groups.items():
             kept, told, least = life.after.operations.get(key), life.knock.told(key[1]), Told()
@@ -273,11 +295,19 @@ class Counters:
                 least, most = least if kept.from_birth else told[0], known
             else:  # nothing of it is on disk, or it has no answer yet
                 continue
+            certain = self._has_ended(life, key)
             for name, value in most.items():
                 before = self._marks.get((key, name), dict(zip(MARKS, least.counts, strict=True)).get(name, 0))
                 growth[name, key[0], group] += max(0, value - before)
+                ended[name, key[0], group] += certain * max(0, value - before)
                 self._marks[key, name] = max(before, value if known is None else known[name])
-        return growth
+        return growth, ended
+
+    def _has_ended(self, life: Life, key: Key) -> bool:
+        """Whether it was followed from birth to its end, and no DELETE or list may have ended that sooner."""
+        kept, promise = life.after.operations.get(key), life.promises[key]
+        followed = promise.state in ("tracked", "retired") and key not in life.named.again
+        return followed and self._from_birth < life.knock.made_at(key[1]) and (kept is None or kept.told.is_final)
 
 
 def progress(told: Iterable[Told], marks: tuple[int, ...]) -> dict[str, int]:
@@ -414,9 +444,10 @@ _FAILURES = re.compile(r"(?m)^knock_bulk_operations_last_failed_seen_timestamp_s
 class Watcher:
     """A thread that looks at what is shown, again and again, while `life` is there."""
 
-    def __init__(self, url: str, load: Load) -> None:
+    def __init__(self, url: str, load: Load, seconds: float) -> None:
         self._url = url
         self._load = load
+        self._seconds = seconds
         self._over = threading.Event()
         self._looking = threading.Lock()
         self._life: Life | None = None
@@ -439,7 +470,7 @@ class Watcher:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(WATCH_SECONDS):
+        while not self._over.wait(self._seconds):
             with self._looking, contextlib.suppress(requests.RequestException):
                 if self._life is not None:
                     self._look(self._life)
@@ -451,10 +482,11 @@ class Watcher:
                 (each["environment"], each["id"]): Told(
                     each["status"], each["processed_rows"], each["success_count"], each["error_count"]
                 )
-                for name in RETENTION
+                for name in (PRODUCTION, NIGHTLY)
                 for each in self._list(name)
             }
             text = self._get("/metrics").text
+            life.scraped(text)
             groups = self._get(f"/api/v1/groups/{NIGHTLY}").json()["groups"]
         except UnexpectedAnswer as error:
             if not life.ending:
@@ -509,8 +541,8 @@ def _key(labels: str) -> Key:
 class Round:
     """One state file, and one process after the other on it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.kills = self.shown = 0
+    def __init__(self, folder: Path, seed: int, conditions: Conditions = Conditions()) -> None:
+        self.kills = self.shown = self.polls = 0
         self.problems: list[str] = []
         self.counters = Counters()
         self.checks: tuple[Check, ...] = (
@@ -525,34 +557,39 @@ class Round:
             the_log_tells_of_no_trouble,
             the_file_is_sound,
         )
+        self.conditions = conditions
         self._folder = folder
         self._chance = random.Random(f"{seed}/kills")
         self._knock = Witness(seed)
         self._simulator = Simulator(world=self._knock, rate_limits=False)
-        self._simulator.faults.set(*FAULTS)
+        self._simulator.log = RequestLog(LOGGED)
+        self._simulator.faults.set(*conditions.faults)
         port = _port(self._chance)
         self._url = f"http://127.0.0.1:{port}"
         self._flags = [f"--config.file={folder / 'config.yaml'}", f"--web.listen-address=127.0.0.1:{port}"]
         self._starter = Starter(folder)
         self._lists = folder / "lists"
         self._lists.mkdir()
-        self._load = Load(self._knock, self._url, self._lists, seed)
-        self._watcher = Watcher(self._url, self._load)
+        self._load = Load(self._knock, self._url, self._lists, seed, conditions.pace)
+        self._watcher = Watcher(self._url, self._load, conditions.watch_seconds)
         self._stored = Stored()
         self._start_seconds = 1.0
         self._over = threading.Event()  # never set: what is waited for is a moment
 
     def run(self, kills: int) -> None:
         """Kill so many processes, let the last one see all to its end, and note what was found."""
+        self._run(lambda: self.kills < kills)
+
+    def _run(self, goes_on: Callable[[], bool]) -> None:
         try:
             with self._simulator, self._watcher.running():
                 self._configure()
                 with self._load.running():
-                    while self.kills < kills and not self.problems:
+                    while goes_on() and not self.problems:
                         self._live_and_die()
                     if not self.problems:
                         life, exporter = self._begin()
-                        exporter.urls()
+                        self._outlive(life, exporter)
                 if not self.problems:
                     self._settle(life, exporter)
         except (AssertionError, pytest.fail.Exception) as error:  # what was waited for has not come
@@ -560,7 +597,14 @@ class Round:
         finally:
             self._starter.end()
 
-    def _configure(self) -> None:
+    def _outlive(self, _life: Life, exporter: Exporter) -> None:
+        """Let the last process live under load."""
+        exporter.urls()
+
+    def _wait(self, _exporter: Exporter, seconds: float) -> None:
+        self._over.wait(seconds)
+
+    def _configure(self, **settings: Any) -> None:
         self._starter.use_token()
         self._starter.keep_state()
         environments: list[dict[str, Any]] = [
@@ -568,22 +612,25 @@ class Round:
                 "name": name,
                 "api_key_file": self._starter.key_file.name if name == PRODUCTION else f"{name}.key",
                 "base_url": self._simulator.url,
-                "rate_limit": RATE_LIMIT,
-                "polling": QUICK,
                 "retention": f"{seconds:.0f}s",
                 "per_operation": "active",
                 "per_operation_limit": 100,
                 "operations_files": ["lists/*"] if name == NIGHTLY else [],
+                **self.conditions.settings,
+                **settings,
             }
-            for name, seconds in RETENTION.items()
+            for name, seconds in self.conditions.retention.items()
         ]
         key = self._folder / f"{NIGHTLY}.key"
         key.touch(0o600)
         key.write_text(f"sk_test_{NIGHTLY}")
-        (self._folder / "config.yaml").write_text(yaml.safe_dump({"environments": environments} | self._starter.whole))
+        fresh = self._folder / "config.new"  # it is read again at any moment
+        fresh.write_text(yaml.safe_dump({"environments": environments} | self._starter.whole))
+        fresh.replace(self._folder / "config.yaml")
 
     def _begin(self) -> tuple[Life, Exporter]:
-        life, exporter = Life(self._knock, self._stored, time.monotonic()), self._starter.run(*self._flags)
+        life = Life(self._knock, self.conditions.retention, self._stored, time.monotonic())
+        exporter = self._starter.run(*self._flags)
         self._watcher.watch(life)  # from its first answer on
         return life, exporter
 
@@ -598,7 +645,9 @@ class Round:
             self._start_seconds = time.monotonic() - life.began
             if how > 0.6:
                 until(lambda: life.seen or life.problems, "looked at")
-            self._over.wait(self._chance.uniform(*(LONG_SECONDS if how > 0.95 else (0.0, UP_SECONDS))))
+            long = how > 0.95
+            up_seconds = self.conditions.long_seconds if long else self.conditions.up_seconds
+            self._wait(exporter, self._chance.uniform(*up_seconds))
             if how < 0.35:
                 life.ending = True
                 exporter.signal()
@@ -615,6 +664,7 @@ class Round:
         life.promises, life.named = self._load.promises.now(), self._load.promises.named
         life.after = self._stored = self._read()
         life.runs = self._load.runs
+        self.polls += len(self._simulator.log)
         life.requests, life.output = self._simulator.log.entries(), exporter.output
         self._simulator.log.clear()
         self.shown += bool(life.seen)
@@ -652,8 +702,8 @@ class Round:
                 for key in tracked
             )
 
-        until(all_is_seen, "all is asked to its end", SETTLED_SECONDS)
-        life.ending = True
+        until(all_is_seen, "all is asked to its end", self.conditions.settled_seconds)
+        life.settled = life.ending = True
         exporter.signal()
         if (code := exporter.wait()) != 0:
             life.problems.append(f"exit code {code}")

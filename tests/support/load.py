@@ -28,15 +28,21 @@ State = Literal["open", "tracked", "dropped", "retired", "unlisted"]
 
 PROGRAMS = 4
 PRODUCTION, NIGHTLY, JOB = "production", "nightly", "job"  # two environments; the group of a job that has runs
-RETENTION = {PRODUCTION: 86_400.0, NIGHTLY: 3.0}  # seconds
 DEFAULT = "default"  # the group of lists of bare ids
 GROUPS = 8  # of an environment, so that one group's loss hides no other's excess
 BATCH = (1, 8)
-LASTING = 100  # operations that outlast the round
 FULL = 250  # listed at a time, at most
-PAUSE_SECONDS, LIST_SECONDS = (0.0, 2.0), (6.0, 12.0)  # of a program between two requests; a list counts after 5
+LIST_SECONDS = (6.0, 12.0)  # between two writes of a list; it counts after 5
 FINAL = ("completed", "failed")
 REFUSALS = (429, 503)  # that are to be repeated
+
+
+class Pace(NamedTuple):
+    """How fast operations come and go; seconds are drawn between two numbers."""
+
+    pause_seconds: tuple[float, float] = (0.0, 2.0)  # of a program between two requests
+    run_seconds: tuple[float, float] = (0.5, 10.0)  # of an operation
+    lasting: int = 100  # operations that outlast the round
 
 
 class Told(NamedTuple):
@@ -70,6 +76,7 @@ class Witness(World):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self._told: dict[str, dict[Told, None]] = defaultdict(dict)  # in their order
+        self._ended: dict[str, tuple[float, bool]] = {}  # when, and whether clean: asked a thousand times each
 
     def read(self, operation_id: str) -> Any | None:
         document = super().read(operation_id)
@@ -86,16 +93,23 @@ class Witness(World):
         assert document is not None
         return document
 
+    def made_at(self, operation_id: str) -> float:
+        """Return when it was made (Unix seconds)."""
+        return datetime.fromisoformat(self.peek(operation_id)["inserted_at"]).timestamp()
+
     def ended_at(self, operation_id: str) -> float | None:
         """Return when it ended (Unix seconds), None while it has not."""
-        record = self.peek(operation_id)
-        ended = record["failed_at"] or record["completed_at"]
-        return None if ended is None else datetime.fromisoformat(ended).timestamp()
+        if operation_id not in self._ended:
+            record = self.peek(operation_id)
+            if (ended := record["failed_at"] or record["completed_at"]) is None:
+                return None
+            clean = record["failed_at"] is None and not record.get("error_count")
+            self._ended[operation_id] = datetime.fromisoformat(ended).timestamp(), clean
+        return self._ended[operation_id][0]
 
     def is_clean(self, operation_id: str) -> bool:
-        """Whether it has not failed, and has no errors."""
-        record = self.peek(operation_id)
-        return record["failed_at"] is None and not record.get("error_count")
+        """Whether it has ended, did not fail, and has no errors."""
+        return self.ended_at(operation_id) is not None and self._ended[operation_id][1]
 
 
 class Promise(NamedTuple):
@@ -167,7 +181,7 @@ class KnownRun(NamedTuple):
 class Load:
     """Threads that go on, whatever becomes of the exporter, until they are told to finish what they have begun."""
 
-    def __init__(self, knock: Witness, url: str, lists: Path, seed: int) -> None:
+    def __init__(self, knock: Witness, url: str, lists: Path, seed: int, pace: Pace) -> None:
         self.promises = Promises()
         self.problems: list[str] = []
         self.listed: dict[str, list[str]] = {"a.txt": [], "b.json": []}
@@ -175,6 +189,7 @@ class Load:
         self._url = url
         self._lists = lists
         self._seed = seed
+        self._pace = pace
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._program, args=(each,)) for each in range(PROGRAMS)]
@@ -212,7 +227,7 @@ class Load:
             errors=chance.choice((0, 0, 0, rows // 10)),
             fails=not lasts and chance.random() < 0.1,
             queue_seconds=chance.uniform(0.0, 3.0),
-            rows_per_second=100.0 if lasts else rows / chance.uniform(0.5, 10.0),
+            rows_per_second=100.0 if lasts else rows / chance.uniform(*self._pace.run_seconds),
         )
         self.promises.name((environment, made), group or f"g{chance.randrange(GROUPS)}", with_record=record)
         return environment, made
@@ -228,8 +243,10 @@ class Load:
         chance, mine = random.Random(f"{self._seed}/program {number}"), Mine()
         with _session() as session:
             if number == 0:
-                self._register(session, mine, [self.make(chance, PRODUCTION, lasts=True) for _ in range(LASTING)])
-            while not self._over.wait(chance.uniform(*PAUSE_SECONDS)):
+                self._register(
+                    session, mine, [self.make(chance, PRODUCTION, lasts=True) for _ in range(self._pace.lasting)]
+                )
+            while not self._over.wait(chance.uniform(*self._pace.pause_seconds)):
                 self._act(session, mine, chance)
 
     def _act(self, session: requests.Session, mine: Mine, chance: random.Random) -> None:
@@ -301,7 +318,7 @@ class Load:
     def _run_job(self) -> None:
         chance, mine = random.Random(f"{self._seed}/job"), Mine()
         with _session() as session:
-            while not self._over.wait(chance.uniform(*PAUSE_SECONDS)):
+            while not self._over.wait(chance.uniform(*self._pace.pause_seconds)):
                 self._run(session, mine, chance)
 
     def _run(self, session: requests.Session, mine: Mine, chance: random.Random) -> None:
