@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import lists
 import loading
 import polling
+import scaling
 import scrape
 import state
 import structlog
@@ -40,6 +41,9 @@ PARTS: dict[str, Callable[[], list[Result]]] = {
     "restart-10000": partial(state.restart, 10_000),
     "restart-50000": partial(state.restart, 50_000),
     "intake": state.intake,
+    "freshness": scaling.freshness,
+    "series": scaling.exposed,
+    "tombstone": scaling.tombstone,
 }
 # Made in a second process, which measures with them too.
 FLEETS = {

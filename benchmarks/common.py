@@ -96,7 +96,8 @@ class Fleet:
 
     `series` of them have series of their own, all by default.
 
-    Intervals are so long that RATE polls a second are always due, and none twice before all were asked.
+    Intervals are so long that RATE polls a second are always due, and none twice before all were asked; or those of
+    `polling`.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Fleet:
         count: int,
         record: Callable[[str, int], Operation] = running,
         series: int | None = None,
+        polling: Polling | None = None,
     ) -> None:
         self._record = record
         self.views: list[View] = []
@@ -119,7 +121,7 @@ class Fleet:
             operations=listed,
             rate_limit=FILL_RATE,
             max_in_flight=64,
-            polling=Polling(processing=cycle, queued=cycle, slowest=cycle),
+            polling=polling or Polling(processing=cycle, queued=cycle, slowest=cycle),
             per_operation_limit=count if series is None else series,
         )
         outside = Outside(self._send, lambda _n: None, lambda _n, _k: None, self._show, random.Random(1).random)
