@@ -48,9 +48,9 @@ class _Asked(Fleet):
         self.asked[request.id].append(self.mono)
         return super()._send(request)
 
-    def register(self, listed: list[str]) -> None:
+    def register(self, listed: list[str], group: str = "default") -> None:
         for first in range(0, len(listed), NAMED):
-            named = tuple(Registration(ListedOperation(each)) for each in listed[first : first + NAMED])
+            named = tuple(Registration(ListedOperation(each, group)) for each in listed[first : first + NAMED])
             message = Register("production", named, again=False, reply=lambda _answer: None)
             self.tracker.handle(message, self._now)
 
@@ -77,17 +77,28 @@ def freshness() -> list[Result]:
 
 def exposed() -> list[Result]:
     """Measure what Prometheus takes in of an operation: its series, and the bytes of an answer, plain and gzip."""
-    return [each for what, record in (("live", running), ("finished", finished)) for each in _exposed(what, record)]
+    results = [_exposed(what, record) for what, record in (("live", running), ("finished", finished))]
+    fleet = _Asked(1)
+    before = _series(fleet)
+    fleet.register(ids(NAMED), "another")
+    fleet.run(NAMED / (USED * RATE) + 1.0)
+    more = sum(b'group="another"' in each and b"operation_id" not in each for each in _series(fleet) - before)
+    return [*results, Result("series of a further group of one name", more, "series")]
 
 
-def _exposed(what: str, record: Callable[[str, int], Operation]) -> list[Result]:
+def _series(fleet: Fleet) -> set[bytes]:
+    body = b"".join(knock_part(fleet.view, Format.OPENMETRICS))
+    return {each.rpartition(b" ")[0] for each in body.splitlines() if not each.startswith(b"#")}
+
+
+def _exposed(what: str, record: Callable[[str, int], Operation]) -> Result:
     empty, full = (Fleet(EXPOSED, record, series=count) for count in (0, EXPOSED))
     bodies = [b"".join(knock_part(each.view, Format.OPENMETRICS)) for each in (empty, full)]
-    series = [sum(not line.startswith(b"#") for line in each.splitlines()) for each in bodies]
+    series = [len(_series(each)) for each in (empty, full)]
     sizes = [[len(each), len(gzip.compress(each, 1))] for each in bodies]
     plain, zipped = ((many - few) / EXPOSED for few, many in zip(*sizes, strict=True))
-    detail = f"{plain:.0f} bytes plain, {zipped:.0f} gzip; {series[0]} series of all together"
-    return [Result(f"series of a {what} operation", (series[1] - series[0]) / EXPOSED, "series", "", detail)]
+    detail = f"{plain:.0f} bytes plain, {zipped:.0f} gzip"
+    return Result(f"series of a {what} operation", (series[1] - series[0]) / EXPOSED, "series", "", detail)
 
 
 def tombstone() -> list[Result]:
