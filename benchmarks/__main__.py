@@ -34,6 +34,7 @@ PARTS: dict[str, Callable[[], list[Result]]] = {
     "poll": polling.poll_cpu,
     "limit-50": partial(polling.limit_use, 50.0),
     "limit-200": partial(polling.limit_use, 200.0),
+    "two-limits-200": partial(polling.two_limits, 200.0),
     "lists": lists.lists,
     "loading": loading.loading,
     "start": polling.start_up,

@@ -62,20 +62,23 @@ def _starts(process: subprocess.Popen[str]) -> list[float]:
 
 
 @contextlib.contextmanager
-def daemon(url: str, listed: list[str], rate: float) -> Iterator[tuple[str, int]]:
-    """Run the daemon; gives its address and process id."""
+def daemon(url: str, listed: list[str], rate: float, environments: int = 1) -> Iterator[tuple[str, int]]:
+    """Run the daemon, with a part of the operations in each environment; gives its address and process id."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        environment = {
-            "name": "production",
-            "api_key": "sk_benchmark",
-            "base_url": url,
-            "operations": listed,
-            "rate_limit": rate,
-            "per_operation_limit": POLLED,
-            "polling": {"processing": "1s", "queued": "1s", "slowest": "2s"},
-        }
-        config.write_text(json.dumps({"environments": [environment]}))
+        configured = [
+            {
+                "name": f"production-{number}",
+                "api_key": f"sk_benchmark_{number}",
+                "base_url": url,
+                "operations": listed[number::environments],
+                "rate_limit": rate,
+                "per_operation_limit": POLLED,
+                "polling": {"processing": "1s", "queued": "1s", "slowest": "2s"},
+            }
+            for number in range(environments)
+        ]
+        config.write_text(json.dumps({"environments": configured}))
         arguments = ["-m", "exporter", f"--config.file={config}", "--web.listen-address=127.0.0.1:0"]
         with subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own
             try:
@@ -98,6 +101,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def resident_memory(pid: int) -> float:
+    """Return the MB that a process has in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def limit_use(rate: float) -> list[Result]:
     """Measure at the server how much of a limit is used, and its fullest second, while the daemon is scraped."""
     with knock(OPERATIONS) as (url, listed, process), daemon(url, listed, rate) as (address, pid):
@@ -107,17 +115,27 @@ def limit_use(rate: float) -> list[Result]:
             urllib.request.urlopen(f"{address}/metrics", timeout=10).read()  # noqa: S310 - our own address
             time.sleep(1.0)
         end = time.monotonic()
-        cpu = cpu_seconds(pid) - cpu
+        cpu, memory = cpu_seconds(pid) - cpu, resident_memory(pid)
         # Monotonic time is one clock for all processes of a machine.
         starts = [at for at in _starts(process) if begin <= at <= end]
     fullest = max(sum(at <= other < at + 1.0 for other in starts[i : i + 300]) for i, at in enumerate(starts))
-    detail = (
-        f"{len(starts) / (end - begin):.1f} polls/s; {cpu / len(starts) * 1e6:.0f} µs of CPU each, scrapes included"
-    )
+    detail = f"{len(starts) / (end - begin):.1f} polls/s; {cpu / len(starts) * 1e6:.0f} µs of CPU each, scrapes included; {memory:.0f} MB"
     return [
         Result(f"use of a limit of {rate:.0f}/s", 100 * len(starts) / (end - begin) / rate, "%", ">= 97", detail),
         Result(f"fullest second at a limit of {rate:.0f}/s", fullest, "polls", f"<= {rate:.0f}"),
     ]
+
+
+def two_limits(rate: float) -> list[Result]:
+    """Measure how much of two limits one process uses."""
+    with knock(OPERATIONS) as (url, listed, process), daemon(url, listed, rate, 2) as (_, pid):
+        time.sleep(2.0)  # past the start
+        cpu, begin = cpu_seconds(pid), time.monotonic()
+        time.sleep(SECONDS)
+        cpu, seconds = cpu_seconds(pid) - cpu, time.monotonic() - begin
+        polls = sum(begin <= at <= begin + seconds for at in _starts(process))
+    detail = f"{polls / seconds:.1f} polls/s; {100 * cpu / seconds:.0f}% of a core"
+    return [Result(f"use of two limits of {rate:.0f}/s", 50 * polls / seconds / rate, "%", "", detail)]
 
 
 def poll_cpu(rate: float = 200.0) -> list[Result]:
@@ -173,19 +191,19 @@ def start_up() -> list[Result]:
     detail = f"{until_answer:.2f} s against {libraries:.2f} s"
     return [
         Result("start to first /metrics", until_answer / libraries, "x imports", "<= 1.8", detail),
-        Result("memory of an idle exporter", idle / 1000, "MB", "<= 64"),
+        Result("memory of an idle exporter", idle, "MB", "<= 64"),
     ]
 
 
 def _median_until_answer(runs: int) -> tuple[float, float]:
-    """Return the seconds that starts take, and the resident memory of the last exporter in KB."""
+    """Return the seconds that starts take, and the resident memory of the last exporter in MB."""
     times, idle = [], 0.0
     for _ in range(runs):
         begin = time.perf_counter()
         with daemon("http://127.0.0.1:9", ids(10), 20.0) as (address, pid):
             urllib.request.urlopen(f"{address}/metrics", timeout=10).read()  # noqa: S310 - our own address
             times.append(time.perf_counter() - begin)
-            idle = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1000
+            idle = resident_memory(pid)
     return sorted(times)[runs // 2], idle
 
 

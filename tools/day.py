@@ -6,12 +6,14 @@ and responses do not pass a socket, so CPU is that of the tracker alone.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
 from line_charts import Heading, Line, draw
 from model import Model, environment
 
@@ -29,7 +31,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "day.svg"
 SEED, DAY_HOURS, HOUR, SCRAPE = 1, 24, 3600, 15
 # Operations that each environment starts in a day, and the hours of its nightly job, which is half of them.
 STARTED = {"eu": (40_000, (1, 2)), "us": (30_000, (7, 8)), "staging": (16_400, (2, 3))}
-RATE_LIMIT, RETENTION, ROWS = 50.0, 6.0 * HOUR, (500, 15_000)
+RATE_LIMIT, RETENTION, ROWS = 50.0, 6.0 * HOUR, (500, 8_000)
 PER_SAMPLE = 20  # scrapes: five minutes
 MEBI = 2**20
 
@@ -118,6 +120,7 @@ class Day:
 
 def main() -> None:
     """Write the picture."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     samples = Day().samples()
     names = (
         ("requests", "a second"),
