@@ -119,7 +119,8 @@ def limit_use(rate: float) -> list[Result]:
         # Monotonic time is one clock for all processes of a machine.
         starts = [at for at in _starts(process) if begin <= at <= end]
     fullest = max(sum(at <= other < at + 1.0 for other in starts[i : i + 300]) for i, at in enumerate(starts))
-    detail = f"{len(starts) / (end - begin):.1f} polls/s; {cpu / len(starts) * 1e6:.0f} µs of CPU each, scrapes included; {memory:.0f} MB"
+    polls = f"{len(starts) / (end - begin):.1f} polls/s; {cpu / len(starts) * 1e6:.0f} µs of CPU each"
+    detail = f"{polls}, scrapes included; {memory:.0f} MB"
     return [
         Result(f"use of a limit of {rate:.0f}/s", 100 * len(starts) / (end - begin) / rate, "%", ">= 97", detail),
         Result(f"fullest second at a limit of {rate:.0f}/s", fullest, "polls", f"<= {rate:.0f}"),
