@@ -196,8 +196,8 @@ class Soak(Round):
         self.killed_at += [] if life.settled else [self.passed]
         super()._judge(life, exporter)
 
-    def _outlive(self, life: Life, exporter: Exporter) -> None:
-        super()._outlive(life, exporter)
+    def _outlive(self, exporter: Exporter) -> None:
+        exporter.urls()
         self._left_at = self.passed
         self._wait(exporter, max(self._seconds, self._left_at + 2 * SETTLING_SECONDS) - self._left_at)
 

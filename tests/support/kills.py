@@ -307,7 +307,9 @@ class Counters:
         """Whether it was followed from birth to its end, and no DELETE or list may have ended that sooner."""
         kept, promise = life.after.operations.get(key), life.promises[key]
         followed = promise.state in ("tracked", "retired") and key not in life.named.again
-        return followed and self._from_birth < life.knock.made_at(key[1]) and (kept is None or kept.told.is_final)
+        if kept is not None:
+            return followed and bool(kept.from_birth) and kept.told.is_final
+        return followed and self._from_birth < life.knock.made_at(key[1])
 
 
 def progress(told: Iterable[Told], marks: tuple[int, ...]) -> dict[str, int]:
@@ -589,7 +591,7 @@ class Round:
                         self._live_and_die()
                     if not self.problems:
                         life, exporter = self._begin()
-                        self._outlive(life, exporter)
+                        self._outlive(exporter)
                 if not self.problems:
                     self._settle(life, exporter)
         except (AssertionError, pytest.fail.Exception) as error:  # what was waited for has not come
@@ -597,9 +599,10 @@ class Round:
         finally:
             self._starter.end()
 
-    def _outlive(self, _life: Life, exporter: Exporter) -> None:
-        """Let the last process live under load."""
+    def _outlive(self, exporter: Exporter) -> None:
+        """Let the last process live under load, so that it has something to lose."""
         exporter.urls()
+        self._wait(exporter, min(self.conditions.long_seconds))
 
     def _wait(self, _exporter: Exporter, seconds: float) -> None:
         self._over.wait(seconds)

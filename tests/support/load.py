@@ -74,7 +74,7 @@ class Witness(World):
     """Operations, and all that was told of each."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+        super().__init__(seed, most=10_000_000)  # it forgets none
         self._told: dict[str, dict[Told, None]] = defaultdict(dict)  # in their order
         self._ended: dict[str, tuple[float, bool]] = {}  # when, and whether clean: asked a thousand times each
 
