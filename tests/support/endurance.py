@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kills import Conditions, Life, Round
 from line_charts import Heading, Line, draw
 from load import NIGHTLY, PRODUCTION, Pace
+from programs import KEY
 
 from exporter.simulator.faults import Drop, Latency, RateLimit, StatusFault
 
@@ -212,7 +213,7 @@ class Soak(Round):
     def _change(self, exporter: Exporter) -> None:
         number, output = self.changes.total(), exporter.output
         if number % 2:
-            self._starter.use_key(f"sk_test_{number}")
+            self._starter.use_key(f"{KEY}{number}")
             says, what = "using the changed API key", "rotations"
         else:
             self._configure(per_operation_limit=900 + number % 100)
