@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist pictures day clean
+.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist pictures clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -131,10 +131,6 @@ pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium, Promet
 	cd .tools/dashboard && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	cd .tools/dashboard && npm run --silent build
 	$(BIN)/python tools/pictures.py
-
-# Its helpers are those of the tests.
-day: .venv/dev ## draw a day of a very large customer, in virtual time (some minutes)
-	PYTHONPATH=tests/support $(BIN)/python tools/day.py
 
 clean: ## remove what the other targets made
 	rm -rf .venv .tools .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
