@@ -6,6 +6,7 @@ only: the client's header set.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -40,6 +41,11 @@ _NO_KEYS = (
     (re.compile(r"c2tf[A-Za-z0-9+/_-]+=*$"), "is encoded in base64 (decode it first)"),  # as what begins with sk_ is
 )
 MAX_KEY_BYTES = 4096
+SHORTEST_MASKED = 8  # characters; masking anything shorter would garble words
+_WORDS = re.compile(r"[a-z_.]+")  # a password that is one can be told from no other
+# JSON may write each letter as its number, and a slash behind a backslash, as PHP does.
+_WRITTEN_OTHERWISE = re.compile(rb"\\(?:u00[2-7]|/)")
+_ESCAPED = re.compile(rb"\\(?:u00([2-7][0-9a-fA-F])|.)", re.DOTALL)
 
 
 class Secret:
@@ -70,6 +76,43 @@ class Secret:
         shown = core_schema.plain_serializer_function_ser_schema(lambda _secret: MASK)
         text = core_schema.str_schema(strict=True)
         return core_schema.no_info_after_validator_function(cls, text, serialization=shown)
+
+
+class Masking:
+    """Masks what a server may send back of the secrets that it was sent. No repr shows them."""
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, *secrets: str) -> None:
+        self._secrets = sorted({each for each in secrets if len(each) >= SHORTEST_MASKED}, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """Mask them in a text."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
+
+    def json(self, body: bytearray) -> bytearray:
+        """Mask them in JSON, however they are written there; without them the body itself is returned."""
+        if not self._secrets:
+            return body
+        plain = _ESCAPED.sub(_unescaped, body) if _WRITTEN_OTHERWISE.search(body) else body
+        masked = plain
+        for secret in self._secrets:
+            written = json.dumps(secret, ensure_ascii=False)[1:-1].encode()
+            if written in masked:
+                masked = masked.replace(written, MASK.encode())
+        return body if masked is plain else masked
+
+
+def is_word(text: str) -> bool:
+    """Whether a secret looks like a word that an answer holds anyway, so that masking it would only garble that."""
+    return _WORDS.fullmatch(text) is not None
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    character = found[0][1:] if found[1] is None else bytes.fromhex(found[1].decode())
+    return character if character == b"/" or (found[1] and character not in b'"\\') else found[0]
 
 
 class InvalidKey(ValueError):

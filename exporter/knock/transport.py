@@ -132,6 +132,17 @@ def _checked(proxy: str) -> str:
     return url
 
 
+def proxy_login(proxy: str) -> tuple[str, str]:
+    """Return what a proxy is sent of user and password (RFC 7617), and the password itself; "" where it has none."""
+    parts = urlsplit(proxy)
+    user, password = parts.username or "", parts.password or ""
+    if not user and not password:
+        return "", ""
+    plain = unquote_to_bytes(password)
+    credentials = b64encode(unquote_to_bytes(user) + b":" + plain)
+    return credentials.decode(), plain.decode(errors="replace")
+
+
 class Transport(HTTPAdapter):
     """requests' adapter for one host: no retries, no redirects, no cookies, nothing from the environment.
 
@@ -203,12 +214,8 @@ class Transport(HTTPAdapter):
 
     def proxy_headers(self, proxy: str) -> dict[str, str]:
         """Send user and password as UTF-8 (RFC 7617): requests sends Latin-1, and fails on what that does not have."""
-        parts = urlsplit(proxy)
-        user, password = parts.username or "", parts.password or ""
-        if not user and not password:
-            return {}
-        credentials = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
-        return {"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"}
+        credentials, _ = proxy_login(proxy)
+        return {"Proxy-Authorization": f"Basic {credentials}"} if credentials else {}
 
     def _equip(self, manager: PoolManager) -> None:
         parts = self._resolver, self._monotonic

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from chaos import Server, http, serving
 from click.testing import CliRunner
-from markers import Marker, files_of, found, marker
+from markers import Marker, files_of, legible, marker
 from programs import COMMAND, WEB, Exporter, Starter, until
 
 from exporter.cli import main
@@ -50,6 +50,7 @@ API_KEYS = (FILE_KEY, NEXT_KEY, VARIABLE_KEY, INLINE_KEY, ODD_KEY)
 
 USER = "prometheus"
 HASH = bcrypt.hashpw(PASSWORD.secret.encode(), bcrypt.gensalt(4)).decode()
+HASHES = (marker(HASH[-16:]), marker(HASH[7:23]))
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 NO_NAME = "https://" + ".".join(["a" * 60] * 5)  # longer than names may be: it does not resolve, and nobody is asked
 
@@ -123,18 +124,22 @@ OF_KNOCK: tuple[Form, ...] = (
     lambda key, asked: http(record(asked, error_items=[{"id": key, "collection": key}], error_count=1)),
 )
 LISTED = "0e1f2a3b-4c5d-4e6f-8a9b-0c1d2e3f"  # and four digits: those of the list
-OF_LISTS: tuple[Form, ...] = (
+OF_BROKEN_LISTS: tuple[Form, ...] = (
     *BOTH,
     lambda key, _: http(key, 401, f"WWW-Authenticate: Bearer realm={key}"),
-    lambda key, _: http(f'[{{"targets": ["{key}"]}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"group": "{key}"}}}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"group": "{escaped(key)}"}}}}]', 200, JSON),
     lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"{key}": "x"}}}}]', 200, JSON),
     lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"{escaped(key)}": "x"}}}}]', 200, JSON),
+    lambda key, asked: http(f'[{{"{key}": ["{LISTED}{asked}"]}}]', 200, JSON),
+    lambda key, _: http(f'[{{"targets": ["{key}"]}}]', 200, JSON),
+)
+OF_LISTS: tuple[Form, ...] = (  # what names a group so may: a query often has one
+    *OF_BROKEN_LISTS,
+    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"group": "{key}"}}}}]', 200, JSON),
+    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"group": "{escaped(key)}"}}}}]', 200, JSON),
     lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"team": "{key}"}}}}]', 200, JSON),
     lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"run": "{key}"}}}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"{key}": ["{LISTED}{asked}"]}}]', 200, JSON),
 )
+LISTS = [(which, form) for which, forms in enumerate((OF_LISTS, OF_BROKEN_LISTS)) for form in range(len(forms))]
 
 
 def echoing(forms: tuple[Form, ...]) -> Callable[[Server], Handler]:
@@ -167,6 +172,20 @@ LIMITED = always(lambda key, _: http(key, 429, f"Retry-After: {key}", f"X-Reques
 NO_TUNNEL = always(lambda key, _: f"HTTP/1.1 407 {key}\r\nX-{key}: {key}\r\nContent-Length: 99\r\n\r\n{key}".encode())
 
 
+HIDDEN: tuple[Callable[[str], str], ...] = (
+    str,
+    repr,
+    str.upper,
+    escaped,
+    lambda secret: secret[:10],
+    lambda secret: secret[-10:],
+    lambda secret: secret[::-1],
+    lambda secret: secret.encode().hex(),
+    lambda secret: "".join(f"%{ord(each):02X}" for each in secret),
+    *(lambda secret, before=before: b64encode(f"{before}{secret}x".encode()).decode() for before in ("", "a", "me:")),
+)
+
+
 # The exporter with all of them, and those who ask it.
 
 
@@ -183,6 +202,7 @@ class Scene:
     evidence: dict[str, bytes] = field(default_factory=dict)
     exporter: Exporter | None = None
     url: str = ""
+    texts: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("secrets", "state", "tmp", "first", "second"):
@@ -229,7 +249,18 @@ class Scene:
             "secured": inline | one | {"base_url": f"https://localhost:{port['secured']}"},
             "refused": key_file | one | {"base_url": f"http://127.0.0.1:{port['refused']}"},
             "limited": key_file | one | {"base_url": f"http://127.0.0.1:{port['limited']}"},
-            "down": inline | one | {"base_url": NOWHERE},
+            "down": inline
+            | one
+            | {
+                "base_url": NOWHERE,
+                "branch": "main",
+                "timeout": "5s",
+                "per_operation": "all",
+                "proxy_from_environment": False,
+                "operations_files": ["*.ids"],
+                "groups": [{"name": "nightly", "every": "26h", "deadline": "3h"}],
+                "polling": {"queued": "15s"},
+            },
             "nameless": inline | one | {"base_url": NO_NAME, "proxy": f"{proxy}:9"},
             "unknown": inline | one | {"base_url": NO_NAME},
             "lists": key_file
@@ -240,8 +271,7 @@ class Scene:
                         "url": f"http://127.0.0.1:{port['lists']}/{which:02}{form:02}?key={QUERY.secret}",
                         "bearer_token_file": "list.token",
                     }
-                    for which in range(2)
-                    for form in range(len(OF_LISTS))
+                    for which, form in LISTS
                 ],
             },
         }
@@ -304,7 +334,7 @@ class Scene:
         """Run a command in this process, whatever becomes of it."""
         done = CliRunner().invoke(main, [*map(str, args)], env=self.environ | environ)
         told = f"{done.output}\n{done.stderr}\n{done.exception!r}"
-        self.evidence[f"{' '.join(map(str, args))[:200]} {len(self.evidence)}"] = told.encode()
+        self.evidence[f"{args[0]} {len(self.evidence)}"] = told.encode()
 
 
 def look_everywhere(scene: Scene) -> None:
@@ -320,7 +350,7 @@ def look_everywhere(scene: Scene) -> None:
         text = list(scene.evidence.values())[-1].decode()
         linked = re.findall(r'(?:href|src)="(/[^"]*)"', text) if "text/html" in text else []
         described = re.findall(r'"(/[^"{ ]*)":', text) if path.endswith("openapi.json") else []
-        ahead += [each.replace("&amp;", "&") for each in (*linked, *described) if len(seen) + len(ahead) < 150]
+        ahead += [each.replace("&amp;", "&") for each in (*linked, *described) if len(seen) + len(ahead) < 100]
     for accept in ("text/plain", "application/openmetrics-text"):
         scene.ask("GET", "/metrics", headers={"Accept": accept})
 
@@ -336,7 +366,7 @@ def all_met(scene: Scene) -> bool:
     servers, polled = scene.servers, scene.polls()
     knock = {(f"{form:04}", each.secret) for form in range(len(OF_KNOCK)) for each in (FILE_KEY, ODD_KEY)}
     proxy = {(each[-4:], VARIABLE_KEY.secret) for each in ids(len(OF_KNOCK), 3)}
-    lists = {(f"{which:02}{form:02}", LIST_TOKEN.secret) for which in range(2) for form in range(len(OF_LISTS))}
+    lists = {(f"{which:02}{form:02}", LIST_TOKEN.secret) for which, form in LISTS}
     return (
         knock <= tails(servers["knock"])
         and proxy <= tails(servers["proxy"])
@@ -364,7 +394,6 @@ def register(scene: Scene) -> None:
         for text in (f'{{"id": {key}', f'"{key}', f"{new} {key}\n", key):
             scene.ask("POST", path, data=text, headers=good | {"Content-Type": "application/json"})
             scene.ask("POST", path, data=text, headers=good | {"Content-Type": "text/plain"})
-        time.sleep(0)
         scene.ask("POST", f"{path}?group={key}", json=[new], headers=good)
         scene.ask("POST", f"{path}?{key}=x", json=[new], headers=good)
         scene.ask("POST", f"/api/v1/operations/{key}", json=[new], headers=good)
@@ -405,21 +434,28 @@ def spoil_keys(scene: Scene) -> None:
         path.write_bytes(whole)
 
 
-LINE = re.compile(r"(?m)^([ -]*)([a-z_]+): (.+)$")
+LINE = re.compile(r"(?m)^([ -]*)(?:([a-z_]+):(?: |$))?(.*)$")  # indentation, key, value; without a key an item
 SPOILT = ('"{}', "'{}", "*{}", "&{}", "!{} x", "{{{}", "[{}", "{}: {}", "\t{}", "@{}", "%{}", "{}\x07", "{} : {}: {}")
 
 
 def mistakes(good: str) -> Iterator[str]:
     """Spoil each line that holds a secret in every way, and put each secret where every other value belongs."""
-    lines = {found[2]: found for found in reversed([*LINE.finditer(good)])}  # the first of each name
-    secrets = [each for each in LINE.finditer(good) for one in (INLINE_KEY, ODD_KEY) if one.core in each[3]]
-    secrets = [secrets[0], lines["proxy"], lines["url"]]
-    for line in secrets:
+    lines: dict[str, re.Match[str]] = {}
+    section = ""
+    for line in LINE.finditer(good):
+        section = section if line[3] else line[2]
+        if line[3]:
+            lines.setdefault(line[2] or f"item of {section}", line)
+    key = next(each for each in LINE.finditer(good) if each[3] == INLINE_KEY.secret)
+    for line in (key, lines["proxy"], lines["url"]):
         before, name, value = line.groups()
+        assert name
         for spoilt in (*(f"{name}: {each.format(*[value] * 3)}" for each in SPOILT), f"{value}: x", f"{name} {value}"):
             yield good[: line.start()] + before + spoilt + good[line.end() :]
         for other in lines.values():
             yield good[: other.start(3)] + value + good[other.end(3) :]
+    for name in ("token_file", "bearer_token_file"):
+        yield good[: lines[name].start(3)] + TOKEN.secret + good[lines[name].end(3) :]
 
 
 def configure_wrongly(scene: Scene) -> None:
@@ -448,7 +484,8 @@ def run_commands(scene: Scene) -> None:
     scene.command("get", ids(1)[0], KNOCK_API_KEY=VARIABLE_KEY.secret, KNOCK_BASE_URL=NOWHERE)
     scene.command("errors", *ids(len(OF_KNOCK)), config, "--environment=refused")
     scene.command("watch", ids(1)[0], config, "--environment=refused")
-    scene.command("watch", ids(1)[0], f"--url={scene.url}", "--environment=refused", "--timeout=100ms")
+    gateway = f"--push-gateway=http://me:{PROXY_PASSWORD.secret}@127.0.0.1:9"
+    scene.command("watch", ids(1)[0], f"--url={scene.url}", "--environment=refused", "--timeout=100ms", gateway)
     asked = [f"--url={scene.url}", f"--username={USER}"]
     for name in ("password", "wrong.password", "no.password"):
         scene.command("list", *asked, f"--password-file={scene.secret(name)}")
@@ -512,6 +549,7 @@ def live(scene: Scene) -> None:
     scene.note_process()
     scene.exporter.kill()
     scene.command("state", "export", f"--storage.path={state}")
+    scene.evidence["the export"] = scene.evidence.popitem()[1]
     scene.command("state", "check", f"--storage.path={state}")
     damage(state)
     scene.command("state", "check", f"--storage.path={state}")
@@ -522,11 +560,78 @@ def live(scene: Scene) -> None:
     scene.note_process()
     scene.exporter.signal()
     assert scene.exporter.wait() == 0
-    scene.evidence |= files_of(scene.folder, (scene.folder / "secrets").rglob("*"))
+    scene.evidence |= files_of(scene.folder, scene.folder / "secrets")
+    scene.texts = {place: legible(content) for place, content in scene.evidence.items()}
 
 
-def test_x(scene: Scene) -> None:
-    import pickle
-    pickle.dump(scene.evidence, open("/tmp/secrets-evidence.pickle", "wb"))
-    everything = [*API_KEYS, TOKEN, LIST_TOKEN, QUERY, PROXY_PASSWORD, PASSWORD, WRONG_TOKEN, WRONG_PASSWORD]
-    assert found(everything, scene.evidence) == []
+# What they leave behind.
+
+STATE = {"state/state.db", "the export"}  # which have the whole URLs of lists, so that these are known again
+
+
+def shown_in(scene: Scene, *markers: Marker) -> set[str]:
+    return {place for place, texts in scene.texts.items() if any(each.is_in(texts) for each in markers)}
+
+
+def received(scene: Scene, name: str, form: str) -> bool:
+    return any(form.encode() in request for request in scene.servers[name].requests)
+
+
+@pytest.mark.parametrize("hide", HIDDEN)
+def test_the_search_finds_a_secret_in_any_form(hide: Callable[[str], str]) -> None:
+    assert PROXY_PASSWORD.is_in(legible(f"x {hide(PROXY_PASSWORD.secret)} y".encode()))
+    assert not PROXY_PASSWORD.is_in(legible(f"x {hide(PASSWORD.secret)} y".encode()))
+
+
+def test_all_that_is_left_was_searched(scene: Scene) -> None:
+    places = {re.sub(r"-\d{8}T\d{6}Z| \d+$", "", each) for each in scene.texts}
+    assert places >= {
+        *("first/exporter.log", "second/exporter.log", "tmp", "cmdline", "environ", *STATE),
+        *("state/state.db.corrupt", "state/state.db.corrupt-wal", "state/state.db.lock"),
+        *("GET /", "GET /config", "GET /metrics", "GET /api/v1/openapi.json", "GET /api/v1/environments"),
+        *("GET /api/v1/groups", "GET /no/such", "POST /-/reload", "POST /api/v1/operations/down"),
+        *("get", "errors", "watch", "list", "group", "register", "forget", "check-config", "check-web-config"),
+    }
+    assert sum("/operations/" in each for each in places) > 20
+    assert [each for each in places if each.startswith("tmp/")] == []
+    assert b" level=debug " in scene.evidence["first/exporter.log"]
+    assert b'"level": "debug"' in scene.evidence["second/exporter.log"]
+
+
+def test_no_api_key_gets_out(scene: Scene) -> None:
+    assert all(received(scene, "knock", each.secret) for each in (FILE_KEY, NEXT_KEY, ODD_KEY))
+    assert received(scene, "proxy", VARIABLE_KEY.secret)
+    assert shown_in(scene, FILE_KEY, NEXT_KEY, VARIABLE_KEY, INLINE_KEY, ODD_KEY) == set()
+
+
+def test_no_registration_token_gets_out(scene: Scene) -> None:
+    answered = [content.split()[0] for place, content in scene.evidence.items() if place.startswith("POST /api/")]
+    assert {b"200", b"401"} <= set(answered)
+    assert shown_in(scene, TOKEN, WRONG_TOKEN) == set()
+
+
+def test_no_token_of_a_list_gets_out(scene: Scene) -> None:
+    assert received(scene, "lists", f"Bearer {LIST_TOKEN.secret}")
+    assert shown_in(scene, LIST_TOKEN) == set()
+
+
+def test_no_query_of_a_list_gets_out_but_into_the_state(scene: Scene) -> None:
+    assert received(scene, "lists", f"?key={QUERY.secret}")
+    shown = shown_in(scene, QUERY)
+    assert shown >= STATE
+    assert {re.sub(r"\.corrupt-.*|-wal", "", each) for each in shown} == STATE
+
+
+def test_no_password_of_a_proxy_gets_out(scene: Scene) -> None:
+    login = b64encode(f"me:{PROXY_PASSWORD.secret}".encode()).decode()
+    assert received(scene, "proxy", f"Proxy-Authorization: Basic {login}")
+    assert received(scene, "tunnel", f"Proxy-Authorization: Basic {login}")
+    assert shown_in(scene, PROXY_PASSWORD) == set()
+
+
+def test_no_password_of_the_port_gets_out(scene: Scene) -> None:
+    assert {scene.evidence[each].split()[0] for each in scene.evidence if each.startswith("GET /config")} == {
+        b"200",
+        b"401",
+    }
+    assert shown_in(scene, PASSWORD, WRONG_PASSWORD, *HASHES) == set()

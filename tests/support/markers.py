@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 HALF = 8  # characters; what cuts a text off leaves one of the halves
@@ -22,17 +23,16 @@ class Marker:
     secret: str
     core: str
 
+    @cache  # noqa: B019 - there are a dozen
     def forms(self) -> frozenset[bytes]:
         """Return what shows the secret, in lower case: either half, backwards, in base64 and in hexadecimal digits."""
         halves = [self.core[:HALF].encode(), self.core[-HALF:].encode()]
         shown = [form for half in halves for form in (half, half[::-1], half.hex().encode(), *_encoded(half))]
         return frozenset(each.lower() for each in shown)
 
-    def is_in(self, content: bytes) -> bool:
-        """Whether a content shows it, escaped or not."""
-        lower = content.lower()
-        plain = _ESCAPE.sub(lambda found: bytes.fromhex((found[1] or found[2]).decode()), lower).lower()
-        return any(form in text for form in self.forms() for text in {lower, plain})
+    def is_in(self, texts: Iterable[bytes]) -> bool:
+        """Whether what `legible` made of a content shows it."""
+        return any(form in text for text in texts for form in self.forms())
 
 
 def marker(core: str, form: str = "{}") -> Marker:
@@ -40,19 +40,18 @@ def marker(core: str, form: str = "{}") -> Marker:
     return Marker(form.format(core), core)
 
 
-def found(markers: Iterable[Marker], evidence: Mapping[str, bytes]) -> list[str]:
-    """Name what shows any of them, with the text around it."""
-    return [f"{place}: {each.core}" for each in markers for place, content in evidence.items() if each.is_in(content)]
+def legible(content: bytes) -> tuple[bytes, ...]:
+    """Return a content in lower case, and without the escapes of JSON and URLs if it has any."""
+    lower = content.lower()
+    plain = _ESCAPE.sub(lambda found: bytes.fromhex((found[1] or found[2]).decode()), lower).lower()
+    return (lower,) if plain == lower else (lower, plain)
 
 
-def files_of(folder: Path, apart: Iterable[Path] = ()) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file in a folder and those below it, and the names themselves."""
-    without = set(apart)
+def files_of(folder: Path, apart: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of each file and folder in a folder, but for what is in another one."""
     for path in sorted(folder.rglob("*")):
-        if path not in without:
-            yield f"name of {path.name}", path.name.encode()
-            if path.is_file():
-                yield path.name, path.read_bytes()
+        if not path.is_relative_to(apart):
+            yield str(path.relative_to(folder)), path.name.encode() + (path.read_bytes() if path.is_file() else b"")
 
 
 def _encoded(text: bytes) -> Iterator[bytes]:
