@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import subprocess
@@ -680,6 +681,23 @@ def test_proxies_of_the_environment_when_told_to(clean_proxies: pytest.MonkeyPat
         clean_proxies.setenv("no_proxy", "localhost")
         assert ask(knock.url, proxy_from_environment=True) is None
         assert (len(proxy.requests), len(knock.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("password", "back", "name"),
+    [
+        ("p%40ss-word", b64encode(b"me:p@ss-word").decode(), "***"),
+        ("p%40ss-word", "objects.p@ss-word.set", "objects.***.set"),
+        ("identify", "users.identify", "users.identify"),  # a word tells nobody that it is the password
+    ],
+)
+def test_what_a_proxy_sends_back_of_its_login_is_masked(password: str, back: str, name: str) -> None:
+    with serving(answering(http(json.dumps({"id": ID, "status": "queued", "name": back})))) as proxy:
+        address = Secret(proxy.url.replace("//", f"//me:{password}@"))
+        client = Client(base_url="http://api.example", key=KEY, proxy=address)
+        operation, document = client.fetch_record(ID)
+        client.close()
+    assert operation.name == document["name"] == name
 
 
 def test_a_proxy_password_is_not_told() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import sqlite3
+import ssl
 import time
 from base64 import b64decode, b64encode
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +17,20 @@ from urllib.parse import parse_qs, urlsplit
 import bcrypt
 import pytest
 import yaml
-from chaos import Server, http, serving
+from chaos import Server, answering, http, serving
 from click.testing import CliRunner
 from markers import Marker, files_of, legible, marker
-from programs import COMMAND, WEB, Exporter, Starter, until
+from programs import COMMAND, WEB, Exporter, until
 
 from exporter.cli import main
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator
 
     import trustme
     from chaos import Handler
+
+    Form = Callable[[str, str], bytes]  # of a secret and the id that was asked for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.command]
 
@@ -48,6 +48,7 @@ WRONG_TOKEN = marker("Wx1tZc7gMb5Od8Pi", "{}-wrong")
 WRONG_PASSWORD = marker("Fn0jLy2eUk6Sh4Av", "{}-wrong")
 API_KEYS = (FILE_KEY, NEXT_KEY, VARIABLE_KEY, INLINE_KEY, ODD_KEY)
 
+LOGFMT = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\]|\\.)*"|[^" ]*) ?)+')
 USER = "prometheus"
 HASH = bcrypt.hashpw(PASSWORD.secret.encode(), bcrypt.gensalt(4)).decode()
 HASHES = (marker(HASH[-16:]), marker(HASH[7:23]))
@@ -91,7 +92,6 @@ def record(operation_id: str, **fields: Any) -> str:
 
 
 JSON = "Content-Type: application/json"
-Form = "Callable[[str, str], bytes]"  # of a secret and the id that was asked for
 BOTH: tuple[Form, ...] = (
     lambda key, _: http(f'{{"code": "{key}", "type": "api_error", "message": "{key}"}}', 403, JSON),
     lambda key, _: http(f'{{"code": "{key}", "type": "{key}"}}', 500, f"X-Request-ID: {key}"),
@@ -124,20 +124,26 @@ OF_KNOCK: tuple[Form, ...] = (
     lambda key, asked: http(record(asked, error_items=[{"id": key, "collection": key}], error_count=1)),
 )
 LISTED = "0e1f2a3b-4c5d-4e6f-8a9b-0c1d2e3f"  # and four digits: those of the list
+
+
+def listed(asked: str, labels: str) -> bytes:
+    return http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {labels}}}]', 200, JSON)
+
+
 OF_BROKEN_LISTS: tuple[Form, ...] = (
     *BOTH,
     lambda key, _: http(key, 401, f"WWW-Authenticate: Bearer realm={key}"),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"{key}": "x"}}}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"{escaped(key)}": "x"}}}}]', 200, JSON),
+    lambda key, asked: listed(asked, f'{{"{key}": "x"}}'),
+    lambda key, asked: listed(asked, f'{{"{escaped(key)}": "x"}}'),
     lambda key, asked: http(f'[{{"{key}": ["{LISTED}{asked}"]}}]', 200, JSON),
     lambda key, _: http(f'[{{"targets": ["{key}"]}}]', 200, JSON),
 )
 OF_LISTS: tuple[Form, ...] = (  # what names a group so may: a query often has one
     *OF_BROKEN_LISTS,
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"group": "{key}"}}}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"group": "{escaped(key)}"}}}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"team": "{key}"}}}}]', 200, JSON),
-    lambda key, asked: http(f'[{{"targets": ["{LISTED}{asked}"], "labels": {{"run": "{key}"}}}}]', 200, JSON),
+    lambda key, asked: listed(asked, f'{{"group": "{key}"}}'),
+    lambda key, asked: listed(asked, f'{{"group": "{escaped(key)}"}}'),
+    lambda key, asked: listed(asked, f'{{"team": "{key}"}}'),
+    lambda key, asked: listed(asked, f'{{"run": "{key}"}}'),
 )
 LISTS = [(which, form) for which, forms in enumerate((OF_LISTS, OF_BROKEN_LISTS)) for form in range(len(forms))]
 
@@ -150,8 +156,8 @@ def echoing(forms: tuple[Form, ...]) -> Callable[[Server], Handler]:
             if head := server.request(connection).decode():
                 path = urlsplit(head.split(" ")[1]).path
                 number, secrets = int(path[-4:], 10), sent(head)
-                secret = secrets[number // 100 % len(secrets)]
-                connection.sendall(forms[number % 100 % len(forms)](secret, path.rpartition("/")[2]))
+                secret, form = secrets[number // 100 % len(secrets)], forms[number % 100 % len(forms)]
+                connection.sendall(form(secret, path.rpartition("/")[2]))
 
         return handle
 
@@ -198,11 +204,12 @@ class Scene:
     """Two lives of one exporter; `evidence` is all that was seen of it, by where that was."""
 
     folder: Path
+    stack: ExitStack
     servers: dict[str, Server]
     evidence: dict[str, bytes] = field(default_factory=dict)
-    exporter: Exporter | None = None
-    url: str = ""
     texts: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    exporter: Exporter = field(init=False)
+    url: str = ""
 
     def __post_init__(self) -> None:
         for name in ("secrets", "state", "tmp", "first", "second"):
@@ -263,6 +270,7 @@ class Scene:
             },
             "nameless": inline | one | {"base_url": NO_NAME, "proxy": f"{proxy}:9"},
             "unknown": inline | one | {"base_url": NO_NAME},
+            "silent": inline | one | {"base_url": f"http://127.0.0.1:{port['silent']}"},
             "lists": key_file
             | {
                 "base_url": echo,
@@ -301,6 +309,7 @@ class Scene:
             f"--log.format={form}",
         ]
         self.exporter = Exporter(self.folder / life, args, self.environ, COMMAND)
+        self.stack.callback(self.exporter.end)
         self.url = "http://" + self.exporter.said(r'address"?[=:] ?"?(127\.0\.0\.1:\d+)')[0]
         until(lambda: self.ask("GET", "/-/ready") == 200, "ready")
 
@@ -322,7 +331,6 @@ class Scene:
 
     def note_process(self) -> None:
         """Keep what everybody on the machine sees of the process, and its variables but the one that is a key."""
-        assert self.exporter is not None
         process = Path(f"/proc/{self.exporter.process.pid}")
         self.evidence[f"cmdline {len(self.evidence)}"] = (process / "cmdline").read_bytes()
         variables = (process / "environ").read_bytes().split(b"\0")
@@ -371,13 +379,13 @@ def all_met(scene: Scene) -> bool:
         knock <= tails(servers["knock"])
         and proxy <= tails(servers["proxy"])
         and lists <= tails(servers["lists"])
-        and all(servers[each].connections for each in ("tunnel", "secured", "refused", "limited"))
+        and all(servers[each].connections for each in ("tunnel", "secured", "refused", "limited", "silent"))
         and all(polled.get(each) for each in ("down", "nameless", "unknown", "secured", "tunnel"))
     )
 
 
 def register(scene: Scene) -> None:
-    """Send what is no id, group or label, and what nobody may send."""
+    """Send keys as ids, groups and labels, and tokens that are wrong or in the wrong place."""
     good, wrong = {"Authorization": f"Bearer {TOKEN.secret}"}, {"Authorization": f"Bearer {WRONG_TOKEN.secret}"}
     path = "/api/v1/operations/down"
     for number, key in enumerate(each.secret for each in (FILE_KEY, VARIABLE_KEY, INLINE_KEY)):
@@ -415,7 +423,7 @@ def register(scene: Scene) -> None:
 
 
 def spoil_keys(scene: Scene) -> None:
-    """Put into the files of secrets what is none, and have the configuration loaded again each time."""
+    """Spoil the files of secrets, and have the configuration loaded again each time."""
     for name, each in (("file.key", FILE_KEY), ("register.token", TOKEN), ("list.token", LIST_TOKEN)):
         path = scene.secret(name)
         whole = path.read_bytes()
@@ -462,7 +470,7 @@ def configure_wrongly(scene: Scene) -> None:
     good = scene.secret("config.yaml").read_text()
     for number, text in enumerate(mistakes(good)):
         file = scene.write("mistake.yaml", text)
-        scene.command("check-config", file, *(["--print"] if number % 5 == 0 else []))
+        scene.command("check-config", file, "--print")
         if number % 12 == 0:
             scene.write("config.yaml", text)
             scene.ask("POST", "/-/reload")
@@ -514,22 +522,17 @@ def scene(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> It
         "tunnel": NO_TUNNEL,
         "refused": REFUSED,
         "limited": LIMITED,
+        "silent": answering(b""),
     }
     with ExitStack() as stack:
         servers = {name: stack.enter_context(serving(handler)) for name, handler in handlers.items()}
         servers["secured"] = stack.enter_context(serving(REFUSED, tls_of(authority)))
-        scene = Scene(tmp_path_factory.mktemp("secrets"), servers)
-        try:
-            live(scene)
-        finally:
-            if scene.exporter is not None:
-                scene.exporter.end()
+        scene = Scene(tmp_path_factory.mktemp("secrets"), stack, servers)
+        live(scene)
         yield scene
 
 
 def tls_of(authority: trustme.CA) -> ssl.SSLContext:
-    import ssl  # noqa: PLC0415
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     return context
@@ -596,6 +599,13 @@ def test_all_that_is_left_was_searched(scene: Scene) -> None:
     assert [each for each in places if each.startswith("tmp/")] == []
     assert b" level=debug " in scene.evidence["first/exporter.log"]
     assert b'"level": "debug"' in scene.evidence["second/exporter.log"]
+
+
+def test_each_line_of_the_log_can_be_parsed(scene: Scene) -> None:
+    logfmt, in_json = ((scene.folder / life / "exporter.log").read_text().splitlines() for life in ("first", "second"))
+    assert min(len(logfmt), len(in_json)) > 100
+    assert [line for line in logfmt if not LOGFMT.fullmatch(line)] == []
+    assert all(json.loads(line).keys() >= {"ts", "level", "event"} for line in in_json)
 
 
 def test_no_api_key_gets_out(scene: Scene) -> None:
