@@ -104,7 +104,7 @@ class Masking:
 
     def _plain(self, body: bytearray) -> bytearray:
         # One kind at a time: a body of nothing else would take fifty times its memory as a list of matches.
-        plain = body.replace(b"\\\\", b"\0")  # what follows two backslashes is no escape
+        plain = body.replace(b"\\\\", b"\0")  # what follows two of them is plain text
         for spelling, character in self._spellings:
             if spelling in plain:
                 plain = plain.replace(spelling, character)
