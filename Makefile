@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-alone test-one-core soak coverage bench figures check fmt lock schema monitoring chart dist pictures clean
+.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist pictures clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -71,11 +71,18 @@ test-one-core:
 soak: .venv/dev ## run random operations, faults and restarts against a model for an hour
 	PYTHONHASHSEED=0 PYTHONPATH=tests/support $(BIN)/python tests/machine/soak.py $(SOAK_FLAGS)
 
-coverage: .venv/dev ## run the unit tests, and show which lines they do not reach
+# Which test reaches which line, and how long each takes, is what `mutants` goes by.
+.coverage-tests.xml: .venv/dev $(shell find exporter tests -name '*.py')
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(UNIT_TESTS)
+	$(BIN)/coverage run -m pytest $(UNIT_TESTS) --junitxml=.coverage-tests.new
 	$(BIN)/coverage combine --quiet
+	@mv .coverage-tests.new $@
+
+coverage: .coverage-tests.xml ## run the unit tests, and show which lines they do not reach
 	$(BIN)/coverage report
+
+mutants: .coverage-tests.xml ## change the code that decides in 1,000 places, and see whether tests notice
+	$(BIN)/python tools/mutants.py $(MUTANTS_FLAGS)
 
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)

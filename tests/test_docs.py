@@ -182,6 +182,31 @@ def test_every_helper_of_tests_is_listed_and_no_other() -> None:
     assert rows == sorted(path.stem for path in folder.glob("*.py"))
 
 
+def _tests_of(file: Path) -> set[str]:
+    return {
+        f"{file.relative_to(ROOT)}::{node.name}"
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_every_fault_names_a_test_that_exists() -> None:
+    lines = (ROOT / "docs/reliability.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    heads = [number for number, row in enumerate(rows) if row[0] == "fault"]
+    assert all(rows[number] == ["fault", "what you see", "what is promised", "test"] for number in heads)
+    faults = [row for number, row in enumerate(rows) if number not in heads and number - 1 not in heads]
+    assert len(faults) > 200
+    assert [row for row in faults if len(row) != 4 or not all(row)] == []
+    links = [re.fullmatch(r"\[`(tests/(\S+)::\w+)`\]\(\.\./tests/(\S+)\)", row[3]) for row in faults]
+    without = [row[0] for row, link in zip(faults, links, strict=True) if not link or link[2] != link[3]]
+    assert without == []
+    named = [link[1] for link in links if link]
+    tests = set[str]().union(*(_tests_of(ROOT / "tests" / file) for file in {link[2] for link in links if link}))
+    assert [each for each in named if each not in tests] == []
+    assert len(named) == len(set(named)), "one fault, one test"
+
+
 def test_the_changelog_knows_what_is_to_come() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{__version__}]" in changelog

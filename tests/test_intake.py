@@ -617,6 +617,18 @@ def test_at_the_limit_what_went_wrong_retires_once_it_is_older_than_retention_an
     assert model.register(failed)[0].taken == (Taken(failed, "retired"),)
 
 
+def test_at_the_limit_a_clean_one_retires_before_one_that_failed_long_ago() -> None:
+    records: Knock = {A: finished(A, Status.FAILED), B: finished(B)}
+    model = model_of(records, retention=1000.0, max_operations=2)
+    model.register(A)
+    model.run(1500)
+    model.register(B)
+    model.run(5)
+    model.register(C)
+    model.run(1)
+    assert shown(model) & {A, B} == {A}
+
+
 def test_at_the_limit_each_environment_has_its_own_retention() -> None:
     records: Knock = {A: finished(A, Status.FAILED), B: finished(B, Status.FAILED)}
     settings = environment("production", retention=1000.0), environment("short", retention=100.0)

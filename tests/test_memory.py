@@ -288,6 +288,29 @@ def test_no_counter_counts_twice() -> None:
     assert (total(fourth), fourth.value("knock_bulk_operations_finished_total", **E)) == (0, 0)
 
 
+def test_an_environment_without_operations_remembers_since_when_it_is_watched() -> None:
+    records: dict[str, Operation | KnockError] = {}
+    model = model_of(records)
+    model.run(30)
+    records[A] = running(A, rows_processed=10, inserted_at=WALL + 100)
+    second = model.restarted()
+    second.mono += 200
+    second.register(registration(A))
+    second.run(60)
+    assert total(second) == 10
+
+
+def test_the_end_of_the_last_operation_is_in_the_histogram_of_its_group() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A, started_at=WALL - 50, inserted_at=WALL + 1)}
+    model = model_of(records)
+    model.register(registration(A))
+    model.run(30)
+    records[A] = finished(A)
+    model.run(60)
+    name = "knock_bulk_operations_run_duration_seconds_count"
+    assert model.value(name, status="completed", **E) == 1
+
+
 def test_what_was_planned_is_not_asked_sooner() -> None:
     model = model_of({A: running(A)})
     model.register(A)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import http.client
 import socket
@@ -18,6 +19,7 @@ import pytest
 import uvicorn
 from programs import until
 from starlette.applications import Starlette
+from structlog.testing import capture_logs
 from timing import BUSY_SECONDS
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -293,6 +295,39 @@ def test_the_cap_leaves_descriptors_for_the_rest() -> None:
     rules = ConnectionRules()
     assert rules.within(20_000).connections == rules.within(-1).connections == 256
     assert rules.within(200).connections == 100
+
+
+class WithoutDescriptors(socket.socket):
+    """A listening socket of a process that has no file descriptors left, for so many accepts."""
+
+    failures = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_without_descriptors_it_waits_and_accepts_again() -> None:
+    listening = WithoutDescriptors(fileno=bind("127.0.0.1", 0).detach())
+    listening.failures = 3
+    server = WebServer(App(), [listening], pytest.fail)
+    with capture_logs() as logs:
+        server.start()
+        try:
+            with closing(socket.create_connection(listening.getsockname(), timeout=BUSY_SECONDS)) as connection:
+                assert served(connection)
+        finally:
+            server.stop()
+    assert listening.failures == 0
+    assert logs == [
+        {
+            "event": "cannot accept connections, trying again",
+            "log_level": "warning",
+            "error": "Too many open files",
+        }
+    ]
 
 
 # TLS.

@@ -871,6 +871,31 @@ def killed_while_writing(path: Path, lines: int) -> int:
     return int(told[-1]) if told else safe
 
 
+def test_the_log_shrinks_after_a_long_reader(state_path: Path, unthreaded: UnthreadedWriter, clock: Clock) -> None:
+    log = state_path.with_name("state.db-wal")
+    with closing(sqlite3.connect(state_path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM documents").fetchone()
+        with closing(sqlite3.connect(state_path)) as other, other:
+            other.execute("CREATE TABLE padding AS SELECT zeroblob(?) AS bytes", (database.WAL_BYTES,))
+        unthreaded.writer.save(changes(1, clock.now, A))
+        unthreaded.step()
+        assert log.stat().st_size > database.WAL_BYTES
+    for number in (2, 3):
+        unthreaded.writer.save(changes(number, clock.now, *ids(number)))
+        unthreaded.step()
+    assert unthreaded.said[-1] == Saved(3, ok=True)
+    assert log.stat().st_size <= database.WAL_BYTES
+
+
+def test_a_commit_waits_for_the_disk(state_path: Path) -> None:
+    database.make_file(state_path)
+    with closing(database.connect(state_path, "rw")) as connection:
+        connection.execute("PRAGMA synchronous = OFF")  # a build of SQLite may have another default than FULL
+        database.prepare(state_path, connection)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
 def test_what_was_committed_survives_a_kill(state_path: Path) -> None:
     safe = killed_while_writing(state_path, 20)
     store, memory = open_store(state_path, Clock())

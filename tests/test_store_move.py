@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -372,6 +373,20 @@ def test_check_names_what_cannot_be_read(state_path: Path) -> None:
     exported = call("export", f"--storage.path={state_path}")
     assert A not in exported.stdout
     assert f"production {A}: cannot be read, left out" in exported.stderr
+
+
+def test_check_names_the_first_of_many_rows_and_a_missing_checkpoint(state_path: Path) -> None:
+    write(state_path, STATE, Clock())
+    with closing(sqlite3.connect(state_path)) as shell, shell:
+        shell.executemany(
+            "INSERT INTO documents VALUES ('operation', 'production', ?, '{}')", [(each,) for each in ids(25, seed=7)]
+        )
+        shell.execute("DELETE FROM checkpoint")
+    result = call("check", f"--storage.path={state_path}")
+    assert result.exit_code == 1
+    assert result.stderr.count("cannot be read: ") == 20
+    assert "and 5 more rows that cannot be read" in result.stderr
+    assert "there is no checkpoint" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["check", "export"])

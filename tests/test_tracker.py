@@ -422,6 +422,14 @@ def test_a_changed_key_resumes_at_once() -> None:
     assert model.value("knock_exporter_api_suspended", **E) == 0
 
 
+def test_a_key_can_be_rotated_back() -> None:
+    model = Model(Config((environment(operations=[A]),)), lambda request, _now: running(request.id))
+    for key in (OTHER_KEY, OTHER_KEY, KEY):
+        model.run(1)
+        model.tell(KeyRead("production", key))
+    assert model.used_keys == [("production", OTHER_KEY), ("production", KEY)]
+
+
 def test_a_late_refusal_of_the_old_key_is_not_held_against_the_new_one() -> None:
     model = Model(
         Config((environment(operations=[A, B]),)),

@@ -178,7 +178,9 @@ def test_raw_garbage_shows_no_wrong_number(start: Starter, tmp_path: Path) -> No
     with serving(turning_bad) as server:
         exporter = start(server.url, ids, rate_limit=200, timeout="1s", polling=POLLING)
         until(lambda: len(exporter.values("knock_bulk_operation_rows_processed")) == len(ids), "all are known")
+        known = exporter.values("knock_bulk_operation_rows_processed")
         until(all_are(exporter, ids, up=0), "all went wrong", 20.0)
+        assert exporter.values("knock_bulk_operation_rows_processed") == known
         exporter.signal()
         assert exporter.wait() == 0
     assert "Traceback" not in exporter.output

@@ -47,7 +47,7 @@ class Migration:
             "KNOCK_EXPORTER_URL": exporter.url,
         }
         folder.mkdir()
-        (folder / "token").write_text(TOKEN)
+        (folder / "register.token").write_text(TOKEN)
         (folder / "batches").mkdir()
         assert SCRIPTS["migration.sh"].count(PAUSE) == 1
         for name, text in SCRIPTS.items():
