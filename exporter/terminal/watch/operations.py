@@ -140,9 +140,7 @@ class WatchedOperations:
 
     def _unknown(self) -> str:
         missing = [
-            key
-            for key, each in self.watched.items()
-            if each.tracked.active and each.tracked.missing_since is not None
+            key for key, each in self.watched.items() if each.tracked.active and each.tracked.missing_since is not None
         ]
         asked_for = f"asking again for up to {span(MISSING_SECONDS)}"
         return f"{self.asked} does not know {first_few(missing)} (HTTP 404): {asked_for}" if missing else ""
