@@ -43,7 +43,7 @@ venv = $(BIN)/pip --version > /dev/null 2>&1 || { \
 	@touch $@
 
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
-	@$(BIN)/python -m exporter demo $(DEMO_FLAGS) || { echo "Flags are given so: make demo DEMO_FLAGS=--web.listen-address=127.0.0.1:10287"; exit 1; }
+	@$(BIN)/python -m exporter demo $(DEMO_FLAGS) || { echo "The demo failed. Flags, such as another port: make demo DEMO_FLAGS=--web.listen-address=127.0.0.1:10287"; exit 1; }
 
 # In the order of their names, end-to-end tests come first: short files fill up the end.
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'

@@ -125,6 +125,7 @@ def test_where_there_is_nothing_it_says_so(shell: Shell) -> None:
 
 def test_a_group_that_does_not_exist_is_told(shell: Shell, api_server: ApiServer) -> None:
     assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: none).\n"
+    assert "\x07" not in shell("list", "--group=\x07").stderr
     api_server.groups["nightly"] = group_of("nightly")
     assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: nightly).\n"
     assert shell("list", "--group=nightly", "--status=failed").stderr == "No operations found.\n"

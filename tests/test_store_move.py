@@ -343,6 +343,9 @@ def test_without_a_path_the_configuration_names_the_state_file(state_path: Path,
     told = call("check", f"--config.file={config}")
     assert told.exit_code == 1
     assert told.stderr == f"{config} has no storage: name the state file with --storage.path\n"
+    config.unlink()
+    told = call("check", f"--config.file={config}")
+    assert (told.exit_code, told.stderr) == (1, f"{config}: no such file (name the state file with --storage.path)\n")
 
 
 @pytest.mark.parametrize("command", ["check", "export"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -249,9 +249,8 @@ class EnvironmentRegistry:
         aggregates: dict[AggregateKey, StoredAggregate] = {}
         environments: dict[str, EnvironmentMemory] = {}
         groups: dict[GroupKey, StoredGroup] = {}
-        for name, each in (
-            self._asleep | {name: self._as_stored(it) for name, it in self._environments.items()}
-        ).items():
+        awake = ((name, self._as_stored(it)) for name, it in self._environments.items())  # one copy at a time
+        for name, each in chain(self._asleep.items(), awake):
             operations |= {stored.tracked.key: stored for stored in each.operations.values()}
             aggregates |= each.aggregates
             groups |= each.groups

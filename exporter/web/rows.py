@@ -107,7 +107,7 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
         notes.append(f"no change for {wording.span(unchanged)}")
     if facts.stale(entry, now):
         since = tracked.last_success or tracked.handed_over
-        notes.append(f"stale: no answer for {wording.span(now.mono - since.mono)}")
+        notes.append(f"stale: not read for {wording.span(now.mono - since.mono)}")
     if tracked.active and tracked.up is False:
         notes.append("last poll failed" if tracked.missing_since is None else "Knock answers 404")
     return notes
