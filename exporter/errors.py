@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 Loc = tuple[str | int, ...]  # a place in a configuration, as pydantic names it: ("environments", 0, "name")
 # A key, or one that was pasted behind something else; a word such as `task_id` is none.
 _KEY = re.compile(r"(?:\b(sk|pk)_|(?<=_)(sk)_|(sk)_(?=test_|live_))[^\s\"',;}\]]+")
-
-
-# A single slash, too: it is what a path makes of a URL. Up to the last @, as a password may have one of its own.
-_URL = re.compile(r"(?i)\b(https?:/+)([^\s/\"'?#]*@)?([^\s\"'?#]*)(\?[^\s\"'#]*)?")
+# A single slash, too: it is what a path makes of a URL. Up to the last @: a password may have signs of its own.
+_URL = re.compile(r"(?i)\b(https?:/+)([^\s\"']*@)?([^\s\"'?#]*)(\?[^\s\"'#]*)?")
 
 
 def redact(text: str) -> str:

@@ -22,12 +22,12 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from exporter import __version__
 from exporter.errors import BadResponse, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
-from exporter.keys import InvalidKey, Masking, is_word
+from exporter.keys import InvalidKey, Masking
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import about, failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
 from exporter.knock.reading import read_operation
-from exporter.knock.transport import Transport, proxy_login
+from exporter.knock.transport import Transport
 from exporter.knock.trust import trust, trust_for
 from exporter.operation import NIL_ID, Invalid, decode, parse_operation
 
@@ -110,8 +110,6 @@ class Client:
         address, origin = proxy.reveal() if proxy else None, "proxy"
         if proxy_from_environment:
             address, origin = _environments_proxy(self._base_url)
-        self._proxy_secrets = _proxy_secrets(address)
-        self.use_key(key)
         try:
             # A file that was named has to be good, whatever the address.
             context = trust_for(None, self._base_url, address) if ca_file is None else trust(ca_file)
@@ -128,6 +126,7 @@ class Client:
             )
         except (OSError, ValueError):
             raise StartError(f"{origin}: not an http or https URL") from None
+        self.use_key(key)
 
     def __repr__(self) -> str:
         return f"Client({self._base_url})"
@@ -142,7 +141,7 @@ class Client:
         }
         if self._branch is not None:
             headers["X-Knock-Branch"] = self._branch
-        self._sent = _Sent(MappingProxyType(headers), Masking(key.reveal(), *self._proxy_secrets))
+        self._sent = _Sent(MappingProxyType(headers), Masking(key.reveal(), *self._transport.proxy_secrets))
 
     def fetch(self, operation_id: str, slot: Slot | None = None) -> Operation:
         """Ask for one operation, within the timeout; raises a KnockError and nothing else.
@@ -235,10 +234,6 @@ def _environments_proxy(base_url: str) -> tuple[str | None, str]:
 
 def _why(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or type(error).__name__
-
-
-def _proxy_secrets(address: str | None) -> tuple[str, ...]:
-    return tuple(each for each in proxy_login(address or "") if not is_word(each))
 
 
 def _clean(error: KnockError, masking: Masking) -> KnockError:

@@ -11,7 +11,7 @@ import socket
 from contextlib import closing
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from exporter import __version__
 from exporter.errors import KnockError, Postponed
@@ -69,7 +69,9 @@ def _parsed(body: bytearray, source: HttpSource, labels: Collection[str]) -> tup
 
 
 def _query_values(source: HttpSource) -> list[str]:
-    return [value for _, value in parse_qsl(urlsplit(source.url).query) if not is_word(value)]
+    parts = [each.partition("=") for each in urlsplit(source.url).query.split("&")]
+    values = {value or name for name, _, value in parts}  # the name of `?secret` is one
+    return [each for each in values | {*map(unquote_plus, values)} if not is_word(each)]
 
 
 def _token(source: HttpSource) -> str:
