@@ -33,7 +33,14 @@ _NO_KEYS = (
         re.compile(r"(?!sk_)[A-Za-z_]\w*=+[^=]"),
         "holds an assignment (expected the key alone, without what is before the =)",
     ),
-    (re.compile(r"\$|\{\{|<|%\w+%$"), "is a placeholder that nothing has replaced by the key"),
+    (
+        re.compile(
+            r"\$|\{\{|<|%\w+%$"
+            r"|sk_(test_|live_)?((your|my|the|secret|api|key|here|example|placeholder)([_-]|$))+$",
+            re.IGNORECASE,
+        ),
+        "is a placeholder that nothing has replaced by the key",
+    ),
     (
         re.compile(r"[^A-Za-z0-9]+$|.*\*\*\*|(sk_(test_|live_)?)?[xX]+$|sk_$"),
         "is a mask or a beginning (expected the whole key)",
@@ -251,11 +258,12 @@ def exposure(file: Path, statvfs: Callable[[Path], os.statvfs_result] = os.statv
     """Say that a file with a secret can be read by others than its owner and group; None where that is not so.
 
     A read-only file system is passed over: secrets that Kubernetes or Docker mount have a mode that nobody here can
-    change, and that no other user sees.
+    change, and that no other user sees. So is a file in a folder that others cannot enter.
     """
     try:
         mode = file.stat().st_mode
-        exposed = mode & stat.S_IROTH and not statvfs(file).f_flag & os.ST_RDONLY
+        reached = all(each.stat().st_mode & stat.S_IXOTH for each in file.resolve().parents)
+        exposed = mode & stat.S_IROTH and reached and not statvfs(file).f_flag & os.ST_RDONLY
     except OSError:
         return None
     return f"can be read by other users (mode {stat.S_IMODE(mode):04o}; chmod o-r {file})" if exposed else None

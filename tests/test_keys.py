@@ -297,8 +297,8 @@ def test_what_may_be_a_key_is_taken_and_doubted(text: str) -> None:
     assert (doubt(Secret(text)) is None) == text.startswith("sk_")
 
 
-def test_the_mode_of_a_secret_that_is_mounted_read_only_is_passed_over(tmp_path: Path) -> None:
-    file = tmp_path / "key"
+def test_the_mode_of_a_secret_that_no_other_user_can_reach_is_passed_over(open_folder: Path) -> None:
+    file = open_folder / "key"
     file.write_text("sk_test_1")
     file.chmod(0o644)
     writable = os.statvfs(file)
@@ -306,4 +306,6 @@ def test_the_mode_of_a_secret_that_is_mounted_read_only_is_passed_over(tmp_path:
     read_only = os.statvfs_result((*writable[:8], os.ST_RDONLY, writable[9]))
     assert exposure(file, lambda _path: writable) == f"can be read by other users (mode 0644; chmod o-r {file})"
     assert exposure(file, lambda _path: read_only) is None
-    assert exposure(tmp_path / "none") is None
+    open_folder.chmod(0o700)
+    assert exposure(file, lambda _path: writable) is None
+    assert exposure(open_folder / "none") is None
