@@ -109,7 +109,7 @@ class Masking:
         return body if masked is plain else masked
 
     def _plain(self, body: bytearray) -> bytearray:
-        # One kind at a time: a body of nothing else would take fifty times its memory as a list of matches.
+        # One kind at a time: a body of nothing else would take many times its memory as a list of matches.
         plain = body.replace(b"\\\\", b"\0")  # what follows two of them is plain text
         for spelling, character in self._spellings:
             if spelling in plain:
