@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist pictures clean
+.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist sbom pictures clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -43,7 +43,7 @@ venv = $(BIN)/pip --version > /dev/null 2>&1 || { \
 	@touch $@
 
 demo: .venv/run ## run the exporter on a simulated Knock, with things to look at
-	@$(BIN)/python -m exporter demo $(DEMO_FLAGS) || { echo "Flags are given so: make demo DEMO_FLAGS=--web.listen-address=127.0.0.1:10287"; exit 1; }
+	@$(BIN)/python -m exporter demo $(DEMO_FLAGS) || { echo "The demo failed. Flags, such as another port: make demo DEMO_FLAGS=--web.listen-address=127.0.0.1:10287"; exit 1; }
 
 # In the order of their names, end-to-end tests come first: short files fill up the end.
 SIDE_BY_SIDE = --dist loadfile --no-loadscope-reorder -m 'not alone'
@@ -109,6 +109,7 @@ lock: .venv/dev ## renew requirements/*.txt from pyproject.toml
 	$(COMPILE) --upgrade --extra test --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml
 	$(COMPILE) --upgrade --extra test --constraint requirements/dev.txt --output-file requirements/test.txt pyproject.toml
 	$(COMPILE) --upgrade --only-build-deps --build-deps-for wheel --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml
+	echo cyclonedx-bom | $(COMPILE) --upgrade --output-file requirements/sbom.txt -
 
 schema: .venv/dev ## renew docs/config.schema.json from the settings and their document
 	$(BIN)/python tools/config_schema.py > docs/config.schema.json.new && mv docs/config.schema.json.new docs/config.schema.json
@@ -121,9 +122,28 @@ chart: .venv/dev ## renew what is generated in helm/knock-exporter and deploy/ku
 	tests/e2e/get-helm
 	$(BIN)/python helm/plain.py .tools/helm4/helm
 
+SBOM := .tools/sbom
+
 dist: .venv/build ## build the wheel and the sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
+
+$(SBOM)/installed: requirements/sbom.txt .venv/build
+	@echo "Installing what writes bills of materials into $(SBOM), once: $(call count,$<) packages"
+	@$(BIN)/python -m venv --clear $(SBOM)
+	@$(SBOM)/bin/pip --quiet --disable-pip-version-check install --no-compile --require-hashes -r $<
+	@touch $@
+
+# Of an environment with nothing but the wheel and its locked dependencies; pyproject.toml alone does not say the version.
+sbom: dist $(SBOM)/installed ## list what the wheel is made of into dist/, as CycloneDX
+	@echo "Installing the wheel and what it needs into $(SBOM)/wheel: $(call count,requirements/run.txt) packages"
+	@$(BIN)/python -m venv --clear --without-pip $(SBOM)/wheel
+	@$(BIN)/pip --python $(SBOM)/wheel --quiet --disable-pip-version-check install --no-compile --require-hashes -r requirements/run.txt
+	@$(BIN)/pip --python $(SBOM)/wheel --quiet --disable-pip-version-check install --no-compile --no-deps --no-index dist/*.whl
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' exporter/__init__.py) && \
+		sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > $(SBOM)/pyproject.toml && \
+		$(SBOM)/bin/cyclonedx-py environment $(SBOM)/wheel --pyproject $(SBOM)/pyproject.toml --output-reproducible \
+			--output-file dist/knock_exporter-$$version.cdx.json
 
 pictures: .venv/dev ## renew docs/pictures from the demo; needs Chromium, Prometheus and Node.js
 	tests/e2e/get-web-tools

@@ -33,11 +33,23 @@ if TYPE_CHECKING:
 Loc = tuple[str | int, ...]  # a place in a configuration, as pydantic names it: ("environments", 0, "name")
 # A key, or one that was pasted behind something else; a word such as `task_id` is none.
 _KEY = re.compile(r"(?:\b(sk|pk)_|(?<=_)(sk)_|(sk)_(?=test_|live_))[^\s\"',;}\]]+")
+# A single slash, too: it is what a path makes of a URL. Up to the last @: a password may have signs of its own.
+_URL = re.compile(r"(?i)\b(https?:/+)([^\s\"']*@)?([^\s\"'?#]*)(\?[^\s\"'#]*)?")
 
 
 def redact(text: str) -> str:
     """Mask whatever looks like a Knock key (`sk_…`, `pk_…`)."""
     return _KEY.sub(lambda found: f"{found[found.lastindex or 1]}_***", text)
+
+
+def redact_all(text: str) -> str:
+    """Mask also user, password and query of URLs: for what somebody wrote, and maybe in the wrong place."""
+    return _URL.sub(_without_secrets, redact(text))
+
+
+def _without_secrets(found: re.Match[str]) -> str:
+    scheme, login, place, query = found.groups()
+    return f"{scheme}{'***@' if login else ''}{place}{'?***' if query else ''}"
 
 
 class Reason(StrEnum):

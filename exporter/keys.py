@@ -6,6 +6,7 @@ only: the client's header set.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from exporter import files
 from exporter.files import SETTLED_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pydantic_core import CoreSchema
@@ -32,7 +33,14 @@ _NO_KEYS = (
         re.compile(r"(?!sk_)[A-Za-z_]\w*=+[^=]"),
         "holds an assignment (expected the key alone, without what is before the =)",
     ),
-    (re.compile(r"\$|\{\{|<|%\w+%$"), "is a placeholder that nothing has replaced by the key"),
+    (
+        re.compile(
+            r"\$|\{\{|<|%\w+%$"
+            r"|sk_(test_|live_)?((your|my|the|secret|api|key|here|example|placeholder)([_-]|$))+$",
+            re.IGNORECASE,
+        ),
+        "is a placeholder that nothing has replaced by the key",
+    ),
     (
         re.compile(r"[^A-Za-z0-9]+$|.*\*\*\*|(sk_(test_|live_)?)?[xX]+$|sk_$"),
         "is a mask or a beginning (expected the whole key)",
@@ -40,6 +48,8 @@ _NO_KEYS = (
     (re.compile(r"c2tf[A-Za-z0-9+/_-]+=*$"), "is encoded in base64 (decode it first)"),  # as what begins with sk_ is
 )
 MAX_KEY_BYTES = 4096
+SHORTEST_MASKED = 8  # characters; masking anything shorter would garble words
+_WORDS = re.compile(r"[a-z_.]+")  # a password that is one can be told from no other
 
 
 class Secret:
@@ -70,6 +80,53 @@ class Secret:
         shown = core_schema.plain_serializer_function_ser_schema(lambda _secret: MASK)
         text = core_schema.str_schema(strict=True)
         return core_schema.no_info_after_validator_function(cls, text, serialization=shown)
+
+
+class Masking:
+    """Masks what a server may send back of the secrets that it was sent. No repr shows them."""
+
+    __slots__ = ("_secrets", "_spellings", "_written")
+
+    def __init__(self, *secrets: str) -> None:
+        self._secrets = sorted({each for each in secrets if len(each) >= SHORTEST_MASKED}, key=len, reverse=True)
+        self._written = [json.dumps(each, ensure_ascii=False)[1:-1].encode() for each in self._secrets]
+        self._spellings = [(b"\\/", b"/"), *_numbers({*"".join(self._secrets)} - {'"', "\\"})]
+
+    def text(self, text: str) -> str:
+        """Mask them in a text."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
+
+    def json(self, body: bytearray) -> bytearray:
+        """Mask them in JSON, however they are written there; without them the body itself is returned."""
+        # Each letter may be written as its number, and a slash behind a backslash, as PHP does.
+        plain = self._plain(body) if b"\\u" in body or b"\\/" in body else body
+        masked = plain
+        for written in self._written:
+            if written in masked:
+                masked = masked.replace(written, MASK.encode())
+        return body if masked is plain else masked
+
+    def _plain(self, body: bytearray) -> bytearray:
+        # One kind at a time: a body of nothing else would take many times its memory as a list of matches.
+        plain = body.replace(b"\\\\", b"\0")  # what follows two of them is plain text
+        for spelling, character in self._spellings:
+            if spelling in plain:
+                plain = plain.replace(spelling, character)
+        return plain.replace(b"\0", b"\\\\")
+
+
+def _numbers(characters: Iterable[str]) -> Iterator[tuple[bytes, bytes]]:
+    for each in characters:
+        number = f"{ord(each):04x}"
+        for spelling in {number, number.upper()}:
+            yield f"\\u{spelling}".encode(), each.encode()
+
+
+def is_word(text: str) -> bool:
+    """Whether a secret looks like a word that an answer holds anyway, so that masking it would only garble that."""
+    return _WORDS.fullmatch(text) is not None
 
 
 class InvalidKey(ValueError):
@@ -201,11 +258,12 @@ def exposure(file: Path, statvfs: Callable[[Path], os.statvfs_result] = os.statv
     """Say that a file with a secret can be read by others than its owner and group; None where that is not so.
 
     A read-only file system is passed over: secrets that Kubernetes or Docker mount have a mode that nobody here can
-    change, and that no other user sees.
+    change, and that no other user sees. So is a file in a folder that others cannot enter.
     """
     try:
         mode = file.stat().st_mode
-        exposed = mode & stat.S_IROTH and not statvfs(file).f_flag & os.ST_RDONLY
+        reached = all(each.stat().st_mode & stat.S_IXOTH for each in file.resolve().parents)
+        exposed = mode & stat.S_IROTH and reached and not statvfs(file).f_flag & os.ST_RDONLY
     except OSError:
         return None
     return f"can be read by other users (mode {stat.S_IMODE(mode):04o}; chmod o-r {file})" if exposed else None

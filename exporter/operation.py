@@ -270,7 +270,7 @@ def collection_name(name: Any) -> str:
         return ""
     if not isinstance(name, str) or len(name) > COLLECTION_LENGTH_MOST or not name.isprintable():
         return OTHER_COLLECTIONS
-    return name
+    return redact(name)
 
 
 def _kind(value: Any) -> str:

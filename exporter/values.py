@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
 
-from exporter.errors import redact
+from exporter.errors import redact, redact_all
 from exporter.operation import NIL_ID, OTHER, is_operation_id
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class InvalidValue(ValueError):
 
 def quoted(text: str) -> str:
     """Show a value that was found: in quotes, one line, not too long, keys masked."""
-    shown = "".join(sign if sign.isprintable() else "�" for sign in redact(text[:1000]))
+    shown = "".join(sign if sign.isprintable() else "�" for sign in redact_all(text[:1000]))
     return f'"{shown[:_SHOWN]}…"' if len(shown) > _SHOWN else f'"{shown}"'
 
 
@@ -144,9 +144,18 @@ def check_path(text: str) -> str:
     return _path(text, "path of a file (expected visible characters)")
 
 
+def check_public_path(text: str) -> str:
+    """Take a path of a file that need not be there yet, and is shown. Raises InvalidValue."""
+    _public(check_path(text).rpartition("/")[2])
+    return text
+
+
 def check_pattern(text: str) -> str:
     """Take a pattern of files. Raises InvalidValue."""
-    return _path(text, "pattern of files (expected visible characters, e.g. ids/*.json)")
+    if "://" in text:
+        raise InvalidValue("is a URL, no pattern of files (lists at URLs belong under operations_http)")
+    _public(_path(text, "pattern of files (expected visible characters, e.g. ids/*.json)").rpartition("/")[2])
+    return text
 
 
 def _path(text: str, expected: str) -> str:

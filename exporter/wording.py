@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,6 +21,11 @@ def number(value: float | None) -> str:
 def counted(value: float | None, noun: str, plural: str = "") -> str:
     """Write a count and what is counted, in the singular or the plural (with an s, where it is not given)."""
     return f"{number(value)} {noun if value == 1 else plural or f'{noun}s'}"
+
+
+def percent(share: float) -> str:
+    """Write a share (0 to 1), rounded down: 100% is all."""
+    return f"{math.floor(min(share, 1) * 100)}%"
 
 
 def short(count: int) -> str:

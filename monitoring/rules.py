@@ -74,6 +74,8 @@ def _expected_instead(name: str, value: object, default: object) -> str | None:
         is_duration = bool(default) and _DURATION.fullmatch(default) is not None
         good = isinstance(value, str) and (not is_duration or _DURATION.fullmatch(value) is not None)
         expected = f"a duration such as {default}" if is_duration else "a text"
+        if good and is_duration and not name.endswith(("_for", "keep_firing")):  # PromQL has no range of 0
+            good, expected = re.search("[1-9]", str(value)) is not None, f"a duration above 0 such as {default}"
     else:
         most = 1 if name.endswith("_ratio") else math.inf
         good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most

@@ -143,9 +143,12 @@ def test_two_environments_with_one_key_are_warned_of(config_here: Path) -> None:
     assert call().stderr == ""
 
 
-def test_secrets_that_every_user_can_read_are_warned_of(config_here: Path) -> None:
+def test_secrets_that_every_user_can_read_are_warned_of(config_here: Path, open_folder: Path) -> None:
+    os.chdir(open_folder)  # `config_here` goes back
+    config_here = open_folder / "config.yaml"
+
     def warned(name: str) -> str:
-        path = config_here.parent / name
+        path = open_folder / name
         path.chmod(0o644)
         told = call(str(config_here)).stderr
         path.chmod(0o440)

@@ -131,6 +131,7 @@ def test_a_flag_that_is_typed_wins() -> None:
         ("--web.external-url=example.com/knock", "expected http(s)://HOST, a port and a path"),
         ("--web.external-url=https://me:hunter2@example.com/", "expected http(s)://HOST"),
         ("--web.external-url=https://example.com/?a=b", "expected http(s)://HOST"),
+        ("--web.listen-address=http://me:hunter2@host:80", "expected HOST:PORT alone"),
         ("--web.external-url=https://[2E]/knock", "expected http(s)://HOST"),
         ("--web.external-url=https://example.com/metrics", "the exporter has /metrics for itself"),
         ("--web.external-url=https://example.com/api/v1/", "the exporter has /api for itself"),
@@ -146,6 +147,7 @@ def test_what_is_wrong_with_a_flag_is_told(flag: str, told: str) -> None:
     result = call(flag)
     assert result.exit_code == 2
     assert told in result.stderr
+    assert "hunter2" not in result.stderr
 
 
 def test_an_external_url_does_not_hide_where_the_metrics_are() -> None:

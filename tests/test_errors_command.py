@@ -170,7 +170,7 @@ def test_of_several_environments_it_takes_the_one_that_lists_all_ids(knock: Simu
 
 
 def test_wrong_use_is_told(knock: Simulator) -> None:
-    for wrong in ((), (A, "--group=g"), (A, "--run=r"), ("--group=g",)):
+    for wrong in ((), (A, "--group=g"), (A, "--run=r")):
         assert errors(knock, *wrong).exit_code == 2
     assert errors(knock, "sk_live_secret1").exit_code == 2
     assert "secret1" not in errors(knock, "sk_live_secret1").output

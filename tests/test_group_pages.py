@@ -146,6 +146,8 @@ def test_what_needs_attention_comes_first() -> None:
         assert word in words[name]
     assert "passed" in words["late"]
     assert '<span class="bad">passed' in lines["late"]
+    assert '<span class="bad">late</span>' in lines["late"]
+    assert '<span class="quiet">none</span>' in lines["running"]
 
 
 @pytest.mark.parametrize("group", ["default", "nightly"])
@@ -254,20 +256,43 @@ def test_the_longest_and_the_slowest_are_shown_once_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "run", "seconds", "told"),
+    ("declared", "run", "seconds", "told", "runbook"),
     [
-        (GroupSettings("nightly", every=60.0), {}, 90, "It did not run: the last run began 1m 30s ago"),
-        (GroupSettings("nightly", deadline=60.0), {}, 90, "It is late: its deadline passed 30s ago"),
-        (GroupSettings("nightly"), {"operations": 1234, "closed": True}, 700, "1,234 operations were not created"),
+        (
+            GroupSettings("nightly", every=60.0),
+            {},
+            90,
+            "It did not run: the last run began 1m 30s ago",
+            "KnockGroupDidNotRun",
+        ),
+        (
+            GroupSettings("nightly", deadline=60.0),
+            {},
+            90,
+            "It is late: its deadline passed 30s ago",
+            "KnockGroupMissedDeadline",
+        ),
+        (
+            GroupSettings("nightly"),
+            {"operations": 1234, "closed": True},
+            700,
+            "1,234 operations were not created",
+            "KnockGroupIncomplete",
+        ),
     ],
 )
 def test_it_says_why_it_needs_attention(
-    declared: GroupSettings, run: dict[str, Any], seconds: float, told: str
+    declared: GroupSettings, run: dict[str, Any], seconds: float, told: str, runbook: str
 ) -> None:
     model = house(Knock(), groups=(declared,))
     model.put_run("nightly", "n1", **run)
     model.run(seconds)
-    assert told in read(section(shown(model, NIGHTLY).text, "attention"))
+    told_at = section(shown(model, NIGHTLY).text, "attention")
+    assert told in read(told_at)
+    assert f"What to do: {runbook}" in read(told_at)
+    assert f"/docs/runbooks/{runbook}.md" in told_at
+    gives_up = "close the run with the operations that it has"
+    assert (gives_up in shown(model, NIGHTLY).text) is ("operations" in run)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

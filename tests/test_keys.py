@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from base64 import b64encode
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import redact
+from exporter.errors import redact, redact_all
 from exporter.files import SETTLED_SECONDS
-from exporter.keys import InvalidKey, KeySource, KeyWatch, Secret, doubt, exposure, parse_key
+from exporter.keys import InvalidKey, KeySource, KeyWatch, Masking, Secret, doubt, exposure, parse_key
 
 OLD, NEW = "sk_test_old", "sk_test_new"
 WALL = 1_700_000_000.0
@@ -245,14 +246,59 @@ def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     assert redact(text) == masked
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('"http://me:pass@host:1/a?b=c" d?e=f', '"http://***@host:1/a?***" d?e=f'),
+        ("/folder/http:/me:p@ss@host: No such file", "/folder/http:/***@host: No such file"),
+        ("HTTPS://me@host and https://host/?x and sk_0123", "HTTPS://***@host and https://host/?*** and sk_***"),
+        ("https://ids.example/operations, https://host/a", "https://ids.example/operations, https://host/a"),
+        ("http://me:p/a?s#s@host:1/", "http://***@host:1/"),
+        ("a@b?c=d", "a@b?c=d"),
+    ],
+)
+def test_urls_are_shown_without_what_may_be_secret(text: str, masked: str) -> None:
+    assert redact_all(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("body", "masked"),
+    [
+        ('{"a": "x to/ken-1 y"}', '{"a": "x *** y"}'),
+        (r'{"a": "to\/ken-1"}', '{"a": "***"}'),
+        (r'{"a": "\u0074\u006F\u002fken-1", "b": "\u00e4\n"}', r'{"a": "***", "b": "\u00e4\n"}'),
+        (r'{"a": "quo\"ted\\secret"}', '{"a": "***"}'),
+        (r'{"a": "\u00fcber\u20ac-key"}', '{"a": "***"}'),
+        (r'{"a": "\u0022to/ken-1\u005c\u0022"}', r'{"a": "\u0022***\u005c\u0022"}'),
+        (r'{"a": "\\u0074o/ken-1"}', None),  # a backslash and the letters u0074
+        ('{"a": "short"}', None),
+    ],
+)
+def test_what_a_server_sends_back_is_masked_in_json(body: str, masked: str | None) -> None:
+    masking = Masking("to/ken-1", "über€-key", 'quo"ted\\secret', "short", "")
+    given = bytearray(body.encode())
+    found = masking.json(given)
+    if masked is None:
+        assert found is given
+    else:
+        assert found == masked.encode()
+        assert json.loads(found) == json.loads(masked)
+    assert Masking().json(given) is given
+    assert "to/ken" not in repr(masking)
+
+
+def test_of_secrets_that_hold_each_other_nothing_is_left() -> None:
+    assert Masking("abcd1234", "abcd1234-and-more").text("x abcd1234-and-more, abcd1234") == "x ***, ***"
+
+
 @pytest.mark.parametrize("text", ["sk_live_a=b", "abcdef", "c2tf", "0123=", "sk_xX1", "key-without-beginning=="])
 def test_what_may_be_a_key_is_taken_and_doubted(text: str) -> None:
     assert KeySource(inline=Secret(text), knock=True).read({}) == Secret(text)
     assert (doubt(Secret(text)) is None) == text.startswith("sk_")
 
 
-def test_the_mode_of_a_secret_that_is_mounted_read_only_is_passed_over(tmp_path: Path) -> None:
-    file = tmp_path / "key"
+def test_the_mode_of_a_secret_that_no_other_user_can_reach_is_passed_over(open_folder: Path) -> None:
+    file = open_folder / "key"
     file.write_text("sk_test_1")
     file.chmod(0o644)
     writable = os.statvfs(file)
@@ -260,4 +306,6 @@ def test_the_mode_of_a_secret_that_is_mounted_read_only_is_passed_over(tmp_path:
     read_only = os.statvfs_result((*writable[:8], os.ST_RDONLY, writable[9]))
     assert exposure(file, lambda _path: writable) == f"can be read by other users (mode 0644; chmod o-r {file})"
     assert exposure(file, lambda _path: read_only) is None
-    assert exposure(tmp_path / "none") is None
+    open_folder.chmod(0o700)
+    assert exposure(file, lambda _path: writable) is None
+    assert exposure(open_folder / "none") is None

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TARGETS = re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "dist", "clean"})
+DEVELOPERS = sorted(set(TARGETS) - {"help", "demo", "dist", "sbom", "clean"})
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 
 
 @pytest.fixture
@@ -41,6 +42,10 @@ def test_packages_are_built_with_their_build_system_and_nothing_else(clone: Path
     assert steps(clone, "dist") == ["requirements/build.txt"]
 
 
+def test_the_bill_of_materials_is_made_of_the_wheel_and_what_it_needs(clone: Path) -> None:
+    assert steps(clone, "sbom") == ["requirements/build.txt", "requirements/sbom.txt", "requirements/run.txt"]
+
+
 @pytest.mark.parametrize("target", DEVELOPERS)
 def test_the_developers_tools_come_in_a_step_of_their_own(clone: Path, target: str) -> None:
     assert steps(clone, target) == ["requirements/run.txt", "requirements/dev.txt"]
@@ -49,6 +54,17 @@ def test_the_developers_tools_come_in_a_step_of_their_own(clone: Path, target: s
     assert steps(clone, target) == ["requirements/dev.txt"]
     (clone / ".venv" / "dev").touch()
     assert steps(clone, "demo") == steps(clone, target) == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_a_lock_has_hashes_and_names_no_host(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    whole = re.sub(r"(?m)^ *#.*\n", "", text).replace("\\\n", "")
+    packages = [line for line in whole.splitlines() if line.strip()]
+    assert packages
+    pinned = r"[a-z0-9-]+==[^ ;]+( ; [^\\]+?)?( +--hash=sha256:[0-9a-f]{64})+ *"
+    assert [line for line in packages if not re.fullmatch(pinned, line)] == []
 
 
 def test_the_lock_of_npm_has_hashes_and_names_no_host() -> None:

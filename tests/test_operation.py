@@ -162,6 +162,13 @@ def test_error_items_are_counted_and_never_hide_the_status(items: Any, count: in
     assert (operation.error_items, operation.status) == (count, Status.PROCESSING)
 
 
+def test_a_key_is_no_collection() -> None:
+    assert read(error_items=[{"collection": "sk_test_0123"}, {"collection": "users"}]).collections == (
+        ("sk_***", 1),
+        ("users", 1),
+    )
+
+
 def test_the_rest_is_ignored() -> None:
     assert read(progress_path=5, __typename=[], surprise={"a": 1}) == read()
 

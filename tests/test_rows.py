@@ -76,8 +76,8 @@ def test_every_line_has_a_name_to_click_on(name: str, told: str) -> None:
         (None, {"lost": True}, 0.0, ("Knock answers 404",)),
         (running(ID), {"lost": True, "up": False}, 0.0, ("Knock answers 404",)),
         (running(ID), {"up": False}, 0.0, ("last poll failed",)),
-        (running(ID), {}, 3600.0, ("stale: no answer for 1h",)),
-        (None, {}, 3600.0, ("not read yet", "stale: no answer for 1h")),
+        (running(ID), {}, 3600.0, ("stale: not read for 1h",)),
+        (None, {}, 3600.0, ("not read yet", "stale: not read for 1h")),
     ],
 )
 def test_notes_say_what_the_state_does_not(

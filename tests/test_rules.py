@@ -45,7 +45,8 @@ def test_the_committed_rules_are_what_the_source_makes() -> None:
 
 
 def test_a_threshold_reaches_its_rule(tmp_path: Path) -> None:
-    made = alerts(rules.documents(tuned(tmp_path, stalled_seconds=1234, stale_for="7m", disabled=["KnockUnreachable"])))
+    changes = {"stalled_seconds": 1234, "stale_for": "7m", "down_for": "0s", "disabled": ["KnockUnreachable"]}
+    made = alerts(rules.documents(tuned(tmp_path, **changes)))
     assert "> 1234" in str(made["KnockOperationStalled"]["expr"])
     assert made["KnockOperationsStale"]["for"] == "7m"
     assert "KnockUnreachable" not in made
@@ -61,6 +62,7 @@ def test_a_threshold_reaches_its_rule(tmp_path: Path) -> None:
         ({"stale_for": ["5m"]}, "stale_for: expected a duration such as 5m, got ['5m']"),
         ({"stale_for": "5 minutes"}, "stale_for: expected a duration such as 5m, got '5 minutes'"),
         ({"stale_for": ""}, "stale_for: expected a duration such as 5m, got ''"),
+        ({"remembered": "0d"}, "remembered: expected a duration above 0 such as 1d, got '0d'"),
         ({"stalled_seconds": "30m"}, "stalled_seconds: expected a number from 0, got '30m'"),
         ({"stalled_seconds": -5}, "stalled_seconds: expected a number from 0, got -5"),
         ({"stalled_seconds": True}, "stalled_seconds: expected a number from 0, got True"),

@@ -125,6 +125,7 @@ def test_where_there_is_nothing_it_says_so(shell: Shell) -> None:
 
 def test_a_group_that_does_not_exist_is_told(shell: Shell, api_server: ApiServer) -> None:
     assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: none).\n"
+    assert "\x07" not in shell("list", "--group=\x07").stderr
     api_server.groups["nightly"] = group_of("nightly")
     assert shell("list", "--group=nigthly").stderr == "No operations found: no group nigthly (there are: nightly).\n"
     assert shell("list", "--group=nightly", "--status=failed").stderr == "No operations found.\n"
@@ -145,7 +146,7 @@ def test_a_table_fits_its_terminal_and_ids_stay_whole(monkeypatch: pytest.Monkey
     hostile = operation(2, name="\x1b[2Jevil", group="\N{CJK UNIFIED IDEOGRAPH-6771}" * 30)
     assert listing.write_operations(out, [LONG, hostile])
     title, first, second = out.getvalue().splitlines()
-    assert (first.split()[:4], second.split()[:2]) == ([A, "processing", "46%", "0"], [B, "completed"])
+    assert (first.split()[:4], second.split()[:2]) == ([A, "processing", "45%", "0"], [B, "completed"])
     assert "\x1b" not in second
     if width == 80:
         assert max(map(len, (title, first, second))) <= 80

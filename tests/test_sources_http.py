@@ -168,6 +168,29 @@ def test_what_does_not_count(answer: bytes, message: str) -> None:
     assert problem(answer) == message.replace("too large", "an answer of more than 16 MiB")
 
 
+@pytest.mark.parametrize("written", ["first/token-1", r"first\/token-1", r"\u0066irst/token\u002d1"])
+def test_a_token_that_comes_back_is_masked(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "token"
+    file.write_text("first/token-1")
+    body = BODY.replace("sync", written)
+    assert body != BODY
+    with serving(answering(http(body, 200, JSON))) as server:
+        (first, *_) = get(server.url, bearer_token_file=KeySource(file=file))
+    assert first.group == "***"
+
+
+def test_a_query_may_name_a_group_but_no_message_quotes_it() -> None:
+    query = "?group=nightly-sync&" + "k1" * 40
+    good = BODY.replace("sync", "nightly-sync")
+    with serving(answering(http(good, 200, JSON))) as server:
+        assert get(server.url + query)[0].group == "nightly-sync"
+    bad = http(good.replace("team", "k1" * 40), 200, JSON)
+    with serving(answering(bad)) as server, pytest.raises(BrokenList) as caught:
+        get(server.url + query)
+    assert "k1k1" not in str(caught.value)
+    assert "is not declared" in str(caught.value)
+
+
 def test_a_body_that_never_ends() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     with serving(repeating(head, b" " * 2**20)) as server, pytest.raises(BrokenList) as caught:

@@ -211,8 +211,12 @@ def test_a_row_that_cannot_be_read_costs_no_other(state_path: Path, opened: Open
 
 def test_another_process_that_holds_the_file_is_waited_for(state_path: Path, clock: Clock) -> None:
     store, _ = open_store(state_path, clock)
-    with pytest.raises(StartError, match=r"state .*state\.db is held by another process, for 10 s now"):
+    with (
+        capture_logs() as lines,
+        pytest.raises(StartError, match=r"state .*state\.db is held by another process, for 10 s now"),
+    ):
         open_store(state_path, clock, sleep=clock.sleep)
+    assert [line["event"] for line in lines] == ["another process has the state file: waiting"]
     assert clock.slept == pytest.approx(10.0, abs=0.2)
     store.close()
 

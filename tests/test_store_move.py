@@ -321,8 +321,8 @@ def test_check_tells_what_is_there(state_path: Path) -> None:
     result = call("check", f"--storage.path={state_path}")
     assert (result.exit_code, result.stderr) == (0, "")
     head, *lines = result.stdout.splitlines()
-    assert head == f"{state_path}: form 4, {state_path.stat().st_size:,} bytes"
-    since = "from birth since 2027-01-15 08:00:00 UTC"
+    assert head == f"{state_path}: version 4 of the format, {state_path.stat().st_size:,} bytes"
+    since = "watched since 2027-01-15 08:00:00 UTC"
     assert lines == [
         "integrity: ok",
         "last checkpoint: 2027-01-15 08:00:00 UTC",
@@ -343,6 +343,9 @@ def test_without_a_path_the_configuration_names_the_state_file(state_path: Path,
     told = call("check", f"--config.file={config}")
     assert told.exit_code == 1
     assert told.stderr == f"{config} has no storage: name the state file with --storage.path\n"
+    config.unlink()
+    told = call("check", f"--config.file={config}")
+    assert (told.exit_code, told.stderr) == (1, f"{config}: no such file (name the state file with --storage.path)\n")
 
 
 @pytest.mark.parametrize("command", ["check", "export"])

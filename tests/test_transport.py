@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import subprocess
@@ -682,6 +683,25 @@ def test_proxies_of_the_environment_when_told_to(clean_proxies: pytest.MonkeyPat
         assert (len(proxy.requests), len(knock.requests)) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("password", "back", "name"),
+    [
+        ("p%40ss-word", b64encode(b"me:p@ss-word").decode(), "***"),
+        ("p%40ss-word", "objects.p@ss-word.set", "objects.***.set"),
+        ("", "t0ken-of-mine", "***"),
+        ("identify", "users.identify", "users.identify"),  # a word tells nobody that it is the password
+    ],
+)
+def test_what_a_proxy_sends_back_of_its_login_is_masked(password: str, back: str, name: str) -> None:
+    with serving(answering(http(json.dumps({"id": ID, "status": "queued", "name": back})))) as proxy:
+        login = f"me:{password}" if password else "t0ken-of-mine"
+        address = Secret(proxy.url.replace("//", f"//{login}@"))
+        client = Client(base_url="http://api.example", key=KEY, proxy=address)
+        operation, document = client.fetch_record(ID)
+        client.close()
+    assert operation.name == document["name"] == name
+
+
 def test_a_proxy_password_is_not_told() -> None:
     with pytest.raises(StartError) as caught:
         Client(base_url="https://api.example", key=KEY, proxy=Secret("socks5://me:hunter2@host"))
@@ -712,8 +732,11 @@ def test_a_proxys_user_and_password_are_sent_as_utf_8(
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy"])
-def test_a_proxy_variable_that_cannot_be_used_is_named(clean_proxies: pytest.MonkeyPatch, name: str) -> None:
-    clean_proxies.setenv(name, "socks5://me:hunter2@host:1080")
+@pytest.mark.parametrize("address", ["socks5://me:hunter2@host:1080", "http://me:hunter2@[::1"])
+def test_a_proxy_variable_that_cannot_be_used_is_named(
+    clean_proxies: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    clean_proxies.setenv(name, address)
     clean_proxies.setenv("HTTP_PROXY", "socks5://me:hunter2@host:1080")
     with pytest.raises(StartError) as caught:
         Client(base_url="https://api.example", key=KEY, proxy_from_environment=True)

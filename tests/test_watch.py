@@ -217,8 +217,8 @@ DONE = {"finished_at": "2027-01-15T09:00:00Z"}
 def test_all_that_is_known_may_be_final_between_two_waves() -> None:
     waves = run(operations={"completed": 30}, expected_operations=1000)
     assert ended((0, group(waves))) is None
-    assert "more may come" in seen((0, group(waves))).frame().problem
-    assert seen((0, group(run(operations={"processing": 1})))).frame().problem == ""
+    assert "more may come" in seen((0, group(waves))).frame().note
+    assert seen((0, group(run(operations={"processing": 1})))).frame().note == ""
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,20 @@ def test_what_an_exporter_does_not_follow_for_five_minutes_is_lost(virtual: Expo
     virtual.fake.operations.clear()
     assert virtual.watch(watched_things()[0]) == WatchOutcome(ExitCode.FAILED, "1 lost (404)")
     assert 300 <= virtual.now < 305
-    assert virtual.frames[1].problem == f"Knock does not know {NOWHERE} (HTTP 404)"
+    assert virtual.frames[1].note == f"Knock does not know {NOWHERE} (HTTP 404): asking again for up to 5m"
+    assert virtual.frames[-1].note == ""
+
+
+def test_an_operation_that_is_not_known_hides_no_server_that_is_away(virtual: Exporter) -> None:
+    virtual.fake.operations.clear()
+    virtual.trouble = lambda now: REFUSED if 20 < now < 60 else None
+    virtual.watch(watched_things()[0])
+    lines: list[str] = []
+    plain = PlainLines(lines.append, 0.0)
+    for number, frame in enumerate(virtual.frames):
+        plain(frame, Moment(float(number), 0.0))
+    assert lines.count("http://here: connection refused") == 1
+    assert sum(line.startswith("Knock does not know") for line in lines) == 1
 
 
 # What people see.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exporter.cli.flags import EXPORTER_URL, ExporterUrl, FilePath, flag
+from exporter.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,3 +75,16 @@ def writing(url: str, environment: str, token_file: Path) -> Iterator[ExporterWr
 
     with closing(Connection(url, bearer(token_file, os.environ), os.environ)) as connection:
         yield ExporterWrites(url, environment, connection.send, warn)
+
+
+def environment_of(api: ExporterApi, name: str | None) -> str:
+    """Return which environment of the exporter is meant. Raises StartError."""
+    from exporter.terminal.exporter_api import printable  # noqa: PLC0415 - only this command needs it
+
+    names = [str(each.get("name")) for each in api.environments()]
+    known = printable(", ".join(names))
+    if name is not None and name not in names:
+        raise StartError(f"{api.url} has no environment {name} (it has: {known})")
+    if name is None and len(names) != 1:
+        raise StartError(f"which environment? Name one with --environment (there are: {known})")
+    return name or names[0]

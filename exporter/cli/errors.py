@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exporter.cli.connection import reading, reads, warn
+from exporter.cli.connection import environment_of, reading, reads, warn
 from exporter.cli.flags import RUN_ID, FilePath, IdOrStdin, example, flag, given
 from exporter.errors import KeyRefused, KnockError, StartError
 
@@ -60,10 +60,9 @@ def errors(  # noqa: PLR0913 - one parameter for each flag
 
     if bool(operation_ids) is (group is not None) or (run is not None and group is None):
         raise click.UsageError("expected IDs (or -), or else --group and maybe --run")
-    if group is not None and environment is None:
-        raise click.UsageError("--group needs --environment: the name that the exporter knows it by")
-    if group is not None and environment is not None:
+    if group is not None:
         with reading(url, username, password_file) as api:
+            environment = environment or environment_of(api, None)
             ids, problems = in_group(api, environment, group, run)
     else:
         ids, found = ids_of(given(operation_ids))

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from exporter.errors import redact
+from exporter.errors import redact, redact_all
 from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_run_id, parse_duration, show_duration
 
@@ -79,7 +79,7 @@ class Address(click.ParamType[tuple[str, int]]):
         if isinstance(value, tuple):
             return value
         if "/" in value:
-            self.fail(f"{redact(repr(value))}: expected HOST:PORT alone, without http:// and path", param, ctx)
+            self.fail(f"{redact_all(repr(value))}: expected HOST:PORT alone, without http:// and path", param, ctx)
         if value.startswith("*:"):
             self.fail(f"{value!r}: all addresses are written as {value[1:]!r}", param, ctx)
         host, colon, port = value.rpartition(":")
@@ -132,7 +132,7 @@ class ExternalUrl(click.ParamType[str]):
         """Read the value, or fail with what was expected."""
         if not _EXTERNAL_URL.fullmatch(value) or not _is_splittable(value):
             expected = "expected http(s)://HOST, a port and a path where there are such, and nothing else"
-            self.fail(f"{redact(repr(value))}: {expected}, as in https://example.com/knock", param, ctx)
+            self.fail(f"{redact_all(repr(value))}: {expected}, as in https://example.com/knock", param, ctx)
         return str(value).rstrip("/")
 
 

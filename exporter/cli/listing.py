@@ -9,7 +9,7 @@ import click
 
 from exporter.cli.connection import TOKEN_FILE, reading, reads, warn, writing
 from exporter.cli.flags import RUN_ID, IdOrStdin, example, flag, given
-from exporter.wording import first_few
+from exporter.wording import first_few, visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,8 +78,10 @@ def list_command(  # noqa: PLR0913 - one parameter for each flag
 
 def _hint(api: ExporterApi, environment: str | None, group: str | None) -> str:
     """Say what groups there are, where the one that was asked for is not among them."""
-    known = sorted({str(each.get("group")) for each in api.groups(environment)}) if group is not None else []
-    return "" if group is None or group in known else f": no group {group} (there are: {first_few(known) or 'none'})"
+    if group is None:
+        return ""
+    known = sorted({str(each.get("group")) for each in api.groups(environment)})
+    return "" if group in known else visible(f": no group {group} (there are: {first_few(known) or 'none'})")
 
 
 @click.command(

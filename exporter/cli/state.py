@@ -42,6 +42,8 @@ def _path(storage_path: Path | None, config_file: Path) -> Path:
     """Return the path of the state file. Raises StartError where nothing names one."""
     if storage_path is not None:
         return storage_path
+    if not config_file.exists():
+        raise StartError(f"{config_file}: no such file (name the state file with --storage.path)")
     from exporter import reloading  # noqa: PLC0415 - pydantic is not needed for --help
 
     storage = reloading.ConfigFile(config_file, os.environ).load().storage

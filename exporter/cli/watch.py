@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import click
 from click.core import ParameterSource
 
-from exporter.cli.connection import check_password_flags, credentials_of, with_password
+from exporter.cli.connection import check_password_flags, credentials_of, environment_of, with_password
 from exporter.cli.flags import (
     EXPORTER_URL,
     RUN_ID,
@@ -244,7 +244,7 @@ def _watching(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
         patiently = Retrying(wanted.url, lambda line: click.echo(line, err=True), seconds=seconds)
         at_first = ExporterApi(wanted.url, lambda address: patiently(lambda: connection.send(address)))
         api = ExporterApi(wanted.url, connection.send)
-        environment = _environment(at_first, wanted.environment)
+        environment = environment_of(at_first, wanted.environment)
         title = environment
         if wanted.group is not None:
             run = wanted.run or _open_run(at_first, environment, wanted.group)
@@ -275,19 +275,6 @@ def _of_knock(wanted: _Wanted, ids: list[str], clock: WatchClock) -> Iterator[Wa
             together=together,
             explain=lambda error: lookup.explained(settings, error),
         )
-
-
-def _environment(api: ExporterApi, name: str | None) -> str:
-    """Return which environment of the exporter is meant. Raises StartError."""
-    from exporter.terminal.exporter_api import printable  # noqa: PLC0415 - only this command needs it
-
-    names = [str(each.get("name")) for each in api.environments()]
-    known = printable(", ".join(names))
-    if name is not None and name not in names:
-        raise StartError(f"{api.url} has no environment {name} (it has: {known})")
-    if name is None and len(names) != 1:
-        raise StartError(f"which environment? Name one with --environment (there are: {known})")
-    return name or names[0]
 
 
 def _open_run(api: ExporterApi, environment: str, group: str) -> str | None:

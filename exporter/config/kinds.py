@@ -6,6 +6,7 @@ What a file, a variable or a folder has to hold is looked up while the value is 
 
 import errno
 import os
+import re
 import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from exporter.operation import OTHER
 from exporter.values import ALL_ENVIRONMENTS, InvalidValue, show_duration
 
 TOKEN_LEAST = 16  # characters; a shorter token could be guessed
+_RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+_=-]{16,}")  # no name with an extension, no path
+_ITSELF = "the secret itself (put it into a file, and name that file here)"
 _FOLDER = "relative paths start at the folder of this file"
 _Section = TypeVar("_Section")
 
@@ -121,6 +124,8 @@ def _holding(source: KeySource, text: str, info: Info) -> KeySource:
             source.read(info.context.environ)
     except InvalidKey as error:
         missing, hint = str(error).endswith((os.strerror(errno.ENOENT), "is not set")), ""
+        if missing and source.file and _RANDOM.fullmatch(text) and not text.startswith(BEGINNING):
+            raise InvalidValue(f"names no file, and looks like {_ITSELF}", source.file) from None
         if missing and text.startswith(BEGINNING):
             hint = " (looks like the key itself: put it into the file or variable that is named here, or use api_key)"
         elif source.variable:
@@ -149,7 +154,7 @@ def _authorities(text: str, info: Info) -> Path:
 
 
 def _state_file(text: str, info: Info) -> Path:
-    path = _file(text, info)
+    path = info.context.folder / values.check_public_path(text)
     try:
         if path.is_dir():
             raise InvalidValue(f"{path}: is a folder (name a file in it, e.g. {path / 'state.db'})", path)

@@ -92,8 +92,11 @@ class Wording:
             return "unknown key here (it belongs to the top level)"
         if not section and key in self._keys("environments"):
             return "unknown key here (it belongs to an environment)"
-        told = suggestion(key, self._keys(section), "unknown key")
-        return f"{told}; of Knock's record write the id alone" if section == "operations" else told
+        known = self._keys(section)
+        told = suggestion(key, known, "unknown key")
+        if section == "operations" and closest(key, known) is None:  # not a typing mistake
+            return f"{told}; of Knock's record write the id alone"
+        return told
 
     def _keys(self, section: str) -> list[str]:
         return [each.name for part in self.sections.get(section, ()) for each in fields(part)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from exporter import files
-from exporter.errors import ConfigError, ConfigProblem, Found, redact
+from exporter.errors import ConfigError, ConfigProblem, Found, redact, redact_all
 from exporter.garbage_collection import no_garbage_collection
 from exporter.values import quoted
 
@@ -86,7 +86,7 @@ class Document:
         """Look up where it is and make sure that it shows no key."""
         line, path = self._locate(found.loc)
         message = found.message if isinstance(found.message, str) else found.message()
-        return ConfigProblem(_bounded(redact(path)), _bounded(redact(message)), found.line or line)
+        return ConfigProblem(_bounded(redact_all(path)), _bounded(redact_all(message)), found.line or line)
 
     def line(self, loc: Loc) -> int:
         """Return the line of a place, counted from 1; of a missing key, the line of its mapping."""

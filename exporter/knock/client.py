@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import time
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from exporter import __version__
 from exporter.errors import BadResponse, KeyRefused, KnockError, NotFound, RateLimited, Refused, StartError, TooLarge
-from exporter.keys import MASK, InvalidKey
+from exporter.keys import InvalidKey, Masking
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import about, failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
@@ -51,7 +52,6 @@ _USER_AGENT = f"knock-exporter/{__version__} python-requests/{requests.__version
 _BAD_TOKEN = frozenset({"bearer_token_invalid", "api_key_missing", "api_key_expired"})
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
-_SHORTEST_KEY = 8  # masking anything shorter would garble words
 
 
 class ProbeResult(NamedTuple):
@@ -64,6 +64,14 @@ class ProbeResult(NamedTuple):
     error: KnockError | None
     seconds: float
     clock_difference: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What a request carries, and what masks the secrets of it in the answer."""
+
+    headers: Mapping[str, str] = field(repr=False)
+    masking: Masking
 
 
 class Client:
@@ -99,7 +107,6 @@ class Client:
         self._monotonic = monotonic
         self._budget = budget or MemoryBudget()
         self._owner = owner
-        self.use_key(key)
         address, origin = proxy.reveal() if proxy else None, "proxy"
         if proxy_from_environment:
             address, origin = _environments_proxy(self._base_url)
@@ -119,6 +126,7 @@ class Client:
             )
         except (OSError, ValueError):
             raise StartError(f"{origin}: not an http or https URL") from None
+        self.use_key(key)
 
     def __repr__(self) -> str:
         return f"Client({self._base_url})"
@@ -133,7 +141,7 @@ class Client:
         }
         if self._branch is not None:
             headers["X-Knock-Branch"] = self._branch
-        self._headers: Mapping[str, str] = MappingProxyType(headers)
+        self._sent = _Sent(MappingProxyType(headers), Masking(key.reveal(), *self._transport.proxy_secrets))
 
     def fetch(self, operation_id: str, slot: Slot | None = None) -> Operation:
         """Ask for one operation, within the timeout; raises a KnockError and nothing else.
@@ -148,11 +156,11 @@ class Client:
 
     def probe(self) -> ProbeResult:
         """Ask for an operation that cannot exist, which changes nothing; raises nothing."""
-        headers, began, date = self._headers, self._monotonic(), None
+        sent, began, date = self._sent, self._monotonic(), None
         url = f"{self._base_url}{_PATH}{NIL_ID}"
         error: KnockError | None = None
         try:
-            with self._transport.request(url, headers, Deadline(self._timeout)) as answer:
+            with self._transport.request(url, sent.headers, Deadline(self._timeout)) as answer:
                 date = _date(answer.headers.get("date", ""))
                 if answer.status != HTTPStatus.OK:
                     error = _refusal(answer, self._wall)
@@ -161,7 +169,7 @@ class Client:
         except Exception as foreign:  # noqa: BLE001  as in `_outcome`
             error = failure(foreign)
         if error is not None:
-            error = _clean(error, headers["Authorization"].removeprefix("Bearer "))
+            error = _clean(error, sent.masking)
         difference = None if date is None else self._wall() - date
         return ProbeResult(error, self._monotonic() - began, difference)
 
@@ -178,31 +186,31 @@ class Client:
     def _outcome(
         self, operation_id: str, read: Callable[[bytearray, str], _Read], slot: Slot | None
     ) -> _Read | KnockError:
-        headers = self._headers  # read once: the key may be replaced meanwhile
+        sent = self._sent  # read once: the key may be replaced meanwhile
         try:
             with self._budget.reservation(self._owner, operation_id) as reservation:
-                return self._request(operation_id, headers, reservation, read, slot)
+                return self._request(operation_id, sent, reservation, read, slot)
         except KnockError as ours:
             error = ours
         except Exception as foreign:  # noqa: BLE001  urllib3 and http.client raise more than they document
             error = failure(foreign)
-        return _clean(error, headers["Authorization"].removeprefix("Bearer "))
+        return _clean(error, sent.masking)
 
     def _request(
         self,
         operation_id: str,
-        headers: Mapping[str, str],
+        sent: _Sent,
         reservation: Reservation,
         read: Callable[[bytearray, str], _Read],
         slot: Slot | None,
     ) -> _Read:
         url = self._base_url + _PATH + quote(operation_id, safe="")
-        with self._transport.request(url, headers, Deadline(self._timeout, slot)) as answer:
+        with self._transport.request(url, sent.headers, Deadline(self._timeout, slot)) as answer:
             if answer.status != HTTPStatus.OK:
                 raise _refusal(answer, self._wall)
             body = read_body(answer, reservation)
         with reservation.decoding():
-            return _record(answer, body, operation_id, read)
+            return _record(answer, sent.masking.json(body), operation_id, read)
 
 
 def _normal(base_url: str) -> str:
@@ -228,13 +236,12 @@ def _why(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or type(error).__name__
 
 
-def _clean(error: KnockError, key: str) -> KnockError:
-    """Take off all that leads back to the headers, and the key, should the server have sent it back to us."""
+def _clean(error: KnockError, masking: Masking) -> KnockError:
+    """Take off all that leads back to the headers, and what the server sent back to us of them."""
     error.__traceback__ = error.__cause__ = error.__context__ = None
-    if len(key) >= _SHORTEST_KEY:
-        error.args = tuple(str(each).replace(key, MASK) for each in error.args)
-        if error.request_id is not None:
-            error.request_id = error.request_id.replace(key, MASK)
+    error.args = tuple(masking.text(str(each)) for each in error.args)
+    if error.request_id is not None:
+        error.request_id = masking.text(error.request_id)
     return error
 
 

@@ -20,6 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import parse_url
 
+from exporter.keys import is_word
 from exporter.knock.deadline import DeadlineSocket, RemainingTime, Resolver, StaleConnection, connect
 from exporter.knock.response import Response
 
@@ -132,10 +133,20 @@ def _checked(proxy: str) -> str:
     return url
 
 
+def _login(proxy: str) -> tuple[str, str]:
+    """Return what a proxy is sent of user and password (RFC 7617), and which of it is secret; "" where it has none."""
+    parts = urlsplit(proxy)
+    user, password = unquote_to_bytes(parts.username or ""), unquote_to_bytes(parts.password or "")
+    if not user and not password:
+        return "", ""
+    return b64encode(user + b":" + password).decode(), (password or user).decode(errors="replace")
+
+
 class Transport(HTTPAdapter):
     """requests' adapter for one host: no retries, no redirects, no cookies, nothing from the environment.
 
     `proxy` is an http or https URL. At most `connections` are open; who finds none free waits within its deadline.
+    `proxy_secrets` are what a proxy must not get shown of what it is sent.
     Raises requests', urllib3's or ValueErrors for URLs that cannot be used.
     """
 
@@ -152,6 +163,7 @@ class Transport(HTTPAdapter):
         self._context = context
         self._monotonic = monotonic
         proxy = None if proxy is None else _checked(proxy)
+        self.proxy_secrets = [each for each in _login(proxy or "") if not is_word(each)]
         self._resolver = Resolver(lookup)
         super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0, pool_block=True)
         self._proxied_plainly = proxy is not None and base_url.lower().startswith("http:")
@@ -203,12 +215,8 @@ class Transport(HTTPAdapter):
 
     def proxy_headers(self, proxy: str) -> dict[str, str]:
         """Send user and password as UTF-8 (RFC 7617): requests sends Latin-1, and fails on what that does not have."""
-        parts = urlsplit(proxy)
-        user, password = parts.username or "", parts.password or ""
-        if not user and not password:
-            return {}
-        credentials = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
-        return {"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"}
+        credentials, _ = _login(proxy)
+        return {"Proxy-Authorization": f"Basic {credentials}"} if credentials else {}
 
     def _equip(self, manager: PoolManager) -> None:
         parts = self._resolver, self._monotonic

@@ -11,10 +11,11 @@ import socket
 from contextlib import closing
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus, urlsplit
 
 from exporter import __version__
 from exporter.errors import KnockError, Postponed
-from exporter.keys import MASK, InvalidKey
+from exporter.keys import InvalidKey, Masking, is_word
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
@@ -51,11 +52,26 @@ def fetch(
     body = _exchange(source, token, reservation, Deadline(timeout), lookup)
     try:
         with reservation.decoding():
-            if token:
-                body = body.replace(token.encode(), MASK.encode())  # should it come back, no message may show it
-            return parse(body, Form.JSON, labels)
+            return _parsed(Masking(token).json(body), source, labels)
     except MemoryError as error:
         raise failure(error) from None
+
+
+def _parsed(body: bytearray, source: HttpSource, labels: Collection[str]) -> tuple[ListedOperation, ...]:
+    try:
+        return parse(body, Form.JSON, labels)
+    except BrokenList:
+        masked = Masking(*_query_values(source)).json(body)  # no message may quote what may be a secret
+        if masked is body:
+            raise
+    parse(masked, Form.JSON, labels)  # says what is wrong with it
+    raise BrokenList("cannot be used where it repeats the query of its URL")
+
+
+def _query_values(source: HttpSource) -> list[str]:
+    parts = [each.partition("=") for each in urlsplit(source.url).query.split("&")]
+    values = {value or name for name, _, value in parts}  # the name of `?secret` is one
+    return [each for each in values | {*map(unquote_plus, values)} if not is_word(each)]
 
 
 def _token(source: HttpSource) -> str:
@@ -80,8 +96,7 @@ def _exchange(
         error = failure(foreign)
     if isinstance(error, Postponed):
         raise error
-    problem = str(error)
-    raise BrokenList(problem.replace(token, MASK) if token else problem)
+    raise BrokenList(Masking(token, *_query_values(source)).text(str(error)))
 
 
 def _body(source: HttpSource, token: str, reservation: Reservation, deadline: Deadline, lookup: Lookup) -> bytearray:

@@ -42,7 +42,7 @@ def inspect(path: Path) -> Report:
     """Look through a file, also one that an exporter has open. Raises StartError where it cannot be read at all."""
     report = Report()
     with database.reading(path) as (connection, form):
-        report.lines.append(f"{path}: form {form}, {path.stat().st_size:,} bytes")
+        report.lines.append(f"{path}: version {form} of the format, {path.stat().st_size:,} bytes")
         _check_soundness(connection, report)
         at = tables.read_checkpoint(connection)
         if at is None:
@@ -87,7 +87,7 @@ def _epoch(memory: Memory, name: str) -> str:
     if environment is None:
         return ""
     asleep = "; not configured" if environment.asleep_since is not None else ""
-    return f", from birth since {_time(environment.epoch)}{asleep}"
+    return f", watched since {_time(environment.epoch)}{asleep}"
 
 
 def _time(seconds: float) -> str:

@@ -83,6 +83,7 @@ def hold(path: Path, patience: Patience) -> StateLock:
 
     The lock's file is never deleted: another process could lock the deleted one.
     """
+    waits = False
     while True:
         try:
             descriptor = _try(path)
@@ -92,6 +93,9 @@ def hold(path: Path, patience: Patience) -> StateLock:
             raise StartError(f"state {path} cannot be locked: {_lock_path(path)}: {error.strerror}") from None
         if descriptor is not None:
             return StateLock(path, descriptor)
+        if not waits:
+            waits = True
+            log.warning("another process has the state file: waiting", path=str(path), seconds=patience.seconds)
         if patience.ends():
             raise held_elsewhere(path, patience)
 

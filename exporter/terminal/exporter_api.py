@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from exporter import __version__, files
 from exporter.errors import BadResponse, ConnectionLost, ExporterError, KnockError, Reason, StartError, redact
-from exporter.keys import MASK, MAX_KEY_BYTES, InvalidKey, KeySource, Secret
+from exporter.keys import MAX_KEY_BYTES, InvalidKey, KeySource, Masking, Secret
 from exporter.knock.deadline import Deadline
 from exporter.knock.failures import failure, read_body
 from exporter.knock.memory_budget import MemoryBudget
@@ -33,7 +33,6 @@ PAGE = 1000  # operations in a list, the most that the API gives at once
 
 PROBLEM_TYPE = "application/problem+json"  # of what an exporter refuses
 _DETAIL_LONGEST = 500  # characters of a foreign text
-_SHORTEST_SECRET = 8  # masking anything shorter would garble words
 _FOREIGN = "the answer does not come from a knock-exporter (is --url right?)"
 _PROXY = "the answer does not come from a knock-exporter, but from a proxy or another server"
 _CUT_OFF = ("closed without an answer", "connection reset by peer")  # by other servers' TLS ports
@@ -62,17 +61,10 @@ class ApiError(ExporterError):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The value of an Authorization header, and what is never shown of it."""
+    """The value of an Authorization header, and what masks it in foreign texts."""
 
     header: Secret
-    secrets: tuple[Secret, ...]
-
-    def masked(self, text: str) -> str:
-        """Mask what a foreign text repeats of them."""
-        for secret in self.secrets:
-            if len(secret.reveal()) >= _SHORTEST_SECRET:
-                text = text.replace(secret.reveal(), MASK)
-        return text
+    masking: Masking
 
 
 def bearer(token_file: Path, environ: Mapping[str, str]) -> Credentials:
@@ -81,7 +73,7 @@ def bearer(token_file: Path, environ: Mapping[str, str]) -> Credentials:
         token = KeySource(file=token_file).read(environ)
     except InvalidKey as error:
         raise StartError(str(error)) from None
-    return Credentials(Secret(f"Bearer {token.reveal()}"), (token,))
+    return Credentials(Secret(f"Bearer {token.reveal()}"), Masking(token.reveal()))
 
 
 def basic(username: str, password_file: Path) -> Credentials:
@@ -95,7 +87,7 @@ def basic(username: str, password_file: Path) -> Credentials:
     if not password:
         raise StartError(f"{password_file} is empty")
     encoded = b64encode(f"{username}:{password}".encode()).decode()
-    return Credentials(Secret(f"Basic {encoded}"), (Secret(encoded), Secret(password)))
+    return Credentials(Secret(f"Basic {encoded}"), Masking(encoded, password))
 
 
 class Connection:
@@ -160,7 +152,7 @@ class Connection:
         )
 
     def _shown(self, text: str) -> str:
-        return printable(self._credentials.masked(text) if self._credentials is not None else text)
+        return printable(self._credentials.masking.text(text) if self._credentials is not None else text)
 
 
 class Retrying:

@@ -10,7 +10,7 @@ from exporter.operation import GROUP, OperationKey, Status
 from exporter.terminal.columns import Column, write_columns
 from exporter.terminal.exit_codes import ExitCode
 from exporter.tracking.transitions import Circumstances, Moment, newly_tracked, succeeded
-from exporter.wording import moment, number, span, visible
+from exporter.wording import moment, number, percent, span, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def _rows(environment: str, operation: Operation, now: float, hint: str) -> Iter
 def _progress(operation: Operation) -> str:
     text = f"{number(operation.rows_processed)} of {number(operation.rows_estimated)}"
     if operation.rows_processed is not None and operation.rows_estimated:
-        text += f" ({min(operation.rows_processed / operation.rows_estimated, 1):.0%})"
+        text += f" ({percent(operation.rows_processed / operation.rows_estimated)})"
     return text
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from exporter.terminal.columns import Column, write_columns
-from exporter.wording import number, span
+from exporter.wording import number, percent, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,7 +76,7 @@ def _group(group: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{min(share, 1):.0%}"
+    return "-" if share is None else percent(share)
 
 
 def _count(value: float | None) -> str:

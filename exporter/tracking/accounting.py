@@ -81,7 +81,7 @@ class ResponseAccounting:
                 log.warning(
                     "rate limited by Knock, slowing down",
                     environment=environment.name,
-                    limit=upstream.rate_limiter.rate,
+                    limit=round(upstream.rate_limiter.rate, 2),
                 )
         elif isinstance(outcome, Operation):
             upstream.rate_limiter.accepted(request.sent_at)

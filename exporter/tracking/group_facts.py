@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exporter.tracking.snapshot import GroupStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
+RUNNING_MOST = 0.99  # of the progress by rows while an operation is unfinished
 INCOMPLETE_SECONDS = 600.0  # after its closing, a run has had time to be handed over
 
 
@@ -119,7 +120,7 @@ def _facts(key: GroupKey, status: GroupStatus | None, tracked: _Tracked, rate: f
         last_run=status.last_run if status is not None else None,
         progress=progress,
         progress_of=progress_of,
-        time_left=_time_left(run, progress, now.wall),
+        time_left=_time_left(run, progress, now.wall) if sums.unfinished else None,
         rate=rate,
         tracked=tracked.sums,
         stale=tracked.stale,
@@ -133,7 +134,9 @@ def _progress(sums: RunSums, expected: int | None) -> tuple[float | None, Litera
     if expected:
         return min(sums.ended / expected, 1.0), "operations"
     if sums.rows_estimated:
-        return min(sums.rows_processed / sums.rows_estimated, 1.0), "rows"
+        # No estimate counts an operation that Knock has not answered about yet.
+        most = RUNNING_MOST if sums.unfinished else 1.0
+        return min(sums.rows_processed / sums.rows_estimated, most), "rows"
     return None, None
 
 

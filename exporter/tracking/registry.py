@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -36,8 +36,8 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class SleepingEnvironment:
-    """What is kept of an environment that is configured no more, or not yet since the start."""
+class StoredEnvironment:
+    """What is stored of an environment; of one that is configured no more, or not yet since the start, all there is."""
 
     memory: EnvironmentMemory
     operations: dict[str, StoredOperation] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class EnvironmentRegistry:
         activity: Activity,
     ) -> None:
         self._environments = environments
-        self._asleep = {name: SleepingEnvironment(each) for name, each in memory.environments.items()}
+        self._asleep = {name: StoredEnvironment(each) for name, each in memory.environments.items()}
         self._upstreams: dict[tuple[str, Secret], Upstream] = {}
         self._book = book
         self._intake = intake
@@ -72,9 +72,9 @@ class EnvironmentRegistry:
         for group_key, group in memory.groups.items():
             self._sleeping(group_key[0]).groups[group_key] = group
 
-    def _sleeping(self, name: str) -> SleepingEnvironment:
+    def _sleeping(self, name: str) -> StoredEnvironment:
         # One whose own memory is lost: at no known address, so that nothing in it counts as from birth.
-        return self._asleep.setdefault(name, SleepingEnvironment(EnvironmentMemory("", None, 0.0)))
+        return self._asleep.setdefault(name, StoredEnvironment(EnvironmentMemory("", None, 0.0)))
 
     @property
     def upstreams(self) -> list[Upstream]:
@@ -108,7 +108,7 @@ class EnvironmentRegistry:
     def _begin(self, settings: EnvironmentSettings, key: Secret, now: Moment) -> None:
         name = settings.name
         known = EnvironmentMemory(settings.base_url, settings.branch, now.wall)
-        asleep = self._asleep.pop(name, None) or SleepingEnvironment(known)
+        asleep = self._asleep.pop(name, None) or StoredEnvironment(known)
         memory = replace(asleep.memory, asleep_since=None)
         upstream, counters = self._upstream(settings, key), self._activity.add_environment(name)
         environment = WatchedEnvironment(settings, key, upstream, memory, counters, self._epochs)
@@ -210,12 +210,12 @@ class EnvironmentRegistry:
         self._activity.remove_environment(name)
         log.info("environment is no longer configured", environment=name, operations=len(asleep.operations))
 
-    def _as_stored(self, environment: WatchedEnvironment) -> SleepingEnvironment:
+    def _as_stored(self, environment: WatchedEnvironment) -> StoredEnvironment:
         """Return what is to be stored of an environment, as it is now."""
         operations = {each: operation.stored for each, operation in environment.operations.items()}
         aggregates = self._book.all_remembered(environment.name)
         groups = self._book.groups.all_remembered(environment.name)
-        return SleepingEnvironment(environment.stored_memory, operations, aggregates, groups)
+        return StoredEnvironment(environment.stored_memory, operations, aggregates, groups)
 
     def forget_old(self, now: Moment) -> None:
         """Forget the environments that have slept for 30 days."""
@@ -249,9 +249,8 @@ class EnvironmentRegistry:
         aggregates: dict[AggregateKey, StoredAggregate] = {}
         environments: dict[str, EnvironmentMemory] = {}
         groups: dict[GroupKey, StoredGroup] = {}
-        for name, each in (
-            self._asleep | {name: self._as_stored(it) for name, it in self._environments.items()}
-        ).items():
+        awake = ((name, self._as_stored(it)) for name, it in self._environments.items())  # one copy at a time
+        for name, each in chain(self._asleep.items(), awake):
             operations |= {stored.tracked.key: stored for stored in each.operations.values()}
             aggregates |= each.aggregates
             groups |= each.groups

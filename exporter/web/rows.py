@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from exporter.tracking.snapshot import Entry, EnvironmentStatus, Snapshot
     from exporter.tracking.transitions import Moment
 
-RUNNING_MOST = 0.99  # of the progress of a group that still has unfinished operations
 SLOWEST = 5  # operations, by each measure
 CHOICE_LONGEST = 1000  # of a value that a form offers: it becomes a part of the URL
 _CONTROLS = re.compile(r"[\0-\x1f\x7f]")
@@ -107,7 +105,7 @@ def _notes(entry: Entry, now: Moment) -> list[str]:
         notes.append(f"no change for {wording.span(unchanged)}")
     if facts.stale(entry, now):
         since = tracked.last_success or tracked.handed_over
-        notes.append(f"stale: no answer for {wording.span(now.mono - since.mono)}")
+        notes.append(f"stale: not read for {wording.span(now.mono - since.mono)}")
     if tracked.active and tracked.up is False:
         notes.append("last poll failed" if tracked.missing_since is None else "Knock answers 404")
     return notes
@@ -260,7 +258,6 @@ class GroupRow:
     url: str
     list_url: str
     word: str
-    share: float | None
     progress: str
     finished: int
     expected: int | None
@@ -282,6 +279,11 @@ class GroupRow:
         return "flawed" if mild else self.facts.state
 
     @property
+    def is_troubled(self) -> bool:
+        """Whether it needs attention as a whole, whatever its operations do."""
+        return self.place < _UNHANDLED
+
+    @property
     def is_plain(self) -> bool:
         """Whether there is nothing to tell that the operations do not: nobody named it, and nothing is expected."""
         return self.facts.group == GROUP and self.facts.run is None and self.facts.every is None
@@ -299,15 +301,12 @@ def group_row(it: GroupFacts, prefix: str) -> GroupRow:
     """Say what a line says of a group."""
     sums, followed = (it.run_sums if it.run is not None else it.tracked), it.tracked.by_state
     counts = sums.by_state
-    # No estimate counts an operation that Knock has not answered about yet.
-    share = it.progress if it.progress is None or not sums.unfinished else min(it.progress, RUNNING_MOST)
     return GroupRow(
         it,
         group_path(prefix, it.environment, it.group),
         f"{prefix}/?{urlencode({'environment': it.environment, 'group': it.group})}",
         it.state.replace("_", " "),
-        share,
-        _group_progress(it, sums, share),
+        _group_progress(it, sums),
         sums.ended,
         it.run.operations if it.run is not None else sum(sums.states),
         counts[Status.FAILED],
@@ -322,28 +321,40 @@ def group_row(it: GroupFacts, prefix: str) -> GroupRow:
     )
 
 
-def _group_progress(it: GroupFacts, sums: RunSums, share: float | None) -> str:
-    if share is None or it.progress_of is None:
+def _group_progress(it: GroupFacts, sums: RunSums) -> str:
+    if it.progress is None or it.progress_of is None:
         return wording.NOT_KNOWN
-    told = f"{math.floor(share * 100)}% of {it.progress_of}"
+    told = f"{wording.percent(it.progress)} of {it.progress_of}"
     if it.progress_of == "operations":
         return told
     return f"{told}: {wording.progress(sums.rows_processed, sums.rows_estimated)}"
 
 
-def attention(it: GroupFacts, now: Moment) -> list[str]:
+class GroupTrouble(NamedTuple):
+    """Why a group needs somebody to look, and the runbook about it."""
+
+    text: str
+    runbook: str
+
+
+def attention(it: GroupFacts, now: Moment) -> list[GroupTrouble]:
     """Say why a group needs somebody to look, but for what can be listed."""
-    told, run = [], it.run
+    told: list[GroupTrouble] = []
+    run = it.run
     if it.every is not None and it.last_run is not None and now.wall - it.last_run > it.every:
         late = f"the last run began {wording.span(now.wall - it.last_run)} ago"
-        told.append(f"It did not run: {late}, and at least one is expected every {wording.span(it.every)}.")
+        text = f"It did not run: {late}, and at least one is expected every {wording.span(it.every)}."
+        told.append(GroupTrouble(text, "KnockGroupDidNotRun"))
     if run is not None and run.finished is None and it.deadline is not None and now.wall > it.deadline:
-        told.append(f"It is late: its deadline passed {wording.span(now.wall - it.deadline)} ago.")
+        text = f"It is late: its deadline passed {wording.span(now.wall - it.deadline)} ago."
+        told.append(GroupTrouble(text, "KnockGroupMissedDeadline"))
     if it.is_incomplete(now.wall) and run is not None and run.operations is not None:
         missing = run.operations - sum(it.run_sums.states)
-        told.append(f"It is incomplete: {missing:,} operations were not created or not registered.")
+        they = wording.counted(missing, "operation was", "operations were")
+        told.append(GroupTrouble(f"It is incomplete: {they} not created or not registered.", "KnockGroupIncomplete"))
     if it.state is GroupState.STALLED:
-        told.append("It is stalled: an operation is processing, but its numbers do not change.")
+        text = "It is stalled: an operation is processing, but its numbers do not change."
+        told.append(GroupTrouble(text, "KnockOperationsStalled"))
     return told
 
 
@@ -381,8 +392,12 @@ def commands(it: GroupFacts, url: str) -> list[Command]:
     ]
     if it.run is not None and it.run.finished is None:
         last = f"--run={shlex.quote(it.run.id)} -- {shlex.quote(it.group)}"
-        close = f"knock-exporter group close {place} --token-file=register.token {where} {last}"
-        found.append(Command("Close the run: everything is submitted", close))
+        close, known = f"knock-exporter group close {place} --token-file=register.token", sum(it.run_sums.states)
+        if it.run.closed is None:
+            found.append(Command("Close the run: everything is submitted", f"{close} {where} {last}"))
+        if it.run.operations is not None and known < it.run.operations:
+            rest = f"{close} --operations={known} {where} {last}"
+            found.append(Command("Give up what is missing: close the run with the operations that it has", rest))
     return found
 
 

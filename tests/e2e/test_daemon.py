@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos import answering, http, serving
+from chaos import http, serving
 from programs import KEY, WEB, Exporter, Hands, free_port, until
 from structlog.testing import capture_logs
 
@@ -37,7 +37,7 @@ from exporter.tracking.messages import Exchange, Listed
 from exporter.tracking.transitions import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from chaos import Handler, Server
     from programs import Starter
@@ -50,7 +50,6 @@ ROTATION_SECONDS = 12.0
 END_SECONDS = 5.0
 LOADING_SECONDS = 240.0  # for tens of thousands of operations on a busy machine
 OTHER_KEY = "sk_test_fedcba9876543210"
-LOGFMT = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\]|\\.)*"|[^" ]*) ?)+')
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 
 
@@ -503,68 +502,6 @@ def test_it_is_healthy_in_the_first_look_after_a_stop(start: Starter) -> None:
     for each in waiting:
         each.close()
     assert set(answers) == {b"HTTP/1.1 200 OK"}
-
-
-def echoing(server: Server) -> Handler:
-    """Send the key back wherever an answer can hold it, each time elsewhere."""
-    forms: tuple[Callable[[str], bytes], ...] = (
-        lambda key: http(f'{{"code": "{key}", "type": "api_error", "message": "{key}"}}', 403),
-        lambda key: http(f'{{"code": "{key}", "type": "{key}"}}', 500, f"X-Request-ID: {key}"),
-        lambda key: http(key, 200, f"Set-Cookie: {key}", f"{key}: odd"),
-        lambda key: http("", 302, f"Location: http://{key}.invalid/{key}"),
-        lambda key: f"HTTP/1.1 200 {key}\r\n{key}\r\nContent-Length: 3\r\n\r\n".encode(),
-        lambda key: f"{key}\r\n\r\n".encode(),
-        lambda key: http(json.dumps({"id": key, "status": key, "name": key})),
-    )
-
-    def handle(connection: socket.socket) -> None:
-        if head := server.request(connection).decode():
-            key = head.lower().partition("authorization: bearer ")[2].split("\r")[0]
-            number = int(head.split(" ")[1][-2:])
-            connection.sendall(forms[number % len(forms)](key))
-
-    return handle
-
-
-@pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_no_key_gets_out_and_every_line_can_be_read(knock: Simulator, start: Starter, form: str) -> None:
-    file = start.folder / "config.yaml"
-    operations = "".join(f", 123e4567-e89b-12d3-a456-4266141740{number:02}" for number in range(14))[2:]
-    with serving(echoing) as server, serving(answering(b"")) as silent, Simulator(api_key=OTHER_KEY) as strict:
-        urls = {"refused": strict.url, "down": NOWHERE, "path": f"{knock.url}/no/such", "echo": server.url}
-        urls["silent"] = silent.url
-        file.write_text(
-            "environments:\n"
-            + "".join(
-                f"- {{name: {name}, api_key_file: knock.key, base_url: '{url}', operations: [{operations}]}}\n"
-                for name, url in urls.items()
-            )
-        )
-        exporter = start.run(
-            f"--config.file={file}", "--web.listen-address=127.0.0.1:0", "--log.level=debug", f"--log.format={form}"
-        )
-        address = exporter.said(r'address"?[=:] ?"?(127\.0\.0\.1:\d+)')[0]
-        url = f"http://{address}"
-
-        def all_asked() -> bool:
-            found = re.findall(r"(?m)^knock_exporter_polls_total\{.*\} (\S+)$", WEB.get(f"{url}/metrics").text)
-            return len(found) == len(urls) and min(map(float, found)) >= 1 and len(server.requests) >= 14
-
-        until(all_asked, "all environments were asked", 20.0)
-        pages = [
-            WEB.get(url + path, timeout=30)
-            for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/nope", "/metrics?x")
-        ]
-        exporter.signal()
-        assert exporter.wait() == 0
-    told = exporter.output + "".join(f"{page.headers}{page.text}" for page in pages)
-    assert KEY.encode() in b"".join(server.requests)
-    assert KEY not in told
-    assert KEY.removeprefix("sk_") not in told
-    lines = exporter.output.splitlines()
-    assert len(lines) > 20
-    for line in lines:
-        assert json.loads(line).keys() >= {"ts", "level", "event"} if form == "json" else LOGFMT.fullmatch(line), line
 
 
 def test_polls_leave_no_line_at_info(knock: Simulator, start: Starter) -> None:

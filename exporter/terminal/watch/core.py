@@ -99,7 +99,8 @@ class Watched(NamedTuple):
 class Frame(NamedTuple):
     """All that is shown at one moment. `watched` are the operations to draw, the sums are of all of them.
 
-    `expected` is how many operations there will be (None: not known), `progress` a share from 0 to 1.
+    `expected` is how many operations there will be (None: not known), `progress` a share from 0 to 1. `problem` says
+    why the server gives no answer, `note` what else its answers lack.
     """
 
     title: str
@@ -116,6 +117,7 @@ class Frame(NamedTuple):
     rate: float | None
     time_left: float | None
     problem: str = ""
+    note: str = ""
 
     @property
     def finished(self) -> int:

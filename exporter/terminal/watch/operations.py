@@ -26,7 +26,7 @@ from exporter.terminal.watch.core import (
 from exporter.terminal.watch.documents import updated
 from exporter.tracking import history, transitions
 from exporter.tracking.transitions import STATES, Circumstances, Moment
-from exporter.wording import first_few
+from exporter.wording import first_few, span
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -134,12 +134,16 @@ class WatchedOperations:
             progress_of="rows" if by_rows else "operations",
             rate=rate,
             time_left=sum(rest) / rate if by_rows and rate and active else None,
-            problem=self.reach.problem or self._unknown(),
+            problem=self.reach.problem,
+            note=self._unknown(),
         )
 
     def _unknown(self) -> str:
-        missing = [key for key, each in self.watched.items() if each.tracked.missing_since is not None]
-        return f"{self.asked} does not know {first_few(missing)} (HTTP 404)" if missing else ""
+        missing = [
+            key for key, each in self.watched.items() if each.tracked.active and each.tracked.missing_since is not None
+        ]
+        asked_for = f"asking again for up to {span(MISSING_SECONDS)}"
+        return f"{self.asked} does not know {first_few(missing)} (HTTP 404): {asked_for}" if missing else ""
 
     def _counts(self) -> Mapping[str, int]:
         counted = Counter(each.tracked.state for each in self.watched.values())

@@ -135,7 +135,8 @@ class WatchedRun:
             progress_of="operations" if group.get("progress_of") == "operations" else "rows",
             rate=number_of(group.get("rate_rows_per_second")),
             time_left=number_of(group.get("time_left_seconds")),
-            problem=self.reach.problem or (_OPEN if self._waits_for_more else ""),
+            problem=self.reach.problem,
+            note=_OPEN if self._waits_for_more else "",
         )
 
     @property

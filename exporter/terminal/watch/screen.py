@@ -67,16 +67,19 @@ class PlainLines:
     def __init__(self, say: Say, began: float) -> None:
         self._say, self._began = say, began
         self._states: Mapping[str, str] = {}
-        self._word, self._wrong, self._problem = "", (0, 0, 0), ""
+        self._word, self._wrong = "", (0, 0, 0)
+        self._troubles = ("", "")
         self._last = float("-inf")
 
     def __call__(self, frame: Frame, at: Moment) -> None:
         """Write what is new; without a word, nothing is known yet."""
         if not frame.word:
             return
-        if frame.problem and not self._problem:
-            self._say(frame.problem)
-        self._problem = frame.problem
+        troubles = (frame.problem, frame.note)
+        for trouble, before in zip(troubles, self._troubles, strict=True):
+            if trouble and not before:
+                self._say(trouble)
+        self._troubles = troubles
         few = len(frame.watched) == frame.total <= FEW
         changed = few and self._say_changed(frame.watched)
         wrong = (frame.counts.get(Status.FAILED, 0), frame.counts.get(LOST, 0), frame.with_errors)
@@ -151,8 +154,8 @@ def drawing(frame: Frame, elapsed: float, width: int, height: int) -> Renderable
         bar.add_row(Text("all", "bold"), ProgressBar(1.0, frame.progress), _percent(frame.progress))
         parts.append(bar)
     parts.append(Text(summary(frame, elapsed)))
-    if frame.problem:
-        parts.append(Text(frame.problem, "yellow", overflow="ellipsis", no_wrap=True))
+    if trouble := frame.problem or frame.note:
+        parts.append(Text(trouble, "yellow", overflow="ellipsis", no_wrap=True))
     return Group(*parts)
 
 
