@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from programs import Exporter
 
 SCRAPE_SECONDS, CHANGE_SECONDS = 15.0, 60.0
-SETTLING_SECONDS = 120.0  # after a start: what it loads, and what its threads then take, is no growth
+SETTLING_SECONDS = 120.0  # what a process loads after its start, and its threads, are not growth
 MEBI, HOUR = 2**20, 3600.0
 # Some 18 operations a second that run two minutes, and those that last, are due more often than 200 times a second.
 CONDITIONS = Conditions(
