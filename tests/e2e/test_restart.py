@@ -404,8 +404,10 @@ def test_a_second_exporter_on_the_same_state_gives_up_after_ten_seconds(
     with in_time(10.0, at_least=10.0):
         second = second_on(kept, knock, start)
         assert second.wait() == 1
-    assert second.output == (
-        f"state {kept} is held by another process, for 10 s now: end it, or give each its own storage.path\n"
+    waiting, problem = second.output.splitlines()
+    assert 'level=warning event="another process has the state file: waiting"' in waiting
+    assert (
+        problem == f"state {kept} is held by another process, for 10 s now: end it, or give each its own storage.path"
     )
     first.kill()
     third = start(knock.url, polling=QUICK)
