@@ -13,10 +13,9 @@ from exporter.cli.flags import FilePath, example, flag
 from exporter.errors import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    Command = Callable[..., None]
+    from exporter.cli.flags import Command
 
 WAIT_SECONDS = 3.0
 

@@ -97,6 +97,7 @@ def _templates() -> Environment:
     )
     templates.filters |= {
         "number": wording.number,
+        "counted": wording.counted,
         "cut": wording.cut,
         "speed": wording.speed,
         "span": wording.span,

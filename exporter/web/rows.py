@@ -224,7 +224,7 @@ def _problem(it: EnvironmentStatus) -> str | None:
     if it.up is False:
         return "cannot be read"
     broken = sum(each.problem is not None for each in it.sources)
-    return f"{broken} source{'' if broken == 1 else 's'} cannot be read" if broken else None
+    return f"{wording.counted(broken, 'source')} cannot be read" if broken else None
 
 
 def headline(found: Sequence[EnvironmentRow]) -> str:
