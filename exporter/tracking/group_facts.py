@@ -1,6 +1,7 @@
 """What follows from what is known of a group; None where it cannot be known. Pure.
 
-Page, API and `watch` show these; `monitoring/rules.yaml` has the same formulas for Prometheus.
+Page, API and `watch` show these; `monitoring/rules.yaml` has the same formulas for Prometheus, but for what ends a run:
+there progress by rows may be 1 while an operation has no record, and the time left stays while nothing is unfinished.
 """
 
 from __future__ import annotations
