@@ -1,4 +1,4 @@
-"""A real exporter for hours at Knock's limit: killed in the first half, left to itself in the second one.
+"""A real exporter for hours at Knock's limit: killed in the first third, left to itself after that.
 
 In both, operations come and go, the configuration is reloaded or the key rotated each minute, and each scrape is kept
 as a sample. What `kills` checks has to hold; what is sampled must not grow.
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from programs import Exporter
 
 SCRAPE_SECONDS, CHANGE_SECONDS = 15.0, 60.0
-SETTLING_SECONDS = 120.0  # what a process loads after its start, and its threads, are not growth
+KILLS_SHARE, WATCHED_SHARE = 1 / 3, 1 / 2  # of the time, and of what is left then: its last part is watched
+LEFT_SECONDS = 240.0  # at least, after the kills
 MEBI, HOUR = 2**20, 3600.0
 # Some 18 operations a second that run two minutes, and those that last, are due more often than 200 times a second.
 CONDITIONS = Conditions(
@@ -67,27 +68,32 @@ class Sample(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """By how much a figure may rise while it is watched: at all, since no figure stands still, and in an hour."""
+    """By how much a figure may rise, or fall, while it is watched: since no figure stands still, and in an hour."""
 
     name: str
     unit: str
     once: float
-    hourly: float
+    hourly: float = 0.0
+    falls: bool = False  # it is worse when it falls
 
     def allows(self, seconds: float) -> float:
         return self.once + self.hourly * seconds / HOUR
 
+    def refuses(self, rose: float, seconds: float) -> bool:
+        return (-rose if self.falls else rose) > self.allows(seconds)
+
 
 # Of what retired a tombstone is kept for a month: 66,000 an hour, of 27 bytes in memory and some 60 on disk.
+# A process is watched late, for its memory: the chart of an operation that lasts has all its points after 60 polls.
 BOUNDS = {
-    "polls": Bound("polls", "a second", 10.0, 0.0),
-    "operations": Bound("operations", "", 400.0, 0.0),
+    "polls": Bound("polls", "a second", 10.0, falls=True),
+    "operations": Bound("operations", "", 400.0),
     "memory": Bound("memory", "MiB", 4.0, 6.0),
-    "descriptors": Bound("open descriptors", "", 4.0, 0.0),
-    "threads": Bound("threads", "", 4.0, 0.0),
-    "delay": Bound("delay of a poll", "s", 2.0, 0.0),
-    "oldest": Bound("age of the oldest answer", "s", 5.0, 0.0),
-    "cpu": Bound("CPU", "of a core", 0.1, 0.0),
+    "descriptors": Bound("open descriptors", "", 4.0),
+    "threads": Bound("threads", "", 4.0),
+    "delay": Bound("delay of a poll", "s", 2.0),
+    "oldest": Bound("age of the oldest answer", "s", 5.0),
+    "cpu": Bound("CPU", "of a core", 0.1),
     "state": Bound("state file", "MiB", 4.0, 8.0),  # a write-ahead log is up to 4 MB
 }
 
@@ -162,7 +168,7 @@ class Soak(Round):
         self._state = folder / "state.db"
         self._began = time.monotonic()
         self._seconds = hours * HOUR
-        self._left_at = 0.0  # seconds since the beginning: from then on the last process was left to itself
+        self._left_at = self._ends_at = 0.0  # seconds since the beginning: between them, nothing was killed
 
     @property
     def passed(self) -> float:
@@ -171,17 +177,17 @@ class Soak(Round):
 
     def run_for_hours(self) -> None:
         """Soak, and note what was found."""
-        self._run(lambda: self.passed < self._seconds / 2)
+        self._run(lambda: self.passed < self._seconds * KILLS_SHARE)
         if not self.problems:
             for bound, _, rose in growth(self.watched):
-                if rose > bound.allows(self.watched_seconds):
-                    self.problems.append(f"{bound.name} rose by {rose:.1f} {bound.unit}")
+                if bound.refuses(rose, self.watched_seconds):
+                    self.problems.append(f"{bound.name} changed by {rose:+.1f} {bound.unit}")
 
     @property
     def watched(self) -> list[Sample]:
-        """The samples of the last process, once it had settled and while there was load."""
-        begin, end = self._left_at + SETTLING_SECONDS, max(self._seconds, self._left_at + 2 * SETTLING_SECONDS)
-        return [each for each in self.samples if begin <= each.at <= end]
+        """The last samples of the last process while there was load."""
+        begin = self._ends_at - WATCHED_SHARE * (self._ends_at - self._left_at)
+        return [each for each in self.samples if begin <= each.at <= self._ends_at]
 
     @property
     def watched_seconds(self) -> float:
@@ -200,7 +206,8 @@ class Soak(Round):
     def _outlive(self, exporter: Exporter) -> None:
         exporter.urls()
         self._left_at = self.passed
-        self._wait(exporter, max(self._seconds, self._left_at + 2 * SETTLING_SECONDS) - self._left_at)
+        self._ends_at = max(self._seconds, self._left_at + LEFT_SECONDS)
+        self._wait(exporter, self._ends_at - self._left_at)
 
     def _wait(self, exporter: Exporter, seconds: float) -> None:
         """Let so much time pass; reload or rotate each minute, and see that it was done."""
