@@ -411,7 +411,7 @@ def test_an_export_that_cannot_be_written_is_told(state_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "exporter", "state", "export", f"--storage.path={state_path}"]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (result.returncode, result.stderr) == (1, "the export cannot be written: No space left on device\n")
+    assert (result.returncode, result.stderr) == (1, "standard output cannot be written: No space left on device\n")
 
 
 def test_the_path_may_come_from_the_environment(state_path: Path) -> None:
