@@ -42,7 +42,8 @@ class Response(HTTPResponse):
             raise UnknownProtocol(version)
         self.headers = _headers(self.fp)
         self.chunked, self.chunk_left = self.headers.get("transfer-encoding", "").lower() == "chunked", None
-        length = self.headers.get("content-length", "")
+        # Of several only one that all agree on is read, as `failures.read_body` says; a proxy may add its own.
+        length = self.headers.get("content-length", "").partition(",")[0]
         self.length = int(length) if length.isdecimal() and not self.chunked else None
         if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
             self.length = 0
@@ -58,6 +59,9 @@ class Response(HTTPResponse):
                 return version, status, reason
             _headers(self.fp)
         raise TooManyInterimResponses
+
+    def _read_and_discard_trailer(self) -> None:
+        _headers(self.fp)  # http.client itself would read on as long as some come
 
     def read(self, amt: int | None = None) -> bytes:
         """Read a piece of the body; raises IncompleteRead where it ends too early, which http.client leaves to see."""
