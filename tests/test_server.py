@@ -229,6 +229,16 @@ def test_a_head_that_is_too_large_is_refused(where: bytes, size: int, missing: i
         assert server.refused == ["too_large"]
 
 
+def test_a_request_of_two_lengths_is_refused_with_what_follows() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with serving() as server, closing(connect(server, head + b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")) as connection:
+        answers = b""
+        while piece := connection.recv(65536):
+            answers += piece
+    assert answers.startswith(b"HTTP/1.1 400")
+    assert answers.count(b"HTTP/1.1") == 1
+
+
 # The cap.
 
 
