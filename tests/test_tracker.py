@@ -549,6 +549,16 @@ def test_knock_counts_as_down_after_three_attempts_over_half_a_minute() -> None:
     model.run(10)
     assert model.value("knock_up", **E) == 0
     assert model.value("knock_last_answer_timestamp_seconds", **E) is None
+    down = Unreachable(Reason.TIMEOUT, "no answer in time")
+    many = Model(Config((environment(operations=ids(100)),)), lambda _request, _now: down)
+    many.run(29)
+    slow = Model(one(), lambda _request, _now: down, lambda _request: 20.0)
+    slow.run(85)
+    assert len(many.sent) > len(slow.sent) == 3, "of which two have failed"
+    for each in (many, slow):
+        assert each.value("knock_up", **E) is None
+        each.run(10)
+        assert each.value("knock_up", **E) == 0
 
 
 # Scrapes.
