@@ -150,8 +150,9 @@ class MutantLoader(SourceFileLoader):
 def survivors(output: str, known: list[Mutant]) -> list[Mutant]:
     """Return the mutants that survived, by what `main` printed."""
     told = {line.strip().removeprefix(SURVIVED) for line in output.splitlines() if line.startswith(SURVIVED)}
-    files = {ROOT / each.partition(":")[0] for each in told}
-    return [each for each in known if each.path in files and each.made()[1] in told]
+    places = {(ROOT / path, int(line)) for path, line, *_ in (each.split(":") for each in told)}
+    near = (each for each in known if any((each.path, line) in places for line in each.lines))  # `made` is slow
+    return [each for each in near if each.made()[1] in told]
 
 
 def preload() -> None:
