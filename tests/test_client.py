@@ -448,7 +448,7 @@ def test_interim_answers_are_skipped_up_to_a_bound() -> None:
     [
         (repeating(HEAD + b"\r\n", b" " * 65536), TooLarge),
         (repeating(CHUNKED + b"-1\r\n", b" " * 65536), TooLarge),
-        (repeating(CHUNKED, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024), TooLarge),
+        (repeating(CHUNKED, (b"400\r\n" + b" " * 1024 + b"\r\n") * 64), TooLarge),
         (repeating(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"), BadResponse),
         (repeating(b"", b"a" * 65536), BadResponse),
         (repeating(HEAD, b"a" * 65536), BadResponse),

@@ -93,7 +93,7 @@ def make_file(path: Path) -> bool:
 
 
 def check_kind(path: Path) -> None:
-    """Refuse what is no regular file: SQLite would wait for a pipe. Raises StartError, or OSError."""
+    """Refuse all but a regular file: SQLite would wait for a pipe. Raises StartError, or OSError."""
     if not path.is_file():
         path.stat()  # says why, where there is nothing
         raise StartError(f"state {path} is not a regular file: name another one as storage.path")
