@@ -87,7 +87,7 @@ mutants: .coverage-tests.xml ## change the code that decides in 1,000 places, an
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)
 
-day: .venv/dev ## run the shortened day of a very large customer, and draw docs/pictures/day.svg (half an hour)
+day: .venv/dev ## run the shortened day of a very large customer, and draw docs/pictures/day.svg (twenty minutes)
 	@PYTHONPATH=tests/support $(BIN)/python tools/day.py $(DAY_FLAGS)
 
 figures: .venv/dev ## count what the architecture aims at, next to its goals
