@@ -12,14 +12,18 @@ from day_figures import (
     CUSTOMERS,
     HOUR,
     JOB,
+    NAMES,
     OPERATIONS,
     Begin,
     Figures,
     Passed,
     Read,
     begins,
+    compared,
     figures,
+    picture,
     samples,
+    table,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "lively.openmetrics.txt"
@@ -68,3 +72,21 @@ def test_samples_are_rates_and_series_are_new_once() -> None:
     assert (first.unfinished, first.memory) == (8.0, 300.0)
     assert day.apart(BUSIEST, 100.0, 120.0) == 4.5
     assert day.late(JOB) == [6.0, 8.0]
+
+
+def test_a_day_is_compared_with_the_formulas() -> None:
+    plan = {str(number): each for number, each in enumerate(begins(SHORTER, random.Random(1)))}
+    reads = {
+        key: [Read(100.0 + each.at + wait, late) for wait, late in ((14.0, None), (28.0, 6.0))]
+        for key, each in plan.items()
+    }
+    scrapes = [scraped(100.0 + 15.0 * each, requests=20.0 * each**2, cpu=0.02 * each**2) for each in range(97)]
+    day = Passed(SHORTER, plan, reads, scrapes, 0)
+    rows = {what: (formula, measured) for what, formula, measured in compared(day)}
+    assert rows["operations that begin"] == (OPERATIONS / SHORTER, len(plan))
+    assert rows["seconds between two polls of one of these"] == pytest.approx((13.5, 14.0))
+    assert rows["the same outside jobs, mean"] == pytest.approx((6.75, 6.0))
+    assert rows["followed operations, at most"] == (101_952 + 8, 90)
+    assert rows["ms of CPU of a poll, by linear regression"] == pytest.approx((2.9, 1.0))
+    assert len(list(table(day))) == 2 + len(rows)
+    assert picture(day).count("<polyline") == len(NAMES) - 1  # no scrape says how old answers are

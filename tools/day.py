@@ -24,7 +24,10 @@ import yaml
 from day_figures import (
     CUSTOMERS,
     DAY,
+    ERRORS,
+    FAILS,
     JOB,
+    LONGER,
     OPERATIONS,
     RETIRED,
     STREAM,
@@ -33,9 +36,9 @@ from day_figures import (
     Passed,
     Read,
     begins,
-    compared,
     figures,
     picture,
+    table,
 )
 from programs import COMMAND, WEB, Exporter, Starter
 
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "day.svg"
 SEED, SHORTER, SCRAPE_SECONDS = 1, 90.0, 15.0
 NAME, ROWS = "users.identify", 1000  # the most that a bulk call takes
-SHARES, LONGER = Shares(errors=0.02, fails=0.01), 7  # of the operations, which are kept so many times as long
+SHARES = Shares(errors=ERRORS, fails=FAILS)
 OPERATIONS_MOST, SCRAPES_BEFORE, START_SECONDS, TRIES = 150_000, 4, 300.0, 60
 
 
@@ -87,9 +90,9 @@ class Ended(NamedTuple):
 
 
 ENDED = (
-    Ended(1 - SHARES.errors - SHARES.fails, 1),
-    Ended(SHARES.errors, LONGER, errors=ROWS // 50),
-    Ended(SHARES.fails, LONGER, Status.FAILED),
+    Ended(1 - ERRORS - FAILS, 1),
+    Ended(ERRORS, LONGER, errors=ROWS // 50),
+    Ended(FAILS, LONGER, Status.FAILED),
 )
 
 
@@ -268,9 +271,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the exporter would go on
     day = let_pass(chosen.shorter)
     chosen.output.write_text(picture(day))
-    say(f"{'':<62}{'formula':>12}{'measured':>12}")
-    for what, formula, measured in compared(day):
-        say(f"{what:<62}{'' if formula is None else f'{formula:,.2f}':>12}{measured:>12,.2f}")
+    for line in table(day):
+        say(line)
 
 
 if __name__ == "__main__":

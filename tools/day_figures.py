@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
 HOUR, DAY, HOURS_SHOWN = 3600.0, 86400.0, 3
-MEGA = 1e6
+MEGA, EXACT = 1e6, 100
 STREAM, JOB = "stream", "nightly"
 OLDEST = "knock_bulk_operations_oldest_active_last_success_timestamp_seconds"
 UNFINISHED = ("pending", "queued", "processing")
@@ -43,6 +43,8 @@ CUSTOMERS = {
     "staging": Customer(1_000, 4_000, range(9, 10)),
 }
 OPERATIONS = sum(each.total for each in CUSTOMERS.values())
+ERRORS, FAILS, LONGER = 0.02, 0.01, 7  # shares of the operations, which are kept so many times as long
+FOLLOWED = OPERATIONS * (1 + (LONGER - 1) * (ERRORS + FAILS))  # ended ones
 BUSIEST = "production-eu"
 
 
@@ -236,6 +238,14 @@ def state_mb(followed: int, retired: int) -> float:
     return 4 + (1.1 * followed + 0.044 * retired) / 1000
 
 
+def table(day: Passed) -> Iterator[str]:
+    """Write what formulas say next to what was measured, as it stands in docs/scaling.md."""
+    yield from ("| figure | by the formula | measured |", "| --- | --- | --- |")
+    for what, *numbers in compared(day):
+        formula, measured = ("" if each is None else f"{each:,.{0 if each >= EXACT else 1}f}" for each in numbers)
+        yield f"| {what} | {formula} | {measured} |"
+
+
 def compared(day: Passed) -> list[tuple[str, float | None, float]]:
     """Return figures: what each is, what its formula says, and what was measured."""
     customer, sampled = CUSTOMERS[BUSIEST], list(samples(day))
@@ -250,36 +260,35 @@ def compared(day: Passed) -> list[tuple[str, float | None, float]]:
     per_poll, base = linear_regression([each.requests for each in sampled], [each.cpu for each in sampled])
     jobs, rest = day.late(JOB, [BUSIEST]), day.late(STREAM)
     return [
-        ("operations begun", OPERATIONS / day.shorter, len(day.begun)),
+        ("operations that begin", OPERATIONS / day.shorter, len(day.begun)),
         ("requests to Knock", None, day.scraped[-1].requests - day.scraped[0].requests),
         ("requests a second, at most", None, max(each.requests for each in sampled)),
         ("unfinished operations, at most", None, unfinished),
-        (f"unfinished operations of {BUSIEST}, second half of its job", None, busy),
-        ("… seconds between two polls of one", between(busy, new), day.apart(BUSIEST, half, end)),
+        (f"unfinished operations of `{BUSIEST}` in the second half of its job", None, busy),
+        ("seconds between two polls of one of these", between(busy, new), day.apart(BUSIEST, half, end)),
         ("the same in the afternoon", INTERVAL, day.apart(BUSIEST, day.at(12), day.at(24))),
-        ("seconds until an end is known, job: mean", None, fmean(jobs)),
-        ("… the slowest", None, jobs[-1]),
-        ("… after the job, until all are known", None, last - end),
-        ("seconds until an end is known, stream: mean", INTERVAL / 2, fmean(rest)),
-        ("… the slowest", None, rest[-1]),
-        ("seconds of delay of a poll, at most", None, max(each.delay for each in sampled)),
-        ("age of the oldest answer, at most", None, max(each.oldest or 0.0 for each in sampled)),
+        ("seconds from an end until it is known, in this job, mean", None, fmean(jobs)),
+        ("the same, the slowest", None, jobs[-1]),
+        ("seconds from the last begin of this job until all its ends are known", None, last - end),
+        ("the same outside jobs, mean", INTERVAL / 2, fmean(rest)),
+        ("the same outside jobs, the slowest", None, rest[-1]),
+        ("seconds of delay of a poll, highest mean of 15 s", None, max(each.delay for each in sampled)),
+        ("seconds since the oldest answer, at most", None, max(each.oldest or 0.0 for each in sampled)),
         ("series", series(unfinished, exposed - unfinished), len(full.series)),
         ("MB of a scrape", scrape_mb(unfinished, exposed - unfinished), full.size / MEGA),
         ("MB of a scrape with gzip", 0.4 * exposed / 1000, full.zipped / MEGA),
         ("new series of an operation", 19, new_series / len(day.begun)),
-        ("followed operations, at most", None, followed),
-        ("MB of memory, at first", None, sampled[0].memory),
+        ("followed operations, at most", FOLLOWED + unfinished, followed),
         (
             "MB of memory, at most",
             memory_mb(exposed, followed - exposed, RETIRED),
             max(each.memory for each in sampled),
         ),
         ("MB of state", state_mb(followed, RETIRED), day.state / MEGA),
+        ("% of a core, mean of the day", None, fmean(each.cpu for each in sampled)),
         ("% of a core, at most", None, max(each.cpu for each in sampled)),
-        ("% of a core, mean", None, fmean(each.cpu for each in sampled)),
-        ("… without polls, by regression", None, base),
-        ("ms of CPU a poll, by regression", 2.9, 10 * per_poll),
+        ("% of a core without polls, by linear regression", None, base),
+        ("ms of CPU of a poll, by linear regression", 2.9, 10 * per_poll),
     ]
 
 
