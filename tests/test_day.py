@@ -83,10 +83,14 @@ def test_a_day_is_compared_with_the_formulas() -> None:
     scrapes = [scraped(100.0 + 15.0 * each, requests=20.0 * each**2, cpu=0.02 * each**2) for each in range(97)]
     day = Passed(SHORTER, plan, reads, scrapes, 0)
     rows = {what: (formula, measured) for what, formula, measured in compared(day)}
-    assert rows["operations that begin"] == (OPERATIONS / SHORTER, len(plan))
-    assert rows["seconds between two polls of one of these"] == pytest.approx((13.5, 14.0))
-    assert rows["the same outside jobs, mean"] == pytest.approx((6.75, 6.0))
-    assert rows["followed operations, at most"] == (101_952 + 8, 90)
-    assert rows["ms of CPU of a poll, by linear regression"] == pytest.approx((2.9, 1.0))
+    expected = {
+        "operations that begin": (OPERATIONS / SHORTER, len(plan)),
+        "seconds between two polls of one of these": (13.5, 14.0),
+        "the same outside jobs, mean": (6.75, 6.0),
+        "followed operations, at most": (101_952 + 8, 90),
+        "ms of CPU of a poll, by linear regression": (2.9, 1.0),
+    }
+    for what, numbers in expected.items():
+        assert rows[what] == pytest.approx(numbers), what
     assert len(list(table(day))) == 2 + len(rows)
     assert picture(day).count("highest:") == len(NAMES)
