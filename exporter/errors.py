@@ -35,8 +35,7 @@ Loc = tuple[str | int, ...]  # a place in a configuration, as pydantic names it:
 _KEY = re.compile(r"(?:\b(sk|pk)_|(?<=_)(sk)_|(sk)_(?=test_|live_))[^\s\"',;}\]]+")
 # A single slash, too: it is what a path makes of a URL. Up to the last @: a password may have signs of its own.
 _URL = re.compile(r"(?i)(https?:/+)([^\s\"']*@)?([^\s\"'?#]*)(\?[^\s\"'#]*)?")
-
-_HASH = re.compile(r"(\$2[abxy]?\$)[^\s\"',;}\]]+")
+_HASH = re.compile(r"(\$2[abxy]?\$)[^\s\"',;}\]]+")  # of bcrypt
 
 
 def redact(text: str) -> str:
@@ -45,7 +44,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(text: str) -> str:
-    """Mask also user, password and query of URLs, and bcrypt hashes: for what somebody wrote, maybe in the wrong place."""
+    """Mask also hashes, and user, password and query of URLs: for what somebody wrote, maybe in the wrong place."""
     return _HASH.sub(r"\1***", _URL.sub(_without_secrets, redact(text)))
 
 

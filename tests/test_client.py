@@ -265,7 +265,15 @@ def test_which_side_is_to_blame(status: int, reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"), [("req_1-A", "req_1-A"), ("x" * 128, "x" * 128), ("x" * 129, None), ("a\x07b", None), ("é", None)]
+    ("sent", "kept"),
+    [
+        ("req_1-A", "req_1-A"),
+        ("x" * 128, "x" * 128),
+        ("x" * 129, None),
+        ("a\x07b", None),
+        ("é", None),
+        ("sk_live_0123", "sk_***"),
+    ],
 )
 def test_the_request_id_is_kept_if_it_is_printable(sent: str, kept: str | None) -> None:
     error = outcome(http("", 500).replace(b"Content", f"X-Request-ID: {sent}\r\nContent".encode(), 1))

@@ -19,6 +19,7 @@ import time
 import traceback
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
 
 
 CPU_SECONDS_MOST = 1.0  # of one input
+AGAIN = 3  # times that such an input is given
 HANGS_AFTER = 60.0  # seconds of CPU: the process is ended
 MEMORY_MOST = 3 * 2**30  # bytes of address space; an input has at most 64 KiB
 SMALLER_SECONDS = 5.0  # for making one finding smaller
+PART = 5_000  # inputs after which a process says what it has found
+SAYS = 10  # times how far it is
 KINDS_MOST = 20  # of findings, each with its smallest input
 TEMPLATES_MOST = 10_000
 _VARIES = re.compile(r'"[^"]*"|[0-9]+|\[[^\]]*\]')
@@ -75,7 +79,8 @@ class Figures:
         count = max(1, self.inputs)
         seconds, number = self.slowest
         return (
-            f"{self.inputs:,} inputs in {self.seconds:,.0f} s of CPU ({self.inputs / max(self.seconds, 0.001):,.0f} a second), "
+            f"{self.inputs:,} inputs in {self.seconds:,.0f} s of CPU "
+            f"({self.inputs / max(self.seconds, 0.001):,.0f} a second), "
             f"values {100 * self.values / count:.1f}%, errors {100 - 100 * self.values / count:.1f}% "
             f"of {len(self.templates):,} kinds, slowest {seconds:.3f} s (input {number})"
         )
@@ -95,9 +100,7 @@ def drawn(target: Target, seed: int, number: int) -> Given:
     return target.draw(chance(seed, number))
 
 
-def judged(
-    target: Target, given: Given, events: list[Any], clock: Callable[[], float] = time.process_time
-) -> Judged:
+def judged(target: Target, given: Given, events: list[Any], clock: Callable[[], float] = time.process_time) -> Judged:
     """Give a target an input; `events` are those that are logged meanwhile, `clock` counts CPU seconds."""
     events.clear()
     began = clock()
@@ -108,7 +111,12 @@ def judged(
     seconds = clock() - began
     problem = target.leaks(given, outcome, events)
     if not problem and seconds > CPU_SECONDS_MOST:
-        problem = f"more than {CPU_SECONDS_MOST:g} s of CPU"
+        # Other programs on the same core make it slower: the least of several times counts.
+        for _ in range(AGAIN):
+            began = clock()
+            target.run(given.content)
+            seconds = min(seconds, clock() - began)
+        problem = f"more than {CPU_SECONDS_MOST:g} s of CPU" if seconds > CPU_SECONDS_MOST else ""
     return Judged(problem, bool(outcome.shown), outcome.messages, seconds)
 
 
@@ -164,45 +172,49 @@ def _work(kind: type[Target], seed: int, numbers: range, at: Any, results: Conne
         signal.setitimer(signal.ITIMER_PROF, HANGS_AFTER)  # ends the process, wherever it hangs
 
     with opened(kind) as target:
-        figures = run(target, seed, numbers, note)
+        for first in range(0, len(numbers), PART):
+            results.send(run(target, seed, numbers[first : first + PART], note))
         signal.setitimer(signal.ITIMER_PROF, 0)
-    results.send(figures)
 
 
 @contextmanager
 def opened(kind: type[Target]) -> Iterator[Target]:
     """Make a target, with a folder that no disk needs to see."""
     memory = "/dev/shm"  # noqa: S108 - it is Linux's
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        with closing(kind(Path(folder))) as target:
-            yield target
+    where = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=where) as folder, closing(kind(Path(folder))) as target:
+        yield target
 
 
 def side_by_side(kind: type[Target], seed: int, inputs: int, workers: int) -> Figures:
-    """Judge inputs in processes of their own, which a crash of a library may end."""
+    """Judge inputs in processes of their own, which a crash of a library may end; say how far it is."""
     begin = multiprocessing.get_context("spawn")
-    total, started = Figures(), []
+    total, under_way, shown = Figures(), {}, 1
     for worker in range(workers):
         at = begin.RawValue("Q", 0)
         mine, theirs = begin.Pipe(duplex=False)
         process = begin.Process(target=_work, args=(kind, seed, range(worker, inputs, workers), at, theirs))
         process.start()
         theirs.close()
-        started.append((process, at, mine))
-    for process, at, mine in started:
-        try:
-            total.add(mine.recv())
-        except EOFError:
-            process.join()
-            name = signal.Signals(-process.exitcode).name if (process.exitcode or 0) < 0 else f"exit code {process.exitcode}"
-            total.add(Figures(found={f"the process ended with {name}": (at.value, 1)}))
-        process.join()
+        under_way[mine] = process, at
+    while under_way:
+        for ready in wait(list(under_way)):
+            try:
+                total.add(ready.recv())
+            except EOFError:
+                process, at = under_way.pop(ready)
+                process.join()
+                if code := process.exitcode:
+                    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                    total.add(Figures(found={f"the process ended with {name}": (at.value, 1)}))
+        if total.inputs * SAYS >= inputs * shown:
+            shown = total.inputs * SAYS // inputs + 1
+            say(f"{kind.name}: {total}; {len(total.found)} found")
     return total
 
 
 def report(kind: type[Target], seed: int, figures: Figures, folder: Path) -> None:
     """Say what was found, and write the smallest inputs."""
-    say(f"{kind.name}: {figures}")
     with opened(kind) as target:
         for problem, (number, times) in list(figures.found.items())[:KINDS_MOST]:
             given = drawn(target, seed, number)
@@ -245,7 +257,8 @@ def main() -> None:
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     kinds = [names[each] for each in chosen.kind or names]
     if chosen.input is not None:
-        sys.exit(0 if all([show(each, seed, chosen.input) for each in kinds]) else 1)
+        shown = [show(each, seed, chosen.input) for each in kinds]
+        sys.exit(0 if all(shown) else 1)
     say(f"seed {seed}; again: make fuzz FUZZ_FLAGS='--seed {seed} --inputs {chosen.inputs}'")
     folder = Path(tempfile.gettempdir()) / f"fuzz-{seed}"
     found = 0

@@ -25,8 +25,9 @@ _NUMBERS = ("0", "-1", "1.5", "1e400", "-1e400", "1" * 5000, "9007199254740993",
 _TEXTS = (
     "", " ", "a", "all", "other", "default", "***", "sk_", "null", "\u2028", "\x7f", "\x85", "é" * 70, "\U0001f600",
     "a" * 300, "0" * 70_000, "2027-01-15T06:00:00Z", "0000-00-00T00:00:60Z", "9999-12-31T23:59:60-23:59", "5s", "1y",
-    "99999999999999y", "123e4567-e89b-12d3-a456-426614174000", "00000000-0000-0000-0000-000000000000", "../../etc/passwd",
-    "http://[::1", "http://a:99999/", "https://\u212a.example", "~", "*", "a/**/b", "%s%n{0}{x}", "\\ud800", "$2y$10$",
+    "99999999999999y", "123e4567-e89b-12d3-a456-426614174000", "00000000-0000-0000-0000-000000000000",
+    "../../etc/passwd", "http://[::1", "http://a:99999/", "https://\u212a.example", "~", "*", "a/**/b", "%s%n{0}{x}",
+    "\\ud800", "$2y$10$",
 )  # fmt: skip
 ODD_JSON = (
     *_NUMBERS, "true", "null", "NaN", "-Infinity", "[]", "{}", "[[[[]]]]", '{"": {}}', '[null, 1, "a", {}]', "-0",
@@ -36,18 +37,20 @@ ODD_JSON = (
 )  # fmt: skip
 ODD_YAML = (
     *_NUMBERS, "true", "no", "null", "", ".nan", "-.inf", "0x10", "010", "1:30", "1_000", "2027-01-15", "[]", "{}",
-    "[[[[]]]]", "{'': {}}", "[null, 1, a, {}]", "*none", "&a [*a]", "&b {<<: *b}", "{<<: [{}, 5]}", "{<<: {a: 1}, a: 2}",
-    "!!python/object:os.system {}", "!!binary aGk=", "!!set {a}", "!!int x", "!!float a", "!!str 5", "!!timestamp x",
-    "!!omap [a: 1]", "!local a", "? [a]", "=", "<<", "!<tag:yaml.org,2002:value> a", "[" * 70 + "]" * 70,
-    "{a: " * 70 + "0" + "}" * 70, "{a: 1, a: 2}", "{[a]: b}", "{5: a}", "{null: a}", "{2027-01-15: a}",
-    *(f"'{each}'" for each in _TEXTS), '"\\ud800"', '"\\0"', '"\\x85\\u2028"', '"\\U0010ffff"', "|-\n    a", ">+\n  a",
+    "[[[[]]]]", "{'': {}}", "[null, 1, a, {}]", "*none", "&a [*a]", "&b {<<: *b}", "{<<: [{}, 5]}",
+    "{<<: {a: 1}, a: 2}", "!!python/object:os.system {}", "!!binary aGk=", "!!set {a}", "!!int x", "!!float a",
+    "!!str 5", "!!timestamp x", "!!omap [a: 1]", "!local a", "? [a]", "=", "<<", "!<tag:yaml.org,2002:value> a",
+    "[" * 70 + "]" * 70, "{a: " * 70 + "0" + "}" * 70, "{a: 1, a: 2}", "{[a]: b}", "{5: a}", "{null: a}",
+    "{2027-01-15: a}", *(f"'{each}'" for each in _TEXTS), '"\\ud800"', '"\\0"', '"\\x85\\u2028"', '"\\U0010ffff"',
+    "|-\n    a", ">+\n  a",
 )  # fmt: skip
 TOKENS = (
-    b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b"\r", b"\n", b"\t", b"\x85", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"\xf4\x90\x80\x80",
-    b"\xc0\x80", b"\\ud800", b"\\u0000", b"\\", b'"', b"'", b"[", b"]", b"{", b"}", b",", b":", b"- ", b"? ", b"# ", b"<<: ",
-    b"*a", b"&a ", b"!!", b"!", b"%YAML 1.2\n---\n", b"---\n", b"...\n", b"|", b">", b"@", b"`", b"1e400", b"NaN", b"-0",
-    b"null", b"!!python/object/apply:os.system [a]", b"0" * 5000, b"__proto__", b"${KNOCK_API_KEY}", b"{{ x }}", b"sk_", b"://",
-    b"%00", b"%ff", b"%2e%2e%2f", b"\r\n\r\n", b"=", b";", b"$", b"~", b"[" * 2000, b'{"a":' * 2000, b"- " * 2000, b"a: {" * 500,
+    b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b"\r", b"\n", b"\t", b"\x85", b"\xe2\x80\xa8", b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80", b"\xc0\x80", b"\\ud800", b"\\u0000", b"\\", b'"', b"'", b"[", b"]", b"{", b"}", b",", b":",
+    b"- ", b"? ", b"# ", b"<<: ", b"*a", b"&a ", b"!!", b"!", b"%YAML 1.2\n---\n", b"---\n", b"...\n", b"|", b">",
+    b"@", b"`", b"1e400", b"NaN", b"-0", b"null", b"!!python/object/apply:os.system [a]", b"0" * 5000, b"__proto__",
+    b"${KNOCK_API_KEY}", b"{{ x }}", b"sk_", b"://", b"%00", b"%ff", b"%2e%2e%2f", b"\r\n\r\n", b"=", b";", b"$", b"~",
+    b"[" * 2000, b'{"a":' * 2000, b"- " * 2000, b"a: {" * 500,
 )  # fmt: skip
 
 
@@ -142,7 +145,7 @@ class Corpus:
         """Draw a document, mostly with a few edits of its structure."""
         seed = rng.choice(self.seeds)
         text, values = seed.text, seed.values
-        if not values or rng.random() < 0.1:  # noqa: PLR2004 - now and then as it is
+        if not values or rng.random() < 0.1:
             return text
         chosen = sorted({rng.choice(values) for _ in range(_few(rng))}, key=_START, reverse=True)
         before = len(text)
@@ -157,15 +160,19 @@ class Corpus:
     def _edit(self, seed: Seed, value: Value, rng: Random) -> tuple[int, int, str]:
         text, kind = seed.text, rng.random()
         (first, last), old = value.whole, text[value.start : value.end]
-        if kind < 0.45:  # noqa: PLR2004
+        if kind < 0.45:
             return value.start, value.end, self._value(rng)
-        if kind < 0.6 and value.key is not None:  # noqa: PLR2004
+        if kind < 0.6 and value.key is not None:
             known = not seed.keeps(old)
-            key = rng.choice(self.keys) if known and rng.random() < 0.7 else f"x{text[slice(*value.key)].strip(self.quote)}"  # noqa: PLR2004
+            key = (
+                rng.choice(self.keys)
+                if known and rng.random() < 0.7
+                else f"x{text[slice(*value.key)].strip(self.quote)}"
+            )
             return *value.key, f"{self.quote}{key}{self.quote}"
-        if kind < 0.75:  # noqa: PLR2004
+        if kind < 0.75:
             return first, last, ""
-        if kind < 0.85:  # noqa: PLR2004
+        if kind < 0.85:
             return first, last, text[first:last] * 2
         if "\n" in old:
             return first, last, text[first:last] * 2
@@ -174,16 +181,16 @@ class Corpus:
 
     def _value(self, rng: Random) -> str:
         kind = rng.random()
-        if self.secrets and kind < 0.2:  # noqa: PLR2004
+        if self.secrets and kind < 0.2:
             return rng.choice(self.secrets)
-        if kind < 0.5:  # noqa: PLR2004
+        if kind < 0.5:
             return rng.choice(rng.choice(self.seeds).copies or self.odd)
         return rng.choice(self.odd)
 
     def draw(self, rng: Random) -> Given:
         """Draw a document, and in two of five cases edit its bytes."""
         content = self.text(rng).encode("utf-8", "surrogatepass")
-        return Given(content[:LARGEST]) if rng.random() < 0.6 else Given(edited(content, rng), exact=False)  # noqa: PLR2004
+        return Given(content[:LARGEST]) if rng.random() < 0.6 else Given(edited(content, rng), exact=False)
 
 
 def _few(rng: Random) -> int:
@@ -245,7 +252,7 @@ def _insert(content: bytearray, rng: Random) -> None:
 
 
 def _many(content: bytearray, rng: Random) -> None:
-    if rng.random() < 0.05:  # noqa: PLR2004 - large ones take the time of hundreds of small ones
+    if rng.random() < 0.05:
         start, end = _part(content, rng)
         content[start:start] = content[start:end] * (LARGEST // max(1, end - start))
     else:
@@ -257,7 +264,7 @@ def _lines_end(content: bytearray, rng: Random) -> None:
 
 
 def _other_encoding(content: bytearray, rng: Random) -> None:
-    if rng.random() < 0.1:  # noqa: PLR2004 - little of it gets far
+    if rng.random() < 0.1:
         text = content.decode("utf-8", "replace")
         content[:] = text.encode(rng.choice(("utf-16", "utf-8-sig", "latin-1", "utf-32-le")), "replace")
     else:
@@ -265,5 +272,6 @@ def _other_encoding(content: bytearray, rng: Random) -> None:
 
 
 _EDITS: tuple[Any, ...] = (
-    _flip, _flip, _overwrite, _cut, _cut, _end, _double, _move, _insert, _insert, _insert, _many, _lines_end, _other_encoding,
+    _flip, _flip, _overwrite, _cut, _cut, _end, _double, _move, _insert, _insert, _insert, _many, _lines_end,
+    _other_encoding,
 )  # fmt: skip

@@ -20,7 +20,6 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
@@ -41,10 +40,10 @@ from exporter.cli.check_config import _warnings
 from exporter.config.settings import HttpSource, Polling
 from exporter.errors import ConfigError, KnockError, RateLimited, StartError
 from exporter.keys import KeySource, Masking, Secret
-from exporter.knock import client as knock_client
-from exporter.knock.client import MAX_RETRY_AFTER, Client
+from exporter.knock.client import MAX_RETRY_AFTER, Client, read_key
 from exporter.knock.response import Response
 from exporter.knock.transport import Transport
+from exporter.knock.trust import trust
 from exporter.metrics.exposition import operation_text
 from exporter.operation import OperationKey
 from exporter.simulator import replies
@@ -65,7 +64,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
-    from exporter.knock.deadline import Deadline
 
 ROOT = Path(__file__).parents[2]
 ID, OTHER_ID = "123e4567-e89b-12d3-a456-426614174000", "b19d032a-fc3b-4a54-9f54-369484527201"
@@ -121,8 +119,8 @@ class Target(ABC):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def close(self) -> None:
-        """Give back what it holds; the default holds nothing."""
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Give back what it holds."""
 
     @abstractmethod
     def draw(self, rng: Random) -> Given:
@@ -159,10 +157,13 @@ PROXY_PASSWORD = marker("Bs9wHt4uFz1Yg6Xk", "p{}")
 OTHER_KEY = marker("Hv5xUb2yGk9sWn4J", "sk_live_{}")
 
 _RECORD: dict[str, Any] = {
-    "__typename": "BulkOperation", "id": ID, "name": "users.identify", "status": "processing", "estimated_total_rows": 100,
-    "processed_rows": 40, "success_count": 39, "error_count": 1, "error_items": [{"id": "a@b.example", "collection": "users"}],
+    "__typename": "BulkOperation", "id": ID, "name": "users.identify", "status": "processing",
+    "estimated_total_rows": 100,
+    "processed_rows": 40, "success_count": 39, "error_count": 1, "error_items": [{"id": "a@b.example",
+    "collection": "users"}],
     "progress_path": f"/v1/bulk_operations/{ID}", "inserted_at": "2027-01-15T06:00:00.123456Z",
-    "updated_at": "2027-01-15T06:01:00Z", "started_at": "2027-01-15T06:00:10+01:00", "completed_at": None, "failed_at": None,
+    "updated_at": "2027-01-15T06:01:00Z", "started_at": "2027-01-15T06:00:10+01:00", "completed_at": None,
+    "failed_at": None,
 }  # fmt: skip
 _RECORDS: tuple[dict[str, Any], ...] = (
     _RECORD,
@@ -172,18 +173,25 @@ _RECORDS: tuple[dict[str, Any], ...] = (
     _RECORD | {"status": "paused", "error_items": [5, None, {"collection": 'a"b'}, {"collection": None}] * 9},
     {"id": ID.upper(), "status": "processing"},
 )
-_STATUSES = (200,) * 20 + (404,) * 4 + (429,) * 3 + (400, 401, 403, 422, 500, 502, 503, 204, 301, 304, 100, 101, 199, 299, 600, 999)
+_STATUSES = (
+    (200,) * 20
+    + (404,) * 4
+    + (429,) * 3
+    + (400, 401, 403, 422, 500, 502, 503, 204, 301, 304, 100, 101, 199, 299, 600, 999)
+)
 _ANSWER_HEADERS = (
-    "Content-Type: application/json; charset=utf-8", "Content-Type: text/html", "X-Request-ID: F7xZk2-abc", "X-Request-ID: {}",
-    "Date: Fri, 15 Jan 2027 06:00:00 GMT", "Date: {}", "Retry-After: 5", "Retry-After: Fri, 15 Jan 2027 06:00:30 GMT",
-    "Retry-After: {}", "retry-after-ms: 1500", "retry-after-ms: {}", "Content-Encoding: gzip", "Content-Encoding: {}",
-    "Transfer-Encoding: {}", "Content-Length: {}", "Connection: close", "Connection: {}", "Location: {}", "X-Odd: {}", "{}: x",
+    "Content-Type: application/json; charset=utf-8", "Content-Type: text/html", "X-Request-ID: F7xZk2-abc",
+    "X-Request-ID: {}", "Date: Fri, 15 Jan 2027 06:00:00 GMT", "Date: {}", "Retry-After: 5",
+    "Retry-After: Fri, 15 Jan 2027 06:00:30 GMT", "Retry-After: {}", "retry-after-ms: 1500", "retry-after-ms: {}",
+    "Content-Encoding: gzip", "Content-Encoding: {}", "Transfer-Encoding: {}", "Content-Length: {}",
+    "Connection: close", "Connection: {}", "Location: {}", "X-Odd: {}", "{}: x",
 )  # fmt: skip
 _HEADER_VALUES = (
-    "", "0", "-1", "+5", "1_0", "\u0661".encode().decode("latin-1"), "5, 5", "5, 6", "9" * 400, "1e5", "0.5", "nan", "identity",
-    "chunked, gzip", "chunked", "gzip", "keep-alive", "Fri, 99 Foo 99999 99:99:99 +9999", "Mon, 01 Jan 0001 00:00:00 +2359",
-    "Fri, 31 Dec 9999 23:59:59 -2359", "1 Jan 2027", "\xe9\xff", "\x00", "a" * 200, ODD_KEY.secret,
-    OTHER_KEY.secret, PROXY_PASSWORD.secret, "\t", "Fri, 15 Jan 2027 06:00:00 -0000", "Thu, 01 Jan 1970 00:00:00 +999999999",
+    "", "0", "-1", "+5", "1_0", "\u0661".encode().decode("latin-1"), "5, 5", "5, 6", "9" * 400, "1e5", "0.5", "nan",
+    "identity", "chunked, gzip", "chunked", "gzip", "keep-alive", "Fri, 99 Foo 99999 99:99:99 +9999",
+    "Mon, 01 Jan 0001 00:00:00 +2359", "Fri, 31 Dec 9999 23:59:59 -2359", "1 Jan 2027", "\xe9\xff", "\x00", "a" * 200,
+    ODD_KEY.secret, OTHER_KEY.secret, PROXY_PASSWORD.secret, "\t", "Fri, 15 Jan 2027 06:00:00 -0000",
+    "Thu, 01 Jan 1970 00:00:00 +999999999",
 )  # fmt: skip
 
 
@@ -244,9 +252,11 @@ class Answers(Target):
         # A key that only its mask knows: what begins with sk_ is found by its looks, too.
         key = Secret(ODD_KEY.secret)
         self._client = Client(base_url=url, key=key, proxy=Secret(proxy), ca_file=authorities)
-        context = knock_client.trust(authorities)
+        context = trust(authorities)
         self._client._transport.close()
-        self._wire = self._client._transport = _Wire(url, context=context, proxy=proxy, connections=1, lookup=_no_address)
+        self._wire = self._client._transport = _Wire(
+            url, context=context, proxy=proxy, connections=1, lookup=_no_address
+        )
         secrets = tuple(_written(ODD_KEY, PROXY_PASSWORD, OTHER_KEY))
         records = [Seed(json.dumps(each, ensure_ascii=False)) for each in _RECORDS]
         errors = [Seed(replies.error(status).body.decode()) for status in (400, 401, 403, 404, 422, 429, 500)]
@@ -261,15 +271,18 @@ class Answers(Target):
         given = (self._records if (status == HTTPStatus.OK) is (rng.random() < 0.9) else self._errors).draw(rng)
         body = given.content
         lines = [f"HTTP/1.{rng.choice('1110')} {status} Words"]
-        for _ in range(int(rng.random() ** 3 * 5)):
-            lines.append(rng.choice(_ANSWER_HEADERS).format(rng.choice(_HEADER_VALUES)))
+        several = range(int(rng.random() ** 3 * 5))
+        lines += [rng.choice(_ANSWER_HEADERS).format(rng.choice(_HEADER_VALUES)) for _ in several]
         framing = rng.random()
         if framing < 0.85:
             lines.append(f"Content-Length: {len(body)}")
         elif framing < 0.92:
             lines.append("Transfer-Encoding: chunked")
             half = len(body) // 2
-            body = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in (body[:half], body[half:]) if each) + b"0\r\n\r\n"
+            body = (
+                b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in (body[:half], body[half:]) if each)
+                + b"0\r\n\r\n"
+            )
         content = "\r\n".join((*lines, "", "")).encode("latin-1") + body
         if given.exact or rng.random() < 0.8:
             return Given(content, given.exact)
@@ -295,7 +308,11 @@ class Answers(Target):
         unforeseen = _UNFORESEEN.search(str(error))
         if unforeseen is not None and unforeseen[1] not in _OF_HTTP:
             raise Wrong(f"a {unforeseen[1]} that only the last resort caught")
-        if isinstance(error, RateLimited) and error.retry_after is not None and not 0 <= error.retry_after <= MAX_RETRY_AFTER:
+        if (
+            isinstance(error, RateLimited)
+            and error.retry_after is not None
+            and not 0 <= error.retry_after <= MAX_RETRY_AFTER
+        ):
             raise Wrong(f"a wait of {error.retry_after} s")
         yield from (str(error), repr(error), repr(error.__dict__))
 
@@ -313,7 +330,14 @@ class Answers(Target):
         yield line.decode()
 
 
-_OF_HTTP = {"HTTPException", "BadStatusLine", "LineTooLong", "UnknownProtocol", "IncompleteRead", "TooManyInterimResponses"}
+_OF_HTTP = {
+    "HTTPException",
+    "BadStatusLine",
+    "LineTooLong",
+    "UnknownProtocol",
+    "IncompleteRead",
+    "TooManyInterimResponses",
+}
 
 
 # Configurations.
@@ -396,18 +420,20 @@ environments:
 """,
 )
 _KEYS = (
-    "environments", "name", "api_key_file", "api_key_env", "api_key", "base_url", "insecure_http", "branch", "ca_file", "proxy",
-    "proxy_from_environment", "operations", "operations_files", "operations_http", "groups", "id", "group", "run", "labels",
-    "url", "interval", "bearer_token_file", "every", "deadline", "rate_limit", "max_in_flight", "timeout", "polling",
-    "processing", "queued", "slowest", "retention", "per_operation", "per_operation_limit", "max_operations", "registration",
-    "tokens", "token_file", "storage", "path", "<<", "", "'a b'", "'\u2028'", "null", "5",
+    "environments", "name", "api_key_file", "api_key_env", "api_key", "base_url", "insecure_http", "branch", "ca_file",
+    "proxy", "proxy_from_environment", "operations", "operations_files", "operations_http", "groups", "id", "group",
+    "run", "labels", "url", "interval", "bearer_token_file", "every", "deadline", "rate_limit", "max_in_flight",
+    "timeout", "polling", "processing", "queued", "slowest", "retention", "per_operation", "per_operation_limit",
+    "max_operations", "registration", "tokens", "token_file", "storage", "path", "<<", "", "'a b'", "'\u2028'", "null",
+    "5",
 )  # fmt: skip
 _ODD_SETTINGS = (
-    *ODD_YAML, "200", "0.1", "500", "256", "100ms", "5m", "7d", "100y", "101y", "0s", "5", *_FILES, "missing.key", "ca.pem",
-    "knock.key/x", ".", "/", "/dev/zero", "/proc/self/mem", "/proc/kmsg", "'a\0b'", "KNOCK_API_KEY", "EMPTY", "QUOTED", "all",
-    "none", "active", "http://localhost:9", "http://knock.example", "https://api.knock.app/v1", "socks5://user@proxy.example",
-    "http://user:@proxy", "https://ids.example/a#b", "https://ids.example:0/", "[production, all]", "http://\u00e4.example",
-    "file:///etc/passwd", "http://[fe80::1%25eth0]/", "[default, other]", "[team, team]", "{team: a}", "ids/**/*",
+    *ODD_YAML, "200", "0.1", "500", "256", "100ms", "5m", "7d", "100y", "101y", "0s", "5", *_FILES, "missing.key",
+    "ca.pem", "knock.key/x", ".", "/", "/dev/zero", "/proc/self/mem", "/proc/kmsg", "'a\0b'", "KNOCK_API_KEY", "EMPTY",
+    "QUOTED", "all", "none", "active", "http://localhost:9", "http://knock.example", "https://api.knock.app/v1",
+    "socks5://user@proxy.example", "http://user:@proxy", "https://ids.example/a#b", "https://ids.example:0/",
+    "[production, all]", "http://\u00e4.example", "file:///etc/passwd", "http://[fe80::1%25eth0]/", "[default, other]",
+    "[team, team]", "{team: a}", "ids/**/*",
 )  # fmt: skip
 
 
@@ -438,7 +464,8 @@ class Configurations(Target):
 
     name = "configurations"
     hidden = (
-        Hidden(FILE_KEY, Scope.KEPT), Hidden(ODD_KEY, Scope.KEPT), Hidden(TOKEN_FILE, Scope.KEPT), Hidden(INLINE_KEY), Hidden(OTHER_KEY),
+        Hidden(FILE_KEY, Scope.KEPT), Hidden(ODD_KEY, Scope.KEPT), Hidden(TOKEN_FILE, Scope.KEPT), Hidden(INLINE_KEY),
+        Hidden(OTHER_KEY),
         Hidden(ODD_INLINE_KEY, Scope.PLACE), Hidden(PROXY_PASSWORD, Scope.PLACE),
         Hidden(LINK, Scope.MESSAGES), Hidden(QUERY_LINK, Scope.MESSAGES),
     )  # fmt: skip
@@ -447,7 +474,11 @@ class Configurations(Target):
         super().__init__(folder)
         _fill(folder)
         example = (ROOT / "config.example.yaml").read_text(encoding="utf-8")
-        examples = [each for name in ("configuration", "sources", "groups", "scaling") for each in _fenced(f"docs/{name}.md", "yaml")]
+        examples = [
+            each
+            for name in ("configuration", "sources", "groups", "scaling")
+            for each in _fenced(f"docs/{name}.md", "yaml")
+        ]
         rows = [each.written.decode("utf-8", "replace") for each in mistakes.of_table("configuration.yaml").values()]
         seeds = _seeds(_GOOD_CONFIGURATIONS, [example, *examples, *rows], (ODD_INLINE_KEY, PROXY_PASSWORD))
         secrets = _misplaced(OTHER_KEY, LINK, QUERY_LINK)
@@ -465,7 +496,7 @@ class Configurations(Target):
                 config.load(self._file, _ENVIRON, (loaded.environments[-1].name,), needs_storage=False)
         except (ConfigError, StartError) as error:
             return _told(error)
-        keys = {each.name: knock_client.read_key(each, _ENVIRON) for each in loaded.environments}
+        keys = {each.name: read_key(each, _ENVIRON) for each in loaded.environments}
         warnings = tuple(_warnings(loaded, keys, self._file))
         return Outcome(warnings, (repr(loaded), config.effective_yaml(loaded, queries_masked=True), repr(keys)))
 
@@ -511,14 +542,16 @@ tls_server_config:
     "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\nhttp_server_config: {headers: {}}\n",
 )
 _WEB_KEYS = (
-    "tls_server_config", "http_server_config", "basic_auth_users", "rate_limit", "cert", "key", "client_ca", "cert_file", "key_file",
-    "client_ca_file", "client_auth_type", "client_allowed_sans", "min_version", "max_version", "cipher_suites", "http2", "headers",
-    "curve_preferences", "prefer_server_cipher_suites", "X-Frame-Options", "X-Content-Type-Options", "'a:b'", "<<", "''", "5",
+    "tls_server_config", "http_server_config", "basic_auth_users", "rate_limit", "cert", "key", "client_ca",
+    "cert_file", "key_file", "client_ca_file", "client_auth_type", "client_allowed_sans", "min_version", "max_version",
+    "cipher_suites", "http2", "headers", "curve_preferences", "prefer_server_cipher_suites", "X-Frame-Options",
+    "X-Content-Type-Options", "'a:b'", "<<", "''", "5",
 )  # fmt: skip
 _ODD_WEB_SETTINGS = (
-    *ODD_YAML, "cert.pem", "key.pem", "ca.pem", "missing.pem", "/dev/zero", "/", "'a\0b'", "TLS10", "TLS12", "TLS13", "NoClientCert",
-    "RequireAnyClientCert", "VerifyClientCertIfGiven", "[TLS_AES_128_GCM_SHA256]", "[CurveP256, X25519]", "[CurveP521]", "[X448]",
-    "nosniff", "sameorigin", "'a\n b'", "'\u00e9'", f"{_SALTED}short", "[::1]", "TLS_RSA_WITH_RC4_128_SHA", "$2a$31$" + "a" * 53,
+    *ODD_YAML, "cert.pem", "key.pem", "ca.pem", "missing.pem", "/dev/zero", "/", "'a\0b'", "TLS10", "TLS12", "TLS13",
+    "NoClientCert", "RequireAnyClientCert", "VerifyClientCertIfGiven", "[TLS_AES_128_GCM_SHA256]",
+    "[CurveP256, X25519]", "[CurveP521]", "[X448]", "nosniff", "sameorigin", "'a\n b'", "'\u00e9'", f"{_SALTED}short",
+    "[::1]", "TLS_RSA_WITH_RC4_128_SHA", "$2a$31$" + "a" * 53,
 )  # fmt: skip
 
 
@@ -535,7 +568,9 @@ class WebConfigurations(Target):
         super().__init__(folder)
         _fill(folder)
         here = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "web-configs").glob("*.yaml"))]
-        rows = [each.written.decode("utf-8", "replace") for each in mistakes.of_table("web_configuration.yaml").values()]
+        rows = [
+            each.written.decode("utf-8", "replace") for each in mistakes.of_table("web_configuration.yaml").values()
+        ]
         seeds = _seeds(_GOOD_WEB_CONFIGURATIONS, [*here, *rows], (HASH, PASSWORD, PEM_KEY))
         self._corpus = Corpus(seeds, _ODD_WEB_SETTINGS, _WEB_KEYS, _misplaced(OTHER_KEY, LINK), quote="")
         self._file = folder / "web.yaml"
@@ -555,13 +590,14 @@ class WebConfigurations(Target):
 # Registrations.
 
 _ODD_QUERY = (
-    "", "a", "true", "false", "nightly-sync", "2027-01-31", "a/b", "\0", "\u2028", "a" * 129, "\ud800", OTHER_KEY.secret,
-    LINK.secret, QUERY_LINK.secret, "growth", "\xff", "other", "default",
+    "", "a", "true", "false", "nightly-sync", "2027-01-31", "a/b", "\0", "\u2028", "a" * 129, "\ud800",
+    OTHER_KEY.secret, LINK.secret, QUERY_LINK.secret, "growth", "\xff", "other", "default",
 )  # fmt: skip
 _QUERY_KEYS = ("group", "run", "again", "label.team", "label.tier", "label.", "label.x", "x", "")
 _CONTENT_TYPES = (
-    *("application/json",) * 8, *("text/plain",) * 4, "", "application/x-www-form-urlencoded", 'text/plain; charset="utf-8"',
-    "application/json; charset=latin-1", "multipart/form-data; boundary=a", "text/plain;" * 50, "\xe9", "a" * 300,
+    *("application/json",) * 8, *("text/plain",) * 4, "", "application/x-www-form-urlencoded",
+    'text/plain; charset="utf-8"', "application/json; charset=latin-1", "multipart/form-data; boundary=a",
+    "text/plain;" * 50, "\xe9", "a" * 300,
 )  # fmt: skip
 _RUN_BODIES = (
     "", "{}", '{"operations": 12}', '{"deadline": "3h"}', '{"deadline": "2027-01-15T06:00:00Z", "closed": true}',
@@ -569,7 +605,8 @@ _RUN_BODIES = (
 )  # fmt: skip
 _BORN = _RECORD | {"status": "queued", "started_at": None, "processed_rows": 0}
 _ITEMS: tuple[Any, ...] = (
-    ID, [ID, OTHER_ID], {"id": ID}, [{"id": ID, "group": "nightly-sync", "run": "2027-01-31", "labels": {"team": "growth"}}],
+    ID, [ID, OTHER_ID], {"id": ID},
+    [{"id": ID, "group": "nightly-sync", "run": "2027-01-31", "labels": {"team": "growth"}}],
     [{"id": ID, "again": True}, {"id": OTHER_ID, "again": False}], _BORN, [_BORN | {"group": "a"}, OTHER_ID],
 )  # fmt: skip
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]+) HTTP/1\.1")
@@ -591,8 +628,15 @@ class Registrations(Target):
         self._app = self._service.app()
         self._loop = asyncio.new_event_loop()
         secrets = tuple(_written(OTHER_KEY, LINK, QUERY_LINK))
-        self._json = Corpus([Seed(json.dumps(each)) for each in _ITEMS], ODD_JSON, (*_RECORD, "group", "run", "labels", "again"), secrets)
-        self._runs = Corpus([Seed(each) for each in _RUN_BODIES], ODD_JSON, ("operations", "deadline", "closed"), secrets)
+        self._json = Corpus(
+            [Seed(json.dumps(each)) for each in _ITEMS],
+            ODD_JSON,
+            (*_RECORD, "group", "run", "labels", "again"),
+            secrets,
+        )
+        self._runs = Corpus(
+            [Seed(each) for each in _RUN_BODIES], ODD_JSON, ("operations", "deadline", "closed"), secrets
+        )
         lists = [Seed(each) for each in _TEXT_LISTS]
         self._lines = Corpus(lists, _ODD_LINES, (), (OTHER_KEY.secret, LINK.secret, QUERY_LINK.secret))
 
@@ -619,10 +663,30 @@ class Registrations(Target):
             if rng.random() < 0.2:
                 query = "?" + quote_from_bytes(edited(query[1:].encode(), rng), safe="=&%+;?/")[:4000]
         token = TOKEN_FILE.secret if rng.random() < 0.95 else rng.choice((TOKEN, "x", "", TOKEN_FILE.secret[:-1]))
-        kind_of_body = rng.choice(_CONTENT_TYPES) if rng.random() < 0.5 else "application/json" if method == "PUT" else "text/plain"
-        lines = [f"{method} {path}{query} HTTP/1.1", "host: exporter", f"authorization: Bearer {token}", f"content-type: {kind_of_body}"]
+        kind_of_body = (
+            rng.choice(_CONTENT_TYPES)
+            if rng.random() < 0.5
+            else "application/json"
+            if method == "PUT"
+            else "text/plain"
+        )
+        lines = [
+            f"{method} {path}{query} HTTP/1.1",
+            "host: exporter",
+            f"authorization: Bearer {token}",
+            f"content-type: {kind_of_body}",
+        ]
         if rng.random() < 0.05:
-            lines.append(rng.choice(("content-encoding: gzip", "content-length: " + "9" * 30, "origin: http://x", "authorization: Basic a")))
+            lines.append(
+                rng.choice(
+                    (
+                        "content-encoding: gzip",
+                        "content-length: " + "9" * 30,
+                        "origin: http://x",
+                        "authorization: Basic a",
+                    )
+                )
+            )
         return Given("\r\n".join((*lines, "", "")).encode("latin-1") + given.content, given.exact)
 
     def run(self, content: bytes) -> Outcome:
@@ -633,9 +697,11 @@ class Registrations(Target):
             return Outcome(("no request that the server would take",))
         raw, _, query = line[2].partition(b"?")
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": line[1].decode(), "scheme": "http",
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": line[1].decode(),
+            "scheme": "http",
             "path": unquote(raw.decode("ascii")), "raw_path": raw, "query_string": query, "root_path": "", "state": {},
-            "headers": [(each[1], each[2]) for each in headers if each], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+            "headers": [(each[1], each[2]) for each in headers if each], "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
         }  # fmt: skip
         self._service.now += 1
         self._service.delivered.clear()
@@ -676,15 +742,19 @@ def _path(text: str) -> str:
 LIST_TOKEN = marker("Yc8hGf3zSp6Qk1Tb", "{}/lists+")
 QUERY = marker("Vu4gOa7wTe1Mi9Bz")
 _TEXT_LISTS = (
-    f"{ID}\n", f"# one\n\n  {ID} # it\n{OTHER_ID}\n", f"\ufeff{ID}\r\n{OTHER_ID.upper()}\r\n", "# none\n", f"{ID}\n" * 50,
+    f"{ID}\n", f"# one\n\n  {ID} # it\n{OTHER_ID}\n", f"\ufeff{ID}\r\n{OTHER_ID.upper()}\r\n", "# none\n",
+    f"{ID}\n" * 50,
 )  # fmt: skip
 _ODD_LINES = (
-    "", "#", f"{ID},{OTHER_ID}", f"[{ID}]", f'"{ID}"', "abc", "\0", "\u2028", "é", "0" * 70_000, "00000000-0000-0000-0000-000000000000",
-    ID.replace("-", ""), f"{ID}#a", f"{ID} \t# a", "id,group", "\x85", f"{ID}\x0b", "{", "urn:uuid:" + ID, "1" * 5000,
+    "", "#", f"{ID},{OTHER_ID}", f"[{ID}]", f'"{ID}"', "abc", "\0", "\u2028", "é", "0" * 70_000,
+    "00000000-0000-0000-0000-000000000000", ID.replace("-", ""), f"{ID}#a", f"{ID} \t# a", "id,group", "\x85",
+    f"{ID}\x0b", "{", "urn:uuid:" + ID, "1" * 5000,
 )  # fmt: skip
 _GROUPS: tuple[Any, ...] = (
-    [], [{"targets": [ID]}], [{"targets": [ID, OTHER_ID], "labels": {"group": "nightly-sync", "run": "2027-01-31", "team": "growth"}}],
-    [{"targets": [], "labels": {}}, {"targets": [ID.upper()], "labels": {"__meta_x": "y"}}], [{"targets": None, "labels": None}], None,
+    [], [{"targets": [ID]}],
+    [{"targets": [ID, OTHER_ID], "labels": {"group": "nightly-sync", "run": "2027-01-31", "team": "growth"}}],
+    [{"targets": [], "labels": {}}, {"targets": [ID.upper()], "labels": {"__meta_x": "y"}}],
+    [{"targets": None, "labels": None}], None,
 )  # fmt: skip
 _YAML_GROUPS = (
     f"- targets: ['{ID}', '{OTHER_ID}']\n  labels: {{group: nightly-sync, team: growth}}\n",
@@ -707,7 +777,9 @@ class IdFiles(Target):
         groups = [Seed(json.dumps(each)) for each in _GROUPS]
         yaml_groups = [Seed(each) for each in _YAML_GROUPS]
         self._corpora = {
-            "text": Corpus([Seed(each) for each in _TEXT_LISTS], _ODD_LINES, (), tuple(each.secret for each in misplaced)),
+            "text": Corpus(
+                [Seed(each) for each in _TEXT_LISTS], _ODD_LINES, (), tuple(each.secret for each in misplaced)
+            ),
             "YAML": Corpus(yaml_groups, (*ODD_YAML, f"['{ID}']"), keys, _misplaced(*misplaced), quote=""),
             "JSON": Corpus(groups, (*ODD_JSON, f'["{ID}"]'), keys, tuple(_written(*misplaced))),
             "http": Corpus(groups, (*ODD_JSON, f'["{ID}"]'), keys, tuple(_written(*misplaced, LIST_TOKEN, QUERY))),
