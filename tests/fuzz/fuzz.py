@@ -138,6 +138,8 @@ def run(target: Target, seed: int, numbers: Iterable[int], at: Callable[[int], N
             if verdict.seconds > figures.slowest[0]:
                 figures.slowest = verdict.seconds, number
             if verdict.problem:
+                if verdict.problem not in figures.found:
+                    say(f"FOUND {verdict.problem} (input {number})")
                 first, times = figures.found.get(verdict.problem, (number, 0))
                 figures.found[verdict.problem] = first, times + 1
             elif len(figures.templates) < TEMPLATES_MOST:
@@ -164,7 +166,8 @@ def smaller(target: Target, given: Given, problem: str, seconds: float = SMALLER
 
 
 def _work(kind: type[Target], seed: int, numbers: range, at: Any, results: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MOST, MEMORY_MOST))
+    if sys.platform == "linux":  # other systems refuse it
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MOST, MEMORY_MOST))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def note(number: int) -> None:
