@@ -201,11 +201,12 @@ def side_by_side(kind: type[Target], seed: int, inputs: int, workers: int) -> Fi
         theirs.close()
         under_way[mine] = process, at
     while under_way:
-        for ready in wait(list(under_way)):
+        ready = wait(list(under_way))
+        for mine in [each for each in under_way if each in ready]:
             try:
-                total.add(ready.recv())
+                total.add(mine.recv())
             except EOFError:
-                process, at = under_way.pop(ready)
+                process, at = under_way.pop(mine)
                 process.join()
                 if code := process.exitcode:
                     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -292,7 +292,7 @@ class Answers(Target):
         self._wire.content = content
         probed = self._client.probe()
         if probed.clock_difference is not None and not math.isfinite(probed.clock_difference):
-            raise Wrong("a difference of clocks that is no number")
+            raise Wrong("a difference of clocks that is not finite")
         messages: list[str] = []
         shown: list[str] = []
         try:
