@@ -111,6 +111,7 @@ def test_an_id_is_taken_as_it_is_at_hand(service: FakeService, body: Any, kind: 
         ({"inserted_at": 5}, None),
         ({"status": "processing"}, None),
         ({"status": ["queued"]}, None),
+        ({"name": "sk_live_0123"}, Created("sk_***", BORN_AT)),
         ({"name": None}, None),
         ({"name": ""}, None),
         ({"name": "a" * 257}, None),
