@@ -261,13 +261,29 @@ def test_whether_the_key_was_taken(answer: bytes, *, accepted: bool) -> None:
     assert outcome(answer).accepted_key is accepted
 
 
+def test_a_key_is_no_request_id() -> None:
+    assert outcome(http("", 500, "X-Request-ID: sk_live_0123")).request_id == "sk_***"
+
+
+def test_a_status_counts_though_the_length_of_its_body_is_no_number() -> None:
+    answer = http("", 429).replace(b"Content-Length: 0", b"Content-Length: " + b"9" * 5000)
+    assert isinstance(outcome(answer), RateLimited)
+
+
 @pytest.mark.parametrize(("status", "reason"), [(403, Reason.CLIENT_ERROR), (502, Reason.SERVER_ERROR)])
 def test_which_side_is_to_blame(status: int, reason: Reason) -> None:
     assert outcome(http("<html>", status)).reason is reason
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"), [("req_1-A", "req_1-A"), ("x" * 128, "x" * 128), ("x" * 129, None), ("a\x07b", None), ("é", None)]
+    ("sent", "kept"),
+    [
+        ("req_1-A", "req_1-A"),
+        ("x" * 128, "x" * 128),
+        ("x" * 129, None),
+        ("a\x07b", None),
+        ("é", None),
+    ],
 )
 def test_the_request_id_is_kept_if_it_is_printable(sent: str, kept: str | None) -> None:
     error = outcome(http("", 500).replace(b"Content", f"X-Request-ID: {sent}\r\nContent".encode(), 1))
@@ -371,6 +387,7 @@ BODY = json.dumps(RECORD).encode()
         (HEAD + b"Content-Length: +5\r\n\r\n" + BODY, BadResponse, "http"),
         (HEAD + b"Content-Length: x\r\n\r\n" + BODY, BadResponse, "http"),
         (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + BODY, BadResponse, "http"),
+        (HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY, BadResponse, "http"),
         (HEAD + b"Content-Length: 9999\r\n\r\n" + BODY, BadResponse, "body"),
         (HEAD + b"Content-Length: 5\r\n\r\n" + BODY, BadResponse, "body"),
         (HEAD + b"Content-Le", BadResponse, "body"),

@@ -263,9 +263,11 @@ def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
         ("https://ids.example/operations, https://host/a", "https://ids.example/operations, https://host/a"),
         ("http://me:p/a?s#s@host:1/", "http://***@host:1/"),
         ("a@b?c=d", "a@b?c=d"),
+        ("hhttp://me:pass@host", "hhttp://***@host"),
+        ('"prometheus:$2y$10$X0h1gDsPszWURQaxFh" $2$5', '"prometheus:$2y$***" $2$***'),
     ],
 )
-def test_urls_are_shown_without_what_may_be_secret(text: str, masked: str) -> None:
+def test_urls_and_hashes_are_shown_without_what_may_be_secret(text: str, masked: str) -> None:
     assert redact_all(text) == masked
 
 

@@ -111,6 +111,7 @@ def test_an_id_is_taken_as_it_is_at_hand(service: FakeService, body: Any, kind: 
         ({"inserted_at": 5}, None),
         ({"status": "processing"}, None),
         ({"status": ["queued"]}, None),
+        ({"name": "sk_live_0123"}, Created("sk_***", BORN_AT)),
         ({"name": None}, None),
         ({"name": ""}, None),
         ({"name": "a" * 257}, None),
@@ -505,11 +506,11 @@ def test_ids_without_room_are_told(service: FakeService) -> None:
 def test_state_that_cannot_be_written_is_told(service: FakeService) -> None:
     service.saved = False
     answer = post(service, [A, {"id": B, "again": True}])
-    problem(answer, 503, "the state could not be written, try again (the exporter's log says why)")
+    problem(answer, 503, "the state was not written in time, try again (a failure is in the exporter's log)")
     assert answer.headers["Retry-After"] == "1"
     service.released = ReleaseResult(known=True, saved=False)
     answer = call(service, "DELETE", DELETE, headers=HEADERS)
-    problem(answer, 503, "the state could not be written, try again (the exporter's log says why)")
+    problem(answer, 503, "the state was not written in time, try again (a failure is in the exporter's log)")
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
