@@ -567,8 +567,7 @@ class Reference:
         if environment is None or environment.life != life:
             return
         environment.flights[asked.id] = 0
-        code = outcome.code if isinstance(outcome, Trouble) else 200
-        environment.requests["none" if code is None else str(code)] += 1
+        environment.requests[outcome.code if isinstance(outcome, Trouble) else "200"] += 1
         key, operations = (asked.environment, asked.id), self.memory.operations
         each = operations.get(key)
         name, reason = (outcome.name, outcome.reason) if isinstance(outcome, Trouble) else ("", "")
