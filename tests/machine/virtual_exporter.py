@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import io
 import itertools
+import json
 import selectors
 import shutil
 import socket
@@ -30,6 +31,7 @@ from exporter.knock.transport import Transport
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
 from exporter.operation import parse_time
+from exporter.run_changes import read_run_changes
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import Tokens, TokenWatch
@@ -44,6 +46,7 @@ from exporter.tracking.messages import (
     Outside,
     PollRequest,
     PollResponse,
+    PutRun,
     Reconfigure,
     Register,
     Registration,
@@ -79,6 +82,7 @@ class Watcher(Protocol):
 
     def asked(self, asked: Asked, in_second: int) -> None: ...
     def answered(self, asked: Asked, outcome: dict[str, Any] | Trouble) -> None: ...
+    def rendered(self) -> None: ...
     def saving(self, number: int) -> None: ...
     def committed(self, number: int) -> None: ...
     def key_read(self, environment: str, key: str) -> None: ...
@@ -205,7 +209,7 @@ class Exporter:
         self._answers: list[tuple[float, int, Asked, PollRequest]] = []
         self._events: list[tuple[float, int, str, Any]] = []
         self._clients: dict[str, _Client] = {}  # by key
-        self._ending = False
+        self._ending = self._awaits_commit = False
         self._stuck_since: float | None = None  # a commit is
         self._view = View()
         self._activity = Activity(process=False)
@@ -283,9 +287,14 @@ class Exporter:
         self._keys[name] = key.reveal()
 
     def _publish(self, view: View) -> None:
+        if not self._awaits_commit:  # else it was put together before that began
+            self._watcher.rendered()
+        self._awaits_commit = False
         self._view = view
 
     def _save(self, changes: Changes) -> None:
+        self._watcher.rendered()
+        self._awaits_commit = True
         self._watcher.saving(changes.number)
         if self._writer is not None:
             self._writer.save(changes)
@@ -378,8 +387,10 @@ class Exporter:
         if changed or asked:
             self.deliver(KeyRead(name, Secret(key) if changed else None))
 
-    def list_all(self, environment: str, kind: str, name: str, listed: Iterable[tuple[str, str, Any]]) -> None:
-        """Have a source name these: ids, groups, labels."""
+    def list_all(
+        self, environment: str, kind: str, name: str, listed: Iterable[tuple[str, str, Any, str | None]]
+    ) -> None:
+        """Have a source name these: ids, groups, labels, runs."""
         operations = tuple(ListedOperation(*each) for each in listed)
         self.deliver(Listed(environment, SourceKey(SourceKind(kind), name), operations))
 
@@ -401,6 +412,14 @@ class Exporter:
             answers.append(({each.id: each.state for each in answer.taken}, answer.durable and answer.saved))
 
         self.deliver(Register(environment, tuple(_handed(items)), again=False, reply=reply))
+        return answers
+
+    def begin_run(self, environment: str, group: str, run: str, says: dict[str, Any]) -> list[bool]:
+        """Open or change a run as with the API; the list that is returned gets whether that is on disk."""
+        answers: list[bool] = []
+        changes = read_run_changes(json.dumps(says).encode())
+        reply = lambda answer: answers.append(answer.durable and answer.saved)  # noqa: E731
+        self.deliver(PutRun(environment, group, run, changes, reply))
         return answers
 
     def hang(self, *, hangs: bool) -> None:
@@ -450,4 +469,4 @@ def _handed(items: list[dict[str, Any]]) -> Iterator[Registration]:
     for each in items:
         born = "inserted_at" in each
         created = Created(each["name"], parse_time(each["inserted_at"])) if born else None
-        yield Registration(ListedOperation(each["id"], each["group"]), created)
+        yield Registration(ListedOperation(each["id"], each["group"], run=each.get("run")), created)

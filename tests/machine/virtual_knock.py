@@ -102,7 +102,20 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 OTHER_ID = "123e4567-e89b-12d3-a456-426614174000"
 HTML = "<html><h1>Bad gateway</h1></html>"
 DEEP = b"[" * 100_000
-BAD_COUNTS = ("-1", "true", '"43"', "43.5", "1" + "0" * 17, "1e300", "1e999", "[1]", "{}", "9" * 5000, "NaN", "-Infinity")
+BAD_COUNTS = (
+    "-1",
+    "true",
+    '"43"',
+    "43.5",
+    "1" + "0" * 17,
+    "1e300",
+    "1e999",
+    "[1]",
+    "{}",
+    "9" * 5000,
+    "NaN",
+    "-Infinity",
+)
 BAD_TIMES = (
     '"yesterday"', "17", "true", '""', '"2027-01-15"', '"2027-01-15T09:00:00"', '"2027-02-30T09:00:00Z"',
     '"2027-01-15T24:00:00Z"', '"10000-01-01T00:00:00Z"', '"0001-01-01T00:00:00+01:00"', '"2027-01-15T09:00:00+25:00"',
@@ -245,7 +258,9 @@ ODDITIES = {
     "went back": _odd({"processed_rows": 3, "success_count": 3, "status": "processing"}),
     "to and fro": _odd({"processed_rows": 3, "success_count": 3, "status": "processing"}, turns=True),
     "without counts": _odd({"processed_rows": None, "success_count": None, "error_count": None}),
-    "counts that do not add up": _odd({"processed_rows": 5, "success_count": 90, "error_count": 80, "estimated_total_rows": 2}),
+    "counts that do not add up": _odd(
+        {"processed_rows": 5, "success_count": 90, "error_count": 80, "estimated_total_rows": 2}
+    ),
     "large counts": _odd({"processed_rows": 10**14, "error_count": 10**14}),
     "whole fractions": Oddity(_text("processed_rows", "7.0"), {"processed_rows": 7}),
     "a field twice": Oddity(_text("processed_rows", '"x", "processed_rows": 4'), {"processed_rows": 4}),
@@ -262,12 +277,15 @@ ODDITIES = {
         {"started_at": "2027-01-15T08:30:00.123456Z", "updated_at": "2027-01-15T09:00:00Z"},
     ),
     "over without a time": _odd({"status": "completed", "completed_at": None, "failed_at": None}),
-    "over twice": _odd({"status": "failed", "completed_at": "2027-01-15T09:00:00Z", "failed_at": "2027-01-15T08:00:00Z"}),
+    "over twice": _odd(
+        {"status": "failed", "completed_at": "2027-01-15T09:00:00Z", "failed_at": "2027-01-15T08:00:00Z"}
+    ),
     "over later": _odd({"status": "completed", "completed_at": FAR}),
     "over before it began": _odd({"status": "completed", "started_at": FAR, "completed_at": EARLY}),
     "items": _odd({"error_count": None, "error_items": [{"id": "a", "collection": "books"}, {"id": "b"}]}),
     "broken items": Oddity(
-        _text("error_items", r'[7, null, {"id": "\ud800", "collection": ["x"]}, []]'), {"error_items": [7, None, {}, []]}
+        _text("error_items", r'[7, null, {"id": "\ud800", "collection": ["x"]}, []]'),
+        {"error_items": [7, None, {}, []]},
     ),
     "no list of items": _unlike({"error_items": {"id": "a"}}, {"error_items": None}),
     "more fields": _odd({"x": {"y": [[[[1e308]]]]}, "processed_row": -1, "progress_path": "http://other.example/"}),
