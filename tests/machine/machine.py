@@ -110,9 +110,10 @@ groups = st.sampled_from(["default", "nightly", "nightly", "daily", "other"])
 runs = st.sampled_from(["1", "2", "2027-01-15T08:00:00Z"])
 some_run = st.sampled_from([None, None, "1", "2"])
 DEADLINES = {"100s": 100, "2h": 7200, "2027-01-15T08:30:00Z": "2027-01-15T08:30:00Z", None: None}
-NONSENSE = (  # what a job may not say
+NONSENSE: tuple[Any, ...] = (  # what a job may not say
     [], "1", {"operations": -1}, {"operations": 1.0}, {"operations": True}, {"operations": 2**60}, {"deadline": "soon"},
-    {"deadline": 100}, {"deadline": "-3h"}, {"closed": False}, {"closed": "true"}, {"finished": True}, {"operations": "3"},
+    {"deadline": 100}, {"deadline": "-3h"}, {"closed": False}, {"closed": "true"}, {"finished": True},
+    {"operations": "3"},
 )  # fmt: skip
 says = st.fixed_dictionaries(
     {},
@@ -357,7 +358,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, source=st.sampled_from(SOURCES), numbers=some, group=groups, team=teams, run=some_run)
     def source_lists(  # noqa: PLR0913 - what a list may say
-        self, name: str, source: tuple[str, str], numbers: list[int], group: str, team: str | None, run: str | None
+        self, name: str, source: tuple[str, str], numbers: list[int], group: str, team: str | None, *, run: str | None
     ) -> None:
         environment = self.reference.environments.get(name)
         if environment is None or (source[0] == "http" and not environment.wanted.http):
@@ -380,20 +381,20 @@ class Machine(RuleBasedStateMachine):
         numbers: list[int],
         group: str,
         team: str | None,
-        run: str | None,
         *,
+        run: str | None,
         again: bool,
         created: bool,
     ) -> None:
-        self.register(name, self.items(self.known(numbers), group, team, run, again=again, created=created))
+        self.register(name, self.items(self.known(numbers), group, team, run=run, again=again, created=created))
 
     def items(  # noqa: PLR0913 - what a registration may say
         self,
         ids: list[str],
         group: str = "default",
         team: str | None = None,
-        run: str | None = None,
         *,
+        run: str | None = None,
         again: bool = False,
         created: bool = False,
     ) -> list[dict[str, Any]]:
@@ -620,7 +621,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, group=groups, run=runs, says=says, moment=moments, pause=pauses, quick=st.booleans())
     def process_is_killed_while_a_job_says(  # noqa: PLR0913 - what happens, and when
-        self, name: str, group: str, run: str, says: dict[str, Any], moment: str, pause: float, *, quick: bool
+        self, name: str, group: str, run: str, says: dict[str, Any], *, moment: str, pause: float, quick: bool
     ) -> None:
         if name not in self.reference.environments:
             return
@@ -983,9 +984,9 @@ class Machine(RuleBasedStateMachine):
             if run is not None or key in declared or tracked.states.total():
                 shown.add(key)
                 self._check_document(key, told[key], run, sums)
-        same({key: 1 for key in told}, {key: 1 for key in shown}, "groups")
+        assert told.keys() == shown, f"groups are {told.keys()}, not {shown}"
         for family, values in expected.items():
-            found = {
+            found: dict[tuple[str, ...], float] = {
                 (labels["knock_environment"], labels["group"]): value
                 for labels, value in samples[f"knock_group_{family}"]
             }
@@ -1067,11 +1068,11 @@ class Machine(RuleBasedStateMachine):
         )
         same(stored.tombstones, memory.tombstones, "tombstones")
         groups = {key: each for key, each in memory.groups.items() if each != Group()}
-        same({key: 1 for key in stored.groups}, {key: 1 for key in groups}, "groups on disk")
+        assert stored.groups.keys() == groups.keys(), f"groups on disk are {stored.groups.keys()}, not {groups.keys()}"
         for key, group in groups.items():
             found, run = stored.groups[key], group.run
             assert (found.get("run") is None) == (run is None), f"{key}: {found}"
-            expected = {"last_inserted": group.last_inserted, "every_since": group.every_since}
+            expected: dict[str, Any] = {"last_inserted": group.last_inserted, "every_since": group.every_since}
             self._same_document({each: found.get(each) for each in expected}, expected, key)
             assert found.get("past", {}).keys() == set(group.past_ids), f"{key}: {found}"
             if run is not None:

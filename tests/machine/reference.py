@@ -74,7 +74,7 @@ class At(NamedTuple):
 class Sums(NamedTuple):
     """What operations of a run add up to."""
 
-    states: Counter[str] = Counter()
+    states: Counter[str]
     with_errors: int = 0
     processed: int = 0
     estimated: int = 0
@@ -85,11 +85,15 @@ class Sums(NamedTuple):
 
     @property
     def ended(self) -> int:
+        """How many are final or lost."""
         return sum(self.states[each] for each in ENDED)
 
     @property
     def unfinished(self) -> int:
         return self.states.total() - self.ended
+
+
+NOTHING = Sums(Counter())
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Run:
     deadline: float | None = None
     closed: float | None = None
     finished: float | None = None
-    gone: Sums = Sums()
+    gone: Sums = NOTHING
 
     def hidden(self, wall: float) -> bool | None:
         """Return whether its last event was 30 days ago; None: perhaps."""
@@ -267,7 +271,7 @@ class Memory:
     def sums(self, key: GroupKey) -> Sums:
         """Add up the run of a group: what has left it, and what is followed."""
         run = self.groups.get(key, Group()).run
-        sums = Sums() if run is None else run.gone
+        sums = NOTHING if run is None else run.gone
         for (environment, _), each in self.operations.items():
             if run is not None and (environment, each.group) == key and each.run == run.id:
                 sums = sums.plus(each.sums)
@@ -277,7 +281,9 @@ class Memory:
         """Note an event of the current run, that was at one moment or between two."""
         group = self.groups[key]
         assert group.run is not None
-        first, last = (max(one, other, key=lambda at: at.age) for one, other in zip(group.run.newest, (since, now)))
+        first, last = (
+            max(one, other, key=lambda at: at.age) for one, other in zip(group.run.newest, (since, now), strict=True)
+        )
         self.groups[key] = replace(group, run=replace(group.run, newest=(first, last), **changes))
 
     def leave(self, key: Key, each: Followed, since: At, now: At) -> None:
@@ -422,7 +428,7 @@ class Reference:
             self._put_to_sleep(name)
         for name, settings in names.items():
             if name in self.environments:
-                self._change(self.environments[name], settings, keys[name])
+                self._use(self.environments[name], settings, keys[name])
             else:
                 self._begin(settings, keys[name])
                 self.ceiling = max(self.ceiling, len(self.awake))
@@ -466,7 +472,7 @@ class Reference:
         if (known.base_url, known.branch) != (wanted.base_url, wanted.branch):
             self._move(environment)
 
-    def _change(self, environment: Environment, wanted: WantedEnvironment, key: str) -> None:
+    def _use(self, environment: Environment, wanted: WantedEnvironment, key: str) -> None:
         before, environment.wanted = environment.wanted, wanted
         moved = (before.base_url, before.branch) != (wanted.base_url, wanted.branch)
         if moved or key != environment.key:
@@ -599,8 +605,7 @@ class Reference:
             name, inserted_at = created
             said, due = {"inserted_at": inserted_at}, _due(each.registration.age, each.interval)
             born = replace(each, said=said, status="queued", name=name, live=True, due=due)
-            self.memory.note_inserted((key[0], each.group), born.time("inserted_at"), self.now)
-            self.memory.operations[key] = self._first_heard(key, born)
+            self._change(key, each, self._first_heard(key, born))
         return self.memory.operations[key].state
 
     def _first_heard(self, key: Key, each: Followed) -> Followed:
@@ -774,7 +779,7 @@ class Reference:
 
     def tracked(self, key: GroupKey) -> Sums:
         """Add up what is followed now: of lost ones neither rows nor errors."""
-        sums = Sums()
+        sums = NOTHING
         for (name, _), each in self.awake.items():
             if (name, each.group) == key:
                 sums = sums.plus(Sums(*each.sums[:2]) if each.lost else each.sums)
@@ -882,16 +887,20 @@ class Reference:
         if keys < environment.moved or stays_due:
             operations[key] = replace(each, due=_due(self.now.age, 0))
         elif isinstance(outcome, Trouble):
-            operations[key] = self._failed(environment, each, outcome)
+            self._change(key, each, self._failed(environment, each, outcome))
         else:
-            after = self._recorded(environment, key, each, outcome)
-            if after.time("inserted_at") != each.time("inserted_at"):
-                self.memory.note_inserted((key[0], each.group), after.time("inserted_at"), self.now)
-            is_first = each.success is None and each.time("inserted_at") is None
-            operations[key] = self._first_heard(key, after) if is_first else after
-        after = operations[key]
-        if each.active and not after.active and self.memory.is_member(key, after):
-            self.memory.change_run((key[0], after.group), self.now, self.now)
+            self._change(key, each, self._recorded(environment, key, each, outcome))
+
+    def _change(self, key: Key, before: Followed, after: Followed) -> None:
+        """Take in an answer, also for the run that an operation belongs to."""
+        place, inserted = (key[0], after.group), after.time("inserted_at")
+        if inserted != before.time("inserted_at"):
+            self.memory.note_inserted(place, inserted, self.now)
+        if before.success is None and after.success is not None and before.time("inserted_at") is None:
+            after = self._first_heard(key, after)
+        self.memory.operations[key] = after
+        if before.active and not after.active and self.memory.is_member(key, after):
+            self.memory.change_run(place, self.now, self.now)
 
     def _judge(
         self, environment: Environment, asked: Asked, outcome: dict[str, Any] | Trouble, *, same_key: bool
@@ -918,7 +927,7 @@ class Reference:
         since = now if each.missing_since is None else each.missing_since
         each = replace(each, missing_since=since)
         if environment.trusted and now - since >= wanted.not_found_after:
-            return replace(each, lost=True)  # its run is told by `answered`
+            return replace(each, lost=True)
         proves = each.success is not None or now - each.registration.age >= 300
         missing = each.missing + 1 if proves else 0
         interval = _doubling(60, missing, 3600) if missing else wanted.queued

@@ -129,7 +129,7 @@ BAD_DOCUMENTS = (
     *(_text("id", each) for each in ("null", "7", '""', f'"{OTHER_ID}"')),
     *(_text("name", each) for each in ("7", "[]", r'"\ud800"')),
     *(_raw(http(each)) for each in ("", " ", "[]", '"processing"', "null", "43", "{}", "{", "nonsense", HTML)),
-    lambda document: Wire(http([document] and json.dumps([document]))),
+    lambda document: Wire(http(json.dumps([document]))),
     _changed(lambda answer: answer[:-1]),
     _changed(lambda answer: http(answer.partition(b"\r\n\r\n")[2][:-1])),
     _changed(lambda answer: http(answer.partition(b"\r\n\r\n")[2].decode().encode("utf-16"))),
@@ -180,12 +180,14 @@ TROUBLES: dict[str, tuple[tuple[Trouble, Tells], ...]] = {
     "key refused": (
         *_troubles("key refused", "unauthorized", "401", _raw(http("no", 401))),
         *_statuses("key refused", "unauthorized", _of_knock(403, "authorization", "authentication_error")),
-        *_statuses("key refused", "unauthorized", _of_knock(400, "bearer_token_invalid"), _of_knock(400, "api_key_expired")),
+        *_statuses("key refused", "unauthorized", _of_knock(400, "bearer_token_invalid")),
+        *_statuses("key refused", "unauthorized", _of_knock(400, "api_key_expired")),
     ),
     "limited": (
         *_waits("limited", "X: 1", "Retry-After: soon", "Retry-After: -5", "Retry-After: NaN", "Retry-After: 1e3"),
         *_waits("limited", "Retry-After: Thu, 99 Foo 2027 00:00:00 GMT"),
-        (Trouble("limited", "rate_limited", "429"), _raw(b"HTTP/1.1 429 No\r\nContent-Length: 9\r\n\r\n", TimeoutError)),
+        *_waits("limited", "Retry-After: 0", "Retry-After: Thu, 01 Jan 1970 00:00:00 GMT", seconds=0.0),
+        (Trouble("limited", "rate_limited", "429"), _raw(b"HTTP/1.1 429 No\r\nContent-Length: 9\r\n\r\n", OSError)),
     ),
     "limited for 2 s": (
         *_waits("limited for 2 s", "Retry-After: 2", "retry-after-ms: 2000", "RETRY-AFTER:  2.0 ", seconds=2.0),
@@ -196,8 +198,9 @@ TROUBLES: dict[str, tuple[tuple[Trouble, Tells], ...]] = {
         "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", seconds=300.0,
     ),
     "server error": _statuses(
-        "server error", "server_error", _of_knock(500), http(HTML, 502), http("", 503, "Retry-After: 86400"), http("", 504),
-        http("", 503, "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"), http("", 599), http(b"\x1f\x8b", 500, "Content-Encoding: gzip"),
+        "server error", "server_error", _of_knock(500), http(HTML, 502), http("", 504), http("", 599),
+        http("", 503, "Retry-After: 86400"), http("", 503, "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"),
+        http(b"\x1f\x8b", 500, "Content-Encoding: gzip"),
     ),
     "client error": _statuses(
         "client error", "client_error", _of_knock(422), _of_knock(400), _of_knock(403), http(HTML, 403), http("", 407),
@@ -218,7 +221,8 @@ TROUBLES: dict[str, tuple[tuple[Trouble, Tells], ...]] = {
         *_troubles("bad answers", "bad_response", "200", *BAD_DOCUMENTS),
         *_troubles("bad answers", "bad_response", "none", *map(_raw, BAD_HEADS)),
         *_statuses(
-            "bad answers", "bad_response", http("{}", 101), http("{}", 201), http("", 204), http("{}", 206), http("", 300),
+            "bad answers", "bad_response", http("{}", 101), http("{}", 201), http("", 204), http("{}", 206),
+            http("", 300),
             http("", 301, "Location: /v1/bulk_operations/other"), http("", 302, "Location: http://other.example/"),
             http("", 304), http("", 307), http("", 308), http("", 600), http("", 999), http(HTML, 404), http("[]", 404),
             _of_knock(403, "resource_missing").replace(b"403", b"404", 1), http('{"code":5,"type":"x"}', 404),
