@@ -496,16 +496,21 @@ class Machine(RuleBasedStateMachine):
             assert (told["id"], told["expected_operations"]) == (run, kept.operations)
             assert (told["closed_at"] is None) == (kept.closed is None)
             assert answer["durable"] == self.keeps
-            self.note_opened((name, group), run)
+            self.note_opened((name, group))
         return status
 
     def expect_run(self, key: GroupKey, run: str, says: dict[str, Any]) -> int:
         changes = says | ({"deadline": DEADLINES[says["deadline"]]} if "deadline" in says else {})
-        return 200 if self.reference.put_run(key, run, changes) is None else 409
+        if self.reference.put_run(key, run, changes) is not None:
+            return 409
+        if (key, run) in self.reference.opened:
+            self.reference.opened[key, run] = None
+        return 200
 
-    def note_opened(self, key: GroupKey, run: str) -> None:
-        if self.keeps:
-            self.reference.opened.add((key, run))
+    def note_opened(self, key: GroupKey) -> None:
+        run = self.reference.memory.groups[key].run
+        if self.keeps and run is not None:
+            self.reference.opened[key, run.id] = run.told
 
     # The configuration.
 
@@ -630,7 +635,7 @@ class Machine(RuleBasedStateMachine):
         if not quick:
             self.exporter.run(6.0, lambda: bool(answers))
             if expected == 200 and answers == [True]:
-                self.note_opened((name, group), run)
+                self.note_opened((name, group))
         if moment != "now":
             self.exporter.run(0.3, lambda: self.exporter.waits_for(moment))
         self.restart(pause, reboots=False, kills=True)
@@ -638,7 +643,7 @@ class Machine(RuleBasedStateMachine):
     def restart(self, pause: float, *, reboots: bool, kills: bool) -> None:
         self.count_shown(set(NAMES))
         groups, opened = self.reference.memory.groups, self.reference.opened
-        self.reference.opened = {(key, run) for key, run in opened if groups[key].knows(run)}
+        self.reference.opened = {(key, run): told for (key, run), told in opened.items() if groups[key].knows(run)}
         folder = self.exporter.folder
         if kills:
             left = self.root / str(self.folders + 1)
@@ -655,8 +660,11 @@ class Machine(RuleBasedStateMachine):
         lost = self.reference.accepted - self.reference.memory.operations.keys()
         assert not lost, f"{lost} were registered, and are forgotten"
         groups = self.reference.memory.groups
-        for key, run in self.reference.opened:
-            assert groups.get(key, Group()).knows(run), f"the run {run} of {key} was opened, and is forgotten"
+        for (key, run_id), told in self.reference.opened.items():
+            group = groups.get(key, Group())
+            assert group.knows(run_id), f"the run {run_id} of {key} was opened, and is forgotten"
+            if told is not None and group.run is not None and group.run.id == run_id:
+                assert group.run.told == told, f"what was said of the run {run_id} of {key} is forgotten"
 
     def _resolve(self, folder: Path) -> None:
         """Note what the last process committed of what only its own clock decided: who had left, who was let in."""

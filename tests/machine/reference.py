@@ -94,6 +94,7 @@ class Sums(NamedTuple):
 
 
 NOTHING = Sums(Counter())
+Told = tuple[int | None, float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Run:
     closed: float | None = None
     finished: float | None = None
     gone: Sums = NOTHING
+
+    @property
+    def told(self) -> Told:
+        """What the job has said of it."""
+        return self.operations, self.deadline, self.closed
 
     def hidden(self, wall: float) -> bool | None:
         """Return whether its last event was 30 days ago; None: perhaps."""
@@ -365,7 +371,7 @@ class Reference:
         self.ceiling = 0  # how many may be followed: the limit, or more that were followed before
         self.blurred = False  # whether it is not known why something was retired
         self.accepted: set[Key] = set()  # registrations that were answered as durable
-        self.opened: set[tuple[GroupKey, str]] = set()  # runs likewise
+        self.opened: dict[tuple[GroupKey, str], Told | None] = {}  # runs likewise; None: changed since, nobody knows
         self.began = self.configured = 0.0  # ages
         self._lives = 0
         self._flights: dict[Asked, tuple[int, int]] = {}
