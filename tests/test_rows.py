@@ -18,7 +18,8 @@ from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.selection import FilterOption
 from exporter.tracking.snapshot import EnvironmentStatus, SourceState
 from exporter.tracking.transitions import Circumstances, Moment, Tracked, newly_tracked, succeeded
-from exporter.web.rows import EnvironmentRow, Row, advice, environment_rows, headline, offered, row, troubled
+from exporter.web.advice import operation_advice
+from exporter.web.rows import EnvironmentRow, Row, environment_rows, headline, offered, row, troubled
 
 ID = "00000000-0000-4000-8000-000000000001"
 NOW = Moment(1000.0, WALL)
@@ -114,7 +115,7 @@ def test_what_needs_attention_leads_to_its_runbook(
 ) -> None:
     now = Moment(NOW.mono + after, NOW.wall + after)
     entry = entry_of(tracked(record, **changes))
-    found = advice(entry, now, "https://example.com")
+    found = operation_advice(entry, now, "https://example.com")
     assert (found.runbook if found is not None else None) == runbook
     assert facts.needs_attention(entry, now) is (runbook is not None)
 

@@ -35,7 +35,7 @@ from exporter.tracking.selection import (
     select,
     tally,
 )
-from exporter.web import rows
+from exporter.web import advice, rows
 from exporter.web.context import DOCUMENTATION
 from exporter.web.filters import read_filter
 from exporter.web.replies import Refusal
@@ -195,7 +195,7 @@ class Pages:
             now=now,
             row=row,
             it=it,
-            attention=rows.attention(it, now),
+            attention=advice.group_troubles(it, now),
             counts=tally(snapshot, of_group, now),
             rows_chart=chart.draw(status.rows.points, it.run_sums.rows_estimated) if status else None,
             rows_points=status.rows.points if status else (),
@@ -205,7 +205,7 @@ class Pages:
             slowest=[self._row(each, now) for each in rows.slowest(unfinished.entries, now)],
             listed=[self._row(each, now) for _, each in islice(listing.entries, ATTENTION_ROWS)],
             listed_count=listing.total,
-            commands=rows.commands(it, self._url(request)),
+            commands=advice.group_commands(it, self._url(request)),
         )
 
     def operation(self, request: Request) -> Response:
@@ -235,7 +235,7 @@ class Pages:
             if entry.exposed
             else None,
             curl=_curl(environment_status, key.id),
-            advice=rows.advice(entry, now, self._url(request)),
+            advice=advice.operation_advice(entry, now, self._url(request)),
         )
 
     def configuration(self, _request: Request) -> Response:
