@@ -104,6 +104,7 @@ _SAMPLE = re.compile(r"^(knock_(?:bulk|exporter|group)_[a-z_]+)\{([^}]*)\} (\S+)
 _LABEL = re.compile(r'([a-z_]+)="([^"]*)"')
 
 names = st.sampled_from(NAMES)
+troubles = st.sampled_from([*sorted(TROUBLES), *["bad answers"] * 3])  # of these there are most
 numbers = st.integers(0, IDS_MOST - 1)
 some = st.lists(numbers, max_size=4, unique=True)
 groups = st.sampled_from(["default", "nightly", "nightly", "daily", "other"])
@@ -272,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         self.ids.append(self.knock.world.start(ORDERS[order]))
         self.register(name, self.items([self.ids[-1]], created=created))
 
-    @rule(number=numbers, trouble=st.sampled_from(sorted(TROUBLES)))
+    @rule(number=numbers, trouble=troubles)
     def one_is_troubled(self, number: int, trouble: str) -> None:
         [operation_id] = self.known([number])
         if self.knock.troubles.pop(operation_id, None) is None:
@@ -284,7 +285,7 @@ class Machine(RuleBasedStateMachine):
         self.knock.troubles[operation_id] = "not found"
         self.pass_time(FORGOTTEN_SECONDS)
 
-    @rule(troubles=st.lists(st.sampled_from(sorted(TROUBLES)), min_size=1, max_size=2), seconds=durations)
+    @rule(troubles=st.lists(troubles, min_size=1, max_size=2), seconds=durations)
     def all_are_troubled_for_a_while(self, troubles: list[str], seconds: float) -> None:
         for each in troubles:
             self.knock.troubles[""] = each
@@ -477,7 +478,8 @@ class Machine(RuleBasedStateMachine):
     def job_runs(  # noqa: PLR0913 - what a job may do
         self, name: str, group: str, run: str, numbers: list[int], expected: int | None, *, closes: bool
     ) -> None:
-        if self.say(name, group, run, {} if expected is None else {"operations": expected}) == 200:
+        says = {"operations": expected} | ({} if closes else {"deadline": "100s"})
+        if self.say(name, group, run, says) == 200:
             if numbers:
                 self.register(name, self.items(self.known(numbers), group, run=run, again=True))
             if closes:
@@ -493,6 +495,7 @@ class Machine(RuleBasedStateMachine):
             kept = self.reference.memory.groups[name, group].run
             assert kept is not None
             told = answer["run"]
+            assert told is not None, f"the run {run} is answered, and not shown"
             assert (told["id"], told["expected_operations"]) == (run, kept.operations)
             assert (told["closed_at"] is None) == (kept.closed is None)
             assert answer["durable"] == self.keeps
