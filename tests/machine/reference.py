@@ -801,9 +801,10 @@ class Reference:
 
     def deadline(self, key: GroupKey) -> float | None:
         run, (_, span) = self.run_of(key), self.expectation(key)
-        if run is None or run.deadline is not None or span is None:
-            return run and run.deadline
-        return run.opened + span
+        if run is None:
+            return None
+        by_group = None if span is None else run.opened + span
+        return by_group if run.deadline is None else run.deadline
 
     def state(self, key: GroupKey) -> str:
         """Return the word for a group: the first that holds."""
