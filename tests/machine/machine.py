@@ -473,10 +473,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         name=names, group=groups, run=runs, numbers=some, expected=st.sampled_from([None, 0, 1, 2, 4]),
-        closes=st.sampled_from([True, True, False]),
+        closes=st.sampled_from([True, True, False]), goes_on=st.booleans(),
     )  # fmt: skip
     def job_runs(  # noqa: PLR0913 - what a job may do
-        self, name: str, group: str, run: str, numbers: list[int], expected: int | None, *, closes: bool
+        self, name: str, group: str, run: str, numbers: list[int], expected: int | None, *, closes: bool, goes_on: bool
     ) -> None:
         says = {"operations": expected} | ({} if closes else {"deadline": "100s"})
         if self.say(name, group, run, says) == 200:
@@ -484,6 +484,8 @@ class Machine(RuleBasedStateMachine):
                 self.register(name, self.items(self.known(numbers), group, run=run, again=True))
             if closes:
                 self.say(name, group, run, {"closed": True})
+            if goes_on and (past := self.reference.memory.groups[name, group].past_ids):
+                self.say(name, group, past[0], {"closed": True})  # a job of before
 
     def say(self, name: str, group: str, run: str, says: dict[str, Any]) -> int:
         known = name in self.reference.environments
