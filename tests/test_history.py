@@ -77,6 +77,8 @@ def test_the_rate_looks_back_two_minutes_or_at_the_last_two_points() -> None:
     assert line((0, None), (1, None)).rate is None
     assert line((0, 0), (500, 1000)).rate == 2.0
     assert line((0, 0), (500, 1000), (560, 1600), (620, 2200)).rate == 10.0
+    assert line((0, 0), (380, 5), (440, 605), (500, 1205)).rate == 10.0
+    assert line((0, 0), (379.5, 500), (440, 605), (500, 1205)).rate == 10.0
     assert line((0, 9), (5, 9), (10, 9)).rate == 0.0
     assert line((0, 9), (5, 3)).rate == 0.0, "a count that falls is not a speed"
     assert line((5, 1), (5, 3)).rate is None

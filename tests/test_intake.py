@@ -149,6 +149,33 @@ def test_the_group_is_that_of_the_first_source_that_names_one(*, reverse: bool) 
     assert model.value("knock_exporter_source_conflicts_total", **E) == 1
 
 
+def saying(group: str = "default", run: str | None = None, **labels: str) -> ListedOperation:
+    return ListedOperation(A, group, tuple(labels.items()), run)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflicts"),
+    [
+        (saying("nightly"), saying("weekly"), 1),
+        (saying("nightly"), saying("nightly"), 0),
+        (saying("nightly", "1"), saying("nightly", "2"), 1),
+        (saying("nightly", "1"), saying("nightly", "1"), 0),
+        (saying("nightly", "1"), saying(), 0),
+        (saying(team="growth"), saying(team="core"), 1),
+        (saying(team="growth"), saying(team="growth"), 0),
+        (saying(team="growth"), saying(tier="1"), 0),
+    ],
+)
+def test_sources_conflict_where_they_say_different_things(
+    one: ListedOperation, other: ListedOperation, conflicts: int
+) -> None:
+    model = model_of(labels=("team", "tier"))
+    model.list_file("/a", one)
+    model.list_file("/b", other)
+    model.run(1)
+    assert model.value("knock_exporter_source_conflicts_total", **E) == conflicts
+
+
 def test_a_bare_id_says_nothing_about_its_group() -> None:
     model = model_of(operations=[A], labels=("team", "tier"))
     model.list_file("/a", ListedOperation(A, labels=(("team", "growth"),)))
@@ -505,6 +532,16 @@ def test_what_the_configuration_lists_anew_is_followed_whatever_was_before() -> 
     assert shown(model) == {A}
 
 
+def test_what_is_hidden_leaves_in_its_time() -> None:
+    model = model_of({A: finished(A)}, retention=3600.0, per_operation="active")
+    model.list_file("/ids", A)
+    model.run(CLEAN_SECONDS + LATE + 5)
+    assert (shown(model), tracked(model)) == (set(), 1)
+    assert model.value("knock_exporter_poll_interval_seconds", **E) is None
+    model.run(3600 - CLEAN_SECONDS)
+    assert tracked(model) == 0
+
+
 def test_a_shorter_retention_holds_at_once() -> None:
     model = model_of({A: finished(A)})
     model.register(A)
@@ -558,11 +595,13 @@ def test_a_key_of_the_wrong_environment_for_a_day_loses_no_id() -> None:
 
 def test_a_lost_id_goes_after_a_month() -> None:
     model = model_of({A: missing()}, operations=[B], polling=SELDOM)
+    model.mono += KEPT_SECONDS  # the machine has run for long
     model.register(A)
     model.run(DAY + 7200)
-    assert tracked(model) == 2
-    model.mono += KEPT_SECONDS
+    model.mono += KEPT_SECONDS - DAY - 7260
     model.run(1)
+    assert tracked(model) == 2
+    model.run(60 + LATE)
     assert tracked(model) == 1
 
 
@@ -724,6 +763,28 @@ def test_listed_ids_wait_for_room() -> None:
     model.run(60)
     assert shown(model) == {C, D}
     assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 2
+
+
+def test_an_environment_that_is_taken_out_takes_nothing_of_the_others_with_it() -> None:
+    model = Model(Config((environment(), environment("other")), max_operations=3), knock_of({A: finished(A)}))
+    model.list_file("/ids", A)
+    model.run(5)
+    model.list_file("/ids")
+    model.register(B)
+    reconfigure(model, environment(), environment("another"), max_operations=3)
+    model.list_file("/ids", A)
+    model.run(5)
+    assert shown(model) == {A, B}
+    assert len(model.times(A)) == 1  # its end is known still
+    reconfigure(model, environment(), environment("another"), max_operations=1)
+    model.list_file("/others", C, environment="another")  # waits for room, as does:
+    model.list_file("/more", D)
+    model.run(5)
+    reconfigure(model, environment(), max_operations=1)
+    model.release(A)
+    model.release(B)
+    model.run(5)
+    assert shown(model) == {D}
 
 
 def test_a_lower_limit_drops_nothing() -> None:

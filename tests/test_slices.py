@@ -12,7 +12,7 @@ from model import KEY, Disk, Model, environment, ids, running
 from exporter.config import Config, ListedOperation, Polling
 from exporter.tracking.cycle import MANY as MANY_CHANGED
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
-from exporter.tracking.messages import Listed, PollRequest, Reconfigure
+from exporter.tracking.messages import Close, Listed, PollRequest, Reconfigure
 
 if TYPE_CHECKING:
     from exporter.config import EnvironmentSettings
@@ -95,6 +95,19 @@ def test_a_registration_does_not_wait_for_a_list() -> None:
     model.tracker.advance(model.now)
     assert [each.state for each in answers[0].taken] == ["pending"]
     assert tracked(model) < len(MANY)
+
+
+def test_what_somebody_waits_for_is_done_and_saved_at_the_end() -> None:
+    model = Model(Config((environment(),)), always_running, disk=Disk())
+    answers = model.register(*MANY)
+    assert not answers
+    model.tell(Close())
+    model.tracker.advance(model.now)
+    assert [len(each.taken) for each in answers] == [len(MANY)]
+    assert model.disk is not None
+    while model.disk.write() is not None:
+        pass
+    assert {key.id for key in model.disk.memory.operations} == {*MANY}
 
 
 def test_a_registration_of_many_is_answered_whole() -> None:

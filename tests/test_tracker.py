@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from model import KEY, SELDOM, WALL, Model, environment, ids, running
@@ -29,11 +30,13 @@ from exporter.errors import (
 from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.memberships import SourceKey, SourceKind
-from exporter.tracking.messages import KeyRead, Listed, PollRequest, Scraped
+from exporter.tracking.messages import Close, KeyRead, Listed, PollRequest, Register, Registration, Scraped
+from exporter.tracking.tracker import MESSAGES_A_STEP, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exporter.tracking.messages import Message, RegistrationResult
     from exporter.tracking.transitions import Moment
 
 A, B = ids(2)
@@ -268,6 +271,15 @@ def test_five_bad_answers_of_one_kind_are_logged_once() -> None:
     assert bad[0]["error"].startswith("status: ")
 
 
+def test_bad_answers_with_a_good_one_in_between_are_not_logged() -> None:
+    numbers = count(1)
+    bad = BadResponse("status", "expected a string, got nothing", accepted_key=True, code=200)
+    with capture_logs() as lines:
+        Model(one(), lambda request, _now: bad if next(numbers) % 5 else running(request.id)).run(3600)
+    assert next(numbers) > 20
+    assert not [line for line in lines if "keeps sending answers" in line["event"]]
+
+
 # 429.
 
 
@@ -319,6 +331,14 @@ def test_without_a_named_time_the_waits_double_to_a_minute() -> None:
     assert gaps[-1] == 60
     assert gaps == sorted(gaps)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(0.2, abs=0.02)
+
+
+def test_an_answer_in_between_ends_the_doubling() -> None:
+    told = [None, limited(), running(A), limited(), limited(), limited()]
+    model = Model(one(), lambda _request, _now: (told.pop() if told else None) or running(A), chance=lambda: 0.5)
+    model.run(60)
+    gaps = [round(b - a) for a, b in pairwise(model.times(A))]
+    assert (gaps[:3], gaps[4]) == ([1, 2, 4], 1)
 
 
 # Kept connections.
@@ -681,3 +701,59 @@ def test_a_refused_key_is_told_with_where_it_comes_from() -> None:
         Model(one(api_key=KeySource(variable="KNOCK_KEY")), lambda *_: KeyRefused("HTTP 401", code=401)).run(60)
     told = [each for each in logs if each["event"] == "Knock refuses the key"]
     assert [(each["key"], each["hint"]) for each in told] == [("environment variable KNOCK_KEY", REFUSED_HINT)]
+
+
+# The thread.
+
+
+@dataclass
+class Inbox:
+    """Hands out messages; where it has none, the time that is waited passes at once, and after `end` comes `Close`."""
+
+    model: Model
+    messages: list[Message]
+    end: float
+    closed: bool = field(default=False, init=False)
+
+    def get(self, timeout: float) -> Message:
+        if self.messages:
+            return self.messages.pop(0)
+        self.model.mono += timeout
+        if self.model.mono < self.end:
+            raise Empty
+        assert not self.closed, "it goes on after the end"
+        self.closed = True
+        return Close()
+
+    def get_nowait(self) -> Message:
+        if not self.messages:
+            raise Empty
+        return self.messages.pop(0)
+
+
+def be_the_thread(model: Model, seconds: float, *messages: Message) -> None:
+    run(model.tracker, cast("SimpleQueue[Message]", Inbox(model, [*messages], model.mono + seconds)), lambda: model.now)
+
+
+def test_the_thread_sends_what_is_due_at_its_time() -> None:
+    model = Model(Config((environment(operations=ids(5), rate_limit=10.0),)), always_running)
+    be_the_thread(model, 2)
+    assert [each.sent_at - 1000.0 for each in model.sent] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=0.01)
+
+
+def test_the_thread_handles_every_message_of_a_flood_and_ends_when_it_is_closed() -> None:
+    answers: list[RegistrationResult] = []
+    register = Register("production", (Registration(ListedOperation(B)),), again=False, reply=answers.append)
+    model = Model(one(), always_running)
+    be_the_thread(model, 2, *[Scraped(model.mono)] * MESSAGES_A_STEP, register)
+    assert [each.id for each in answers[0].taken] == [B]
+    assert model.tracker.ended
+
+
+def test_what_is_asked_and_what_is_answered_is_shown_within_a_cycle() -> None:
+    model = Model(Config((environment(),)), lambda *_: MISSING, latency=lambda _request: 2.0)
+    model.run(2.3)
+    assert (model.value("knock_up", **E), model.value("knock_exporter_api_requests_in_flight", **E)) == (1, 0)
+    model.run(598)  # the key is checked after ten minutes
+    assert model.checks() == [0, 600]
+    assert model.value("knock_exporter_api_requests_in_flight", **E) == 1
