@@ -603,6 +603,7 @@ def test_runs_of_an_environment_that_is_taken_out_sleep_with_it() -> None:
     model.tell(Reconfigure(other, keys, lambda: None, lambda: None))
     model.run(5)
     assert group_facts(model.views[-1].snapshot, model.now) == []
+    assert 'knock_environment="production"' not in model.metrics()
     model.tell(Reconfigure(kept, keys, lambda: None, lambda: None))
     model.run(5)
     assert counts(model) == {"processing": 1}

@@ -765,6 +765,21 @@ def test_listed_ids_wait_for_room() -> None:
     assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 2
 
 
+def test_what_waits_for_room_waits_as_long_as_a_source_lists_it() -> None:
+    model = model_of(max_operations=1)
+    model.register(A)
+    model.list_file("/one", B, C)
+    model.list_file("/two", B)
+    model.list_file("/one")
+    model.release(A)
+    model.run(5)
+    assert shown(model) == {B}
+    model.tell(Listed("production", SourceKey(SourceKind.FILES, "/two"), ()))
+    model.release(B)
+    model.run(5)
+    assert shown(model) == set()
+
+
 def test_an_environment_that_is_taken_out_takes_nothing_of_the_others_with_it() -> None:
     model = Model(Config((environment(), environment("other")), max_operations=3), knock_of({A: finished(A)}))
     model.list_file("/ids", A)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model import KEY, WALL, Model, environment, ids, running
+from model import KEY, WALL, Disk, Model, environment, ids, running
 from snapshots import entry_of
 
 from exporter.config import Config, Polling
@@ -146,6 +146,18 @@ def test_who_names_an_operation_is_shown_as_it_changes() -> None:
     found = shown(model).operations.get(key(A))
     assert found is not None
     assert [each.source for each in found.memberships] == [CONFIG, FILE]
+
+
+def test_what_is_followed_to_its_end_is_shown_as_named_by_nobody_and_kept_so() -> None:
+    model = Model(Config((environment(),)), growing, disk=Disk())
+    model.list_file("/ids.txt", A)
+    model.run(1)
+    model.list_file("/ids.txt")
+    model.run(0.3)
+    found = shown(model).operations.get(key(A))
+    assert found is not None
+    assert model.disk is not None
+    assert found.memberships == model.disk.memory.operations[key(A)].memberships == ()
 
 
 # Environments.

@@ -30,7 +30,16 @@ from exporter.errors import (
 from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
 from exporter.tracking.memberships import SourceKey, SourceKind
-from exporter.tracking.messages import Close, KeyRead, Listed, PollRequest, Register, Registration, Scraped
+from exporter.tracking.messages import (
+    Close,
+    KeyRead,
+    Listed,
+    PollRequest,
+    Reconfigure,
+    Register,
+    Registration,
+    Scraped,
+)
 from exporter.tracking.tracker import MESSAGES_A_STEP, run
 
 if TYPE_CHECKING:
@@ -422,6 +431,44 @@ def test_a_refused_key_is_read_anew_repeated_once_then_probed_ever_more_rarely()
     assert model.value("knock_bulk_operation_up", operation_id=model.sent[0].id) is None
 
 
+def test_environments_of_one_refused_key_are_probed_in_turn() -> None:
+    settings = environment("first", [A]), environment("second", [B])
+    model = Model(Config(settings), lambda *_: KeyRefused("HTTP 403", code=403))
+    model.run(1)
+    at_once = len(model.sent)
+    model.tell(KeyRead("first", None))
+    model.run(3600)
+    probed = [each.environment for each in model.sent[at_once:]]
+    assert len(probed) > 8
+    assert all(one != other for one, other in pairwise(probed))
+
+
+def test_a_probe_that_left_with_its_environment_is_not_waited_for() -> None:
+    settings = {name: environment(name, [A]) for name in ("first", "second")}
+    model = Model(
+        Config(tuple(settings.values())),
+        lambda request, _now: running(request.id) if len(model.sent) > 3 else KeyRefused("HTTP 401", code=401),
+        latency=lambda _request: 2.0,
+    )
+    model.run(2.5)
+    model.tell(KeyRead("first", None))
+    model.run(0.1)
+    assert model.sent[-1].probe
+    del settings[model.sent[-1].environment]
+    (left,) = settings.values()
+    model.tell(Reconfigure(Config((left,)), {left.name: KEY}, lambda: None, lambda: None))
+    model.run(60)
+    assert model.value("knock_up", knock_environment=left.name) == 1
+
+
+def test_a_changed_key_goes_on_at_the_pace_of_the_former_one() -> None:
+    model = Model(one(), lambda *_: limited(60.0))
+    model.run(1)
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(58)
+    assert model.times(A) == [0.0]
+
+
 def test_a_changed_key_resumes_at_once() -> None:
     good = False
 
@@ -737,6 +784,7 @@ def be_the_thread(model: Model, seconds: float, *messages: Message) -> None:
 
 def test_the_thread_sends_what_is_due_at_its_time() -> None:
     model = Model(Config((environment(operations=ids(5), rate_limit=10.0),)), always_running)
+    assert model.tracker.stepped_at == model.mono
     be_the_thread(model, 2)
     assert [each.sent_at - 1000.0 for each in model.sent] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=0.01)
 

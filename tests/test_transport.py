@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import ssl
@@ -16,6 +17,7 @@ import certifi
 import pytest
 import trustme
 from chaos import HANG_SECONDS, answering, hanging, http, repeating, serving
+from cryptography import x509
 from urllib3.exceptions import EmptyPoolError
 
 from exporter.errors import KnockError, Reason, StartError
@@ -186,6 +188,29 @@ def test_a_certificate_folder_of_the_system_counts_where_openssl_finds_something
     assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 2
     (folder / "00000002.0").symlink_to("0.pem")
     assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 1  # OpenSSL reads the others
+
+
+def hash_of(authority: trustme.CA) -> str:
+    """Return the name that OpenSSL looks for an authority's certificate under."""
+    subject = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
+    canonical = x509.Name([x509.NameAttribute(each.oid, str(each.value).lower()) for each in subject]).public_bytes()
+    digest = hashlib.sha1(canonical[2:]).digest()  # noqa: S324 - as OpenSSL does
+    return f"{int.from_bytes(digest[:4], 'little'):08x}.0"
+
+
+def test_all_authorities_of_a_certificate_folder_of_the_system_are_trusted(tmp_path: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    authorities = trustme.CA(), trustme.CA()
+    for each in authorities:
+        (tmp_path / "certs" / hash_of(each)).write_bytes(each.cert_pem.bytes())
+    context = trust(None, paths_of(tmp_path), ())
+    for each in authorities:
+        with serving(answering(OK), tls_of(each.issue_cert("localhost"))) as server:
+            transport = Transport(server.url, context=context, proxy=None, connections=1, lookup=socket.getaddrinfo)
+            answer = transport.request(server.url, {}, Deadline(20))
+            answer.close()
+            transport.close()
+        assert answer.status == 200
 
 
 @pytest.mark.parametrize("file", ["cert.pem", "certs/ca-certificates.crt", "bundle.pem"])

@@ -33,7 +33,7 @@ class Slices:
         self._others: dict[Hashable, Job] = {}
         self._left = SLICES_A_STEP
 
-    def waiting(self, *, urgent_only: bool = False) -> bool:
+    def waiting(self, *, urgent_only: bool) -> bool:
         """Whether there is more to do."""
         return bool(self._urgent or (self._others and not urgent_only))
 
