@@ -472,8 +472,14 @@ def test_an_answer_for_an_environment_that_is_gone_is_dropped() -> None:
     reconfigured(model, environment("production", [A]))
     model.run(2.5)
     assert model.value("knock_exporter_api_requests_in_flight", **E) == 1  # the new one's own
+    assert len(model.times(A)) == 2
     model.run(30)
     assert shown(model) == {A}
+    while model.value("knock_exporter_api_requests_in_flight", **E) == 0:
+        model.run(0.5)
+    reconfigured(model, environment("other"))
+    model.run(5)
+    assert A not in model.metrics()
 
 
 def test_all_of_a_configuration_is_active_at_once() -> None:

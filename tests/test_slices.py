@@ -10,6 +10,7 @@ import pytest
 from model import KEY, Disk, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
+from exporter.keys import Secret
 from exporter.tracking.cycle import MANY as MANY_CHANGED
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Close, Listed, PollRequest, Reconfigure
@@ -238,6 +239,7 @@ def environments(**settings: Any) -> tuple[EnvironmentSettings, ...]:
     return environment("a"), environment("b", rate_limit=500.0, per_operation_limit=1000, **settings)
 
 
+KEYS = {"a": KEY, "b": Secret("sk_test_another")}  # or both would be asked at the pace of the slower one
 OTHERWISE = {
     "labels": Config(environments(), labels=("team",)),
     "limit": Config((environment("a"), replace(environments()[1], per_operation_limit=10))),
@@ -254,19 +256,21 @@ def series(model: Model) -> set[str]:
 
 @pytest.mark.parametrize("config", OTHERWISE.values(), ids=OTHERWISE)
 def test_a_reload_that_shows_very_many_otherwise_does_so_part_by_part(config: Config) -> None:
-    model = Model(Config(environments()), always_running)
-    model.list_file("/ids", *ids(1500), environment="b")
-    model.run(5)
+    listed = ids(800)
+    model = Model(Config(environments()), always_running, keys=KEYS)
+    model.list_file("/ids", *listed, environment="b")
+    model.run(2)
+    assert len(series(model)) > len(listed)
     del model.views[:-1]
     replies: list[set[str]] = []
     reply = lambda: replies.append(series(model))  # noqa: E731 - as a message has it
-    model.tell(Reconfigure(config, {each.name: KEY for each in config.environments}, lambda: None, reply))
+    model.tell(Reconfigure(config, KEYS, lambda: None, reply))
     while not replies:
         advance(model)
     for before, after in pairwise(each.snapshot.operations for each in model.views):
         assert sum(after.get(key) is not entry for key, entry in before.items()) <= MANY_CHANGED + MOST_A_STEP
-    fresh = Model(config, always_running)
+    fresh = Model(config, always_running, keys=KEYS)
     if len(config.environments) > 1:
-        fresh.list_file("/ids", *ids(1500), environment="b")
-    fresh.run(10)
+        fresh.list_file("/ids", *listed, environment="b")
+    fresh.run(2)
     assert replies[0] == series(fresh)

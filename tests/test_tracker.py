@@ -29,6 +29,7 @@ from exporter.errors import (
 )
 from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
+from exporter.tracking.environment import Health
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import (
     Close,
@@ -111,6 +112,32 @@ def test_new_ones_and_live_ones_both_make_progress() -> None:
     assert asked.total() >= 0.97 * 50 * 15
     model.run(15)
     assert {each.id for each in model.sent} == {*live, *new}
+
+
+def test_each_request_is_counted_with_its_time() -> None:
+    model = Model(one(), always_running)
+    model.run(30)
+    name = "knock_exporter_api_request_duration_seconds"
+    assert model.value(f"{name}_count", **E) == len(model.sent)
+    assert model.value(f"{name}_sum", **E) == pytest.approx(0.05 * len(model.sent))
+
+
+def test_three_failures_over_half_a_minute_are_an_outage() -> None:
+    at_once, seldom = Health(), Health()
+    for at in (0.0, 10.0, 20.0, 29.9):
+        at_once.missed(at, at)
+    assert at_once.up is None
+    at_once.missed(30.0, 30.0)
+    assert at_once.up is False
+    for at in (0.0, 40.0):
+        seldom.missed(at, at)
+    assert seldom.up is None
+    seldom.accepted()
+    for at in (50.0, 80.0):
+        seldom.missed(at, at)
+    assert seldom.up is True
+    seldom.missed(80.0, 80.0)
+    assert seldom.up is False
 
 
 def test_an_operation_handed_over_twice_is_one() -> None:
@@ -495,6 +522,22 @@ def test_a_key_can_be_rotated_back() -> None:
         model.run(1)
         model.tell(KeyRead("production", key))
     assert model.used_keys == [("production", OTHER_KEY), ("production", KEY)]
+
+
+def test_a_key_that_was_refused_and_comes_back_begins_anew() -> None:
+    good = False
+
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
+        return running(request.id) if good else KeyRefused("401", code=401)
+
+    model = Model(Config((environment(operations=ids(100)),)), knock)
+    model.run(1)
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(0.1)
+    good, before = True, len(model.sent)
+    model.tell(KeyRead("production", KEY))
+    model.run(0.5)
+    assert len(model.sent) - before >= 8
 
 
 def test_a_late_refusal_of_the_old_key_is_not_held_against_the_new_one() -> None:

@@ -545,6 +545,13 @@ def test_the_next_address_is_tried() -> None:
         assert ask(server.url, lookup=both) is None
 
 
+def test_a_connection_has_the_options_that_urllib3_wants() -> None:
+    with serving(answering(OK)) as server:
+        options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        with connect([loopback(server.port)], Deadline(20).remaining(), options) as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_an_address_that_swallows_everything_gets_its_share_only() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
