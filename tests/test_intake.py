@@ -21,7 +21,7 @@ from exporter.tracking import transitions
 from exporter.tracking.environment import NEVER, FollowedOperation, Upstream, WatchedEnvironment
 from exporter.tracking.expiry import Sweep
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
+from exporter.tracking.memberships import API, CONFIG, SourceKey, SourceKind
 from exporter.tracking.memory import EnvironmentMemory
 from exporter.tracking.messages import (
     Created,
@@ -513,6 +513,16 @@ def test_a_retired_id_is_known_and_comes_back_on_demand_only() -> None:
     assert shown(model) == {A}
     assert len(model.times(A)) == asked + 1
     assert model.value("knock_bulk_operations_finished_total", **E) == counted
+
+
+def test_a_registration_that_is_refused_or_of_a_retired_id_names_nothing() -> None:
+    model = model_of({A: finished(A)}, retention=60.0, max_operations=1)
+    model.register(A)
+    model.run(100)
+    assert model.register(A, B, C)[0].taken == (Taken(A, "retired"), Taken(B, "pending"), Taken(C, None))
+    model.run(1)
+    (source,) = model.views[-1].snapshot.environments[0].sources
+    assert (source.source, source.operations) == (API, 1)
 
 
 def test_to_release_a_retired_id_changes_nothing() -> None:

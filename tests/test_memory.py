@@ -445,6 +445,26 @@ def test_an_environment_that_is_configured_no_more_sleeps_with_its_operations() 
     assert later.value("knock_bulk_operations_last_failed_seen_timestamp_seconds") == pytest.approx(WALL, abs=2)
 
 
+def test_what_happened_just_before_an_environment_sleeps_is_kept() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A)}
+    model = model_of(records)
+    model.register(A)
+    model.run(5)
+    assert model.disk is not None
+    model.disk.slow = True
+    records[A] = finished(A, Status.FAILED)
+    model.run(6)
+    model.register(B)
+    model.put_run("nightly", "1")
+    reconfigured(model, environment("other"))
+    model.disk.slow = False
+    model.run(5)
+    memory = model.disk.memory
+    assert {key.id for key in memory.operations} == {A, B}
+    assert ("production", "nightly") in memory.groups
+    assert [each.last_failed_seen for each in memory.aggregates.values()] == [pytest.approx(WALL + 5, abs=2)]
+
+
 def test_what_sleeps_for_a_month_is_forgotten() -> None:
     model = model_of({A: finished(A)})
     model.register(A)

@@ -209,6 +209,17 @@ def test_an_environment_that_is_removed_takes_its_list_with_it() -> None:
     assert tracked(model) == 0
 
 
+def test_what_is_under_way_for_an_environment_ends_with_it() -> None:
+    config = Config((environment(), environment("staging", MANY[:400])))
+    model = Model(config, always_running)
+    model.run(1)
+    faster = replace(config.environments[1], polling=Polling(slowest=30.0))
+    for after in (replace(config, environments=(config.environments[0], faster)), Config(config.environments[:1])):
+        model.tell(Reconfigure(after, {"production": KEY, "staging": KEY}, lambda: None, lambda: None))
+    model.run(2)
+    assert "staging" not in model.metrics()
+
+
 def test_another_pace_is_taken_in_slices_and_loses_nobody() -> None:
     some = MANY[:500]
     config = Config((environment(operations=some, rate_limit=100.0, max_in_flight=300),))

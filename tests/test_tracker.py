@@ -842,8 +842,8 @@ def test_the_thread_handles_every_message_of_a_flood_and_ends_when_it_is_closed(
 
 
 def test_what_is_asked_and_what_is_answered_is_shown_within_a_cycle() -> None:
-    model = Model(Config((environment(),)), lambda *_: MISSING, latency=lambda _request: 2.0)
-    model.run(2.3)
+    model = Model(Config((environment(),)), lambda *_: MISSING, latency=lambda _request: 2.2)
+    model.run(2.5)
     assert (model.value("knock_up", **E), model.value("knock_exporter_api_requests_in_flight", **E)) == (1, 0)
     model.run(598)  # the key is checked after ten minutes
     assert model.checks() == [0, 600]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import certifi
 import pytest
 import trustme
-from chaos import HANG_SECONDS, answering, hanging, http, repeating, serving
+from chaos import HANG_SECONDS, answering, hanging, http, serving
 from cryptography import x509
 from urllib3.exceptions import EmptyPoolError
 
@@ -689,11 +689,24 @@ def test_plain_http_goes_whole_to_the_proxy() -> None:
     assert proxy.requests[0].startswith(f"GET http://api.example/base/v1/bulk_operations/{ID} HTTP/1.1".encode())
 
 
+def trickling(server: Server) -> Handler:
+    """Play a proxy that answers, but far too slowly."""
+
+    def handle(connection: socket.socket) -> None:
+        server.request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(100):
+            connection.sendall(b"X: y\r\n")
+            time.sleep(0.02)
+
+    return handle
+
+
 def test_a_proxy_that_refuses_or_hangs_or_is_not_there(in_time: InTime) -> None:
     with serving(forwarding(http("hunter2", 407))) as proxy:
         refused = ask("https://api.example", proxy=Secret(proxy.url.replace("//", "//me:hunter2@")))
     hung = []
-    for bind in (hanging(b"HTTP/1.1 200"), repeating(b"HTTP/1.1 200 ", b"O", 0.02)):
+    for bind in (hanging(b"HTTP/1.1 200"), trickling):
         with serving(bind) as proxy, in_time(LIMIT):
             hung.append(ask("https://api.example", proxy=Secret(proxy.url), timeout=LIMIT))
     absent = ask("https://api.example", proxy=Secret("http://127.0.0.1:1"))
