@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,9 +65,10 @@ def test_a_line_is_bounded_in_order_and_keeps_its_ends(steps: list[tuple[float, 
     assert all(gap >= history.spacing / 4 for gap in gaps)
 
 
-def test_a_long_life_is_thinned_evenly() -> None:
-    points = line(*((float(second), second) for second in range(30_000))).points
-    assert (points[0].at, points[-1].at) == (0, 29_999)
+@pytest.mark.parametrize("seconds", [200, 1000, 30_000])
+def test_a_long_life_is_thinned_evenly(seconds: int) -> None:
+    points = line(*((float(second), second) for second in range(seconds))).points
+    assert (points[0].at, points[-1].at) == (0, seconds - 1)
     assert len(points) > POINTS_MOST // 3
     gaps = [later.at - earlier.at for earlier, later in pairwise(points[:-1])]
     assert max(gaps) <= 4 * min(gaps)

@@ -33,6 +33,7 @@ from exporter.tracking.environment import Health
 from exporter.tracking.memberships import SourceKey, SourceKind
 from exporter.tracking.messages import (
     Close,
+    Exchange,
     KeyRead,
     Listed,
     PollRequest,
@@ -514,6 +515,14 @@ def test_a_changed_key_resumes_at_once() -> None:
     assert model.used_keys == [("production", OTHER_KEY)]
     assert model.value("knock_up", **E) == 1
     assert model.value("knock_exporter_api_suspended", **E) == 0
+
+
+def test_what_sends_the_requests_is_exchanged_by_the_tracker() -> None:
+    switched: list[float] = []
+    model = Model(one(), always_running)
+    model.run(1)
+    model.tell(Exchange(lambda: switched.append(model.mono)))
+    assert switched == [model.mono]
 
 
 def test_a_key_can_be_rotated_back() -> None:

@@ -650,6 +650,26 @@ def test_a_slot_is_taken_next_to_the_send_and_not_for_what_comes_before(authorit
     assert slots.taken == [[(1, 1), (1, 0)]]  # the tunnel is open, and TLS
 
 
+def test_without_tls_too_a_slot_is_taken_once_there_is_a_connection() -> None:
+    order: list[str] = []
+
+    class Window(SendWindow):
+        def enter(self) -> float:
+            order.append("slot")
+            return super().enter()
+
+    with serving(answering(OK)) as knock:
+
+        def lookup(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+            order.append("name")
+            return [loopback(knock.port)]
+
+        client = Client(base_url=knock.url, key=KEY, lookup=lookup)
+        client.fetch(ID, Window(50.0).slot())
+        client.close()
+    assert order == ["name", "slot"]
+
+
 def test_waiting_for_a_slot_takes_no_time_of_the_exchange() -> None:
     now = [0.0]
 

@@ -44,8 +44,7 @@ class Slices:
         self._go_on(now)
 
     def put(self, what: Hashable, job: Job, now: Moment) -> None:
-        """Do this; a job of the same name that is not done yet is dropped."""
-        self._others.pop(what, None)
+        """Do this, in the place of a job of the same name that is not done yet."""
         next(job)
         self._others[what] = job
         self._go_on(now)
