@@ -230,8 +230,9 @@ def _tuned(name: str, value: Any) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^{matcher}(, *{matcher})*$"}
     if name in {"runbooks", "dashboards"}:
         return {"type": "string", "pattern": f"^https?://{VISIBLE}+$"}
+    duration = {"type": "string", "pattern": f"^{rules.DURATION}$", "minLength": 1}
     # How long something holds may be 0; a range that a query looks back over may not.
-    return {"type": "string", "pattern": f"^{'[0-9]+' if name.endswith('_for') else '[1-9][0-9]*'}(ms|[smhdwy])$"}
+    return duration if name.endswith(("_for", "keep_firing")) else duration | {"not": {"pattern": "^[^1-9]*$"}}
 
 
 def others() -> dict[str, dict[str, Any]]:

@@ -18,7 +18,8 @@ SOURCE, THRESHOLDS = FOLDER / "rules.yaml", FOLDER / "thresholds.yaml"
 SERVICE = "knock-exporter"
 HEADER = "# Generated from monitoring/rules.yaml and monitoring/thresholds.yaml by `make monitoring`; edit those.\n"
 _MARK = re.compile(r"( *)<<(\w+)>>")
-_DURATION = re.compile(r"(?=\d)(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?")  # as Prometheus has it
+DURATION = "([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?"  # as Prometheus has it, or ""
+_DURATION = re.compile(f"(?=.){DURATION}")
 
 
 class BadThresholdsError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import generate
 import pytest
 import rules
 import yaml
+from jsonschema import Draft7Validator
 
 PATH = os.environ["PATH"]
 RULES = rules.FOLDER / "rules"
+CHART = rules.FOLDER.parent / "helm" / "knock-exporter"
 TUNED = yaml.load(rules.THRESHOLDS.read_text(), Loader=yaml.CSafeLoader)
 
 
@@ -74,6 +77,21 @@ def test_wrong_thresholds_are_refused(changes: dict[str, object], complaint: str
     with pytest.raises(rules.BadThresholdsError) as caught:
         rules.documents(tuned(tmp_path, **changes))
     assert str(caught.value) == complaint
+
+
+@pytest.mark.parametrize(
+    "text", ["5m", "1h30m", "0s", "1d0h", "100ms", "", "0", "5", "m5", "-5m", "1.5h", "5 m", "5m1h"]
+)
+@pytest.mark.parametrize("name", ["stale_for", "keep_firing", "remembered"])
+def test_the_chart_takes_the_durations_that_the_rules_take(name: str, text: str, tmp_path: Path) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["prometheusRule"]["properties"]
+    try:
+        rules.documents(tuned(tmp_path, **{name: text}))
+    except rules.BadThresholdsError:
+        taken = False
+    else:
+        taken = True
+    assert Draft7Validator(schema["thresholds"]["properties"][name]).is_valid(text) is taken
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 DECIDES = ("tracking", "knock", "metrics", "config")
 GOAL = 0.85
 UNCHANGED = -1
+SURVIVED = "survived: "
 PRELOADED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what `preload` imported
 CONTROLS = 20  # of the drawn ones are run unchanged first: what fails then tells nothing of a change
 SECONDS = 30.0  # of tests for one mutant, as they took when coverage was measured
@@ -108,13 +109,15 @@ class Reached:
     def tests(self, mutant: Mutant) -> tuple[list[str], float]:
         """Return the tests of a mutant, the quickest first, and the seconds that they take.
 
-        Lines that run when the module is imported are reached by no test; then all that reach the module are its tests.
+        Lines that run when the module is imported are reached by no test. Then those that reach most of the module
+        come first.
         """
         lines = self._data.contexts_by_lineno(str(mutant.path))
         on_line = {each for line in mutant.lines for each in lines.get(line, ())} & self._nodes.keys()
-        tests = on_line or {each for contexts in lines.values() for each in contexts} & self._nodes.keys()
+        of_module = Counter() if on_line else Counter(each for contexts in lines.values() for each in contexts)
+        tests = on_line or of_module.keys() & self._nodes.keys()
         chosen, seconds = [], 0.0
-        for each in sorted(tests, key=lambda each: (self._seconds[each], self._breadth[each], each)):
+        for each in sorted(tests, key=lambda each: (-of_module[each], self._seconds[each], self._breadth[each], each)):
             if seconds + self._seconds[each] <= SECONDS:
                 seconds += self._seconds[each]
                 chosen.append(self._nodes[each])
@@ -142,6 +145,14 @@ class MutantLoader(SourceFileLoader):
         """Compile the changed tree."""
         del fullname
         return compile(self._tree, self.path, "exec")
+
+
+def survivors(output: str, known: list[Mutant]) -> list[Mutant]:
+    """Return the mutants that survived, by what `main` printed."""
+    told = {line.strip().removeprefix(SURVIVED) for line in output.splitlines() if line.startswith(SURVIVED)}
+    places = {(ROOT / path, int(line)) for path, line, *_ in (each.split(":") for each in told)}
+    near = (each for each in known if any((each.path, line) in places for line in each.lines))  # `made` is slow
+    return [each for each in near if each.made()[1] in told]
 
 
 def preload() -> None:
@@ -208,12 +219,16 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="draws the same ones again"
     )
+    parser.add_argument("--again", type=Path, help="try only those that survived, by the output of an earlier run")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="side by side (default: one a processor)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what runs is ended too
     known, reached = all_mutants(), Reached(ROOT / ".coverage", ROOT / ".coverage-tests.xml")
-    drawn = random.Random(args.seed).sample(known, min(args.sample, len(known)))  # noqa: S311 - repeatable
-    tell(f"{len(drawn)} of {len(known)} mutants, --seed {args.seed}")
+    if args.again:
+        drawn = survivors(args.again.read_text(encoding="utf-8"), known)
+    else:
+        drawn = random.Random(args.seed).sample(known, min(args.sample, len(known)))  # noqa: S311 - repeatable
+    tell(f"{len(drawn)} of {len(known)} mutants{'' if args.again else f', --seed {args.seed}'}")
     preload()
     jobs = [(each, *reached.tests(each)) for each in drawn]
     controls = [(replace(each, number=UNCHANGED), tests, seconds) for each, tests, seconds in jobs if tests][:CONTROLS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ Schema = dict[str, Any]
 KEYWORDS = {
     *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
     *("enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf"),
+    "not",  # of a text: a pattern
     *("minItems", "maxItems", "minProperties", "uniqueItems"),
     *("description", "format", "$schema", "definitions"),
 }
@@ -70,7 +72,8 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
             fullmatch=True,
             alphabet=st.characters(min_codepoint=32, max_codepoint=126),
         )
-    return made.filter(lambda text: shortest <= len(text) <= longest)
+    refused = schema.get("not", {"pattern": "(?!)"})["pattern"]
+    return made.filter(lambda text: shortest <= len(text) <= longest and not re.search(refused, text))
 
 
 def _objects(schema: Schema, definitions: Schema) -> st.SearchStrategy[dict[str, Any]]:
