@@ -15,7 +15,6 @@ from exporter.operation import Operation, Status
 from exporter.tracking.group_facts import GroupFacts, GroupState, group_facts
 from exporter.tracking.messages import Created, Reconfigure, Registration, RunResult
 from exporter.tracking.runs import PAST_MOST, Run, RunDeadline, StoredGroup, opened
-from exporter.tracking.tombstones import KEPT_SECONDS
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
@@ -656,8 +655,8 @@ def test_a_run_is_shown_for_thirty_days_after_each_event(event: str) -> None:
 def test_past_runs_are_known_for_thirty_days_and_the_newest_thousand_of_them() -> None:
     past = {str(number): WALL for number in range(PAST_MOST)}
     group = StoredGroup(run=Run("last", WALL), past=past)
-    assert [*opened(group, "new", WALL + KEPT_SECONDS - 1).past] == [*past, "last"][-1000:]
-    assert [*opened(group, "new", WALL + KEPT_SECONDS).past] == ["last"]
+    assert [*opened(group, "new", WALL + 30 * DAY - 1).past] == [*past, "last"][-1000:]
+    assert [*opened(group, "new", WALL + 30 * DAY).past] == ["last"]
 
 
 def test_of_a_group_of_which_nothing_is_known_any_more_nothing_is_kept() -> None:

@@ -714,6 +714,16 @@ def test_an_environment_that_sleeps_has_nothing_to_retire_early() -> None:
     assert shown(model) == {C, D}
 
 
+def test_what_ended_cleanly_in_an_environment_that_sleeps_makes_no_room_either() -> None:
+    model = Model(Config((environment(), environment("other"))), knock_of({A: finished(A), B: finished(B)}))
+    model.register(A, environment="other")
+    model.run(5)
+    model.register(B)
+    model.run(5)
+    reconfigure(model, environment(), max_operations=1)
+    assert model.register(C)[0].taken == (Taken(C, "pending"),)
+
+
 def test_what_the_configuration_lists_and_failed_does_not_retire_early_until_it_is_listed_no_more() -> None:
     model = model_of({A: finished(A, Status.FAILED)}, operations=[A], retention=100.0, max_operations=1)
     model.run(200)

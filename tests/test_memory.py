@@ -452,9 +452,9 @@ def test_what_happened_just_before_an_environment_sleeps_is_kept() -> None:
     model.run(5)
     assert model.disk is not None
     model.disk.slow = True
+    model.register(B)  # so that a commit is under way while the rest happens
     records[A] = finished(A, Status.FAILED)
-    model.run(6)
-    model.register(B)
+    model.run(1)
     model.put_run("nightly", "1")
     reconfigured(model, environment("other"))
     model.disk.slow = False

@@ -85,6 +85,13 @@ def test_the_limit_is_used_and_never_passed() -> None:
     assert max(gaps) <= 28
 
 
+def test_no_more_requests_are_under_way_than_may_be() -> None:
+    config = Config((environment(operations=ids(10), max_in_flight=3),))
+    model = Model(config, always_running, latency=lambda _request: 9.0)
+    model.run(5)
+    assert len(model.sent) == 3
+
+
 def test_late_starts_are_hardly_caught_up() -> None:
     model = Model(Config((environment(operations=ids(1000), rate_limit=200.0, max_in_flight=64),)), always_running)
     for _ in range(10):
@@ -124,21 +131,16 @@ def test_each_request_is_counted_with_its_time() -> None:
 
 
 def test_three_failures_over_half_a_minute_are_an_outage() -> None:
-    at_once, seldom = Health(), Health()
-    for at in (0.0, 10.0, 20.0, 29.9):
-        at_once.missed(at, at)
-    assert at_once.up is None
-    at_once.missed(30.0, 30.0)
-    assert at_once.up is False
-    for at in (0.0, 40.0):
-        seldom.missed(at, at)
-    assert seldom.up is None
-    seldom.accepted()
-    for at in (50.0, 80.0):
-        seldom.missed(at, at)
-    assert seldom.up is True
-    seldom.missed(80.0, 80.0)
-    assert seldom.up is False
+    def up_after(*misses: float, known: bool = False) -> bool | None:
+        health = Health()
+        if known:
+            health.accepted()
+        for at in misses:
+            health.missed(at, at)
+        return health.up
+
+    assert [up_after(0.0, 10.0, 20.0, last) for last in (29.9, 30.0)] == [None, False]
+    assert [up_after(0.0, 40.0, known=True), up_after(0.0, 40.0, 40.0, known=True)] == [True, False]
 
 
 def test_an_operation_handed_over_twice_is_one() -> None:
@@ -851,9 +853,9 @@ def test_the_thread_handles_every_message_of_a_flood_and_ends_when_it_is_closed(
 
 
 def test_what_is_asked_and_what_is_answered_is_shown_within_a_cycle() -> None:
-    model = Model(Config((environment(),)), lambda *_: MISSING, latency=lambda _request: 2.2)
-    model.run(2.5)
+    model = Model(Config((environment(),)), lambda *_: MISSING, latency=lambda _request: 0.2)
+    model.run(0.5)
     assert (model.value("knock_up", **E), model.value("knock_exporter_api_requests_in_flight", **E)) == (1, 0)
-    model.run(598)  # the key is checked after ten minutes
+    model.run(599.6)  # the key is checked after ten minutes
     assert model.checks() == [0, 600]
     assert model.value("knock_exporter_api_requests_in_flight", **E) == 1

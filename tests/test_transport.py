@@ -239,10 +239,23 @@ def test_no_authority_at_all_is_told_at_the_start(tmp_path: Path) -> None:
 # The deadline
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", http("x" * 9)[:-5]])
-def test_the_deadline_holds_inside_tls(authority: trustme.CA, ca_file: Path, answer: bytes, in_time: InTime) -> None:
+def trickling(server: Server) -> Handler:
+    """Answer, but far too slowly."""
+
+    def handle(connection: socket.socket) -> None:
+        server.request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(100):
+            connection.sendall(b"X: y\r\n")
+            time.sleep(0.02)
+
+    return handle
+
+
+@pytest.mark.parametrize("bind", [hanging(), hanging(b"HTTP/1.1 200 OK\r\n"), hanging(http("x" * 9)[:-5]), trickling])
+def test_the_deadline_holds_inside_tls(authority: trustme.CA, ca_file: Path, bind: Any, in_time: InTime) -> None:
     tls = tls_of(authority.issue_cert("localhost"))
-    with serving(hanging(answer), tls) as server, in_time(LIMIT, at_least=LIMIT):
+    with serving(bind, tls) as server, in_time(LIMIT, at_least=LIMIT):
         error = ask(server.url, ca_file=ca_file, timeout=LIMIT)
     assert error is not None
     assert error.reason is Reason.TIMEOUT
@@ -707,19 +720,6 @@ def test_plain_http_goes_whole_to_the_proxy() -> None:
     with serving(answering(OK)) as proxy:
         assert ask("http://api.example/base", proxy=Secret(proxy.url)) is None
     assert proxy.requests[0].startswith(f"GET http://api.example/base/v1/bulk_operations/{ID} HTTP/1.1".encode())
-
-
-def trickling(server: Server) -> Handler:
-    """Play a proxy that answers, but far too slowly."""
-
-    def handle(connection: socket.socket) -> None:
-        server.request(connection)
-        connection.sendall(b"HTTP/1.1 200 OK\r\n")
-        for _ in range(100):
-            connection.sendall(b"X: y\r\n")
-            time.sleep(0.02)
-
-    return handle
 
 
 def test_a_proxy_that_refuses_or_hangs_or_is_not_there(in_time: InTime) -> None:
