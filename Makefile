@@ -1,6 +1,6 @@
 # Every target makes .venv itself; nothing else needs to be installed but Python 3.11 or newer and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-alone test-one-core soak coverage mutants bench figures check fmt lock schema monitoring chart dist sbom pictures clean
+.PHONY: help demo quick test test-alone test-one-core soak fuzz coverage mutants bench day figures check fmt lock schema monitoring chart dist sbom pictures clean
 
 # Candidates are run, not only looked up: a version manager's shim may stand on PATH without its Python.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -71,6 +71,9 @@ test-one-core:
 soak: .venv/dev ## run random operations, faults and restarts against a model for an hour
 	PYTHONHASHSEED=0 PYTHONPATH=tests/support $(BIN)/python tests/machine/soak.py $(SOAK_FLAGS)
 
+fuzz: .venv/dev ## give a million random inputs to each parser of what comes from outside
+	PYTHONPATH=tests/support $(BIN)/python tests/fuzz/fuzz.py $(FUZZ_FLAGS)
+
 # Which test reaches which line, and how long each takes, is what `mutants` goes by.
 .coverage-tests.xml: .venv/dev $(shell find exporter tests -name '*.py')
 	$(BIN)/coverage erase
@@ -86,6 +89,9 @@ mutants: .coverage-tests.xml ## change the code that decides in 1,000 places, an
 
 bench: .venv/dev ## measure, and write one table of ratios (some minutes)
 	@$(BIN)/python benchmarks $(BENCH_FLAGS)
+
+day: .venv/dev ## run the shortened day of a very large customer, and draw docs/pictures/day.svg (twenty minutes)
+	@PYTHONPATH=tests/support $(BIN)/python tools/day.py $(DAY_FLAGS)
 
 figures: .venv/dev ## count what the architecture aims at, next to its goals
 	@$(BIN)/python tools/figures.py $(FIGURES_FLAGS)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from exporter.startup import end_on_signals
+from exporter.startup import end_on_signals, open_standard_streams
 
 
 def main() -> None:
     """Run a command."""
+    open_standard_streams()
     # Before the imports, which take a while: a signal that comes meanwhile would end the process with an error, or as
     # process 1 of a container be ignored. The command settles what comes later.
     end_on_signals()

@@ -34,7 +34,8 @@ Loc = tuple[str | int, ...]  # a place in a configuration, as pydantic names it:
 # A key, or one that was pasted behind something else; a word such as `task_id` is none.
 _KEY = re.compile(r"(?:\b(sk|pk)_|(?<=_)(sk)_|(sk)_(?=test_|live_))[^\s\"',;}\]]+")
 # A single slash, too: it is what a path makes of a URL. Up to the last @: a password may have signs of its own.
-_URL = re.compile(r"(?i)\b(https?:/+)([^\s\"']*@)?([^\s\"'?#]*)(\?[^\s\"'#]*)?")
+_URL = re.compile(r"(?i)(https?:/+)([^\s\"']*@)?([^\s\"'?#]*)(\?[^\s\"'#]*)?")
+_HASH = re.compile(r"(\$2[abxy]?\$)[^\s\"',;}\]]+")  # of bcrypt
 
 
 def redact(text: str) -> str:
@@ -43,8 +44,8 @@ def redact(text: str) -> str:
 
 
 def redact_all(text: str) -> str:
-    """Mask also user, password and query of URLs: for what somebody wrote, and maybe in the wrong place."""
-    return _URL.sub(_without_secrets, redact(text))
+    """Mask also hashes, and user, password and query of URLs: for what somebody wrote, maybe in the wrong place."""
+    return _HASH.sub(r"\1***", _URL.sub(_without_secrets, redact(text)))
 
 
 def _without_secrets(found: re.Match[str]) -> str:
@@ -116,6 +117,9 @@ class ConfigError(ExporterError):
 class StartError(ExporterError):
     """The process cannot start on this machine as asked."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(redact_all(message))  # it may name a path, which may be what belongs elsewhere
+
 
 class KnockError(ExporterError):
     """One request to Knock that brought no operation.
@@ -130,7 +134,7 @@ class KnockError(ExporterError):
         self, message: str, *, code: int | None = None, request_id: str | None = None, accepted_key: bool = False
     ) -> None:
         self.code = code
-        self.request_id = request_id
+        self.request_id = None if request_id is None else redact(request_id)
         self.accepted_key = accepted_key
         text = f"{message} (request {request_id})" if request_id else message
         super().__init__(redact(text))

@@ -7,7 +7,7 @@ import sys
 import threading
 from logging.handlers import QueueHandler, QueueListener
 from queue import Queue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
@@ -33,6 +33,13 @@ class _AsItIs(QueueHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         """Drop the line: the queue is full."""
+
+
+class _Writer(logging.StreamHandler[TextIO]):
+    """Writes lines; drops those that the stream does not take."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Drop the line: by itself, logging writes a traceback and what was to be logged, keys included."""
 
 
 class _Listener(QueueListener):
@@ -71,7 +78,7 @@ def set_up(level: str, form: str) -> Callable[[], bool]:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         cache_logger_on_first_use=False,
     )
-    writer = logging.StreamHandler(sys.stderr)
+    writer = _Writer(sys.stderr)
     writer.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -218,7 +218,7 @@ def _name(value: Any) -> str:
         raise Invalid("name", f"expected a string, got {_kind(value)}")
     if not value.isascii() and _SURROGATE.search(value):  # no UTF-8 can hold it: it would break each scrape
         raise Invalid("name", "holds a lone surrogate")
-    return value
+    return redact(value)
 
 
 def _count(document: dict[str, Any], field: str) -> int | None:

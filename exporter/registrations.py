@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.config.settings import ListedOperation
+from exporter.errors import redact
 from exporter.operation import GROUP, Invalid, Status, decode, is_operation_id, parse_time
 from exporter.tracking.messages import Created, Registration
 from exporter.values import InvalidValue, check_label_value, check_operation_id, check_run_id, quoted
@@ -222,7 +223,7 @@ def _created(record: dict[str, Any]) -> Created | None:
     if not name.isprintable() or not 0 < len(name) <= _NAME_LONGEST:
         return None
     try:
-        return Created(name, None if inserted_at is None else parse_time(inserted_at))
+        return Created(redact(name), None if inserted_at is None else parse_time(inserted_at))
     except (TypeError, ValueError, OverflowError):
         return None
 

@@ -1,10 +1,22 @@
-"""Signals before somebody waits for them: while modules are imported and the state is opened."""
+"""Standard streams, and signals before somebody waits for them: while modules are imported and the state is opened."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from pathlib import Path
+
+
+def open_standard_streams() -> None:
+    """Put the null device in the place of standard streams that are closed.
+
+    What writes to them would fail, and files opened later would get their numbers.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def end_on_signals() -> None:

@@ -49,6 +49,27 @@ def test_the_start_does_not_wait_for_what_few_commands_need() -> None:
     assert imported.isdisjoint({"rich.console", "pydantic", "requests", "starlette"})
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--version > /dev/full", "standard output cannot be written: No space left on device"),
+        ("register - --environment=e --token-file=token <&- >&-", "standard input: names no operation"),
+        ("register - --environment=e --token-file=token < /dev/zero", "standard input: is larger than 64 MiB"),
+        ("state import --storage.path=new.db < /dev/zero", "line 1: longer than 1048576 bytes; nothing was imported"),
+    ],
+)
+def test_standard_streams_that_are_full_or_closed_or_without_an_end_are_told(
+    tmp_path: Path, typed: str, told: str
+) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef")
+    command = ["sh", "-c", f'exec "$0" -m exporter {typed}', sys.executable]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, timeout=BUSY_SECONDS, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (1, f"{told}\n")
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_lists_the_commands(flag: str) -> None:
     result = call(flag)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import requests
@@ -37,16 +37,18 @@ from exporter.errors import (
 )
 from exporter.keys import Secret
 from exporter.knock.client import MAX_RETRY_AFTER, Client, retry_after
-from exporter.knock.deadline import MAX_BODY_BYTES
-from exporter.knock.failures import MAX_VALUES
+from exporter.knock.deadline import MAX_BODY_BYTES, Deadline, ResponseTooLarge
+from exporter.knock.failures import MAX_VALUES, read_body
 from exporter.knock.memory_budget import LARGE_BYTES, OWNER_BYTES, MemoryBudget
 from exporter.operation import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from chaos import Handler, Server
     from timing import InTime
+
+    from exporter.knock.response import Response
 
 ID = "b19d032a-fc3b-4a54-9f54-369484527201"
 KEY = "sk_test_0123456789abcdef"
@@ -259,13 +261,29 @@ def test_whether_the_key_was_taken(answer: bytes, *, accepted: bool) -> None:
     assert outcome(answer).accepted_key is accepted
 
 
+def test_a_key_is_no_request_id() -> None:
+    assert outcome(http("", 500, "X-Request-ID: sk_live_0123")).request_id == "sk_***"
+
+
+def test_a_status_counts_though_the_length_of_its_body_is_no_number() -> None:
+    answer = http("", 429).replace(b"Content-Length: 0", b"Content-Length: " + b"9" * 5000)
+    assert isinstance(outcome(answer), RateLimited)
+
+
 @pytest.mark.parametrize(("status", "reason"), [(403, Reason.CLIENT_ERROR), (502, Reason.SERVER_ERROR)])
 def test_which_side_is_to_blame(status: int, reason: Reason) -> None:
     assert outcome(http("<html>", status)).reason is reason
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"), [("req_1-A", "req_1-A"), ("x" * 128, "x" * 128), ("x" * 129, None), ("a\x07b", None), ("é", None)]
+    ("sent", "kept"),
+    [
+        ("req_1-A", "req_1-A"),
+        ("x" * 128, "x" * 128),
+        ("x" * 129, None),
+        ("a\x07b", None),
+        ("é", None),
+    ],
 )
 def test_the_request_id_is_kept_if_it_is_printable(sent: str, kept: str | None) -> None:
     error = outcome(http("", 500).replace(b"Content", f"X-Request-ID: {sent}\r\nContent".encode(), 1))
@@ -369,6 +387,7 @@ BODY = json.dumps(RECORD).encode()
         (HEAD + b"Content-Length: +5\r\n\r\n" + BODY, BadResponse, "http"),
         (HEAD + b"Content-Length: x\r\n\r\n" + BODY, BadResponse, "http"),
         (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + BODY, BadResponse, "http"),
+        (HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY, BadResponse, "http"),
         (HEAD + b"Content-Length: 9999\r\n\r\n" + BODY, BadResponse, "body"),
         (HEAD + b"Content-Length: 5\r\n\r\n" + BODY, BadResponse, "body"),
         (HEAD + b"Content-Le", BadResponse, "body"),
@@ -380,6 +399,7 @@ BODY = json.dumps(RECORD).encode()
         (CHUNKED + b"FFFFFFFFFFFFFFFFFFFF\r\n" + BODY, BadResponse, "body"),
         (CHUNKED + b"5\r\n{", BadResponse, "body"),
         (CHUNKED + b"5;" + b"x" * 70_000, BadResponse, "http"),
+        (CHUNKED + b"1\r\n \r\n0\r\n" + b"X: y\r\n" * 101 + b"\r\n", BadResponse, "http"),
         (HEAD + b"Content-Length: 16777217\r\n\r\n", TooLarge, None),
         (HEAD + b"\r\n" + b" " * (MAX_BODY_BYTES + 1), TooLarge, None),
     ],
@@ -389,6 +409,39 @@ def test_hostile_answers_are_errors_of_ours(answer: bytes, kind: type[KnockError
     assert type(error) is kind, repr(error)
     if field is not None:
         assert error.__dict__["field"] == field, repr(error)
+
+
+def test_of_lengths_that_agree_one_counts() -> None:
+    length = f"Content-Length: {len(BODY)}\r\n".encode()
+    with serving(answering(HEAD + length * 2 + b"\r\n" + BODY, keep=True)) as server:
+        client = client_of(server.url)
+        assert [client.fetch(ID).rows_processed for _ in range(2)] == [3, 3]
+        client.close()
+    assert server.connections == 1
+
+
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
+    read, more = threading.Event(), threading.Event()
+    unasked = http(json.dumps(RECORD | {"status": "completed", "processed_rows": 99}))
+
+    def bind(server: Server) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            while server.request(connection):
+                connection.sendall(OK)
+                read.wait()
+                connection.sendall(unasked)
+                more.set()
+
+        return handle
+
+    with serving(bind) as server:
+        client = client_of(server.url)
+        assert client.fetch(ID).rows_processed == 3
+        read.set()
+        more.wait()
+        assert client.fetch(ID).rows_processed == 3
+        client.close()
+    assert server.connections == 2
 
 
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
@@ -412,7 +465,7 @@ def test_interim_answers_are_skipped_up_to_a_bound() -> None:
     [
         (repeating(HEAD + b"\r\n", b" " * 65536), TooLarge),
         (repeating(CHUNKED + b"-1\r\n", b" " * 65536), TooLarge),
-        (repeating(CHUNKED, (b"40\r\n" + b" " * 64 + b"\r\n") * 1024), TooLarge),
+        (repeating(CHUNKED, (b"400\r\n" + b" " * 1024 + b"\r\n") * 64), TooLarge),
         (repeating(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 60_000 + b"\r\n\r\n"), BadResponse),
         (repeating(b"", b"a" * 65536), BadResponse),
         (repeating(HEAD, b"a" * 65536), BadResponse),
@@ -463,6 +516,19 @@ def test_a_large_error_is_not_read(status: int, kind: type[KnockError]) -> None:
     assert type(error) is kind
 
 
+class TooLargeBody:
+    """A body that is twice as large as one may be; `given` counts its bytes."""
+
+    status = 200
+    headers: Mapping[str, str] = {"transfer-encoding": "chunked"}
+    given = 0
+
+    def read(self, most: int) -> bytes:
+        piece = b" " * min(most, 2 * MAX_BODY_BYTES - self.given)
+        self.given += len(piece)
+        return piece
+
+
 def test_a_flood_takes_no_more_memory_than_a_body_may() -> None:
     with serving(repeating(CHUNKED + b"-1\r\n", b" " * 65536)) as server:
         client = client_of(server.url, timeout=5)
@@ -472,6 +538,15 @@ def test_a_flood_takes_no_more_memory_than_a_body_may() -> None:
         tracemalloc.stop()
         client.close()
     assert peak < 3 * MAX_BODY_BYTES
+    # Both bounds, each by itself: that of the body, and that of all that comes in.
+    body = TooLargeBody()
+    with pytest.raises(TooLarge):
+        read_body(cast("Response", body), MemoryBudget().reservation("here", ID))
+    assert body.given < MAX_BODY_BYTES + LARGE_BYTES
+    deadline = Deadline(TIMEOUT)
+    deadline.spend(MAX_BODY_BYTES + 2**20)
+    with pytest.raises(ResponseTooLarge):
+        deadline.spend(1)
 
 
 @pytest.mark.parametrize(

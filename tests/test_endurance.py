@@ -46,11 +46,12 @@ def test_a_figure_that_becomes_worse_is_found(name: str) -> None:
 
 def test_a_line_is_drawn_to_scale_and_broken_where_nothing_is_known() -> None:
     picture = ET.fromstring(  # noqa: S314 - our own
-        draw(Heading("<a>", "b", "min"), [0, 1, 2, 3, 4], [Line("c", "s", [0, 4, None, 2, 2])], [2])
+        draw(Heading("<a>", "b", "min", 2), [0, 1, 2, 3, 4], [Line("c", "s", [0, 4, None, 2, 2])], [2])
     )
     lines = picture.findall("{*}polyline")
     heights = [[float(point.partition(",")[2]) for point in each.get("points", "").split()] for each in lines]
     [[zero, four], [two, _]] = heights
     assert [zero - four, zero - two] == [HEIGHT, HEIGHT / 2]
     assert picture.findtext("{*}title") == "<a>"
+    assert [each.text for each in picture.findall("{*}text")][-3:] == ["0 min", "2 min", "4 min"]
     assert len([each for each in picture.findall("{*}line") if each.get("class") == "mark"]) == 1

@@ -300,7 +300,7 @@ def test_what_could_not_be_saved_is_told() -> None:
     assert model.disk is not None
     model.disk.broken = True
     answer = put(model, f"{NIGHTLY}/runs/1")
-    assert told(answer, 503).startswith("the state could not be written, try again")
+    assert told(answer, 503).startswith("the state was not written in time, try again")
     assert answer.headers["Retry-After"] == "1"
 
 

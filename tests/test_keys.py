@@ -127,11 +127,19 @@ def test_a_half_written_file_does_not_count(watched: Watched) -> None:
     assert watched.reload_if_changed(at=WALL + 0.6) == Secret(NEW)
 
 
-@pytest.mark.parametrize("broken", ["", "two words"])
-def test_an_empty_or_broken_file_keeps_the_old_key_and_is_told(watched: Watched, broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("two words", "holds white space or other characters that no key has (one key, on one line?)"),
+    ],
+)
+def test_an_empty_or_broken_file_keeps_the_old_key_and_is_told(watched: Watched, broken: str, problem: str) -> None:
     watched.write(broken, at=WALL - 100)
     assert watched.reload_if_changed() is None
-    assert watched.watch.problem is not None
+    assert watched.watch.problem == f"{watched.file} {problem}"
+    assert watched.watch.current == Secret(OLD)
     watched.write(OLD)
     assert watched.reload_if_changed() is None
     assert watched.watch.problem is None
@@ -255,9 +263,11 @@ def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
         ("https://ids.example/operations, https://host/a", "https://ids.example/operations, https://host/a"),
         ("http://me:p/a?s#s@host:1/", "http://***@host:1/"),
         ("a@b?c=d", "a@b?c=d"),
+        ("hhttp://me:pass@host", "hhttp://***@host"),
+        ('"prometheus:$2y$10$X0h1gDsPszWURQaxFh" $2$5', '"prometheus:$2y$***" $2$***'),
     ],
 )
-def test_urls_are_shown_without_what_may_be_secret(text: str, masked: str) -> None:
+def test_urls_and_hashes_are_shown_without_what_may_be_secret(text: str, masked: str) -> None:
     assert redact_all(text) == masked
 
 

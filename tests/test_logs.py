@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import threading
+from errno import ENOSPC
 from typing import TYPE_CHECKING
 
 import pytest
@@ -188,6 +189,30 @@ def test_a_stuck_terminal_holds_up_neither_the_logger_nor_the_end(in_time: InTim
         stream.go.set()
         until(lambda: all(thread.name != "log-flush" for thread in threading.enumerate()), "the rest is written")
     assert QUEUE_LINES <= len(stream.getvalue().splitlines()) <= QUEUE_LINES + 2  # the others were dropped
+
+
+class Full(io.StringIO):
+    """A disk that is full when it is written to for the first time."""
+
+    tried = False
+
+    def write(self, text: str) -> int:
+        if not self.tried:
+            self.tried = True
+            raise OSError(ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_costs_its_lines_and_shows_no_key(form: str) -> None:
+    with contextlib.redirect_stderr(Full()) as stream:
+        flush = set_up("info", form)
+        log().info("lost", error=KEY)
+        log().info("kept")
+        assert flush()
+    assert KEY not in stream.getvalue()
+    (line,) = stream.getvalue().splitlines()
+    assert "kept" in line
 
 
 def test_flushing_writes_what_is_left() -> None:

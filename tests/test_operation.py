@@ -162,6 +162,10 @@ def test_error_items_are_counted_and_never_hide_the_status(items: Any, count: in
     assert (operation.error_items, operation.status) == (count, Status.PROCESSING)
 
 
+def test_a_key_is_no_name() -> None:
+    assert read(name="sk_test_0123").name == "sk_***"
+
+
 def test_a_key_is_no_collection() -> None:
     assert read(error_items=[{"collection": "sk_test_0123"}, {"collection": "users"}]).collections == (
         ("sk_***", 1),

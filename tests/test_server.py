@@ -116,6 +116,7 @@ BODY = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nab"
 
 @pytest.mark.parametrize("text", [b"", b"GET / HTT", BODY, GET + b"GET"])
 def test_who_takes_too_long_is_closed(text: bytes) -> None:
+    assert ConnectionRules().head == 10
     with serving(head=0.1, answer=0.1, idle=10) as server, closing(connect(server, text)) as connection:
         assert closed(connection)
         until(lambda: server.refused == ["timeout"], "counted")
@@ -203,6 +204,7 @@ def test_a_body_that_is_wrong_after_its_answer_ends_the_connection_alone(
 
 
 def test_who_does_not_take_the_answer_is_closed() -> None:
+    assert ConnectionRules().answer == 60
     with serving(answer=0.1) as server, closing(connect(server, GET.replace(b"/", b"/large", 1))) as connection:
         assert connection.recv(10)
         until(lambda: server.refused == ["timeout"], "counted")
@@ -227,6 +229,16 @@ def test_a_head_that_is_too_large_is_refused(where: bytes, size: int, missing: i
         assert connection.recv(12) == b"HTTP/1.1 431"
         assert closed(connection)
         assert server.refused == ["too_large"]
+
+
+def test_a_request_of_two_lengths_is_refused_with_what_follows() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with serving() as server, closing(connect(server, head + b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")) as connection:
+        answers = b""
+        while piece := connection.recv(65536):
+            answers += piece
+    assert answers.startswith(b"HTTP/1.1 400")
+    assert answers.count(b"HTTP/1.1") == 1
 
 
 # The cap.

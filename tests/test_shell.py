@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,8 +28,6 @@ from exporter.tracking.messages import ReleaseResult
 from exporter.web.app import make_app
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from api_server import ApiServer
     from recorder import Recorder
 
@@ -112,6 +112,18 @@ def test_more_than_a_page_is_read(shell: Shell, api_server: ApiServer) -> None:
     api_server.operations = [operation(number) for number in range(2500)]
     assert len(shell("list", "-o", "ids").stdout.split()) == 2500
     assert len(api_server.requests) == 3
+
+
+def test_what_cannot_be_written_at_the_end_is_told_too(
+    shell: Shell, api_server: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api_server.operations = [operation(1)]
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main(["list", f"--url={shell.url}"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "standard output cannot be written: No space left on device\n"
 
 
 def test_where_there_is_nothing_it_says_so(shell: Shell) -> None:

@@ -201,6 +201,7 @@ def test_an_export_that_was_cut_off_is_refused(state_path: Path, other: Path, li
     write(state_path, STATE, Clock())
     with pytest.raises(StartError, match=f"line {lines_left + 1}: the export ends too soon: was it cut off"):
         put_in(other, export(state_path)[:lines_left], Clock())
+    assert not other.exists()
 
 
 @pytest.mark.parametrize("number", [1, 3, 6, 7])
@@ -218,6 +219,7 @@ def test_no_import_while_an_exporter_runs(state_path: Path, other: Path) -> None
     with pytest.raises(StartError, match="is held by another process, for 3 s now"):
         put_in(other, export(state_path), clock)
     store.close()
+    assert read(other, clock) == Memory()
 
 
 def test_an_import_into_a_damaged_file_changes_nothing(state_path: Path, other: Path) -> None:
@@ -411,7 +413,7 @@ def test_an_export_that_cannot_be_written_is_told(state_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "exporter", "state", "export", f"--storage.path={state_path}"]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (result.returncode, result.stderr) == (1, "the export cannot be written: No space left on device\n")
+    assert (result.returncode, result.stderr) == (1, "standard output cannot be written: No space left on device\n")
 
 
 def test_the_path_may_come_from_the_environment(state_path: Path) -> None:

@@ -303,8 +303,12 @@ def test_an_undocumented_status_with_an_end_twice_running_is_final(end: str) -> 
 
 
 def test_five_bad_answers_of_one_kind_are_logged_once() -> None:
+    model = always(BadResponse("status", "expected a string, got nothing", accepted_key=True, code=200))
     with capture_logs() as lines:
-        always(BadResponse("status", "expected a string, got nothing", accepted_key=True, code=200)).run(3600)
+        model.run(140)
+        assert len(model.times(A)) == 4
+        assert not any("keeps sending answers" in line["event"] for line in lines)
+        model.run(3600)
     bad = [line for line in lines if "keeps sending answers" in line["event"]]
     assert len(bad) == 1
     assert bad[0]["error"].startswith("status: ")
@@ -329,13 +333,16 @@ def limited(seconds: float | None = None) -> RateLimited:
 def test_a_429_makes_the_upstream_wait_and_halve_and_recover() -> None:
     model = Model(
         Config((environment(operations=ids(200), rate_limit=20.0, max_in_flight=64),)),
-        lambda request, now: limited(7.0) if now.mono == 1000.0 else running(request.id, rows_processed=int(now.mono)),
+        lambda request, now: limited(7.0) if now.mono < 1000.5 else running(request.id, rows_processed=int(now.mono)),
+        lambda _request: 0.1,
     )
-    model.run(0.05)
+    model.run(0.1)
     before = len(model.sent)
+    assert before > 1, "all that were under way get a 429, and halve the rate once"
     model.run(6.9)
     assert len(model.sent) == before
-    model.run(0.2)
+    model.run(0.3)
+    assert len(model.sent) > before
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(10, abs=0.5)
     model.run(60)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 20
@@ -363,12 +370,14 @@ def test_a_429_is_the_upstreams_trouble_not_the_operations() -> None:
 
 
 def test_without_a_named_time_the_waits_double_to_a_minute() -> None:
+    model = Model(one(), lambda _request, _now: limited(), chance=lambda: 0.5)
+    model.run(300)
+    assert [round(b - a) for a, b in pairwise(model.times(A))] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_the_rate_never_falls_below_one_in_five_seconds() -> None:
     model = Model(one(rate_limit=0.5), lambda _request, _now: limited(), chance=lambda: 0.5)
     model.run(900)
-    times = model.times(A)
-    gaps = [round(b - a) for a, b in pairwise(times)]
-    assert gaps[-1] == 60
-    assert gaps == sorted(gaps)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(0.2, abs=0.02)
 
 
@@ -661,6 +670,16 @@ def test_knock_counts_as_down_after_three_attempts_over_half_a_minute() -> None:
     model.run(10)
     assert model.value("knock_up", **E) == 0
     assert model.value("knock_last_answer_timestamp_seconds", **E) is None
+    down = Unreachable(Reason.TIMEOUT, "no answer in time")
+    many = Model(Config((environment(operations=ids(100)),)), lambda _request, _now: down)
+    many.run(29)
+    slow = Model(one(), lambda _request, _now: down, lambda _request: 20.0)
+    slow.run(85)
+    assert len(many.sent) > len(slow.sent) == 3, "of which two have failed"
+    for each in (many, slow):
+        assert each.value("knock_up", **E) is None
+        each.run(10)
+        assert each.value("knock_up", **E) == 0
 
 
 # Scrapes.

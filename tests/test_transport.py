@@ -114,6 +114,8 @@ def test_an_expired_certificate_is_refused(authority: trustme.CA, ca_file: Path)
 
 
 def test_old_tls_is_refused(authority: trustme.CA, ca_file: Path) -> None:
+    # Most builds of OpenSSL refuse it by themselves, but not all.
+    assert trust(ca_file).minimum_version == ssl.TLSVersion.TLSv1_2
     context = tls_of(authority.issue_cert("localhost"))
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -328,11 +330,13 @@ def test_a_socket_asks_its_deadline_before_each_step() -> None:
         assert near.recv(1) == b"b"
 
 
-def test_a_full_socket_does_not_hold_a_sender() -> None:
+def test_a_full_socket_does_not_hold_a_sender(in_time: InTime) -> None:
     ours, theirs = socket.socketpair()
     with DeadlineSocket(fileno=ours.detach()) as near, theirs:
-        near.settimeout(Deadline(0.05).remaining())
-        with pytest.raises(TimeoutError):
+        deadline = Deadline(2 * HANG_SECONDS)
+        near.settimeout(deadline.remaining())
+        deadline.until = time.monotonic() + LIMIT  # as if all before had taken the rest
+        with pytest.raises(TimeoutError), in_time(LIMIT):
             near.sendall(b"x" * 2**24)
 
 
@@ -512,7 +516,7 @@ def test_a_resolver_that_hangs_holds_nobody(in_time: InTime) -> None:
 def test_a_resolver_that_hangs_does_not_hold_the_exit() -> None:
     program = (
         "import time; from exporter.knock.deadline import Resolver\n"
-        "try: Resolver(lambda *a, **k: time.sleep(60)).find('host', 1, 0.05)\n"
+        "try: Resolver(lambda *a, **k: time.sleep(1000)).find('host', 1, 0.05)\n"
         "except TimeoutError: print('ended')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)

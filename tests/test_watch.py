@@ -147,6 +147,7 @@ def test_out_of_reach_for_a_minute_it_cannot_be_known(trouble: KnockError) -> No
 def test_a_short_outage_passes() -> None:
     knock = Knock(trouble=lambda _id, now: DOWN if 10 < now < 60 else None)
     assert knock.watch(knock.world.create(rows=100, rows_per_second=1)).code is ExitCode.CLEAN
+    assert knock.lines.count("Knock: connection refused") == 1
 
 
 def test_one_that_cannot_be_read_does_not_end_it_while_others_can() -> None:

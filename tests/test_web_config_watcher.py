@@ -244,6 +244,11 @@ def test_each_missing_file_is_named(web_folder: Scene, name: str) -> None:
     assert web_folder.refusal(CLIENTS).endswith(f"_file: {name}: is not a regular file")
 
 
+def test_an_address_in_place_of_a_file_is_shown_without_its_password(web_folder: Scene) -> None:
+    refused = web_folder.refusal(CLIENTS.replace("key.pem", "https://me:hunter2@host/sk_live_0123"))
+    assert "tls_server_config.key_file: https:/***@host/sk_*** No such file" in refused
+
+
 def test_a_broken_configuration_is_told_whole(web_folder: Scene) -> None:
     assert web_folder.refusal("basic_auth_users: {a: hunter2, b: hunter2}").count("is not a bcrypt hash") == 2
 

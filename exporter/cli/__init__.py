@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -40,6 +41,7 @@ from exporter.startup import signals_are_taken_over
 if TYPE_CHECKING:
     from pathlib import Path
 
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 _SHELLS = {
     "bash": shell_completion.BashComplete,
     "zsh": shell_completion.ZshComplete,
@@ -52,10 +54,17 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _give_up_output() -> None:
+    """Have Python drop what it could not write: at its end it would try again, and fail without a word of ours."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 class _RunByDefault(click.Group):
     """A group whose command may be left out: `knock-exporter --config.file=…` runs the exporter.
 
-    Our own errors end in their message and exit code 1.
+    Our own errors end in their message and exit code 1, as does standard output that cannot be written.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -74,6 +83,20 @@ class _RunByDefault(click.Group):
         except ExporterError as error:
             click.echo(str(error), err=True)
             ctx.exit(1)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # Python does so too late to say what went wrong
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            _give_up_output()
+            if error.errno != errno.EPIPE:  # nobody reads on, as with `head`
+                click.echo(f"standard output cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=_RunByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from exporter.errors import redact, redact_all
+from exporter.files import BYTES_MOST, size
 from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_run_id, parse_duration, show_duration
 
@@ -232,7 +233,10 @@ def given(operation_ids: Sequence[str]) -> Read:
     named: list[Item] = [each for each in operation_ids if each != STDIN]
     if STDIN not in operation_ids:
         return Read(named, [])
-    found = read(sys.stdin.buffer.read())
+    data = sys.stdin.buffer.read(BYTES_MOST + 1)
+    if len(data) > BYTES_MOST:
+        return Read(named, [f"is larger than {size(BYTES_MOST)}"])
+    found = read(data)
     return Read([*named, *found.items], found.problems)
 
 

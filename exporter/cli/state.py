@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -86,7 +87,7 @@ def export_command(*, storage_path: Path | None, config_file: Path, environments
 
     with database.reading(_path(storage_path, config_file)) as (connection, _form):
         for line in move.export(connection, environments, _report_skipped):
-            _write(line)
+            click.echo(line)
 
 
 @state.command(name="import", epilog=example("knock-exporter state import --storage.path=new.db < state.jsonl"))
@@ -100,7 +101,7 @@ def import_command(*, storage_path: Path | None, config_file: Path, replace: boo
     """
     from exporter import logs  # noqa: PLC0415 - the other commands start without these
     from exporter.store.lock import Patience  # noqa: PLC0415 - the same
-    from exporter.store.move import take_in  # noqa: PLC0415 - the same
+    from exporter.store.move import MOST_BYTES, take_in  # noqa: PLC0415 - the same
     from exporter.tracking.transitions import Moment  # noqa: PLC0415 - the same
 
     def clock() -> Moment:
@@ -110,20 +111,13 @@ def import_command(*, storage_path: Path | None, config_file: Path, replace: boo
     flush = logs.set_up("warning", "logfmt")
     try:
         patience = Patience(WAIT_SECONDS, clock, time.sleep)
-        told = take_in(path, sys.stdin.buffer, clock, patience, _report_skipped, replace=replace)
+        # A line without an end would else be read for ever.
+        lines = iter(partial(sys.stdin.buffer.readline, MOST_BYTES + 1), b"")
+        told = take_in(path, lines, clock, patience, _report_skipped, replace=replace)
     finally:
         flush()
     for line in told:
         click.echo(line, err=True)
-
-
-def _write(line: str) -> None:
-    try:
-        click.echo(line)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise StartError(f"the export cannot be written: {error.strerror}") from None
 
 
 def _report_skipped(environment: str, row: str, problem: str) -> None:

@@ -174,7 +174,10 @@ def _token_environments(names: Place, known: Collection[str]) -> Iterator[Found]
 
 def _polling(top: Place, environments: list[Place]) -> Iterator[Found]:
     shared = top.at("polling")
-    chains: list[tuple[Place, ...]] = [(each.at("polling"), shared) for each in environments] or [(shared,)]
+    own = [each.at("polling") for each in environments if "polling" in each.mapping()]
+    chains: list[tuple[Place, ...]] = [(each, shared) for each in own]
+    if not environments or len(own) < len(environments):
+        chains.append((shared,))  # once for all that have none of their own
     seen: set[Found] = set()
     for levels in chains:
         found = set(_too_fast(levels)) - seen

@@ -20,6 +20,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from exporter.errors import BadResponse, ConnectionLost, KnockError, Postponed, Reason, TooLarge, Unreachable
 from exporter.knock.deadline import MAX_BODY_BYTES, NameTimeout, ResponseTooLarge, StaleConnection
 from exporter.knock.memory_budget import LARGE_BYTES
+from exporter.knock.response import LENGTH_DIGITS_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ MAX_VALUES = 2_000_000  # decoding more would take too much memory, and hold all
 _BEFORE_VALUES = (b",", b"[", b"{")
 _PIECE = 64 * 1024  # bytes read at once
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,128}")
-_LENGTH = re.compile(r"[0-9]{1,18}")
+_LENGTH = re.compile(rf"[0-9]{{1,{LENGTH_DIGITS_MOST}}}")
 _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")  # http.client's words
 _Kind = TypeVar("_Kind", bound=BaseException)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _INTERIM_MOST = 16  # 1xx answers before the final one
 _HEADERS_MOST, _HEADER_BYTES_MOST = 100, 65536  # http.client's own bounds
+LENGTH_DIGITS_MOST = 18  # Python refuses to read numbers of thousands of digits
 
 
 class TooManyInterimResponses(HTTPException):
@@ -42,8 +43,10 @@ class Response(HTTPResponse):
             raise UnknownProtocol(version)
         self.headers = _headers(self.fp)
         self.chunked, self.chunk_left = self.headers.get("transfer-encoding", "").lower() == "chunked", None
-        length = self.headers.get("content-length", "")
-        self.length = int(length) if length.isdecimal() and not self.chunked else None
+        # Of several only one that all agree on is read, as `failures.read_body` says; a proxy may add its own.
+        length = self.headers.get("content-length", "").partition(",")[0]
+        possible = length.isdecimal() and len(length) <= LENGTH_DIGITS_MOST and not self.chunked
+        self.length = int(length) if possible else None
         if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
             self.length = 0
         connection = self.headers.get("connection", "").lower()
@@ -58,6 +61,9 @@ class Response(HTTPResponse):
                 return version, status, reason
             _headers(self.fp)
         raise TooManyInterimResponses
+
+    def _read_and_discard_trailer(self) -> None:
+        _headers(self.fp)  # http.client itself would read on as long as some come
 
     def read(self, amt: int | None = None) -> bytes:
         """Read a piece of the body; raises IncompleteRead where it ends too early, which http.client leaves to see."""

@@ -92,6 +92,13 @@ def make_file(path: Path) -> bool:
     return True
 
 
+def check_kind(path: Path) -> None:
+    """Refuse all but a regular file: SQLite would wait for a pipe. Raises StartError, or OSError."""
+    if not path.is_file():
+        path.stat()  # says why, where there is nothing
+        raise StartError(f"state {path} is not a regular file: name another one as storage.path")
+
+
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a file that exists; `mode` is as in SQLite's addresses. Transactions are begun and ended by name."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
@@ -196,7 +203,7 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
 
 
 def _connect_reader(path: Path) -> sqlite3.Connection:
-    path.stat()  # SQLite's own "unable to open database file" names no reason
+    check_kind(path)  # and SQLite's own "unable to open database file" names no reason
     closed = not Path(f"{path}-wal").exists()
     # Where the folder is read-only, SQLite cannot make its log, and a file that nobody has open needs none.
     connection = connect(path, "ro" if os.access(path.absolute().parent, os.W_OK) or not closed else "ro&immutable=1")

@@ -89,7 +89,9 @@ class Opening:
 
     def _now(self, path: Path, lock: StateLock) -> tuple[Store, Memory]:
         with database.ours(path):
-            if not database.make_file(path) and path.stat().st_size == 0:
+            made = database.make_file(path)
+            database.check_kind(path)
+            if not made and path.stat().st_size == 0:
                 log.warning("state file is empty: starting without state", path=str(path))
             connection = database.connect(path, "rw")
         try:

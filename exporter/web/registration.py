@@ -231,7 +231,7 @@ def _try_again(detail: str, seconds: int, **more: Any) -> Refusal:
 
 def _check_saved(*, saved: bool) -> None:
     if not saved:
-        raise _try_again("the state could not be written, try again (the exporter's log says why)", 1)
+        raise _try_again("the state was not written in time, try again (a failure is in the exporter's log)", 1)
 
 
 def _grant(request: Request, tokens: Tokens) -> Grant | None:

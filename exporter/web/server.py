@@ -53,6 +53,8 @@ PLAIN_REFUSED = "Client sent an HTTP request to an HTTPS server.\n"  # as Go's s
 _PLAIN_ANSWER = b"HTTP/1.0 400 Bad Request\r\n\r\n" + PLAIN_REFUSED.encode()
 HEAD_TOO_LARGE, HEAD_REFUSED = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large.\n"
 _TOO_LARGE_ANSWER = f"HTTP/1.1 431 {HEAD_TOO_LARGE.phrase}\r\nConnection: close\r\n\r\n{HEAD_REFUSED}".encode()
+TWO_LENGTHS_REFUSED = "The request has Content-Length and Transfer-Encoding.\n"
+_TWO_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_ALLOWED = "client certificate has none of the names in client_allowed_sans"
 _CLOSED = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -185,6 +187,8 @@ class ServedConnection(H11Protocol):
         if self._server.rules.tls() is not None and scope["scheme"] == "http":  # kept since before TLS was switched on
             self._server.rules.refused("tls")
             return PlainTextResponse(PLAIN_REFUSED, HTTPStatus.BAD_REQUEST, {"Connection": "close"})
+        if {name for name, _ in scope["headers"]} >= _TWO_LENGTHS:  # where it ends, a proxy may see otherwise
+            return PlainTextResponse(TWO_LENGTHS_REFUSED, HTTPStatus.BAD_REQUEST, {"Connection": "close"})
         line = len(scope["raw_path"]) + len(scope["query_string"])
         if line + sum(map(len, chain.from_iterable(scope["headers"]))) > self._server.rules.head_bytes:
             self._server.rules.refused("too_large")

@@ -24,11 +24,12 @@ STYLE = """
 
 
 class Heading(NamedTuple):
-    """What a picture says of itself, and the unit of its axis of time."""
+    """What a picture says of itself, and the unit of its axis of time, with a step unless one is to be found."""
 
     title: str
     note: str
     unit: str
+    step: int = 0
 
 
 class Line(NamedTuple):
@@ -41,7 +42,7 @@ class Line(NamedTuple):
 
 def draw(heading: Heading, times: Sequence[float], lines: Sequence[Line], marks: Sequence[float]) -> str:
     """Draw lines over `times`; `marks` are moments that are drawn through all charts."""
-    title, note, unit = map(escape, heading)
+    title, note, unit = map(escape, heading[:3])
     end = max(times)
     bottom = TOP + len(lines) * (HEIGHT + GAP)
 
@@ -51,8 +52,8 @@ def draw(heading: Heading, times: Sequence[float], lines: Sequence[Line], marks:
     parts = [f'<line class="mark" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{bottom - GAP}"/>' for at in marks]
     for number, line in enumerate(lines):
         parts += _chart(line, [x(each) for each in times], TOP + number * (HEIGHT + GAP))
-    step = next((each for each in STEPS if end / each <= TIMES_MOST), end)
-    for at in range(0, int(end) + 1, math.ceil(step)):
+    step = heading.step or next((each for each in STEPS if end / each <= TIMES_MOST), math.ceil(end))
+    for at in range(0, int(end) + 1, step):
         parts.append(f'<text class="small" text-anchor="middle" x="{x(at):.1f}" y="{bottom}">{at} {unit}</text>')
     body = "\n  ".join(parts)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 16}" role="img" \
