@@ -91,7 +91,7 @@ class _RunByDefault(click.Group):
             finally:
                 sys.stdout.flush()  # Python does so too late to say what went wrong
         except OSError as error:
-            if error.errno not in _UNWRITABLE:
+            if error.errno not in _UNWRITABLE or error.filename is not None:  # of a file that has a name
                 raise
             _give_up_output()
             if error.errno != errno.EPIPE:  # nobody reads on, as with `head`
