@@ -212,6 +212,15 @@ def test_a_told_wait_is_kept_as_told() -> None:
     assert rate_limiter.next_start == 7.5
 
 
+def test_the_first_without_a_time_waits_a_second_also_in_an_episode_that_began_with_one() -> None:
+    rate_limiter = RateLimiter(100.0)
+    assert rate_limiter.limited(10.0, 9.9, 0.0, 0.5)
+    assert not rate_limiter.limited(10.0, 10.0, None, 0.5)
+    assert rate_limiter.next_start == 11.0
+    assert rate_limiter.limited(11.1, 11.0, None, 0.5)
+    assert rate_limiter.next_start == 13.1
+
+
 def test_another_limit_keeps_what_was_learnt_in_proportion() -> None:
     rate_limiter = RateLimiter(100.0)
     rate_limiter.limited(1.0, 0.9, 5.0, 0.5)

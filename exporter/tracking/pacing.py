@@ -141,8 +141,9 @@ class RateLimiter:
         if fresh:
             self.rate = self._bounded(self.rate / 2.0)
             self._halved_at = now
-            self._untold += retry_after is None
         if retry_after is None:
+            # At least the first: the one that began the episode may have named a time.
+            self._untold = max(self._untold + fresh, 1)
             retry_after = doubling(1.0, self._untold, UNTOLD_WAIT_MOST) * (0.8 + 0.4 * chance)
         self.next_start = max(self.next_start, now + retry_after)
         return fresh

@@ -5,6 +5,8 @@ It reads what everybody can read: `/metrics`, the API and the state file.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 import sqlite3
@@ -15,19 +17,27 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from reference import (
+    KEPT,
     LATE,
+    STATES,
     Cell,
     Followed,
+    Group,
+    GroupKey,
     Key,
     Reference,
+    Run,
+    Stone,
+    Sums,
     Wanted,
     WantedEnvironment,
+    read_time,
 )
 from virtual_exporter import TOKEN, Exporter
 from virtual_knock import ODDITIES, ORDERS, TROUBLES, Knock, Time
@@ -78,13 +88,42 @@ SUMS = {
     "_active_rows_estimated": "estimated_total_rows",
 }
 TRUTH = {"rows_processed_total": 0, "successes_total": 1, "errors_total": 2}
-_SAMPLE = re.compile(r"^(knock_(?:bulk|exporter)_[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+GROUP_FAMILIES = {  # of a group, and what the reference calls them
+    "expected_interval_seconds": "every",
+    "last_run_timestamp_seconds": "last_run",
+    "run_opened_timestamp_seconds": "opened",
+    "run_closed_timestamp_seconds": "closed",
+    "run_finished_timestamp_seconds": "finished",
+    "run_deadline_timestamp_seconds": "deadline",
+    "run_expected_operations": "operations",
+    "run_rows_processed": "processed",
+    "run_rows_estimated": "estimated",
+    "run_errors": "errors",
+}
+_SAMPLE = re.compile(r"^(knock_(?:bulk|exporter|group)_[a-z_]+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'([a-z_]+)="([^"]*)"')
 
 names = st.sampled_from(NAMES)
+troubles = st.sampled_from([*sorted(TROUBLES), *["bad answers"] * 3])  # of these there are most
 numbers = st.integers(0, IDS_MOST - 1)
 some = st.lists(numbers, max_size=4, unique=True)
-groups = st.sampled_from(["default", "nightly", "daily"])
+groups = st.sampled_from(["default", "nightly", "nightly", "daily", "other"])
+runs = st.sampled_from(["1", "2", "2027-01-15T08:00:00Z"])
+some_run = st.sampled_from([None, None, "1", "2"])
+DEADLINES = {"100s": 100, "2h": 7200, "2027-01-15T08:30:00Z": "2027-01-15T08:30:00Z", None: None}
+NONSENSE: tuple[Any, ...] = (  # what a job may not say
+    [], "1", {"operations": -1}, {"operations": 1.0}, {"operations": True}, {"operations": 2**60}, {"deadline": "soon"},
+    {"deadline": 100}, {"deadline": "-3h"}, {"closed": False}, {"closed": "true"}, {"finished": True},
+    {"operations": "3"},
+)  # fmt: skip
+says = st.fixed_dictionaries(
+    {},
+    optional={
+        "operations": st.sampled_from([0, 1, 2, 3, None]),
+        "deadline": st.sampled_from(list(DEADLINES)),
+        "closed": st.sampled_from([True, True, None]),
+    },
+)
 teams = st.sampled_from([None, "growth", "core"])
 moments = st.sampled_from(["now", "commit", "saved"])
 pauses = st.sampled_from([PAUSE_SECONDS, PAUSE_SECONDS, 30.0, 3000.0, 100_000.0])
@@ -105,6 +144,9 @@ wanted_environments = st.fixed_dictionaries(
         "retention": st.sampled_from([200, 2000, 86_400]),
         "per_operation": st.sampled_from(["all", "active", "none"]),
         "per_operation_limit": st.sampled_from([0, 3, 1000]),
+        "groups": st.sampled_from(
+            [(), (("nightly", 600, 300),), (("nightly", 90_000, None), ("daily", None, 7200), ("idle", 3600, None))]
+        ),
     },
 )
 
@@ -141,7 +183,7 @@ class Machine(RuleBasedStateMachine):
         self.folders = 0
         self.time = Time()
         self.ids: list[str] = []
-        self.lists: dict[tuple[str, str, str], list[tuple[str, str, Any]]] = {}
+        self.lists: dict[tuple[str, str, str], list[tuple[str, str, Any, str | None]]] = {}
         self.shown: Counter[tuple[str, str]] = Counter()  # counted by former processes: family, environment
         self.excused: Counter[tuple[str, str]] = Counter()  # counted without a disk that kept it
 
@@ -197,7 +239,7 @@ class Machine(RuleBasedStateMachine):
         for place, listed in self.lists.items():  # sources are read soon
             self._list(*place, listed)
 
-    def _list(self, name: str, kind: str, source: str, listed: list[tuple[str, str, Any]]) -> None:
+    def _list(self, name: str, kind: str, source: str, listed: list[tuple[str, str, Any, str | None]]) -> None:
         environment = self.reference.environments.get(name)
         if environment is None or (kind == "http" and not environment.wanted.http):
             return
@@ -231,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         self.ids.append(self.knock.world.start(ORDERS[order]))
         self.register(name, self.items([self.ids[-1]], created=created))
 
-    @rule(number=numbers, trouble=st.sampled_from(sorted(TROUBLES)))
+    @rule(number=numbers, trouble=troubles)
     def one_is_troubled(self, number: int, trouble: str) -> None:
         [operation_id] = self.known([number])
         if self.knock.troubles.pop(operation_id, None) is None:
@@ -243,7 +285,7 @@ class Machine(RuleBasedStateMachine):
         self.knock.troubles[operation_id] = "not found"
         self.pass_time(FORGOTTEN_SECONDS)
 
-    @rule(troubles=st.lists(st.sampled_from(sorted(TROUBLES)), min_size=1, max_size=2), seconds=durations)
+    @rule(troubles=st.lists(troubles, min_size=1, max_size=2), seconds=durations)
     def all_are_troubled_for_a_while(self, troubles: list[str], seconds: float) -> None:
         for each in troubles:
             self.knock.troubles[""] = each
@@ -285,7 +327,21 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([-100_000.0, -3600.0, -40.0, -0.5, 0.5, 40.0, 3600.0, 100_000.0]))
     def wall_clock_is_set(self, seconds: float) -> None:
+        before = self._hidden_runs()
         self.time.wall_step += seconds
+        if self._hidden_runs() != before:  # which is noticed within a second
+            self.pass_time(2.0)
+
+    @rule(seconds=st.sampled_from([KEPT - 1000.0, KEPT + 1000.0]))
+    def wall_clock_is_ahead_for_a_while(self, seconds: float) -> None:
+        for each in (seconds, -seconds):
+            self.all_is_as_it_should()
+            self.time.wall_step += each
+            self.pass_time(2.0)
+
+    def _hidden_runs(self) -> set[GroupKey]:
+        groups = self.reference.memory.groups.items()
+        return {key for key, each in groups if each.run is not None and each.run.hidden(self.reference.now.wall)}
 
     @rule()
     def all_goes_well_for_long(self) -> None:
@@ -301,14 +357,14 @@ class Machine(RuleBasedStateMachine):
 
     # Who names what.
 
-    @rule(name=names, source=st.sampled_from(SOURCES), numbers=some, group=groups, team=teams)
-    def source_lists(
-        self, name: str, source: tuple[str, str], numbers: list[int], group: str, team: str | None
+    @rule(name=names, source=st.sampled_from(SOURCES), numbers=some, group=groups, team=teams, run=some_run)
+    def source_lists(  # noqa: PLR0913 - what a list may say
+        self, name: str, source: tuple[str, str], numbers: list[int], group: str, team: str | None, *, run: str | None
     ) -> None:
         environment = self.reference.environments.get(name)
         if environment is None or (source[0] == "http" and not environment.wanted.http):
             return
-        listed = [(each, group, self.labels(team)) for each in self.known(numbers)]
+        listed = [(each, group, self.labels(team), run) for each in self.known(numbers)]
         self.lists[name, *source] = listed
         self._list(name, *source, listed)
 
@@ -316,18 +372,30 @@ class Machine(RuleBasedStateMachine):
     def source_breaks(self, name: str, source: tuple[str, str]) -> None:
         self.exporter.unread(name, *source)
 
-    @rule(name=names, numbers=some.filter(bool), group=groups, team=teams, again=st.booleans(), created=st.booleans())
+    @rule(
+        name=names, numbers=some.filter(bool), group=groups, team=teams, run=some_run, again=st.booleans(),
+        created=st.booleans(),
+    )  # fmt: skip
     def program_registers(  # noqa: PLR0913 - what a registration may say
-        self, name: str, numbers: list[int], group: str, team: str | None, *, again: bool, created: bool
+        self,
+        name: str,
+        numbers: list[int],
+        group: str,
+        team: str | None,
+        *,
+        run: str | None,
+        again: bool,
+        created: bool,
     ) -> None:
-        self.register(name, self.items(self.known(numbers), group, team, again=again, created=created))
+        self.register(name, self.items(self.known(numbers), group, team, run=run, again=again, created=created))
 
-    def items(
+    def items(  # noqa: PLR0913 - what a registration may say
         self,
         ids: list[str],
         group: str = "default",
         team: str | None = None,
         *,
+        run: str | None = None,
         again: bool = False,
         created: bool = False,
     ) -> list[dict[str, Any]]:
@@ -336,7 +404,10 @@ class Machine(RuleBasedStateMachine):
         for each in ids:
             record = self.knock.world.read(each)
             birth = record if created and record is not None and record["status"] == "queued" else {}
-            items.append({"id": each, "group": group, "labels": dict(self.labels(team)), "again": again} | birth)
+            named = {} if run is None else {"run": run}
+            items.append(
+                {"id": each, "group": group, "labels": dict(self.labels(team)), "again": again} | named | birth
+            )
         return items
 
     def register(self, name: str, items: list[dict[str, Any]]) -> None:
@@ -361,7 +432,7 @@ class Machine(RuleBasedStateMachine):
     def expect_states(self, name: str, items: list[dict[str, Any]]) -> dict[str, str | None]:
         states = {}
         for each in items:
-            says = each["group"], tuple(each["labels"].items())
+            says = each["group"], tuple(each["labels"].items()), each.get("run")
             created = (each["name"], each["inserted_at"]) if "inserted_at" in each else None
             states[each["id"]] = self.reference.register((name, each["id"]), says, created, again=each["again"])
         return states
@@ -373,7 +444,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, number=numbers)
     def program_releases(self, name: str, number: int) -> None:
-        [operation_id] = self.known([number])
+        self.release(name, *self.known([number]))
+
+    @rule(name=names, group=groups)
+    def failures_are_forgotten(self, name: str, group: str) -> None:
+        for key, each in list(self.reference.awake.items()):
+            if (key[0], each.group) == (name, group) and each.final is not None and not each.clean:
+                self.release(*key)
+
+    def release(self, name: str, operation_id: str) -> None:
         known = name in self.reference.environments
         expected = self.reference.release((name, operation_id)) if known else 404
         status, _ = self.exporter.request("DELETE", f"/api/v1/operations/{name}/{operation_id}")
@@ -381,16 +460,73 @@ class Machine(RuleBasedStateMachine):
         allowed = {expected} if not self.disk_fails or not known else {expected, 503} - {200}
         assert status in allowed, f"DELETE of {operation_id} is answered {status}, not {expected}"
 
+    # Runs.
+
+    @rule(name=names, group=groups, run=runs, says=says)
+    def job_says(self, name: str, group: str, run: str, says: dict[str, Any]) -> None:
+        self.say(name, group, run, says)
+
+    @rule(name=names, group=groups, run=runs, nonsense=st.sampled_from(NONSENSE))
+    def job_says_nonsense(self, name: str, group: str, run: str, nonsense: Any) -> None:
+        status, _ = self.exporter.request("PUT", f"/api/v1/groups/{name}/{group}/runs/{run}", nonsense)
+        assert status == (422 if name in self.reference.environments else 404), f"{nonsense} is answered {status}"
+
+    @rule(
+        name=names, group=groups, run=runs, numbers=some, expected=st.sampled_from([None, 0, 1, 2, 4]),
+        closes=st.sampled_from([True, True, False]),
+    )  # fmt: skip
+    def job_runs(  # noqa: PLR0913 - what a job may do
+        self, name: str, group: str, run: str, numbers: list[int], expected: int | None, *, closes: bool
+    ) -> None:
+        says = {"operations": expected} | ({} if closes else {"deadline": "100s"})
+        if self.say(name, group, run, says) == 200:
+            if numbers:
+                self.register(name, self.items(self.known(numbers), group, run=run, again=True))
+            if closes:
+                self.say(name, group, run, {"closed": True})
+
+    def say(self, name: str, group: str, run: str, says: dict[str, Any]) -> int:
+        known = name in self.reference.environments
+        expected = self.expect_run((name, group), run, says) if known else 404
+        status, answer = self.exporter.request("PUT", f"/api/v1/groups/{name}/{group}/runs/{run}", says)
+        allowed = {expected} if not self.disk_fails or not known else {expected, 503} - {200}
+        assert status in allowed, f"{says} of {run} is answered {status}, not {expected}: {answer}"
+        if status == 200:
+            kept = self.reference.memory.groups[name, group].run
+            assert kept is not None
+            told = answer["run"]
+            assert told is not None, f"the run {run} is answered, and not shown"
+            assert (told["id"], told["expected_operations"]) == (run, kept.operations)
+            assert (told["closed_at"] is None) == (kept.closed is None)
+            assert answer["durable"] == self.keeps
+            self.note_opened((name, group))
+        return status
+
+    def expect_run(self, key: GroupKey, run: str, says: dict[str, Any]) -> int:
+        changes = says | ({"deadline": DEADLINES[says["deadline"]]} if "deadline" in says else {})
+        if self.reference.put_run(key, run, changes) is not None:
+            return 409
+        if (key, run) in self.reference.opened:
+            self.reference.opened[key, run] = None
+        return 200
+
+    def note_opened(self, key: GroupKey) -> None:
+        run = self.reference.memory.groups[key].run
+        if self.keeps and run is not None:
+            self.reference.opened[key, run.id] = run.told
+
     # The configuration.
 
-    @rule(name=names, numbers=some, group=groups, team=teams)
-    def configuration_lists(self, name: str, numbers: list[int], group: str, team: str | None) -> None:
-        listed = tuple((each, group, self.labels(team)) for each in self.known(numbers))
+    @rule(name=names, numbers=some, group=groups, team=teams, run=some_run)
+    def configuration_lists(self, name: str, numbers: list[int], group: str, team: str | None, run: str | None) -> None:
+        listed = tuple((each, group, self.labels(team), run) for each in self.known(numbers))
         wanted = [replace(each, operations=listed) if each.name == name else each for each in self.wanted.environments]
         self.reconfigure(replace(self.wanted, environments=tuple(wanted)))
 
     @rule(name=names, changes=wanted_environments)
     def environment_changes(self, name: str, changes: dict[str, Any]) -> None:
+        if not self.keeps:
+            changes.pop("groups", None)  # which is a mistake there
         wanted = [replace(each, **changes) if each.name == name else each for each in self.wanted.environments]
         self.reconfigure(replace(self.wanted, environments=tuple(wanted)))
 
@@ -401,7 +537,7 @@ class Machine(RuleBasedStateMachine):
         environments = self.wanted.environments
         if not labels:
             environments = tuple(
-                replace(each, operations=tuple((id_, group, ()) for id_, group, _ in each.operations))
+                replace(each, operations=tuple((id_, group, (), run) for id_, group, _, run in each.operations))
                 for each in environments
             )
         self.reconfigure(Wanted(environments, labels, limit))
@@ -491,8 +627,26 @@ class Machine(RuleBasedStateMachine):
             self.exporter.run(0.3, lambda: self.exporter.waits_for(moment))
         self.restart(pause, reboots=False, kills=True)
 
+    @rule(name=names, group=groups, run=runs, says=says, moment=moments, pause=pauses, quick=st.booleans())
+    def process_is_killed_while_a_job_says(  # noqa: PLR0913 - what happens, and when
+        self, name: str, group: str, run: str, says: dict[str, Any], *, moment: str, pause: float, quick: bool
+    ) -> None:
+        if name not in self.reference.environments:
+            return
+        expected = self.expect_run((name, group), run, says)
+        answers = self.exporter.begin_run(name, group, run, says)
+        if not quick:
+            self.exporter.run(6.0, lambda: bool(answers))
+            if expected == 200 and answers == [True]:
+                self.note_opened((name, group))
+        if moment != "now":
+            self.exporter.run(0.3, lambda: self.exporter.waits_for(moment))
+        self.restart(pause, reboots=False, kills=True)
+
     def restart(self, pause: float, *, reboots: bool, kills: bool) -> None:
         self.count_shown(set(NAMES))
+        groups, opened = self.reference.memory.groups, self.reference.opened
+        self.reference.opened = {(key, run): told for (key, run), told in opened.items() if groups[key].knows(run)}
         folder = self.exporter.folder
         if kills:
             left = self.root / str(self.folders + 1)
@@ -508,22 +662,31 @@ class Machine(RuleBasedStateMachine):
         self.start(folder)
         lost = self.reference.accepted - self.reference.memory.operations.keys()
         assert not lost, f"{lost} were registered, and are forgotten"
+        groups = self.reference.memory.groups
+        for (key, run_id), told in self.reference.opened.items():
+            group = groups.get(key, Group())
+            assert group.knows(run_id), f"the run {run_id} of {key} was opened, and is forgotten"
+            if told is not None and group.run is not None and group.run.id == run_id:
+                assert group.run.told == told, f"what was said of the run {run_id} of {key} is forgotten"
 
     def _resolve(self, folder: Path) -> None:
         """Note what the last process committed of what only its own clock decided: who had left, who was let in."""
-        followed, tombstones = _stored(folder)
+        stored = _stored(folder)
+        followed, tombstones = stored.operations.keys(), stored.tombstones
         durable, memory = self.reference.durable, self.reference.memory
         for key in [key for key in self.reference.waiting if key in followed - durable.operations.keys()]:
             self.reference.enter_waiting(key)
         for key in durable.operations.keys() - followed:
             is_over = key in self.reference.awake and self.reference.overdue(key) >= 0
             if key in tombstones and (is_over or key not in memory.operations):
-                del durable.operations[key]
+                durable.leave(key, durable.operations.pop(key), self.reference.earliest, self.reference.now)
                 durable.tombstones[key] = tombstones[key]
                 self.reference.accepted.discard(key)
         for key in followed - durable.operations.keys():
             if key in memory.operations and not memory.operations[key].exact:
-                durable.operations[key] = memory.operations[key]
+                each = durable.operations[key] = memory.operations[key]
+                if durable.is_member(key, each):
+                    durable.change_run((key[0], each.group), self.reference.earliest, self.reference.now)
                 durable.tombstones.pop(key, None)
                 durable.says[key] = dict(memory.says[key])
 
@@ -579,7 +742,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(int(LATE / 0.4)):
             listed = self._listed()
             for key in [key for key in reference.awake if key not in listed and reference.overdue(key) >= 0]:
-                reference.retire(key, "retention")
+                reference.retire(key, "retention", late=True)
             for key in listed.keys() - reference.awake.keys():
                 assert key in reference.waiting, f"{key} is followed, and nobody named it"
                 reference.enter_waiting(key)
@@ -613,6 +776,7 @@ class Machine(RuleBasedStateMachine):
         self._check_oldest(samples)
         self._check_counters(samples)
         self._check_limit(listed, samples)
+        self._check_groups(samples)
         if self.keeps and not self.disk_fails:
             self._check_file()
 
@@ -804,11 +968,144 @@ class Machine(RuleBasedStateMachine):
         assert len(listed) <= self.reference.ceiling, f"{len(listed)} are followed, the limit is {self.wanted.limit}"
         self.reference.ceiling = max(len(listed), self.wanted.limit)
 
+    # Groups.
+
+    def _check_groups(self, samples: Samples) -> None:
+        reference = self.reference
+        keys = {key for key in reference.memory.groups if key[0] in reference.environments}
+        keys |= {(key[0], each.group) for key, each in reference.awake.items()}
+        declared = {(name, each) for name, it in reference.environments.items() for each, *_ in it.wanted.groups}
+        status, answer = self.exporter.request("GET", "/api/v1/groups")
+        assert status == 200
+        told = {(each["environment"], each["group"]): each for each in answer["groups"]}
+        expected: dict[str, dict[tuple[str, ...], float]] = {family: {} for family in GROUP_FAMILIES}
+        states: dict[tuple[str, ...], float] = {}
+        shown = set()
+        for key in keys | declared:
+            run = reference.run_of(key)
+            if run is not None and run.hidden(reference.now.wall) is None:
+                return  # it is hidden about now
+            sums, tracked = reference.memory.sums(key) if run is not None else None, reference.tracked(key)
+            facts = self._facts(key, run, sums)
+            for family, fact in GROUP_FAMILIES.items():
+                if facts[fact] is not None:
+                    expected[family][key] = facts[fact]
+            if sums is not None:
+                states |= {(*key, state): float(count) for state, count in sums.states.items() if count}
+            if run is not None or key in declared or tracked.states.total():
+                shown.add(key)
+                self._check_document(key, told[key], run, sums)
+        assert told.keys() == shown, f"groups are {told.keys()}, not {shown}"
+        for family, values in expected.items():
+            found: dict[tuple[str, ...], float] = {
+                (labels["knock_environment"], labels["group"]): value
+                for labels, value in samples[f"knock_group_{family}"]
+            }
+            assert found.keys() == values.keys(), f"{family} is shown of {found.keys()}, not of {values.keys()}"
+            for place, value in values.items():
+                assert abs(found[place] - value) < 0.001, f"{family} of {place} is {found[place]}, not {value}"
+        same(samples.keyed("knock_group_run_operations", "knock_environment", "group", "status"), states, "of runs")
+        zeros = Counter(
+            (labels["knock_environment"], labels["group"]) for labels, _ in samples["knock_group_run_operations"]
+        )
+        assert all(count == len(STATES) for count in zeros.values()), "not of all states"
+
+    def _facts(self, key: GroupKey, run: Run | None, sums: Sums | None) -> dict[str, Any]:
+        """Return what families and documents tell of a group."""
+        of_run = {each: run and getattr(run, each) for each in ("opened", "closed", "finished", "operations")}
+        of_sums = {each: sums and getattr(sums, each) for each in ("processed", "estimated", "errors")}
+        expected = self.reference.expectation(key)[0]
+        return {
+            "every": expected, "last_run": self.reference.last_run(key), "deadline": self.reference.deadline(key),
+            **of_run, **of_sums,
+        }  # fmt: skip
+
+    def _check_document(self, key: GroupKey, told: dict[str, Any], run: Run | None, sums: Sums | None) -> None:
+        reference, tracked = self.reference, self.reference.tracked(key)
+        facts, of = self._facts(key, run, sums), tracked if sums is None else sums
+        expected = {
+            "state": reference.state(key),
+            "every_seconds": facts["every"],
+            "last_run_at": facts["last_run"],
+            "operations": {state: tracked.states[state] for state in STATES},
+            "with_errors": tracked.with_errors,
+            "rows_processed": tracked.processed,
+            "rows_estimated": tracked.estimated,
+            "errors": tracked.errors,
+        }
+        progress = None
+        if run is not None and run.operations:
+            progress = min(of.ended / run.operations, 1.0)
+        elif of.estimated:
+            progress = min(of.processed / of.estimated, 0.99 if of.unfinished else 1.0)
+        expected["progress"] = progress
+        expected["progress_of"] = None if progress is None else "operations" if run and run.operations else "rows"
+        elapsed = None if run is None else reference.now.wall - run.opened
+        left = None
+        if run is not None and run.operations is not None and run.finished is None and of.unfinished:
+            left = elapsed / progress - elapsed if progress and elapsed and elapsed > 0 else None
+        expected["time_left_seconds"] = left
+        self._same_document({each: told[each] for each in expected}, expected, key)
+        assert (told["run"] is None) == (run is None), f"{key}: the run is {told['run']}"
+        if run is None or sums is None:
+            return
+        expected = {
+            "id": run.id,
+            "opened_at": run.opened,
+            "deadline_at": facts["deadline"],
+            "closed_at": run.closed,
+            "finished_at": run.finished,
+            "expected_operations": run.operations,
+            "operations": {state: sums.states[state] for state in STATES},
+            "with_errors": sums.with_errors,
+            "rows_processed": sums.processed,
+            "rows_estimated": sums.estimated,
+            "errors": sums.errors,
+        }
+        self._same_document(told["run"], expected, (key, "run"))
+
+    def _same_document(self, told: dict[str, Any], expected: dict[str, Any], what: object) -> None:
+        for name, value in expected.items():
+            shown = told[name]
+            if name.endswith("_at"):  # to the second
+                shown, value = shown and read_time(shown), value and math.floor(value)  # noqa: PLW2901
+            close = isinstance(value, float) and shown is not None and abs(shown - value) <= 0.01
+            assert close or shown == value, f"{name} of {what} is {shown}, not {value}"
+
     def _check_file(self) -> None:
-        followed, tombstones = _stored(self.exporter.folder)
-        memory = self.reference.memory
-        assert followed == memory.operations.keys(), f"not as on disk: {followed ^ memory.operations.keys()}"
-        same(tombstones, memory.tombstones, "tombstones")
+        stored, memory = _stored(self.exporter.folder), self.reference.memory
+        same(
+            stored.operations, {key: each.run for key, each in memory.operations.items()}, "runs of operations on disk"
+        )
+        same(stored.tombstones, memory.tombstones, "tombstones")
+        groups = {key: each for key, each in memory.groups.items() if each != Group()}
+        assert stored.groups.keys() == groups.keys(), f"groups on disk are {stored.groups.keys()}, not {groups.keys()}"
+        for key, group in groups.items():
+            found, run = stored.groups[key], group.run
+            assert (found.get("run") is None) == (run is None), f"{key}: {found}"
+            expected: dict[str, Any] = {"last_inserted": group.last_inserted, "every_since": group.every_since}
+            self._same_document({each: found.get(each) for each in expected}, expected, key)
+            assert found.get("past", {}).keys() == set(group.past_ids), f"{key}: {found}"
+            if run is not None:
+                kept = found["run"]
+                expected = {
+                    name: getattr(run, name)
+                    for name in ("id", "opened", "operations", "deadline", "closed", "finished")
+                }
+                self._same_document({each: kept.get(each) for each in expected}, expected, key)
+                first, last = run.newest
+                assert first.wall - 0.01 <= kept["newest"] <= last.wall + 0.01, f"{key}: {kept}, not {run.newest}"
+                gone = kept.get("gone", {})
+                expected = {
+                    "operations": dict(run.gone.states),
+                    "with_errors": run.gone.with_errors,
+                    "rows_processed": run.gone.processed,
+                    "rows_estimated": run.gone.estimated,
+                    "errors": run.gone.errors,
+                }
+                self._same_document(
+                    {each: gone.get(each, {} if each == "operations" else 0) for each in expected}, expected, key
+                )
 
 
 def _memory() -> str | None:
@@ -816,16 +1113,35 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a folder of its own is made in it
 
 
-def _stored(folder: Path) -> tuple[set[Key], dict[Key, bool]]:
+class Stored(NamedTuple):
+    """What a state file holds: the runs of operations, tombstones, and groups."""
+
+    operations: dict[Key, str | None]
+    tombstones: dict[Key, Stone]
+    groups: dict[GroupKey, dict[str, Any]]
+
+
+def _stored(folder: Path) -> Stored:
     """Read what a state file holds, as docs/state.md describes it."""
     with closing(sqlite3.connect(f"file:{folder}/state.db?mode=ro", uri=True)) as file:
-        followed = {(name, each) for name, each in file.execute("SELECT environment, id FROM operations")}
-        tombstones = file.execute("SELECT environment, lower(hex(id)), retired FROM tombstones").fetchall()
-    return followed, {(name, str(uuid.UUID(each))): bool(retired) for name, each, retired in tombstones}
+        operations = {
+            (name, each): run for name, each, run in file.execute("SELECT environment, id, run FROM operations")
+        }
+        stones = file.execute("SELECT environment, lower(hex(id)), retired, counted FROM tombstones").fetchall()
+        documents = file.execute("SELECT environment, document FROM documents WHERE kind = 'group'").fetchall()
+    groups = {(name, document["group"]): document for name, text in documents for document in [json.loads(text)]}
+    return Stored(
+        operations,
+        {(name, str(uuid.UUID(each))): Stone(bool(retired), bool(counted)) for name, each, retired, counted in stones},
+        groups,
+    )
 
 
 def _written(each: WantedEnvironment) -> dict[str, Any]:
-    operations = [{"id": id_, "group": group, "labels": dict(labels)} for id_, group, labels in each.operations]
+    operations = [
+        {"id": id_, "group": group, "labels": dict(labels)} | ({} if run is None else {"run": run})
+        for id_, group, labels, run in each.operations
+    ]
     polling = {
         name: f"{getattr(each, name)}s" for name in ("processing", "queued", "slowest", "not_found_after", "max_age")
     }
@@ -840,6 +1156,12 @@ def _written(each: WantedEnvironment) -> dict[str, Any]:
         "per_operation": each.per_operation,
         "per_operation_limit": each.per_operation_limit,
     }
+    if each.groups:
+        written["groups"] = [
+            {"name": name}
+            | {key: f"{value}s" for key, value in (("every", every), ("deadline", span)) if value is not None}
+            for name, every, span in each.groups
+        ]
     if each.branch is not None:
         written["branch"] = each.branch
     if each.http:

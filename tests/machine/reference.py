@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from virtual_knock import Asked, Time
 
 Key = tuple[str, str]  # environment, operation
-Says = tuple[str, tuple[tuple[str, str], ...]]  # a source of an operation: its group, its labels
+Says = tuple[str, tuple[tuple[str, str], ...], str | None]  # a source of an operation: its group, labels and run
+GroupKey = tuple[str, str]  # environment, group
 Cell = tuple[str, str, str]  # environment, group, name
 SourceName = tuple[str, str]  # kind, name
 KINDS = ("config", "files", "http", "api")
@@ -27,6 +28,10 @@ DOCUMENTED = ("queued", "processing", "completed", "failed")
 COUNTED = ("processed_rows", "success_count", "error_count")
 LATE = 31.0  # seconds that what is over may stay
 NEVER = float("inf")
+KEPT = 30 * 86_400.0  # seconds for which runs are shown, and what was dropped is remembered
+NO_RUN = ""  # of an operation that a run has counted: it joins no other
+STATES = ("pending", "queued", "processing", "completed", "failed", "unknown", "lost")
+ENDED = ("completed", "failed", "lost")
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class WantedEnvironment:
     """Settings of an environment, as the machine wants them; times are seconds."""
 
     name: str
-    operations: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = ()
+    operations: tuple[tuple[str, str, tuple[tuple[str, str], ...], str | None], ...] = ()
+    groups: tuple[tuple[str, int | None, int | None], ...] = ()  # name, how often it runs, its deadline
     base_url: str = "https://knock.example"
     branch: str | None = None
     http: bool = True
@@ -63,6 +69,80 @@ class At(NamedTuple):
 
     age: float
     wall: float
+
+
+class Sums(NamedTuple):
+    """What operations of a run add up to."""
+
+    states: Counter[str]
+    with_errors: int = 0
+    processed: int = 0
+    estimated: int = 0
+    errors: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(self.states + other.states, *(one + more for one, more in zip(self[1:], other[1:], strict=True)))
+
+    @property
+    def ended(self) -> int:
+        """How many are final or lost."""
+        return sum(self.states[each] for each in ENDED)
+
+    @property
+    def unfinished(self) -> int:
+        return self.states.total() - self.ended
+
+
+NOTHING = Sums(Counter())
+Told = tuple[int | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run; times are what the wall clock showed. Its last event was between two moments."""
+
+    id: str
+    opened: float
+    newest: tuple[At, At]
+    operations: int | None = None
+    deadline: float | None = None
+    closed: float | None = None
+    finished: float | None = None
+    gone: Sums = NOTHING
+
+    @property
+    def told(self) -> Told:
+        """What the job has said of it."""
+        return self.operations, self.deadline, self.closed
+
+    def hidden(self, wall: float) -> bool | None:
+        """Return whether its last event was 30 days ago; None: perhaps."""
+        late = {wall >= each.wall + KEPT for each in self.newest}
+        return late.pop() if len(late) == 1 else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is known of a group; `past` are the runs before, and when each ended with the next."""
+
+    last_inserted: float | None = None
+    every_since: float | None = None
+    run: Run | None = None
+    past: tuple[tuple[str, float], ...] = ()
+
+    def knows(self, run_id: str) -> bool:
+        return run_id in self.past_ids or (self.run is not None and self.run.id == run_id)
+
+    @property
+    def past_ids(self) -> list[str]:
+        return [each for each, _ in self.past]
+
+
+class Stone(NamedTuple):
+    """What is left of an operation: whether it retired (else it was let go), and whether a run has counted it."""
+
+    retired: bool
+    counted: bool = False
 
 
 class Due(NamedTuple):
@@ -99,6 +179,7 @@ class Followed:
     seen_started: bool = False
     marks: tuple[int | None, ...] = (None, None, None)
     final: At | None = None
+    run: str | None = None
     exact: bool = True  # when it was handed over is known to the second
 
     @property
@@ -116,6 +197,12 @@ class Followed:
     @property
     def clean(self) -> bool:
         return self.final is not None and self.status == "completed" and not self.has_errors
+
+    @property
+    def sums(self) -> Sums:
+        said = self.said or {}
+        counts = (said.get(each) or 0 for each in ("processed_rows", "estimated_total_rows", "error_count"))
+        return Sums(Counter([self.state]), int(self.has_errors), *counts)
 
     @property
     def stale_at(self) -> float:
@@ -165,15 +252,87 @@ class Memory:
     environments: dict[str, Remembered] = field(default_factory=dict)
     operations: dict[Key, Followed] = field(default_factory=dict)
     says: dict[Key, dict[SourceName, Says]] = field(default_factory=dict)
-    tombstones: dict[Key, bool] = field(default_factory=dict)  # whether it retired: else it was let go
+    tombstones: dict[Key, Stone] = field(default_factory=dict)
+    groups: dict[GroupKey, Group] = field(default_factory=dict)
     seen: dict[Cell, Seen] = field(default_factory=dict)
     counters: Counter[tuple[str, str]] = field(default_factory=Counter)  # of this process: environment, family
 
     def copy(self, at: At) -> Memory:
         """Return what is kept of it as of a moment."""
         says = {key: dict(self.says.get(key, {})) for key in self.operations}
-        kept = dict(self.environments), dict(self.operations), says, dict(self.tombstones), dict(self.seen)
-        return Memory(at, *kept)
+        kept = dict(self.environments), dict(self.operations), says, dict(self.tombstones), dict(self.groups)
+        return Memory(at, *kept, dict(self.seen))
+
+    # Groups.
+
+    def is_member(self, key: Key, each: Followed) -> bool:
+        """Whether an operation belongs to the run that its group has now."""
+        run = self.groups.get((key[0], each.group), Group()).run
+        return run is not None and each.run == run.id
+
+    def is_counted(self, key: Key, each: Followed) -> bool:
+        """Whether its run counts an operation also after it has left: it joins no other."""
+        return each.run == NO_RUN or (not each.active and self.is_member(key, each))
+
+    def sums(self, key: GroupKey) -> Sums:
+        """Add up the run of a group: what has left it, and what is followed."""
+        run = self.groups.get(key, Group()).run
+        sums = NOTHING if run is None else run.gone
+        for (environment, _), each in self.operations.items():
+            if run is not None and (environment, each.group) == key and each.run == run.id:
+                sums = sums.plus(each.sums)
+        return sums
+
+    def change_run(self, key: GroupKey, since: At, now: At, **changes: Any) -> None:
+        """Note an event of the current run, that was at one moment or between two."""
+        group = self.groups[key]
+        assert group.run is not None
+        first, last = (
+            max(one, other, key=lambda at: at.age) for one, other in zip(group.run.newest, (since, now), strict=True)
+        )
+        self.groups[key] = replace(group, run=replace(group.run, newest=(first, last), **changes))
+
+    def leave(self, key: Key, each: Followed, since: At, now: At) -> None:
+        """Take an operation out of its run, which keeps counting it once it has ended."""
+        if not self.is_member(key, each):
+            return
+        place = key[0], each.group
+        run = self.groups[place].run
+        assert run is not None
+        self.change_run(place, since, now, gone=run.gone if each.active else run.gone.plus(each.sums))
+
+    def join(self, key: GroupKey, named: str | None, since: At, now: At) -> str | None:
+        """Return the run of an operation that is handed over: the named one, else the one that is open."""
+        if key[1] == "other":
+            return None
+        group = self.groups.get(key, Group())
+        if named is None:
+            if group.run is None or group.run.hidden(now.wall):
+                return None
+            named = group.run.id
+        elif named not in group.past_ids:
+            self.open_run(key, named, now)
+        run = self.groups.get(key, Group()).run
+        if run is not None and run.id == named:
+            self.change_run(key, since, now)
+        return named
+
+    def open_run(self, key: GroupKey, named: str, now: At) -> None:
+        group = self.groups.get(key, Group())
+        if group.run is None or group.run.id != named:
+            past = group.past if group.run is None else (*group.past, (group.run.id, now.wall))
+            past = tuple((id_, at) for id_, at in past if at + KEPT > now.wall)
+            self.groups[key] = replace(group, run=Run(named, now.wall, (now, now)), past=past)
+
+    def is_older(self, key: GroupKey, run_id: str | None, inserted: float | None) -> bool:
+        """Whether an operation was made over a minute before the run began that it would join."""
+        run = self.groups.get(key, Group()).run
+        return run is not None and run.id == run_id and inserted is not None and inserted < run.opened - 60
+
+    def note_inserted(self, key: GroupKey, inserted: float | None, now: At) -> None:
+        group = self.groups.get(key, Group())
+        if inserted is not None:
+            self.groups[key] = replace(group, last_inserted=_later(group.last_inserted, min(inserted, now.wall)))
 
 
 @dataclass
@@ -212,6 +371,7 @@ class Reference:
         self.ceiling = 0  # how many may be followed: the limit, or more that were followed before
         self.blurred = False  # whether it is not known why something was retired
         self.accepted: set[Key] = set()  # registrations that were answered as durable
+        self.opened: dict[tuple[GroupKey, str], Told | None] = {}  # runs likewise; None: changed since, nobody knows
         self.began = self.configured = 0.0  # ages
         self._lives = 0
         self._flights: dict[Asked, tuple[int, int]] = {}
@@ -242,6 +402,16 @@ class Reference:
         self._flights, self._saving, self._quiet_until = {}, {}, {}
         self.configure(wanted, keys)
 
+    def rendered(self) -> None:
+        """Date the runs that have finished: what is to be shown is put together now."""
+        memory, wall = self.memory, self.now.wall
+        for key, group in memory.groups.items():
+            run, sums = group.run, memory.sums(key)
+            if key[0] in self.environments and run is not None and run.finished is None and not sums.unfinished:
+                done = run.closed is not None if run.operations is None else sums.ended >= run.operations
+                if done:
+                    memory.change_run(key, self.now, self.now, finished=max(wall, run.opened))
+
     def saving(self, number: int) -> None:
         self._saving[number] = saved = self.memory.copy(self.now)
         for name, environment in self.environments.items():
@@ -264,10 +434,11 @@ class Reference:
             self._put_to_sleep(name)
         for name, settings in names.items():
             if name in self.environments:
-                self._change(self.environments[name], settings, keys[name])
+                self._use(self.environments[name], settings, keys[name])
             else:
                 self._begin(settings, keys[name])
                 self.ceiling = max(self.ceiling, len(self.awake))
+            self._expect_groups(settings)
             self.list_all(name, CONFIG, settings.operations)
             if not settings.http:
                 for source in {each for key, says in self.memory.says.items() if key[0] == name for each in says}:
@@ -275,6 +446,15 @@ class Reference:
                         self.list_all(name, source, ())
         self._doubt_ended()
         self._note_limits()
+
+    def _expect_groups(self, settings: WantedEnvironment) -> None:
+        groups = self.memory.groups
+        often = {(settings.name, group) for group, every, _ in settings.groups if every is not None}
+        for key in often | {key for key in groups if key[0] == settings.name}:
+            known = groups.get(key, Group())
+            since = (known.every_since or self.now.wall) if key in often else None
+            if since != known.every_since:
+                groups[key] = replace(known, every_since=since)
 
     def _note_limits(self) -> None:
         lowest: dict[Any, int] = {}
@@ -298,7 +478,7 @@ class Reference:
         if (known.base_url, known.branch) != (wanted.base_url, wanted.branch):
             self._move(environment)
 
-    def _change(self, environment: Environment, wanted: WantedEnvironment, key: str) -> None:
+    def _use(self, environment: Environment, wanted: WantedEnvironment, key: str) -> None:
         before, environment.wanted = environment.wanted, wanted
         moved = (before.base_url, before.branch) != (wanted.base_url, wanted.branch)
         if moved or key != environment.key:
@@ -362,17 +542,25 @@ class Reference:
     def listed_by(self, key: Key) -> list[SourceName]:
         return [source for source, _ in self.says(key) if source != API]
 
-    def _group_and_labels(self, key: Key) -> Says:
+    def _said(self, key: Key) -> Says:
+        """Return group, labels and run of an operation: each from the first source that names one."""
         says = [each for _, each in self.says(key)]
-        group = next((group for group, _ in says if group != "default"), "default")
+        group = next((group for group, _, _ in says if group != "default"), "default")
+        run = next((run for _, _, run in says if run is not None), None)
         labels: dict[str, str] = {}
-        for _, pairs in reversed(says):
+        for _, pairs, _ in reversed(says):
             labels |= dict(pairs)
-        return group, tuple(sorted(labels.items()))
+        return group, tuple(sorted(labels.items())), run
+
+    def _join(self, key: GroupKey, named: str | None, inserted: float | None, since: At) -> str | None:
+        run = self.memory.join(key, named, since, self.now)
+        return None if named is None and self.memory.is_older(key, run, inserted) else run
 
     def list_all(self, name: str, source: SourceName, operations: Any) -> None:
         """Take a source's whole list."""
-        listed = {operation_id: (group, labels) for operation_id, group, labels in operations}
+        listed: dict[str, Says] = {
+            operation_id: (group, labels, run) for operation_id, group, labels, run in operations
+        }
         all_says = self.memory.says
         for key in [key for key, says in all_says.items() if key[0] == name and source in says]:
             if key[1] not in listed:
@@ -405,12 +593,14 @@ class Reference:
     def is_back(self, key: Key) -> None:
         """Note that what ended is shown as it was."""
         known, each = self.doubtful[key], self.memory.operations[key]
-        self.memory.operations[key] = replace(known, group=each.group, labels=each.labels)
+        is_older = self.memory.is_older((key[0], each.group), each.run, known.time("inserted_at"))
+        run = None if is_older and self._said(key)[2] is None else each.run
+        self.memory.operations[key] = replace(known, group=each.group, labels=each.labels, run=run)
 
     def register(self, key: Key, says: Says, created: tuple[str, float] | None, *, again: bool) -> str | None:
         """Register an operation; return the state that is answered, None where there is no room."""
         all_says = self.memory.says.setdefault(key, {})
-        if API not in all_says or says != ("default", ()):
+        if API not in all_says or says != ("default", (), None):
             all_says[API] = says
         state = self.enter(key, again=again)
         if state is None or state == "retired":
@@ -420,8 +610,16 @@ class Reference:
         if created is not None and each.said is None and each.birth is None and each.up is None:
             name, inserted_at = created
             said, due = {"inserted_at": inserted_at}, _due(each.registration.age, each.interval)
-            self.memory.operations[key] = replace(each, said=said, status="queued", name=name, live=True, due=due)
+            born = replace(each, said=said, status="queued", name=name, live=True, due=due)
+            self._change(key, each, self._first_heard(key, born))
         return self.memory.operations[key].state
+
+    def _first_heard(self, key: Key, each: Followed) -> Followed:
+        """Let an operation of which it is known now when it was made stay in its run, or not; it never moves again."""
+        place, inserted = (key[0], each.group), each.time("inserted_at")
+        if each.run and self._said(key)[2] is None and self.memory.is_older(place, each.run, inserted):
+            each = replace(each, run=None)
+        return each
 
     def enter(self, key: Key, *, again: bool, exact: bool = True) -> str | None:
         each = self.memory.operations.get(key)
@@ -430,26 +628,36 @@ class Reference:
             if each.lost and again:
                 self._retry(key)
             return self.memory.operations[key].state
-        if self.memory.tombstones.get(key) and not again:
+        stone = self.memory.tombstones.get(key)
+        if stone is not None and stone.retired and not again:
             self.waiting.pop(key, None)
             return "retired"
+        group, labels, named = self._said(key)
         if not self.makes_room(waited=not exact):
             if key not in self.waiting:
                 self.environments[key[0]].refused += 1
             if self.listed_by(key):
                 self.waiting[key] = None
+                if named is not None:  # it begins, though there is no room
+                    self.memory.join((key[0], group), named, self.now, self.now)
             return None
         self.waiting.pop(key, None)
-        birth = False if self.memory.tombstones.pop(key, None) is not None else None
+        self.memory.tombstones.pop(key, None)
+        birth = False if stone is not None else None
         queued = self.environments[key[0]].wanted.queued
-        group, labels = self._group_and_labels(key)
         ended = self.ended.pop(key, None)
         if ended is not None and key in self.unsure:
             self.doubtful[key], ended = ended, None
             self.unsure.discard(key)
         due = _due(self.now.age, 0)
         new = Followed(group, labels, self.now, interval=queued, birth=birth, exact=exact, due=due)
-        self.memory.operations[key] = new if ended is None else replace(ended, group=group, labels=labels)
+        new = new if ended is None else replace(ended, group=group, labels=labels)
+        if stone is not None and stone.counted:
+            run: str | None = NO_RUN
+        else:
+            since = self.now if exact else self.earliest
+            run = self._join((key[0], group), named, new.time("inserted_at"), since)
+        self.memory.operations[key] = replace(new, run=run)
         self._doubt_ended()
         return self.memory.operations[key].state
 
@@ -473,17 +681,55 @@ class Reference:
         if not self.has_room():
             return False
         for key in self._retirable(waited=waited)[: max(0, len(self.awake) - self.limit + 1)]:
-            self.retire(key, "limit")
+            self.retire(key, "limit", late=waited)
         return True
 
+    @property
+    def earliest(self) -> At:
+        """Before all that happened."""
+        return At(0.0, 0.0)
+
     def _rename(self, key: Key) -> None:
-        group, labels = self._group_and_labels(key)
-        self.memory.operations[key] = replace(self.memory.operations[key], group=group, labels=labels)
+        memory, each, (group, labels, named) = self.memory, self.memory.operations[key], self._said(key)
+        moves = group != each.group
+        stays = each.run is not None and (each.run == NO_RUN or each.said is not None)
+        run = each.run
+        if moves or (named is not None and not stays):
+            run = self._join((key[0], group), named, each.time("inserted_at"), self.now)
+            if memory.is_counted(key, each):
+                run = NO_RUN if moves else each.run
+        if moves:
+            memory.note_inserted((key[0], group), each.time("inserted_at"), self.now)
+            memory.leave(key, each, self.now, self.now)
+        memory.operations[key] = replace(each, group=group, labels=labels, run=run)
+
+    def put_run(self, key: GroupKey, run_id: str, changes: dict[str, Any]) -> str | None:
+        """Open a run, or change it; return the id of the current one where it is a past one, "other" for none."""
+        memory, group = self.memory, self.memory.groups.get(key, Group())
+        if key[1] == "other":
+            return "other"
+        if group.run is not None and run_id in group.past_ids:
+            return group.run.id
+        memory.open_run(key, run_id, self.now)
+        run = memory.groups[key].run
+        assert run is not None
+        if "operations" in changes:
+            more = changes["operations"] is not None and changes["operations"] > memory.sums(key).ended
+            run = replace(run, operations=changes["operations"], finished=None if more else run.finished)
+        if "deadline" in changes:
+            given = changes["deadline"]
+            run = replace(run, deadline=run.opened + given if isinstance(given, int) else given and read_time(given))
+        if "closed" in changes:
+            closed = max(self.now.wall, run.opened) if run.closed is None else run.closed
+            run = replace(run, closed=closed if changes["closed"] else None)
+        memory.groups[key] = replace(memory.groups[key], run=replace(run, newest=(self.now, self.now)))
+        return None
 
     def release(self, key: Key) -> int:
         """Drop an operation on demand; return the HTTP status of the answer."""
         each = self.memory.operations.get(key)
-        ended = bool(self.memory.tombstones.get(key)) if each is None else each.final is not None
+        stone = self.memory.tombstones.get(key)
+        ended = (stone is not None and stone.retired) if each is None else each.final is not None
         if CONFIG in self.listed_by(key) or (self.listed_by(key) and not ended):
             return 409
         if each is None:
@@ -494,17 +740,19 @@ class Reference:
             self._drop(key, retired=False)
         return 200
 
-    def _drop(self, key: Key, *, retired: bool) -> None:
+    def _drop(self, key: Key, *, retired: bool, late: bool = False) -> None:
         self.memory.says.get(key, {}).pop(API, None)
-        self.memory.operations.pop(key, None)
+        each = self.memory.operations.pop(key)
         self.environments[key[0]].lost_once.discard(key[1])
-        self.memory.tombstones[key] = retired
+        self.memory.tombstones[key] = Stone(retired, self.memory.is_counted(key, each))
+        self.memory.leave(key, each, self.earliest if late else self.now, self.now)
         self.accepted.discard(key)
 
-    def retire(self, key: Key, reason: str) -> None:
+    def retire(self, key: Key, reason: str, *, late: bool = False) -> None:
+        """Retire an operation; `late`: it has left before, nobody knows when."""
         each = self.memory.operations[key]
         self.environments[key[0]].counters["retired", each.group, each.name, reason] += 1
-        self._drop(key, retired=True)
+        self._drop(key, retired=True, late=late)
 
     def _leaves_at(self, key: Key) -> float:
         each, retention = self.memory.operations[key], self.environments[key[0]].wanted.retention
@@ -522,6 +770,63 @@ class Reference:
     def overdue(self, key: Key) -> float:
         """Return for how many seconds an operation that is followed has been due to leave; below 0: it stays."""
         return self.now.age - max(self._leaves_at(key), self.began, self.configured)
+
+    # What is shown of groups.
+
+    def expectation(self, key: GroupKey) -> tuple[int | None, int | None]:
+        """Return how often a group is to run, and within how many seconds."""
+        groups = self.environments[key[0]].wanted.groups
+        return next(((every, span) for name, every, span in groups if name == key[1]), (None, None))
+
+    def run_of(self, key: GroupKey) -> Run | None:
+        """Return the run of a group that is shown."""
+        run = self.memory.groups.get(key, Group()).run
+        return None if run is None or run.hidden(self.now.wall) else run
+
+    def tracked(self, key: GroupKey) -> Sums:
+        """Add up what is followed now: of lost ones neither rows nor errors."""
+        sums = NOTHING
+        for (name, _), each in self.awake.items():
+            if (name, each.group) == key:
+                sums = sums.plus(Sums(*each.sums[:2]) if each.lost else each.sums)
+        return sums
+
+    def last_run(self, key: GroupKey) -> float | None:
+        group = self.memory.groups.get(key, Group())
+        if group.run is not None:
+            return group.run.opened
+        if self.expectation(key)[0] is None:
+            return None
+        return group.every_since if group.last_inserted is None else group.last_inserted
+
+    def deadline(self, key: GroupKey) -> float | None:
+        run, (_, span) = self.run_of(key), self.expectation(key)
+        if run is None:
+            return None
+        by_group = None if span is None else run.opened + span
+        return by_group if run.deadline is None else run.deadline
+
+    def state(self, key: GroupKey) -> str:
+        """Return the word for a group: the first that holds."""
+        now, run, (every, _) = self.now.wall, self.run_of(key), self.expectation(key)
+        sums = self.tracked(key) if run is None else self.memory.sums(key)
+        last, deadline, goes_on = self.last_run(key), self.deadline(key), run is not None and run.finished is None
+        processing = [
+            each.change.wall
+            for (name, _), each in self.awake.items()
+            if (name, each.group) == key and each.active and each.status == "processing" and each.change
+        ]
+        known, closed = sums.states.total(), None if run is None else run.closed
+        words = {
+            "did_not_run": every is not None and last is not None and now - last > every,
+            "late": goes_on and deadline is not None and now > deadline,
+            "incomplete": closed is not None and now - closed > 600 and known < ((run and run.operations) or 0),
+            "stalled": bool(processing) and now - min(processing) > 900,
+            "running": goes_on or sums.unfinished > 0,
+            "done_with_failures": bool(sums.states["failed"] or sums.states["lost"] or sums.with_errors),
+            "done": run is not None or sums.ended > 0,
+        }
+        return next((word for word, holds in words.items() if holds), "idle")
 
     # Knock.
 
@@ -557,7 +862,7 @@ class Reference:
         """Let in what waited for room, as the exporter did a moment ago."""
         for each in [each for each in self.awake if self.overdue(each) >= 0]:
             self.blurred = True
-            self.retire(each, "retention")
+            self.retire(each, "retention", late=True)
         assert self.has_room(), f"{key} was let in without room"
         self.enter(key, again=CONFIG in self.memory.says.get(key, {}), exact=False)
 
@@ -567,8 +872,7 @@ class Reference:
         if environment is None or environment.life != life:
             return
         environment.flights[asked.id] = 0
-        code = outcome.code if isinstance(outcome, Trouble) else 200
-        environment.requests["none" if code is None else str(code)] += 1
+        environment.requests[outcome.code if isinstance(outcome, Trouble) else "200"] += 1
         key, operations = (asked.environment, asked.id), self.memory.operations
         each = operations.get(key)
         name, reason = (outcome.name, outcome.reason) if isinstance(outcome, Trouble) else ("", "")
@@ -590,9 +894,20 @@ class Reference:
         if keys < environment.moved or stays_due:
             operations[key] = replace(each, due=_due(self.now.age, 0))
         elif isinstance(outcome, Trouble):
-            operations[key] = self._failed(environment, each, outcome)
+            self._change(key, each, self._failed(environment, each, outcome))
         else:
-            operations[key] = self._recorded(environment, key, each, outcome)
+            self._change(key, each, self._recorded(environment, key, each, outcome))
+
+    def _change(self, key: Key, before: Followed, after: Followed) -> None:
+        """Take in an answer, also for the run that an operation belongs to."""
+        place, inserted = (key[0], after.group), after.time("inserted_at")
+        if inserted != before.time("inserted_at"):
+            self.memory.note_inserted(place, inserted, self.now)
+        if before.success is None and after.success is not None and before.time("inserted_at") is None:
+            after = self._first_heard(key, after)
+        self.memory.operations[key] = after
+        if before.active and not after.active and self.memory.is_member(key, after):
+            self.memory.change_run(place, self.now, self.now)
 
     def _judge(
         self, environment: Environment, asked: Asked, outcome: dict[str, Any] | Trouble, *, same_key: bool

@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import io
 import itertools
 import json
 import selectors
 import shutil
+import socket
+import ssl
 from errno import ENOSPC
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import structlog
-from virtual_knock import INVALID, Asked, Trouble
+from virtual_knock import Asked, Trouble
 
 from exporter.config import Config, ListedOperation, load
-from exporter.errors import (
-    BadResponse,
-    ConnectionLost,
-    KeyRefused,
-    KnockError,
-    NotFound,
-    Postponed,
-    RateLimited,
-    Reason,
-    Refused,
-    TooLarge,
-    Unreachable,
-)
+from exporter.errors import KnockError
 from exporter.keys import Secret
-from exporter.knock.reading import read_operation
+from exporter.knock.client import Client
+from exporter.knock.response import Response
+from exporter.knock.transport import Transport
 from exporter.metrics.exposition import View
 from exporter.metrics.own import Activity
-from exporter.operation import Invalid, parse_time
+from exporter.operation import parse_time
+from exporter.run_changes import read_run_changes
 from exporter.store.opening import open_store
 from exporter.store.writer import Writer
 from exporter.tokens import Tokens, TokenWatch
@@ -52,6 +46,7 @@ from exporter.tracking.messages import (
     Outside,
     PollRequest,
     PollResponse,
+    PutRun,
     Reconfigure,
     Register,
     Registration,
@@ -70,8 +65,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from virtual_knock import Knock, Time
+    from virtual_knock import Knock, Time, Wire
 
+    from exporter.operation import Operation
     from exporter.store.store import Store
 
 COMMIT_SECONDS, TOLD_SECONDS, KEY_SECONDS = 0.004, 0.001, 0.02
@@ -86,27 +82,61 @@ class Watcher(Protocol):
 
     def asked(self, asked: Asked, in_second: int) -> None: ...
     def answered(self, asked: Asked, outcome: dict[str, Any] | Trouble) -> None: ...
+    def rendered(self) -> None: ...
     def saving(self, number: int) -> None: ...
     def committed(self, number: int) -> None: ...
     def key_read(self, environment: str, key: str) -> None: ...
 
 
-def _error(trouble: Trouble) -> KnockError:
-    """Return what the client makes of a trouble."""
-    name, reason, code, retry_after = trouble
-    errors: dict[str, Callable[[], KnockError]] = {
-        "connection lost": lambda: ConnectionLost(Reason.CONNECT, name),
-        "no memory": lambda: Postponed(name, code=code),
-        "unauthorized": lambda: KeyRefused(name, code=code),
-        "not_found": lambda: NotFound(name, code=code, accepted_key=True),
-        "rate_limited": lambda: RateLimited(name, retry_after=retry_after),
-        "bad_response": lambda: BadResponse("status", name, code=code),
-        "too_large": lambda: TooLarge(name, code=code),
-    }
-    make = errors.get(name) or errors.get(reason)
-    if make is not None:
-        return make()
-    return Unreachable(Reason(reason), name) if code is None else Refused(name, code=code)
+class _Connection(io.BytesIO):
+    """A socket, read: what Knock sent, then an error or the end."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire.sent)
+        self._error = wire.error
+
+    def makefile(self, _mode: str) -> _Connection:
+        return self
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._checked(super().read(size))
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._checked(super().readline(size))
+
+    def _checked(self, found: bytes) -> bytes:
+        if not found and self._error is not None:
+            raise self._error()
+        return found
+
+
+class _Transport(Transport):
+    """Reads what Knock sent, as from a socket."""
+
+    wire: Wire
+
+    def request(self, *_args: Any, **_options: Any) -> Response:
+        response = Response(_Connection(self.wire))  # type: ignore[arg-type] # all that is read of a socket
+        response.begin()
+        return response
+
+
+class _Client(Client):
+    """The client of a key, but for its sockets."""
+
+    def __init__(self, key: Secret, wall: Callable[[], float]) -> None:
+        url = "http://knock.example"
+        super().__init__(base_url=url, key=key, wall=wall)
+        self._transport = self._knock = _Transport(
+            url, context=ssl.SSLContext(), proxy=None, connections=1, lookup=socket.getaddrinfo
+        )
+
+    def read(self, operation_id: str, wire: Wire) -> Operation | KnockError:
+        self._knock.wire = wire
+        try:
+            return self.fetch(operation_id)
+        except KnockError as error:
+            return error
 
 
 def _no_lines(_logger: Any, _method: str, _event: Any) -> Any:
@@ -178,7 +208,8 @@ class Exporter:
         self._numbers = itertools.count()
         self._answers: list[tuple[float, int, Asked, PollRequest]] = []
         self._events: list[tuple[float, int, str, Any]] = []
-        self._ending = False
+        self._clients: dict[str, _Client] = {}  # by key
+        self._ending = self._awaits_commit = False
         self._stuck_since: float | None = None  # a commit is
         self._view = View()
         self._activity = Activity(process=False)
@@ -256,9 +287,14 @@ class Exporter:
         self._keys[name] = key.reveal()
 
     def _publish(self, view: View) -> None:
+        if not self._awaits_commit:  # else it was put together before that began
+            self._watcher.rendered()
+        self._awaits_commit = False
         self._view = view
 
     def _save(self, changes: Changes) -> None:
+        self._watcher.rendered()
+        self._awaits_commit = True
         self._watcher.saving(changes.number)
         if self._writer is not None:
             self._writer.save(changes)
@@ -319,17 +355,13 @@ class Exporter:
         return True
 
     def _answer(self, asked: Asked, request: PollRequest) -> None:
-        outcome = self._knock.answer(asked)
-        operation = None
-        if not isinstance(outcome, Trouble):
-            try:
-                operation = read_operation(bytearray(json.dumps(outcome).encode()), asked.id)
-            except Invalid:
-                outcome = INVALID
-        self._watcher.answered(asked, outcome)
-        brought = _error(outcome) if isinstance(outcome, Trouble) else operation
-        assert brought is not None
-        self._tracker.handle(PollResponse(request, brought, self.time.true - asked.at), self.now)
+        answer = self._knock.answer(asked)
+        self._watcher.answered(asked, answer.means)
+        client = self._clients.get(asked.key)
+        if client is None:
+            client = self._clients[asked.key] = _Client(Secret(asked.key), lambda: self.now.wall)
+        read = client.read(asked.id, answer.wire)
+        self._tracker.handle(PollResponse(request, read, self.time.true - asked.at), self.now)
 
     def _event(self, kind: str, what: Any) -> None:
         if kind == "commit" and self.hangs:
@@ -355,8 +387,10 @@ class Exporter:
         if changed or asked:
             self.deliver(KeyRead(name, Secret(key) if changed else None))
 
-    def list_all(self, environment: str, kind: str, name: str, listed: Iterable[tuple[str, str, Any]]) -> None:
-        """Have a source name these: ids, groups, labels."""
+    def list_all(
+        self, environment: str, kind: str, name: str, listed: Iterable[tuple[str, str, Any, str | None]]
+    ) -> None:
+        """Have a source name these: ids, groups, labels, runs."""
         operations = tuple(ListedOperation(*each) for each in listed)
         self.deliver(Listed(environment, SourceKey(SourceKind(kind), name), operations))
 
@@ -378,6 +412,14 @@ class Exporter:
             answers.append(({each.id: each.state for each in answer.taken}, answer.durable and answer.saved))
 
         self.deliver(Register(environment, tuple(_handed(items)), again=False, reply=reply))
+        return answers
+
+    def begin_run(self, environment: str, group: str, run: str, says: dict[str, Any]) -> list[bool]:
+        """Open or change a run as with the API; the list that is returned gets whether that is on disk."""
+        answers: list[bool] = []
+        changes = read_run_changes(json.dumps(says).encode())
+        reply = lambda answer: answers.append(answer.durable and answer.saved)  # noqa: E731
+        self.deliver(PutRun(environment, group, run, changes, reply))
         return answers
 
     def hang(self, *, hangs: bool) -> None:
@@ -427,4 +469,4 @@ def _handed(items: list[dict[str, Any]]) -> Iterator[Registration]:
     for each in items:
         born = "inserted_at" in each
         created = Created(each["name"], parse_time(each["inserted_at"])) if born else None
-        yield Registration(ListedOperation(each["id"], each["group"]), created)
+        yield Registration(ListedOperation(each["id"], each["group"], run=each.get("run")), created)
