@@ -94,7 +94,7 @@ MISTAKES = mistakes.of_table("configuration.yaml") | {
         HEAD + b"rate_limit: " + b"9" * 5000 + b"\n",
         "line 4: rate_limit: is not what its tag says, or too long a number",
     ),
-    "not_utf8": Mistake(HEAD + b"    branch: caf\xe9\n", "line 4: is not UTF-8 text (save it as UTF-8)"),
+    "not_utf8": Mistake(b"\n" + HEAD + b"    branch: caf\xe9\n", "line 5: is not UTF-8 text (save it as UTF-8)"),
     "syntax_nested_too_deeply": Mistake(
         b"labels: " + b"[" * 5000 + b"\n", "line 1: is not valid YAML at column 71: nested too deeply"
     ),

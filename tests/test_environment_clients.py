@@ -130,6 +130,15 @@ def test_a_reload_keeps_connections_unless_settings_or_the_file_have_changed(cli
     assert opened == [1, 0, 1]
 
 
+def test_a_reload_with_another_key_sends_that_one_on_the_kept_connection(clients: Clients) -> None:
+    clients.write(GOOD)
+    clients.reload()
+    assert clients.trusts()
+    clients.clients.prepare([clients.environment], {"production": Secret("sk_test_another_key_1234")})()
+    assert clients.trusts()
+    assert [b"sk_test_another_key_1234" in each for each in clients.server.requests[-2:]] == [False, True]
+
+
 def test_a_file_that_is_written_again_as_it_was_changes_nothing(clients: Clients) -> None:
     clients.write(OTHER)
     assert not clients.check_for_changes()

@@ -14,7 +14,7 @@ from exporter.errors import NotFound
 from exporter.operation import Operation, Status
 from exporter.tracking.group_facts import GroupFacts, GroupState, group_facts
 from exporter.tracking.messages import Created, Reconfigure, Registration, RunResult
-from exporter.tracking.runs import RunDeadline
+from exporter.tracking.runs import PAST_MOST, Run, RunDeadline, StoredGroup, opened
 
 if TYPE_CHECKING:
     from exporter.errors import KnockError
@@ -602,6 +602,7 @@ def test_runs_of_an_environment_that_is_taken_out_sleep_with_it() -> None:
     model.tell(Reconfigure(other, keys, lambda: None, lambda: None))
     model.run(5)
     assert group_facts(model.views[-1].snapshot, model.now) == []
+    assert 'knock_environment="production"' not in model.metrics()
     model.tell(Reconfigure(kept, keys, lambda: None, lambda: None))
     model.run(5)
     assert counts(model) == {"processing": 1}
@@ -624,6 +625,49 @@ def test_a_run_leaves_thirty_days_after_its_last_event_and_ran_stays() -> None:
     assert (facts(model).run, facts(model).last_run) == (None, opened)
     assert model.samples("knock_group_run_opened_timestamp_seconds") == []
     assert model.samples("knock_group_last_run_timestamp_seconds") == [opened]
+
+
+@pytest.mark.parametrize("event", ["a put", "a hand-over", "an end", "a release"])
+def test_a_run_is_shown_for_thirty_days_after_each_event(event: str) -> None:
+    a, b, c = ids(3)
+    knock = Knock()
+    model = start(knock)
+    model.register(*of_run("1", a, b))
+    model.run(5)
+    model.wall_offset += 20 * DAY
+    if event == "a put":
+        model.put_run(G, "1")
+    if event == "a hand-over":
+        model.register(*of_run(None, c))
+    if event == "an end":
+        knock.end(a, status=Status.FAILED)
+    if event == "a release":
+        model.release(a)
+    model.run(60)
+    model.wall_offset += 20 * DAY
+    model.run(5)
+    assert facts(model).run is not None
+    model.wall_offset += 11 * DAY
+    model.run(5)
+    assert facts(model).run is None
+
+
+def test_past_runs_are_known_for_thirty_days_and_the_newest_thousand_of_them() -> None:
+    past = {str(number): WALL for number in range(PAST_MOST)}
+    group = StoredGroup(run=Run("last", WALL), past=past)
+    assert [*opened(group, "new", WALL + 30 * DAY - 1).past] == [*past, "last"][-1000:]
+    assert [*opened(group, "new", WALL + 30 * DAY).past] == ["last"]
+
+
+def test_of_a_group_of_which_nothing_is_known_any_more_nothing_is_kept() -> None:
+    disk = Disk()
+    model = start(Knock(), disk, groups=(GroupSettings(G, every=DAY),))
+    model.run(5)
+    assert list(disk.memory.groups) == [("production", G)]
+    watched = replace(model.config.environments[0], groups=())
+    model.tell(Reconfigure(Config((watched,)), {"production": KEY}, lambda: None, lambda: None))
+    model.run(5)
+    assert disk.memory.groups == {}
 
 
 # Metrics.

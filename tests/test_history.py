@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,9 +65,10 @@ def test_a_line_is_bounded_in_order_and_keeps_its_ends(steps: list[tuple[float, 
     assert all(gap >= history.spacing / 4 for gap in gaps)
 
 
-def test_a_long_life_is_thinned_evenly() -> None:
-    points = line(*((float(second), second) for second in range(30_000))).points
-    assert (points[0].at, points[-1].at) == (0, 29_999)
+@pytest.mark.parametrize("seconds", [200, 1000, 30_000])
+def test_a_long_life_is_thinned_evenly(seconds: int) -> None:
+    points = line(*((float(second), second) for second in range(seconds))).points
+    assert (points[0].at, points[-1].at) == (0, seconds - 1)
     assert len(points) > POINTS_MOST // 3
     gaps = [later.at - earlier.at for earlier, later in pairwise(points[:-1])]
     assert max(gaps) <= 4 * min(gaps)
@@ -77,6 +79,8 @@ def test_the_rate_looks_back_two_minutes_or_at_the_last_two_points() -> None:
     assert line((0, None), (1, None)).rate is None
     assert line((0, 0), (500, 1000)).rate == 2.0
     assert line((0, 0), (500, 1000), (560, 1600), (620, 2200)).rate == 10.0
+    assert line((0, 0), (380, 5), (440, 605), (500, 1205)).rate == 10.0
+    assert line((0, 0), (379.5, 500), (440, 605), (500, 1205)).rate == 10.0
     assert line((0, 9), (5, 9), (10, 9)).rate == 0.0
     assert line((0, 9), (5, 3)).rate == 0.0, "a count that falls is not a speed"
     assert line((5, 1), (5, 3)).rate is None

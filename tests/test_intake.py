@@ -21,7 +21,7 @@ from exporter.tracking import transitions
 from exporter.tracking.environment import NEVER, FollowedOperation, Upstream, WatchedEnvironment
 from exporter.tracking.expiry import Sweep
 from exporter.tracking.exposure import CLEAN_SECONDS
-from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
+from exporter.tracking.memberships import API, CONFIG, SourceKey, SourceKind
 from exporter.tracking.memory import EnvironmentMemory
 from exporter.tracking.messages import (
     Created,
@@ -147,6 +147,33 @@ def test_the_group_is_that_of_the_first_source_that_names_one(*, reverse: bool) 
     assert model.value("knock_bulk_operation_up", operation_id=A) == 1
     assert model.value("knock_bulk_operation_up", group="of-config", operation_id=A) == 1
     assert model.value("knock_exporter_source_conflicts_total", **E) == 1
+
+
+def saying(group: str = "default", run: str | None = None, **labels: str) -> ListedOperation:
+    return ListedOperation(A, group, tuple(labels.items()), run)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflicts"),
+    [
+        (saying("nightly"), saying("weekly"), 1),
+        (saying("nightly"), saying("nightly"), 0),
+        (saying("nightly", "1"), saying("nightly", "2"), 1),
+        (saying("nightly", "1"), saying("nightly", "1"), 0),
+        (saying("nightly", "1"), saying(), 0),
+        (saying(team="growth"), saying(team="core"), 1),
+        (saying(team="growth"), saying(team="growth"), 0),
+        (saying(team="growth"), saying(tier="1"), 0),
+    ],
+)
+def test_sources_conflict_where_they_say_different_things(
+    one: ListedOperation, other: ListedOperation, conflicts: int
+) -> None:
+    model = model_of(labels=("team", "tier"))
+    model.list_file("/a", one)
+    model.list_file("/b", other)
+    model.run(1)
+    assert model.value("knock_exporter_source_conflicts_total", **E) == conflicts
 
 
 def test_a_bare_id_says_nothing_about_its_group() -> None:
@@ -488,6 +515,16 @@ def test_a_retired_id_is_known_and_comes_back_on_demand_only() -> None:
     assert model.value("knock_bulk_operations_finished_total", **E) == counted
 
 
+def test_a_registration_that_is_refused_or_of_a_retired_id_names_nothing() -> None:
+    model = model_of({A: finished(A)}, retention=60.0, max_operations=1)
+    model.register(A)
+    model.run(100)
+    assert model.register(A, B, C)[0].taken == (Taken(A, "retired"), Taken(B, "pending"), Taken(C, None))
+    model.run(1)
+    (source,) = model.views[-1].snapshot.environments[0].sources
+    assert (source.source, source.operations) == (API, 1)
+
+
 def test_to_release_a_retired_id_changes_nothing() -> None:
     model = model_of({A: finished(A)}, retention=60.0)
     model.register(A)
@@ -503,6 +540,16 @@ def test_what_the_configuration_lists_anew_is_followed_whatever_was_before() -> 
     reconfigure(model, environment("production", [A], retention=60.0))
     model.run(5)
     assert shown(model) == {A}
+
+
+def test_what_is_hidden_leaves_in_its_time() -> None:
+    model = model_of({A: finished(A)}, retention=3600.0, per_operation="active")
+    model.list_file("/ids", A)
+    model.run(CLEAN_SECONDS + LATE + 5)
+    assert (shown(model), tracked(model)) == (set(), 1)
+    assert model.value("knock_exporter_poll_interval_seconds", **E) is None
+    model.run(3600 - CLEAN_SECONDS)
+    assert tracked(model) == 0
 
 
 def test_a_shorter_retention_holds_at_once() -> None:
@@ -558,11 +605,13 @@ def test_a_key_of_the_wrong_environment_for_a_day_loses_no_id() -> None:
 
 def test_a_lost_id_goes_after_a_month() -> None:
     model = model_of({A: missing()}, operations=[B], polling=SELDOM)
+    model.mono += KEPT_SECONDS  # the machine has run for long
     model.register(A)
     model.run(DAY + 7200)
-    assert tracked(model) == 2
-    model.mono += KEPT_SECONDS
+    model.mono += KEPT_SECONDS - DAY - 7260
     model.run(1)
+    assert tracked(model) == 2
+    model.run(60 + LATE)
     assert tracked(model) == 1
 
 
@@ -665,6 +714,16 @@ def test_an_environment_that_sleeps_has_nothing_to_retire_early() -> None:
     assert shown(model) == {C, D}
 
 
+def test_what_ended_cleanly_in_an_environment_that_sleeps_makes_no_room_either() -> None:
+    model = Model(Config((environment(), environment("other"))), knock_of({A: finished(A), B: finished(B)}))
+    model.register(A, environment="other")
+    model.run(5)
+    model.register(B)
+    model.run(5)
+    reconfigure(model, environment(), max_operations=1)
+    assert model.register(C)[0].taken == (Taken(C, "pending"),)
+
+
 def test_what_the_configuration_lists_and_failed_does_not_retire_early_until_it_is_listed_no_more() -> None:
     model = model_of({A: finished(A, Status.FAILED)}, operations=[A], retention=100.0, max_operations=1)
     model.run(200)
@@ -724,6 +783,43 @@ def test_listed_ids_wait_for_room() -> None:
     model.run(60)
     assert shown(model) == {C, D}
     assert model.value("knock_exporter_operations_refused_total", reason="limit", **E) == 2
+
+
+def test_what_waits_for_room_waits_as_long_as_a_source_lists_it() -> None:
+    model = model_of(max_operations=1)
+    model.register(A)
+    model.list_file("/one", B, C)
+    model.list_file("/two", B)
+    model.list_file("/one")
+    model.release(A)
+    model.run(5)
+    assert shown(model) == {B}
+    model.tell(Listed("production", SourceKey(SourceKind.FILES, "/two"), ()))
+    model.release(B)
+    model.run(5)
+    assert shown(model) == set()
+
+
+def test_an_environment_that_is_taken_out_takes_nothing_of_the_others_with_it() -> None:
+    model = Model(Config((environment(), environment("other")), max_operations=3), knock_of({A: finished(A)}))
+    model.list_file("/ids", A)
+    model.run(5)
+    model.list_file("/ids")
+    model.register(B)
+    reconfigure(model, environment(), environment("another"), max_operations=3)
+    model.list_file("/ids", A)
+    model.run(5)
+    assert shown(model) == {A, B}
+    assert len(model.times(A)) == 1  # its end is known still
+    reconfigure(model, environment(), environment("another"), max_operations=1)
+    model.list_file("/others", C, environment="another")  # waits for room, as does:
+    model.list_file("/more", D)
+    model.run(5)
+    reconfigure(model, environment(), max_operations=1)
+    model.release(A)
+    model.release(B)
+    model.run(5)
+    assert shown(model) == {D}
 
 
 def test_a_lower_limit_drops_nothing() -> None:

@@ -202,6 +202,15 @@ def test_the_run_is_observed_once_with_its_end(status: Status) -> None:
     assert sum(observed(group)) == 1
 
 
+def test_the_histograms_of_a_group_begin_at_0_with_its_first_operation() -> None:
+    model = Model(
+        Config((environment(operations=[A]),)), lambda request, _now: running(request.id), latency=lambda _request: 9.0
+    )
+    model.run(1)
+    names = ("queue_duration_seconds_count", "run_duration_seconds_count")
+    assert [model.value(f"knock_bulk_operations_{name}", group="default") for name in names] == [0, 0]
+
+
 def test_an_end_before_the_start_is_not_observed() -> None:
     group = GroupAggregate("production", "default")
     live = after(NEW, started_at=WALL)
@@ -229,6 +238,13 @@ def test_a_finished_operation_adds_to_the_tracked_sums_only() -> None:
     aggregate.exchange(None, contribution_of(done))
     assert (aggregate.active_processed, aggregate.active_estimated) == (0, 0)
     assert (aggregate.all_processed, aggregate.all_estimated, aggregate.all_errors) == (8, 9, 1)
+
+
+def test_an_unfinished_operation_adds_to_both_sums() -> None:
+    aggregate = Aggregate("production", "default", "users.identify")
+    aggregate.exchange(None, contribution_of(after(NEW, rows_processed=8, rows_estimated=9)))
+    assert (aggregate.active_processed, aggregate.active_estimated) == (8, 9)
+    assert (aggregate.all_processed, aggregate.all_estimated) == (8, 9)
 
 
 FIELDS = st.fixed_dictionaries(

@@ -201,7 +201,7 @@ def test_a_disk_that_hangs_for_ten_seconds_loses_nothing() -> None:
     assert (shown(model), answers, replies) == ({A}, [], [])
     model.run(0.2)
     assert (shown(model), [each.saved for each in answers]) == ({A, B, C}, [False])
-    assert replies == [COMMIT_SECONDS]
+    assert replies == [5.0]
     late = model.register(D)
     model.run(5)
     assert (shown(model), [each.saved for each in late]) == ({A, B, C, D}, [False])
@@ -386,6 +386,26 @@ def test_what_the_configuration_drops_between_two_runs_goes() -> None:
     assert [key.id for key in later.disk.memory.operations] == [B]
 
 
+def test_what_is_registered_too_stays_when_the_configuration_drops_it_between_two_runs() -> None:
+    model = started(model_of(operations=[A, B]))
+    answers = model.register(A)
+    model.run(1)
+    assert [each.durable and each.saved for each in answers] == [True]
+    later = model.restarted(config=Config((environment("production"),)))
+    later.run(5)
+    assert shown(later) == {A}
+
+
+def test_an_address_that_changes_while_it_runs_is_kept_with_its_epoch() -> None:
+    model = model_of()
+    model.run(100)
+    reconfigured(model, environment("production", base_url="https://elsewhere.example"))
+    model.run(5)
+    assert model.disk is not None
+    kept = model.disk.memory.environments["production"]
+    assert (kept.base_url, kept.epoch) == ("https://elsewhere.example", WALL + 100)
+
+
 def test_an_environment_at_another_address_begins_a_new_epoch() -> None:
     records: dict[str, Operation | KnockError] = {A: running(A, rows_processed=7, inserted_at=WALL + 500)}
     model = model_of({A: missing()})
@@ -425,17 +445,41 @@ def test_an_environment_that_is_configured_no_more_sleeps_with_its_operations() 
     assert later.value("knock_bulk_operations_last_failed_seen_timestamp_seconds") == pytest.approx(WALL, abs=2)
 
 
-def test_what_sleeps_for_a_month_is_forgotten() -> None:
-    model = model_of()
+def test_what_happened_just_before_an_environment_sleeps_is_kept() -> None:
+    records: dict[str, Operation | KnockError] = {A: running(A)}
+    model = model_of(records)
     model.register(A)
+    model.run(5)
+    assert model.disk is not None
+    model.disk.slow = True
+    model.register(B)  # so that a commit is under way while the rest happens
+    records[A] = finished(A, Status.FAILED)
+    model.run(1)
+    model.put_run("nightly", "1")
+    reconfigured(model, environment("other"))
+    model.disk.slow = False
+    model.run(5)
+    memory = model.disk.memory
+    assert {key.id for key in memory.operations} == {A, B}
+    assert ("production", "nightly") in memory.groups
+    assert [each.last_failed_seen for each in memory.aggregates.values()] == [pytest.approx(WALL + 5, abs=2)]
+
+
+def test_what_sleeps_for_a_month_is_forgotten() -> None:
+    model = model_of({A: finished(A)})
+    model.register(A)
+    model.put_run("nightly", "1")
     model.run(5)
     reconfigured(model, environment("other"))
     model.run(5)
     assert model.disk is not None
-    assert len(model.disk.memory.operations) == 1
+    memory = model.disk.memory
+    assert [len(each) for each in (memory.operations, memory.aggregates, memory.groups)] == [1, 1, 2]
     model.mono += KEPT_SECONDS
     model.run(5)
-    assert (model.disk.memory.operations, list(model.disk.memory.environments)) == ({}, ["other"])
+    memory = model.disk.memory
+    assert (memory.operations, memory.aggregates, memory.groups) == ({}, {}, {})
+    assert list(memory.environments) == ["other"]
     reconfigured(model, environment("production"))
     model.run(5)
     assert shown(model) == set()
@@ -448,8 +492,14 @@ def test_an_answer_for_an_environment_that_is_gone_is_dropped() -> None:
     reconfigured(model, environment("production", [A]))
     model.run(2.5)
     assert model.value("knock_exporter_api_requests_in_flight", **E) == 1  # the new one's own
+    assert len(model.times(A)) == 2
     model.run(30)
     assert shown(model) == {A}
+    while model.value("knock_exporter_api_requests_in_flight", **E) == 0:
+        model.run(0.5)
+    reconfigured(model, environment("other"))
+    model.run(5)
+    assert A not in model.metrics()
 
 
 def test_all_of_a_configuration_is_active_at_once() -> None:
@@ -511,6 +561,7 @@ def test_a_lower_limit_holds_with_another_branch_too() -> None:
     reconfigured(model, environment("production", ids(200, seed=41), rate_limit=5.0, branch="feature"))
     model.run(1)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == 5
+    assert model.sent[-1].window.limit == 5
 
 
 # A file that is damaged.

@@ -56,8 +56,18 @@ def test_small_bodies_need_no_room(budget: MemoryBudget) -> None:
     places = [opened(budget, "a", str(number), LARGE_BYTES) for number in range(1000)]
     for reservation in places:
         reservation.hold(LARGE_BYTES)
-    ended(opened(budget, "a", "large", OWNER_BYTES))
+        ended(reservation)
+    opened(budget, "a", "large", OWNER_BYTES)
     assert budget.reserve("a", "5") == 0
+
+
+def test_large_bodies_are_decoded_one_at_a_time(budget: MemoryBudget) -> None:
+    large, other = (opened(budget, owner, "x", LARGE_BYTES + 1) for owner in "ab")
+    with large.decoding():
+        assert other.decoding() is budget.decoding
+        assert budget.decoding.locked()
+        with opened(budget, "a", "small", LARGE_BYTES).decoding():
+            pass
 
 
 def test_all_large_bodies_share_one_budget(budget: MemoryBudget) -> None:
@@ -77,7 +87,9 @@ def test_an_owner_cannot_take_it_all(budget: MemoryBudget) -> None:
 
 def test_what_declares_nothing_grows_into_its_place(budget: MemoryBudget) -> None:
     reservation = opened(budget, "a", "x", 0)
-    for size in range(0, OWNER_BYTES, 64 * 1024):
+    reservation.hold(5 * MIB)  # which is as much again
+    ended(opened(budget, "a", "y", 6 * MIB))
+    for size in range(5 * MIB, OWNER_BYTES, 64 * 1024):
         reservation.hold(size)
     with pytest.raises(MemoryError):
         opened(budget, "a", "y", MIB)

@@ -10,9 +10,10 @@ import pytest
 from model import KEY, Disk, Model, environment, ids, running
 
 from exporter.config import Config, ListedOperation, Polling
+from exporter.keys import Secret
 from exporter.tracking.cycle import MANY as MANY_CHANGED
 from exporter.tracking.memberships import CONFIG, SourceKey, SourceKind
-from exporter.tracking.messages import Listed, PollRequest, Reconfigure
+from exporter.tracking.messages import Close, Listed, PollRequest, Reconfigure
 
 if TYPE_CHECKING:
     from exporter.config import EnvironmentSettings
@@ -95,6 +96,19 @@ def test_a_registration_does_not_wait_for_a_list() -> None:
     model.tracker.advance(model.now)
     assert [each.state for each in answers[0].taken] == ["pending"]
     assert tracked(model) < len(MANY)
+
+
+def test_what_somebody_waits_for_is_done_and_saved_at_the_end() -> None:
+    model = Model(Config((environment(),)), always_running, disk=Disk())
+    answers = model.register(*MANY)
+    assert not answers
+    model.tell(Close())
+    model.tracker.advance(model.now)
+    assert [len(each.taken) for each in answers] == [len(MANY)]
+    assert model.disk is not None
+    while model.disk.write() is not None:
+        pass
+    assert {key.id for key in model.disk.memory.operations} == {*MANY}
 
 
 def test_a_registration_of_many_is_answered_whole() -> None:
@@ -195,6 +209,17 @@ def test_an_environment_that_is_removed_takes_its_list_with_it() -> None:
     assert tracked(model) == 0
 
 
+def test_what_is_under_way_for_an_environment_ends_with_it() -> None:
+    config = Config((environment(), environment("staging", MANY[:400])))
+    model = Model(config, always_running)
+    model.run(1)
+    faster = replace(config.environments[1], polling=Polling(slowest=30.0))
+    for after in (replace(config, environments=(config.environments[0], faster)), Config(config.environments[:1])):
+        model.tell(Reconfigure(after, {"production": KEY, "staging": KEY}, lambda: None, lambda: None))
+    model.run(2)
+    assert "staging" not in model.metrics()
+
+
 def test_another_pace_is_taken_in_slices_and_loses_nobody() -> None:
     some = MANY[:500]
     config = Config((environment(operations=some, rate_limit=100.0, max_in_flight=300),))
@@ -225,6 +250,7 @@ def environments(**settings: Any) -> tuple[EnvironmentSettings, ...]:
     return environment("a"), environment("b", rate_limit=500.0, per_operation_limit=1000, **settings)
 
 
+KEYS = {"a": KEY, "b": Secret("sk_test_another")}  # or both would be asked at the pace of the slower one
 OTHERWISE = {
     "labels": Config(environments(), labels=("team",)),
     "limit": Config((environment("a"), replace(environments()[1], per_operation_limit=10))),
@@ -241,19 +267,21 @@ def series(model: Model) -> set[str]:
 
 @pytest.mark.parametrize("config", OTHERWISE.values(), ids=OTHERWISE)
 def test_a_reload_that_shows_very_many_otherwise_does_so_part_by_part(config: Config) -> None:
-    model = Model(Config(environments()), always_running)
-    model.list_file("/ids", *ids(1500), environment="b")
-    model.run(5)
+    listed = ids(800)
+    model = Model(Config(environments()), always_running, keys=KEYS)
+    model.list_file("/ids", *listed, environment="b")
+    model.run(2)
+    assert len(series(model)) > len(listed)
     del model.views[:-1]
     replies: list[set[str]] = []
     reply = lambda: replies.append(series(model))  # noqa: E731 - as a message has it
-    model.tell(Reconfigure(config, {each.name: KEY for each in config.environments}, lambda: None, reply))
+    model.tell(Reconfigure(config, KEYS, lambda: None, reply))
     while not replies:
         advance(model)
     for before, after in pairwise(each.snapshot.operations for each in model.views):
         assert sum(after.get(key) is not entry for key, entry in before.items()) <= MANY_CHANGED + MOST_A_STEP
-    fresh = Model(config, always_running)
+    fresh = Model(config, always_running, keys=KEYS)
     if len(config.environments) > 1:
-        fresh.list_file("/ids", *ids(1500), environment="b")
-    fresh.run(10)
+        fresh.list_file("/ids", *listed, environment="b")
+    fresh.run(2)
     assert replies[0] == series(fresh)

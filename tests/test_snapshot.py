@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model import KEY, WALL, Model, environment, ids, running
+from model import KEY, WALL, Disk, Model, environment, ids, running
 from snapshots import entry_of
 
 from exporter.config import Config, Polling
@@ -19,6 +19,7 @@ from exporter.tracking.history import PollFailure
 from exporter.tracking.memberships import API, CONFIG, SourceKey, SourceKind
 from exporter.tracking.messages import Listed, Reconfigure, Reread, Unread
 from exporter.tracking.snapshot import NOTHING_SHOWN, Entry, EnvironmentStatus, Snapshot
+from exporter.tracking.status import EnvironmentActivity
 from exporter.tracking.transitions import Moment, newly_tracked
 
 if TYPE_CHECKING:
@@ -147,6 +148,18 @@ def test_who_names_an_operation_is_shown_as_it_changes() -> None:
     assert [each.source for each in found.memberships] == [CONFIG, FILE]
 
 
+def test_what_is_followed_to_its_end_is_shown_as_named_by_nobody_and_kept_so() -> None:
+    model = Model(Config((environment(),)), growing, disk=Disk())
+    model.list_file("/ids.txt", A)
+    model.run(1)
+    model.list_file("/ids.txt")
+    model.run(0.3)
+    found = shown(model).operations.get(key(A))
+    assert found is not None
+    assert model.disk is not None
+    assert found.memberships == model.disk.memory.operations[key(A)].memberships == ()
+
+
 # Environments.
 
 
@@ -170,6 +183,10 @@ def test_traffic_is_that_of_the_last_ten_seconds() -> None:
     model = Model(Config((environment(operations=ids(1000), rate_limit=10.0),)), growing)
     model.run(30)
     assert 9.0 <= environment_status(model).used <= 10.0
+    activity = EnvironmentActivity()
+    for second in (0.5, 1.5, 1.9, 10.9, 11.1):
+        activity.sent(second)
+    assert [activity.used(each) for each in (1.0, 11.9, 12.0)] == [0.1, 0.3, 0.2], "of whole seconds"
     assert environment_status(model).up is True
     assert environment_status(model).last_response == pytest.approx(WALL + 30, abs=1)
 

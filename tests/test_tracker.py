@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from model import KEY, SELDOM, WALL, Model, environment, ids, running
@@ -28,12 +29,25 @@ from exporter.errors import (
 )
 from exporter.keys import KeySource, Secret
 from exporter.operation import NIL_ID, Operation, Status
+from exporter.tracking.environment import Health
 from exporter.tracking.memberships import SourceKey, SourceKind
-from exporter.tracking.messages import KeyRead, Listed, PollRequest, Scraped
+from exporter.tracking.messages import (
+    Close,
+    Exchange,
+    KeyRead,
+    Listed,
+    PollRequest,
+    Reconfigure,
+    Register,
+    Registration,
+    Scraped,
+)
+from exporter.tracking.tracker import MESSAGES_A_STEP, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exporter.tracking.messages import Message, RegistrationResult
     from exporter.tracking.transitions import Moment
 
 A, B = ids(2)
@@ -71,6 +85,13 @@ def test_the_limit_is_used_and_never_passed() -> None:
     assert max(gaps) <= 28
 
 
+def test_no_more_requests_are_under_way_than_may_be() -> None:
+    config = Config((environment(operations=ids(10), max_in_flight=3),))
+    model = Model(config, always_running, latency=lambda _request: 9.0)
+    model.run(5)
+    assert len(model.sent) == 3
+
+
 def test_late_starts_are_hardly_caught_up() -> None:
     model = Model(Config((environment(operations=ids(1000), rate_limit=200.0, max_in_flight=64),)), always_running)
     for _ in range(10):
@@ -99,6 +120,27 @@ def test_new_ones_and_live_ones_both_make_progress() -> None:
     assert asked.total() >= 0.97 * 50 * 15
     model.run(15)
     assert {each.id for each in model.sent} == {*live, *new}
+
+
+def test_each_request_is_counted_with_its_time() -> None:
+    model = Model(one(), always_running)
+    model.run(30)
+    name = "knock_exporter_api_request_duration_seconds"
+    assert model.value(f"{name}_count", **E) == len(model.sent)
+    assert model.value(f"{name}_sum", **E) == pytest.approx(0.05 * len(model.sent))
+
+
+def test_three_failures_over_half_a_minute_are_an_outage() -> None:
+    def up_after(*misses: float, known: bool = False) -> bool | None:
+        health = Health()
+        if known:
+            health.accepted()
+        for at in misses:
+            health.missed(at, at)
+        return health.up
+
+    assert [up_after(0.0, 10.0, 20.0, last) for last in (29.9, 30.0)] == [None, False]
+    assert [up_after(0.0, 40.0, known=True), up_after(0.0, 40.0, 40.0, known=True)] == [True, False]
 
 
 def test_an_operation_handed_over_twice_is_one() -> None:
@@ -272,6 +314,15 @@ def test_five_bad_answers_of_one_kind_are_logged_once() -> None:
     assert bad[0]["error"].startswith("status: ")
 
 
+def test_bad_answers_with_a_good_one_in_between_are_not_logged() -> None:
+    numbers = count(1)
+    bad = BadResponse("status", "expected a string, got nothing", accepted_key=True, code=200)
+    with capture_logs() as lines:
+        Model(one(), lambda request, _now: bad if next(numbers) % 5 else running(request.id)).run(3600)
+    assert next(numbers) > 20
+    assert not [line for line in lines if "keeps sending answers" in line["event"]]
+
+
 # 429.
 
 
@@ -328,6 +379,14 @@ def test_the_rate_never_falls_below_one_in_five_seconds() -> None:
     model = Model(one(rate_limit=0.5), lambda _request, _now: limited(), chance=lambda: 0.5)
     model.run(900)
     assert model.value("knock_exporter_api_rate_limit_requests_per_second", **E) == pytest.approx(0.2, abs=0.02)
+
+
+def test_an_answer_in_between_ends_the_doubling() -> None:
+    told = [None, limited(), running(A), limited(), limited(), limited()]
+    model = Model(one(), lambda _request, _now: (told.pop() if told else None) or running(A), chance=lambda: 0.5)
+    model.run(60)
+    gaps = [round(b - a) for a, b in pairwise(model.times(A))]
+    assert (gaps[:3], gaps[4]) == ([1, 2, 4], 1)
 
 
 # Kept connections.
@@ -411,6 +470,44 @@ def test_a_refused_key_is_read_anew_repeated_once_then_probed_ever_more_rarely()
     assert model.value("knock_bulk_operation_up", operation_id=model.sent[0].id) is None
 
 
+def test_environments_of_one_refused_key_are_probed_in_turn() -> None:
+    settings = environment("first", [A]), environment("second", [B])
+    model = Model(Config(settings), lambda *_: KeyRefused("HTTP 403", code=403))
+    model.run(1)
+    at_once = len(model.sent)
+    model.tell(KeyRead("first", None))
+    model.run(3600)
+    probed = [each.environment for each in model.sent[at_once:]]
+    assert len(probed) > 8
+    assert all(one != other for one, other in pairwise(probed))
+
+
+def test_a_probe_that_left_with_its_environment_is_not_waited_for() -> None:
+    settings = {name: environment(name, [A]) for name in ("first", "second")}
+    model = Model(
+        Config(tuple(settings.values())),
+        lambda request, _now: running(request.id) if len(model.sent) > 3 else KeyRefused("HTTP 401", code=401),
+        latency=lambda _request: 2.0,
+    )
+    model.run(2.5)
+    model.tell(KeyRead("first", None))
+    model.run(0.1)
+    assert model.sent[-1].probe
+    del settings[model.sent[-1].environment]
+    (left,) = settings.values()
+    model.tell(Reconfigure(Config((left,)), {left.name: KEY}, lambda: None, lambda: None))
+    model.run(60)
+    assert model.value("knock_up", knock_environment=left.name) == 1
+
+
+def test_a_changed_key_goes_on_at_the_pace_of_the_former_one() -> None:
+    model = Model(one(), lambda *_: limited(60.0))
+    model.run(1)
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(58)
+    assert model.times(A) == [0.0]
+
+
 def test_a_changed_key_resumes_at_once() -> None:
     good = False
 
@@ -431,12 +528,36 @@ def test_a_changed_key_resumes_at_once() -> None:
     assert model.value("knock_exporter_api_suspended", **E) == 0
 
 
+def test_what_sends_the_requests_is_exchanged_by_the_tracker() -> None:
+    switched: list[float] = []
+    model = Model(one(), always_running)
+    model.run(1)
+    model.tell(Exchange(lambda: switched.append(model.mono)))
+    assert switched == [model.mono]
+
+
 def test_a_key_can_be_rotated_back() -> None:
     model = Model(Config((environment(operations=[A]),)), lambda request, _now: running(request.id))
     for key in (OTHER_KEY, OTHER_KEY, KEY):
         model.run(1)
         model.tell(KeyRead("production", key))
     assert model.used_keys == [("production", OTHER_KEY), ("production", KEY)]
+
+
+def test_a_key_that_was_refused_and_comes_back_begins_anew() -> None:
+    good = False
+
+    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
+        return running(request.id) if good else KeyRefused("401", code=401)
+
+    model = Model(Config((environment(operations=ids(100)),)), knock)
+    model.run(1)
+    model.tell(KeyRead("production", OTHER_KEY))
+    model.run(0.1)
+    good, before = True, len(model.sent)
+    model.tell(KeyRead("production", KEY))
+    model.run(0.5)
+    assert len(model.sent) - before >= 8
 
 
 def test_a_late_refusal_of_the_old_key_is_not_held_against_the_new_one() -> None:
@@ -700,3 +821,60 @@ def test_a_refused_key_is_told_with_where_it_comes_from() -> None:
         Model(one(api_key=KeySource(variable="KNOCK_KEY")), lambda *_: KeyRefused("HTTP 401", code=401)).run(60)
     told = [each for each in logs if each["event"] == "Knock refuses the key"]
     assert [(each["key"], each["hint"]) for each in told] == [("environment variable KNOCK_KEY", REFUSED_HINT)]
+
+
+# The thread.
+
+
+@dataclass
+class Inbox:
+    """Hands out messages; where it has none, the time that is waited passes at once, and after `end` comes `Close`."""
+
+    model: Model
+    messages: list[Message]
+    end: float
+    closed: bool = field(default=False, init=False)
+
+    def get(self, timeout: float) -> Message:
+        if self.messages:
+            return self.messages.pop(0)
+        self.model.mono += timeout
+        if self.model.mono < self.end:
+            raise Empty
+        assert not self.closed, "it goes on after the end"
+        self.closed = True
+        return Close()
+
+    def get_nowait(self) -> Message:
+        if not self.messages:
+            raise Empty
+        return self.messages.pop(0)
+
+
+def be_the_thread(model: Model, seconds: float, *messages: Message) -> None:
+    run(model.tracker, cast("SimpleQueue[Message]", Inbox(model, [*messages], model.mono + seconds)), lambda: model.now)
+
+
+def test_the_thread_sends_what_is_due_at_its_time() -> None:
+    model = Model(Config((environment(operations=ids(5), rate_limit=10.0),)), always_running)
+    assert model.tracker.stepped_at == model.mono
+    be_the_thread(model, 2)
+    assert [each.sent_at - 1000.0 for each in model.sent] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=0.01)
+
+
+def test_the_thread_handles_every_message_of_a_flood_and_ends_when_it_is_closed() -> None:
+    answers: list[RegistrationResult] = []
+    register = Register("production", (Registration(ListedOperation(B)),), again=False, reply=answers.append)
+    model = Model(one(), always_running)
+    be_the_thread(model, 2, *[Scraped(model.mono)] * MESSAGES_A_STEP, register)
+    assert [each.id for each in answers[0].taken] == [B]
+    assert model.tracker.ended
+
+
+def test_what_is_asked_and_what_is_answered_is_shown_within_a_cycle() -> None:
+    model = Model(Config((environment(),)), lambda *_: MISSING, latency=lambda _request: 0.2)
+    model.run(0.5)
+    assert (model.value("knock_up", **E), model.value("knock_exporter_api_requests_in_flight", **E)) == (1, 0)
+    model.run(599.6)  # the key is checked after ten minutes
+    assert model.checks() == [0, 600]
+    assert model.value("knock_exporter_api_requests_in_flight", **E) == 1

@@ -245,6 +245,20 @@ def test_a_lost_operation_asked_again_starts_again() -> None:
     assert (never.state, never.poll_class) == ("pending", PollClass.NEW)
 
 
+# Another pace.
+
+
+def test_another_pace_counts_from_the_last_change_and_the_hand_over() -> None:
+    faster = Polling(processing=1.0, max_age=600.0)
+    repaced = transitions.repaced(PROCESSING, moment(41), faster)
+    assert (repaced.interval, repaced.healthy_interval, repaced.due) == (2.0, 2.0, 1003.0)
+    slower = Polling(processing=50.0)
+    assert transitions.repaced(PROCESSING, moment(2), slower).due == PROCESSING.due, "never later than planned"
+    assert transitions.repaced(PROCESSING, moment(601), faster).interval == 3600
+    large = transitions.succeeded(NEW, running(A, size=16 * 2**20), at(1))
+    assert transitions.repaced(large, moment(41), faster).interval == 75
+
+
 # Staleness.
 
 

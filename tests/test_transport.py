@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import ssl
@@ -16,6 +17,7 @@ import certifi
 import pytest
 import trustme
 from chaos import HANG_SECONDS, answering, hanging, http, serving
+from cryptography import x509
 from urllib3.exceptions import EmptyPoolError
 
 from exporter.errors import KnockError, Reason, StartError
@@ -190,6 +192,29 @@ def test_a_certificate_folder_of_the_system_counts_where_openssl_finds_something
     assert trust(None, paths_of(tmp_path), (str(bundle),)).cert_store_stats()["x509"] == 1  # OpenSSL reads the others
 
 
+def hash_of(authority: trustme.CA) -> str:
+    """Return the name that OpenSSL looks for an authority's certificate under."""
+    subject = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
+    canonical = x509.Name([x509.NameAttribute(each.oid, str(each.value).lower()) for each in subject]).public_bytes()
+    digest = hashlib.sha1(canonical[2:]).digest()  # noqa: S324 - as OpenSSL does
+    return f"{int.from_bytes(digest[:4], 'little'):08x}.0"
+
+
+def test_all_authorities_of_a_certificate_folder_of_the_system_are_trusted(tmp_path: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    authorities = trustme.CA(), trustme.CA()
+    for each in authorities:
+        (tmp_path / "certs" / hash_of(each)).write_bytes(each.cert_pem.bytes())
+    context = trust(None, paths_of(tmp_path), ())
+    for each in authorities:
+        with serving(answering(OK), tls_of(each.issue_cert("localhost"))) as server:
+            transport = Transport(server.url, context=context, proxy=None, connections=1, lookup=socket.getaddrinfo)
+            answer = transport.request(server.url, {}, Deadline(20))
+            answer.close()
+            transport.close()
+        assert answer.status == 200
+
+
 @pytest.mark.parametrize("file", ["cert.pem", "certs/ca-certificates.crt", "bundle.pem"])
 def test_a_system_that_has_only_a_bundle_is_enough(
     authority: trustme.CA, ca_file: Path, tmp_path: Path, file: str
@@ -216,10 +241,23 @@ def test_no_authority_at_all_is_told_at_the_start(tmp_path: Path) -> None:
 # The deadline
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", http("x" * 9)[:-5]])
-def test_the_deadline_holds_inside_tls(authority: trustme.CA, ca_file: Path, answer: bytes, in_time: InTime) -> None:
+def trickling(server: Server) -> Handler:
+    """Answer, but far too slowly."""
+
+    def handle(connection: socket.socket) -> None:
+        server.request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(100):
+            connection.sendall(b"X: y\r\n")
+            time.sleep(0.02)
+
+    return handle
+
+
+@pytest.mark.parametrize("bind", [hanging(), hanging(b"HTTP/1.1 200 OK\r\n"), hanging(http("x" * 9)[:-5]), trickling])
+def test_the_deadline_holds_inside_tls(authority: trustme.CA, ca_file: Path, bind: Any, in_time: InTime) -> None:
     tls = tls_of(authority.issue_cert("localhost"))
-    with serving(hanging(answer), tls) as server, in_time(LIMIT, at_least=LIMIT):
+    with serving(bind, tls) as server, in_time(LIMIT, at_least=LIMIT):
         error = ask(server.url, ca_file=ca_file, timeout=LIMIT)
     assert error is not None
     assert error.reason is Reason.TIMEOUT
@@ -278,7 +316,13 @@ def test_a_socket_asks_its_deadline_before_each_step() -> None:
         assert near.send(b"d") == 1
         assert near.recv(1) == b"a"
         time.sleep(0.06)
-        for step in (lambda: near.recv(1), lambda: near.recv_into(bytearray(1)), lambda: near.sendall(b"x")):
+        steps = (
+            lambda: near.recv(1),
+            lambda: near.recv_into(bytearray(1)),
+            lambda: near.send(b"x"),
+            lambda: near.sendall(b"x"),
+        )
+        for step in steps:
             with pytest.raises(TimeoutError):
                 step()
         near.settimeout(0.5)
@@ -518,6 +562,13 @@ def test_the_next_address_is_tried() -> None:
         assert ask(server.url, lookup=both) is None
 
 
+def test_a_connection_has_the_options_that_urllib3_wants() -> None:
+    with serving(answering(OK)) as server:
+        options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        with connect([loopback(server.port)], Deadline(20).remaining(), options) as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_an_address_that_swallows_everything_gets_its_share_only() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
@@ -616,6 +667,26 @@ def test_a_slot_is_taken_next_to_the_send_and_not_for_what_comes_before(authorit
     assert slots.taken == [[(1, 1), (1, 0)]]  # the tunnel is open, and TLS
 
 
+def test_without_tls_too_a_slot_is_taken_once_there_is_a_connection() -> None:
+    order: list[str] = []
+
+    class Window(SendWindow):
+        def enter(self) -> float:
+            order.append("slot")
+            return super().enter()
+
+    with serving(answering(OK)) as knock:
+
+        def lookup(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+            order.append("name")
+            return [loopback(knock.port)]
+
+        client = Client(base_url=knock.url, key=KEY, lookup=lookup)
+        client.fetch(ID, Window(50.0).slot())
+        client.close()
+    assert order == ["name", "slot"]
+
+
 def test_waiting_for_a_slot_takes_no_time_of_the_exchange() -> None:
     now = [0.0]
 
@@ -658,14 +729,15 @@ def test_plain_http_goes_whole_to_the_proxy() -> None:
 def test_a_proxy_that_refuses_or_hangs_or_is_not_there(in_time: InTime) -> None:
     with serving(forwarding(http("hunter2", 407))) as proxy:
         refused = ask("https://api.example", proxy=Secret(proxy.url.replace("//", "//me:hunter2@")))
-    with serving(hanging(b"HTTP/1.1 200")) as proxy, in_time(LIMIT):
-        hung = ask("https://api.example", proxy=Secret(proxy.url), timeout=LIMIT)
+    hung = []
+    for bind in (hanging(b"HTTP/1.1 200"), trickling):
+        with serving(bind) as proxy, in_time(LIMIT):
+            hung.append(ask("https://api.example", proxy=Secret(proxy.url), timeout=LIMIT))
     absent = ask("https://api.example", proxy=Secret("http://127.0.0.1:1"))
     assert refused is not None
-    assert hung is not None
     assert absent is not None
     assert (refused.reason, str(refused)) == (Reason.CONNECT, "proxy: refused the tunnel with HTTP 407")
-    assert hung.reason is Reason.TIMEOUT
+    assert [each.reason for each in hung if each is not None] == [Reason.TIMEOUT] * 2
     assert (absent.reason, str(absent)) == (Reason.CONNECT, "proxy: connection refused")
 
 

@@ -198,10 +198,7 @@ def _wanted_by(key: str, otherwise: str = "") -> WrapValidator:
         wanted = (*context.names, ALL_ENVIRONMENTS)
         named = given if isinstance(given, list) else [given]
         context.wanted = not context.names or any(each in wanted for each in named)
-        try:
-            return validate(written)
-        finally:
-            context.wanted = True
+        return validate(written)
 
     return WrapValidator(validated)
 

@@ -100,8 +100,6 @@ class MemoryBudget:
             if more > 0 and not (self._fits_owner(owner, more) and self._fits_all(more)):
                 return False
             self._held[owner] += more
-            if not self._held[owner]:
-                del self._held[owner]
             return True
 
     def remember(self, name: Name, size: int) -> None:

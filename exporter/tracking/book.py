@@ -73,7 +73,6 @@ class Book:
         for place, memory in aggregates.items():
             self._aggregates.remember(place, memory)
         self.groups.restore(groups)
-        self._changed.view = True
 
     def remove_environment(self, environment: WatchedEnvironment) -> Job:
         """End with an environment that is watched no more: nothing of it is shown."""
@@ -81,7 +80,6 @@ class Book:
         environment.operations.clear()
         self._aggregates.remove_environment(environment.name)
         self.groups.remove_environment(environment.name)
-        self._changed.view = True
         yield
         for number in range(len(operations)):
             if is_due(number):

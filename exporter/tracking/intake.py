@@ -141,8 +141,8 @@ class Intake:
         for number, operation_id in enumerate([*dropped, *listed]):  # the dropped ones first: they make room
             if is_due(number):
                 now = yield
-                if self._environments.get(environment.name) is not environment:
-                    return
+            if self._environments.get(environment.name) is not environment:
+                return
             key = OperationKey(environment.name, operation_id)
             if number < len(dropped):
                 index.drop(source, operation_id)

@@ -33,7 +33,7 @@ class Slices:
         self._others: dict[Hashable, Job] = {}
         self._left = SLICES_A_STEP
 
-    def waiting(self, *, urgent_only: bool = False) -> bool:
+    def waiting(self, *, urgent_only: bool) -> bool:
         """Whether there is more to do."""
         return bool(self._urgent or (self._others and not urgent_only))
 
@@ -44,8 +44,7 @@ class Slices:
         self._go_on(now)
 
     def put(self, what: Hashable, job: Job, now: Moment) -> None:
-        """Do this; a job of the same name that is not done yet is dropped."""
-        self._others.pop(what, None)
+        """Do this, in the place of a job of the same name that is not done yet."""
         next(job)
         self._others[what] = job
         self._go_on(now)
