@@ -30,7 +30,7 @@ ORDERS = {
 
 
 class Trouble(NamedTuple):
-    """What an answer means that is no record: as what failed polls and requests are counted by."""
+    """What an answer without a record means: as what failed polls and requests are counted by."""
 
     name: str
     reason: str
