@@ -6,17 +6,17 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 
 def open_standard_streams() -> None:
-    """Put the null device in the place of standard streams that are closed.
+    """Put the null device in the place of standard streams that are closed: later files would get their numbers.
 
-    What writes to them would fail, and files opened later would get their numbers.
+    Standard output still refuses what is written, so that a command whose result is lost does not end with 0.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+            descriptor = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
 
 
 def end_on_signals() -> None:

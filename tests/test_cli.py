@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import subprocess
@@ -16,7 +17,8 @@ from timing import BUSY_SECONDS
 
 from exporter import __version__
 from exporter.cli import demo, main, run_command
-from exporter.cli.flags import values_of
+from exporter.cli.flags import from_standard_input, values_of
+from exporter.errors import StartError
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -53,6 +55,7 @@ def test_the_start_does_not_wait_for_what_few_commands_need() -> None:
     ("typed", "told"),
     [
         ("--version > /dev/full", "standard output cannot be written: No space left on device"),
+        ("--version >&-", "standard output cannot be written: Bad file descriptor"),
         ("register - --environment=e --token-file=token <&- >&-", "standard input: names no operation"),
         ("register - --environment=e --token-file=token < /dev/zero", "standard input: is larger than 64 MiB"),
         ("state import --storage.path=new.db < /dev/zero", "line 1: longer than 1048576 bytes; nothing was imported"),
@@ -68,6 +71,14 @@ def test_standard_streams_that_are_full_or_closed_or_without_an_end_are_told(
         command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True, timeout=BUSY_SECONDS, check=False
     )
     assert (ended.returncode, ended.stderr) == (1, f"{told}\n")
+
+
+def test_standard_input_that_cannot_be_read_is_told() -> None:
+    def read() -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(StartError, match=r"^standard input cannot be read: Input/output error$"):
+        from_standard_input(read)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

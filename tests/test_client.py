@@ -411,9 +411,9 @@ def test_hostile_answers_are_errors_of_ours(answer: bytes, kind: type[KnockError
         assert error.__dict__["field"] == field, repr(error)
 
 
-def test_of_lengths_that_agree_one_counts() -> None:
-    length = f"Content-Length: {len(BODY)}\r\n".encode()
-    with serving(answering(HEAD + length * 2 + b"\r\n" + BODY, keep=True)) as server:
+@pytest.mark.parametrize("lengths", ["Content-Length: {0}\r\nContent-Length: {0}\r\n", "Content-Length: {0} , {0}\r\n"])
+def test_of_lengths_that_agree_one_counts(lengths: str) -> None:
+    with serving(answering(HEAD + lengths.format(len(BODY)).encode() + b"\r\n" + BODY, keep=True)) as server:
         client = client_of(server.url)
         assert [client.fetch(ID).rows_processed for _ in range(2)] == [3, 3]
         client.close()

@@ -86,7 +86,7 @@ def test_a_day_is_compared_with_the_formulas() -> None:
     expected = {
         "operations that begin": (OPERATIONS / SHORTER, len(plan)),
         "seconds between two polls of one of these": (13.5, 14.0),
-        "the same outside jobs, mean": (6.75, 6.0),
+        "the same for operations of no job, mean": (6.75, 6.0),
         "followed operations, at most": (101_952 + 8, 90),
         "ms of CPU of a poll, by linear regression": (2.9, 1.0),
     }

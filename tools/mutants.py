@@ -228,6 +228,8 @@ def main() -> None:
         drawn = survivors(args.again.read_text(encoding="utf-8"), known)
     else:
         drawn = random.Random(args.seed).sample(known, min(args.sample, len(known)))  # noqa: S311 - repeatable
+    if not drawn:
+        sys.exit("no survivor of that run is found: have their lines changed?")
     tell(f"{len(drawn)} of {len(known)} mutants{'' if args.again else f', --seed {args.seed}'}")
     preload()
     jobs = [(each, *reached.tests(each)) for each in drawn]

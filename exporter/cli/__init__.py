@@ -41,7 +41,7 @@ from exporter.startup import signals_are_taken_over
 if TYPE_CHECKING:
     from pathlib import Path
 
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
+_UNWRITABLE = {errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 _SHELLS = {
     "bash": shell_completion.BashComplete,
     "zsh": shell_completion.ZshComplete,

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from exporter.errors import redact, redact_all
+from exporter.errors import StartError, redact, redact_all
 from exporter.files import BYTES_MOST, size
 from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_run_id, parse_duration, show_duration
@@ -226,6 +226,14 @@ class IdOrStdin(OperationId):
         return STDIN if value == STDIN else super().convert(value, param, ctx)
 
 
+def from_standard_input(read: Callable[[], bytes]) -> bytes:
+    """Read it; raises StartError."""
+    try:
+        return read()
+    except OSError as error:
+        raise StartError(f"standard input cannot be read: {error.strerror}") from None
+
+
 def given(operation_ids: Sequence[str]) -> Read:
     """Return the ids of a command line, and with STDIN among them what standard input holds."""
     from exporter.terminal.standard_input import Read, read  # noqa: PLC0415 - few commands need it
@@ -233,7 +241,7 @@ def given(operation_ids: Sequence[str]) -> Read:
     named: list[Item] = [each for each in operation_ids if each != STDIN]
     if STDIN not in operation_ids:
         return Read(named, [])
-    data = sys.stdin.buffer.read(BYTES_MOST + 1)
+    data = from_standard_input(lambda: sys.stdin.buffer.read(BYTES_MOST + 1))
     if len(data) > BYTES_MOST:
         return Read(named, [f"is larger than {size(BYTES_MOST)}"])
     found = read(data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exporter.cli.flags import FilePath, example, flag
+from exporter.cli.flags import FilePath, example, flag, from_standard_input
 from exporter.errors import StartError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def import_command(*, storage_path: Path | None, config_file: Path, replace: boo
     try:
         patience = Patience(WAIT_SECONDS, clock, time.sleep)
         # A line without an end would else be read for ever.
-        lines = iter(partial(sys.stdin.buffer.readline, MOST_BYTES + 1), b"")
+        lines = iter(lambda: from_standard_input(partial(sys.stdin.buffer.readline, MOST_BYTES + 1)), b"")
         told = take_in(path, lines, clock, patience, _report_skipped, replace=replace)
     finally:
         flush()

@@ -49,7 +49,7 @@ class LoadContext:
     """What values are read in: `folder` is where relative paths start.
 
     With `names`, only what these environments need is looked up: the keys of others may be somewhere else. `wanted`
-    says whether that holds for the section that is being read.
+    says whether that holds for the section of an environment or token that was begun last.
     """
 
     folder: Path

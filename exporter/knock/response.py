@@ -44,7 +44,7 @@ class Response(HTTPResponse):
         self.headers = _headers(self.fp)
         self.chunked, self.chunk_left = self.headers.get("transfer-encoding", "").lower() == "chunked", None
         # Of several only one that all agree on is read, as `failures.read_body` says; a proxy may add its own.
-        length = self.headers.get("content-length", "").partition(",")[0]
+        length = self.headers.get("content-length", "").partition(",")[0].strip()
         possible = length.isdecimal() and len(length) <= LENGTH_DIGITS_MOST and not self.chunked
         self.length = int(length) if possible else None
         if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, json, to_builtins
 
-from exporter.errors import StartError, redact
+from exporter.errors import StartError
 from exporter.store import database, documents, tables
 from exporter.store.ages import Ages, Checkpoint
 from exporter.store.conversions import Contents
@@ -106,7 +106,7 @@ def read(lines: Iterable[bytes], now: Moment) -> tuple[Ages, Memory]:
             elif not (ended := line.replace(b" ", b"").strip() == _END.encode()):
                 contents.take(documents.decode(line))
         except UnreadableRow as error:
-            raise StartError(redact(f"line {number}: {error}; nothing was imported")) from None
+            raise StartError(f"line {number}: {error}; nothing was imported") from None
     if contents is None or not ended:
         raise StartError(f"line {number + 1}: the export ends too soon: was it cut off? Nothing was imported")
     return ages, contents.memory()

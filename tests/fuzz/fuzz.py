@@ -196,7 +196,8 @@ def side_by_side(kind: type[Target], seed: int, inputs: int, workers: int) -> Fi
     for worker in range(workers):
         at = begin.RawValue("Q", 0)
         mine, theirs = begin.Pipe(duplex=False)
-        process = begin.Process(target=_work, args=(kind, seed, range(worker, inputs, workers), at, theirs))
+        numbers = range(worker, inputs, workers)
+        process = begin.Process(target=_work, args=(kind, seed, numbers, at, theirs), daemon=True)
         process.start()
         theirs.close()
         under_way[mine] = process, at
@@ -258,6 +259,7 @@ def main() -> None:
     parser.add_argument("--input", type=int, metavar="NUMBER", help="give this input alone (with --kind), and show it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the processes would go on
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     kinds = [names[each] for each in chosen.kind or names]
     if chosen.input is not None:

@@ -83,7 +83,7 @@ class Bound(NamedTuple):
         return (-rose if self.falls else rose) > self.allows(seconds)
 
 
-# Of what retired a tombstone is kept for a month: 66,000 an hour, of 27 bytes in memory and some 60 on disk.
+# Of what retired a tombstone is kept for a month: 66,000 an hour, of 27 bytes in memory and 44 on disk.
 # A process is watched late, for its memory: the chart of an operation that lasts has all its points after 60 polls.
 BOUNDS = {
     "polls": Bound("polls", "a second", 10.0, falls=True),
