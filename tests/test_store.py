@@ -562,11 +562,14 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(state_path: Path, c
         ("closed/state.db", r"cannot be locked: \S+/closed/state.db.lock: Permission denied"),
     ],
 )
-def test_a_place_where_no_file_can_be_is_told(tmp_path: Path, clock: Clock, where: str, told: str) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "closed").mkdir(mode=0o500)
+def test_a_place_where_no_file_can_be_is_told(open_folder: Path, clock: Clock, where: str, told: str) -> None:
+    (open_folder / "file").touch()
+    (open_folder / "closed").mkdir()
+    if os.geteuid() == 0:
+        os.chown(open_folder / "closed", NOBODY, NOBODY)
+    (open_folder / "closed").chmod(0o500)
     with pytest.raises(StartError, match=told), without_rights() if "closed" in where else nullcontext():
-        open_store(tmp_path / where, clock)
+        open_store(open_folder / where, clock)
 
 
 @contextmanager
