@@ -232,7 +232,7 @@ def _tuned(name: str, value: Any) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^https?://{VISIBLE}+$"}
     duration = {"type": "string", "pattern": f"^{rules.DURATION}$", "minLength": 1}
     # How long something holds may be 0; a range that a query looks back over may not.
-    return duration if name.endswith(("_for", "keep_firing")) else duration | {"not": {"pattern": "^[^1-9]*$"}}
+    return duration if name.endswith(("_for", "keep_firing")) else duration | {"allOf": [{"pattern": "[1-9]"}]}
 
 
 def others() -> dict[str, dict[str, Any]]:

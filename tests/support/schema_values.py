@@ -11,7 +11,7 @@ Schema = dict[str, Any]
 KEYWORDS = {
     *("type", "properties", "additionalProperties", "patternProperties", "propertyNames", "required", "items", "$ref"),
     *("enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "anyOf"),
-    "not",  # of a text: a pattern
+    "allOf",  # of a text: patterns besides its own
     *("minItems", "maxItems", "minProperties", "uniqueItems"),
     *("description", "format", "$schema", "definitions"),
 }
@@ -72,8 +72,8 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
             fullmatch=True,
             alphabet=st.characters(min_codepoint=32, max_codepoint=126),
         )
-    refused = schema.get("not", {"pattern": "(?!)"})["pattern"]
-    return made.filter(lambda text: shortest <= len(text) <= longest and not re.search(refused, text))
+    besides = [each["pattern"] for each in schema.get("allOf", ())]
+    return made.filter(lambda text: shortest <= len(text) <= longest and all(re.search(each, text) for each in besides))
 
 
 def _objects(schema: Schema, definitions: Schema) -> st.SearchStrategy[dict[str, Any]]:
