@@ -253,8 +253,11 @@ def test_environments_are_shared_out_and_one_is_moved_there_and_back(pods: Pods)
             assert ended
             assert {each: now[each] for each in ended} == {each: asked_before[each] for each in ended}
 
-    counted, truth = pods.counted(), pods.truth()
-    assert counted["rows_processed", "beta", "long"] > 0.8 * truth["rows_processed", "beta", "long"]
+    processed = pods.truth()["rows_processed", "beta", "long"]
+    pods.settle(SHARES)  # so that what had been processed is read, and scraped
+    counted = pods.counted()
+    # Nobody sees what a life counts after its last scrape: at each end, what one poll brings.
+    assert counted["rows_processed", "beta", "long"] > 0.7 * processed
     assert counted["finished", "beta", "long"] == len(stopped)
     for process in pods.processes.values():
         process.end()
