@@ -13,7 +13,6 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from exporter.errors import StartError, redact, redact_all
-from exporter.files import BYTES_MOST, size
 from exporter.operation import is_operation_id
 from exporter.values import InvalidValue, check_address, check_run_id, parse_duration, show_duration
 
@@ -236,7 +235,8 @@ def from_standard_input(read: Callable[[], bytes]) -> bytes:
 
 def given(operation_ids: Sequence[str]) -> Read:
     """Return the ids of a command line, and with STDIN among them what standard input holds."""
-    from exporter.terminal.standard_input import Read, read  # noqa: PLC0415 - few commands need it
+    from exporter.files import BYTES_MOST, size  # noqa: PLC0415 - few commands need it
+    from exporter.terminal.standard_input import Read, read  # noqa: PLC0415 - the same
 
     named: list[Item] = [each for each in operation_ids if each != STDIN]
     if STDIN not in operation_ids:
