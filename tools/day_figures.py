@@ -174,12 +174,10 @@ NAMES = (
 
 def samples(day: Passed) -> Iterator[Sample]:
     """Make a sample of each two scrapes."""
-    seen: set[int] = set()
     begun = [day.at(0) + each.at for each in day.begun.values()]
     ends = sorted((each.at, each.late) for reads in day.reads.values() for each in reads if each.late is not None)
     read = [at for at, _ in ends]
-    for before, after in pairwise(day.scraped):
-        seen |= before.series
+    for (before, after), new_series in zip(pairwise(day.scraped), _new_series(day), strict=True):
         seconds, polls = after.at - before.at, after.requests - before.requests
         late = [late for _, late in ends[bisect_right(read, before.at) : bisect_right(read, after.at)]]
         yield Sample(
@@ -189,7 +187,7 @@ def samples(day: Passed) -> Iterator[Sample]:
             (after.delays - before.delays) / max(1.0, polls),
             after.oldest,
             fmean(late) if late else None,
-            len(after.series - seen) / seconds,
+            len(new_series) / seconds,
             100 * (after.cpu - before.cpu) / seconds,
             after.memory / MEGA,
         )

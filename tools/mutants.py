@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent
 DECIDES = ("tracking", "knock", "metrics", "config")
 GOAL = 0.85
 UNCHANGED = -1
-SURVIVED = "survived: "
+SURVIVED = "survived"
 PRELOADED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what `preload` imported
 CONTROLS = 20  # of the drawn ones are run unchanged first: what fails then tells nothing of a change
 SECONDS = 30.0  # of tests for one mutant, as they took when coverage was measured
@@ -149,7 +149,8 @@ class MutantLoader(SourceFileLoader):
 
 def survivors(output: str, known: list[Mutant]) -> list[Mutant]:
     """Return the mutants that survived, by what `main` printed."""
-    told = {line.strip().removeprefix(SURVIVED) for line in output.splitlines() if line.startswith(SURVIVED)}
+    mark = f"{SURVIVED}: "
+    told = {line.strip().removeprefix(mark) for line in output.splitlines() if line.startswith(mark)}
     places = {(ROOT / path, int(line)) for path, line, *_ in (each.split(":") for each in told)}
     near = (each for each in known if any((each.path, line) in places for line in each.lines))  # `made` is slow
     return [each for each in near if each.made()[1] in told]
@@ -204,7 +205,7 @@ def outcomes(jobs: list[tuple[Mutant, list[str], float]], workers: int) -> Itera
 
 
 def _outcome(code: int) -> str:
-    return {pytest.ExitCode.OK: "survived", pytest.ExitCode.NO_TESTS_COLLECTED: "no tests"}.get(code, "killed")  # type: ignore[call-overload,no-any-return]
+    return {pytest.ExitCode.OK: SURVIVED, pytest.ExitCode.NO_TESTS_COLLECTED: "no tests"}.get(code, "killed")  # type: ignore[call-overload,no-any-return]
 
 
 def tell(line: str) -> None:
@@ -234,7 +235,7 @@ def main() -> None:
     preload()
     jobs = [(each, *reached.tests(each)) for each in drawn]
     controls = [(replace(each, number=UNCHANGED), tests, seconds) for each, tests, seconds in jobs if tests][:CONTROLS]
-    failing = [each.module for each, outcome in outcomes(controls, args.workers) if outcome != "survived"]
+    failing = [each.module for each, outcome in outcomes(controls, args.workers) if outcome != SURVIVED]
     if failing:
         sys.exit(f"tests fail without any change: those of {', '.join(sorted(set(failing)))}")
     found: Counter[str] = Counter()
