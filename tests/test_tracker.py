@@ -508,18 +508,24 @@ def test_a_changed_key_goes_on_at_the_pace_of_the_former_one() -> None:
     assert model.times(A) == [0.0]
 
 
-def test_a_changed_key_resumes_at_once() -> None:
-    good = False
+def refused_while(refused: list[bool]) -> Model:
+    """Follow many operations for a second, while Knock refuses the key as this says."""
 
     def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
-        return running(request.id) if good else KeyRefused("401", code=401)
+        return KeyRefused("401", code=401) if refused[0] else running(request.id)
 
     model = Model(Config((environment(operations=ids(100)),)), knock)
     model.run(1)
+    return model
+
+
+def test_a_changed_key_resumes_at_once() -> None:
+    refused = [True]
+    model = refused_while(refused)
     model.tell(KeyRead("production", None))
     model.run(50)
     assert model.value("knock_exporter_api_suspended", **E) == 1
-    good, before = True, len(model.sent)
+    refused[0], before = False, len(model.sent)
     model.tell(KeyRead("production", OTHER_KEY))
     model.run(1)
     assert len(model.sent) - before >= 15
@@ -545,16 +551,11 @@ def test_a_key_can_be_rotated_back() -> None:
 
 
 def test_a_key_that_was_refused_and_comes_back_begins_anew() -> None:
-    good = False
-
-    def knock(request: PollRequest, _now: Moment) -> Operation | KnockError:
-        return running(request.id) if good else KeyRefused("401", code=401)
-
-    model = Model(Config((environment(operations=ids(100)),)), knock)
-    model.run(1)
+    refused = [True]
+    model = refused_while(refused)
     model.tell(KeyRead("production", OTHER_KEY))
     model.run(0.1)
-    good, before = True, len(model.sent)
+    refused[0], before = False, len(model.sent)
     model.tell(KeyRead("production", KEY))
     model.run(0.5)
     assert len(model.sent) - before >= 8

@@ -432,7 +432,7 @@ _ODD_SETTINGS = (
     "ca.pem", "knock.key/x", ".", "/", "/dev/zero", "/proc/self/mem", "/proc/kmsg", "'a\0b'", "KNOCK_API_KEY", "EMPTY",
     "QUOTED", "all", "none", "active", "http://localhost:9", "http://knock.example", "https://api.knock.app/v1",
     "socks5://user@proxy.example", "http://user:@proxy", "https://ids.example/a#b", "https://ids.example:0/",
-    "[production, all]", "http://\u00e4.example", "file:///etc/passwd", "http://[fe80::1%25eth0]/", "[default, other]",
+    "[production, all]", "http://\u00e4.example", "file:///list", "http://[fe80::1%25eth0]/", "[default, other]",
     "[team, team]", "{team: a}", "ids/**/*",
 )  # fmt: skip
 
@@ -450,6 +450,10 @@ def _fill(folder: Path) -> None:
     issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
     for name, content in _FILES.items():
         (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+
+
+def _rows(table: str) -> list[str]:
+    return [each.written.decode("utf-8", "replace") for each in mistakes.of_table(table).values()]
 
 
 def _seeds(good: Sequence[str], broken: Iterable[str], kept: Sequence[Marker]) -> list[Seed]:
@@ -479,8 +483,9 @@ class Configurations(Target):
             for name in ("configuration", "sources", "groups", "scaling")
             for each in _fenced(f"docs/{name}.md", "yaml")
         ]
-        rows = [each.written.decode("utf-8", "replace") for each in mistakes.of_table("configuration.yaml").values()]
-        seeds = _seeds(_GOOD_CONFIGURATIONS, [example, *examples, *rows], (ODD_INLINE_KEY, PROXY_PASSWORD))
+        seeds = _seeds(
+            _GOOD_CONFIGURATIONS, [example, *examples, *_rows("configuration.yaml")], (ODD_INLINE_KEY, PROXY_PASSWORD)
+        )
         secrets = _misplaced(OTHER_KEY, LINK, QUERY_LINK)
         self._corpus = Corpus(seeds, _ODD_SETTINGS, _KEYS, secrets, quote="")
         self._file = folder / "config.yaml"
@@ -568,10 +573,7 @@ class WebConfigurations(Target):
         super().__init__(folder)
         _fill(folder)
         here = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "web-configs").glob("*.yaml"))]
-        rows = [
-            each.written.decode("utf-8", "replace") for each in mistakes.of_table("web_configuration.yaml").values()
-        ]
-        seeds = _seeds(_GOOD_WEB_CONFIGURATIONS, [*here, *rows], (HASH, PASSWORD, PEM_KEY))
+        seeds = _seeds(_GOOD_WEB_CONFIGURATIONS, [*here, *_rows("web_configuration.yaml")], (HASH, PASSWORD, PEM_KEY))
         self._corpus = Corpus(seeds, _ODD_WEB_SETTINGS, _WEB_KEYS, _misplaced(OTHER_KEY, LINK), quote="")
         self._file = folder / "web.yaml"
 
